@@ -1,0 +1,275 @@
+"""Both implementations keep torch.nn's interface: what it accepts, what it refuses, and what its modules promise."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reference
+import tritonconv
+from tests.oracle import assert_close
+
+pytestmark = pytest.mark.usefixtures("on_reference")
+
+
+@pytest.fixture
+def on_reference() -> Any:
+    """What is checked here happens before an implementation is chosen."""
+    with tritonconv.using("reference"):
+        yield
+
+
+@pytest.fixture(params=[reference, tritonconv], ids=["reference", "tritonconv"])
+def ours(request: pytest.FixtureRequest) -> ModuleType:
+    return request.param
+
+
+x, w, b = torch.randn(2, 4, 5, 5), torch.randn(6, 4, 3, 3), torch.randn(6)
+wt = torch.randn(4, 6, 3, 3)
+
+Call = Callable[[Any], Tensor]  # takes a module that has conv2d and conv_transpose2d
+
+REFUSED: dict[str, tuple[str | None, Call]] = {
+    "rank 2": ("Expected 3D .unbatched. or 4D .batched. input to conv2d", lambda m: m.conv2d(x[0, 0], w)),
+    "rank 5": ("Expected 3D .unbatched. or 4D .batched. input to conv2d", lambda m: m.conv2d(x[None], w)),
+    "transposed rank 2": ("Expected 3D .* input to conv_transpose2d", lambda m: m.conv_transpose2d(x[0, 0], wt)),
+    "weight rank 3": (None, lambda m: m.conv2d(x, w[0])),
+    "weight rank 5": (None, lambda m: m.conv2d(x, w[None])),
+    "transposed weight rank 5": (None, lambda m: m.conv_transpose2d(x, wt[None])),
+    "weight rank 3, same": (None, lambda m: m.conv2d(x, w[0], padding="same")),
+    "channels": ("to have 4 channels, but got 3 channels", lambda m: m.conv2d(x[:, :3], w)),
+    "unbatched channels": ("to have 4 channels, but got 3 channels", lambda m: m.conv2d(x[0, :3], w)),
+    "transposed channels": ("to have 4 channels, but got 3 channels", lambda m: m.conv_transpose2d(x[:, :3], wt)),
+    "grouped channels": ("to have 8 channels, but got 4 channels", lambda m: m.conv2d(x, w, groups=2)),
+    "groups do not divide": (
+        "expected weight to be divisible by 2 at dimension 0",
+        lambda m: m.conv2d(x, torch.ones(5, 2, 3, 3), groups=2),
+    ),
+    "transposed groups do not divide": (
+        "expected weight to be divisible by 3 at dimension 0",
+        lambda m: m.conv_transpose2d(x, wt, groups=3),
+    ),
+    "more groups than filters": ("expected weight to be at least 4", lambda m: m.conv2d(x, w[:2], groups=4)),
+    "no filters": ("expected weight to be at least 1", lambda m: m.conv2d(x, w[:0])),
+    "bias shape": ("expected bias to be 1-dimensional with 6 elements", lambda m: m.conv2d(x, w, b[:4])),
+    "bias rank": ("expected bias to be 1-dimensional with 6 elements", lambda m: m.conv2d(x, w, b[None])),
+    "transposed bias": ("expected bias to be 1-dimensional with 6", lambda m: m.conv_transpose2d(x, wt, b[:4])),
+    "kernel too large": ("Kernel size can't be greater than actual input", lambda m: m.conv2d(x[..., :2, :2], w)),
+    "output too small": (None, lambda m: m.conv_transpose2d(x[..., :1, :1], wt, padding=2)),
+    "no pixels": (None, lambda m: m.conv2d(x[:, :, :0], w)),
+    "no pixels, padded": ("Only zero batch or zero channel", lambda m: m.conv2d(x[:, :, :0], w, padding=2)),
+    "transposed no pixels": ("Only zero batch or zero channel", lambda m: m.conv_transpose2d(x[:, :, :0], wt)),
+    "no taps": (None, lambda m: m.conv2d(x, w[:, :, :0])),
+    "dtype": (None, lambda m: m.conv2d(x.double(), w)),
+    "bias dtype": ("Input type .* and bias type .* should be the same", lambda m: m.conv2d(x, w, b.double())),
+    "transposed dtype": (None, lambda m: m.conv_transpose2d(x.double(), wt)),
+    "real weight": ("Input type .* and weight type .* should be the same", lambda m: m.conv2d(x.cfloat(), w)),
+    "same, strided": (
+        "padding='same' is not supported for strided",
+        lambda m: m.conv2d(x, w, padding="same", stride=2),
+    ),
+    "unknown padding": ("Invalid padding string", lambda m: m.conv2d(x, w, padding="foo")),
+    "transposed string": ("must be tuple of ints, not str", lambda m: m.conv_transpose2d(x, wt, padding="same")),
+    "output padding too large": (
+        "output padding must be smaller than either stride or dilation",
+        lambda m: m.conv_transpose2d(x, wt, output_padding=1),
+    ),
+    "negative output padding": ("negative output_padding", lambda m: m.conv_transpose2d(x, wt, output_padding=-1)),
+    "three output paddings": (
+        "output_padding to be a single",
+        lambda m: m.conv_transpose2d(x, wt, output_padding=(0,) * 3),
+    ),
+    "input None": (None, lambda m: m.conv2d(None, w)),
+    "weight None": (None, lambda m: m.conv2d(x, None)),
+    "bias a list": (None, lambda m: m.conv2d(x, w, [1.0])),
+    "groups 0": ("non-positive groups is not supported", lambda m: m.conv2d(x, w, groups=0)),
+    "groups 1.0": (None, lambda m: m.conv2d(x, w, groups=1.0)),
+    "groups None": (None, lambda m: m.conv2d(x, w, groups=None)),
+    "groups True": (None, lambda m: m.conv2d(x, w, groups=True)),
+    "stride 0": ("non-positive stride is not supported", lambda m: m.conv2d(x, w, stride=0)),
+    "dilation 0": ("non-positive dilation is not supported", lambda m: m.conv2d(x, w, dilation=0)),
+    "dilation -1": (None, lambda m: m.conv2d(x, w, dilation=-1)),
+    "padding -1": ("negative padding is not supported", lambda m: m.conv2d(x, w, padding=-1)),
+    "transposed stride 0": ("non-positive stride", lambda m: m.conv_transpose2d(x, wt, stride=0)),
+    "transposed padding -1": ("negative padding", lambda m: m.conv_transpose2d(x, wt, padding=-1)),
+}
+for _name in ("stride", "padding", "dilation"):
+    for _value in ((1, 1, 1), ()):
+        REFUSED[f"{_name} {_value}"] = (
+            f"expected {_name} to be a single integer value or a list of 2 values",
+            lambda m, name=_name, value=_value: m.conv2d(x, w, **{name: value}),
+        )
+    for _value in (1.5, None, [1.0, 1.0], True):
+        REFUSED[f"{_name} {_value}"] = (None, lambda m, name=_name, value=_value: m.conv2d(x, w, **{name: value}))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses_what_torch_refuses(name: str, ours: ModuleType) -> None:
+    """The same class of exception, and torch's words where torch has any of its own."""
+    gist, call = REFUSED[name]
+    with pytest.raises(Exception, match=gist) as theirs:
+        call(nn.functional)
+    with pytest.raises(type(theirs.value), match=gist):
+        call(ours)
+
+
+ACCEPTED: dict[str, Call] = {
+    "one-element stride": lambda m: m.conv2d(x, w, stride=(2,)),
+    "tensor stride": lambda m: m.conv2d(x, w, stride=torch.tensor(2)),
+    "size as stride": lambda m: m.conv2d(x, w, stride=torch.Size([2, 1])),
+    "list of padding": lambda m: m.conv2d(x, w, padding=[1, 2]),
+    "positional": lambda m: m.conv2d(x, w, b, 2, 1, 1, 1),
+    "positional transposed, dilation last": lambda m: m.conv_transpose2d(x, wt, None, 2, 1, 1, 1, 2),
+    "keywords": lambda m: m.conv2d(input=x, weight=w, bias=b, stride=1, padding=0, dilation=1, groups=1),
+    "unbatched": lambda m: m.conv2d(x[0], w, b),
+    "transposed unbatched": lambda m: m.conv_transpose2d(x[0], wt),
+    "empty batch": lambda m: m.conv2d(x[:0], w, b),
+    "transposed empty batch": lambda m: m.conv_transpose2d(x[:0], wt, b),
+    "nothing left": lambda m: m.conv_transpose2d(x[..., :1, :1], wt[..., :2, :2], padding=1),
+    "same, even kernel": lambda m: m.conv2d(x, w[..., :2, :], padding="same", dilation=(1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepts_what_torch_accepts(name: str, ours: ModuleType) -> None:
+    assert_close(ACCEPTED[name](ours), ACCEPTED[name](nn.functional).double(), "float32")
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_empty_batch_has_zero_gradients(ours: ModuleType, transposed: bool) -> None:
+    layer = (ours.ConvTranspose2d if transposed else ours.Conv2d)(4, 6, 3)
+    layer(torch.zeros(0, 4, 5, 5, requires_grad=True)).sum().backward()
+    assert not layer.weight.grad.any()
+    assert not layer.bias.grad.any()
+
+
+# Modules
+
+LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    ("Conv2d", (4, 6, 3), {}),
+    ("Conv2d", (4, 6, (3, 2), 2, (1, 0), 1, 2, False), {}),
+    ("Conv2d", (4, 6, [3, 3]), dict(padding="same", dilation=2)),
+    ("Conv2d", (4, 6, 3), dict(padding="same", padding_mode="circular")),
+    ("Conv2d", (4, 6, 3), dict(padding=(0, 1), padding_mode="circular")),
+    ("Conv2d", (4, 6, 3), dict(padding=(2, 1), padding_mode="reflect", dtype=torch.float64)),
+    ("Conv2d", (4, 6, 3), dict(padding=1, padding_mode="replicate", stride=2)),
+    ("ConvTranspose2d", (4, 6, 3), {}),
+    ("ConvTranspose2d", (4, 6, (3, 2), 2, 1, 1, 2, False, (1, 3)), {}),
+    ("ConvTranspose2d", (4, 6, 3), dict(stride=3, output_padding=2, dtype=torch.float64)),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "kwargs"), LAYERS)
+def test_modules_are_torch_modules(ours: ModuleType, name: str, args: Any, kwargs: Any) -> None:
+    """Same initial weights under the same seed, same result, repr and state; they survive pickle and deepcopy."""
+    torch.manual_seed(7)
+    theirs = getattr(nn, name)(*args, **kwargs)
+    torch.manual_seed(7)
+    layer = getattr(ours, name)(*args, **kwargs)
+    assert isinstance(layer, getattr(nn, name))
+    assert repr(layer) == repr(theirs)
+    assert_same_state(layer, theirs)
+
+    image = torch.randn(2, 4, 7, 6, dtype=layer.weight.dtype)
+    expected = theirs.double()(image.double())
+    for copied in (layer, pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert_same_state(copied, layer)
+        assert_close(copied(image), expected, str(image.dtype).removeprefix("torch."))
+
+
+@pytest.mark.parametrize(("name", "args", "kwargs"), LAYERS)
+def test_state_dicts_load_both_ways(ours: ModuleType, name: str, args: Any, kwargs: Any) -> None:
+    layer, theirs = getattr(ours, name)(*args, **kwargs), getattr(nn, name)(*args, **kwargs)
+    theirs.load_state_dict(layer.state_dict())
+    assert_same_state(theirs, layer)
+    fresh = getattr(nn, name)(*args, **kwargs)
+    layer.load_state_dict(fresh.state_dict())
+    assert_same_state(layer, fresh)
+
+
+def assert_same_state(a: nn.Module, b: nn.Module) -> None:
+    left, right = a.state_dict(), b.state_dict()
+    assert list(left) == list(right)
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize("size", [[13, 11], [14, 12], [2, 6, 13, 12]])
+def test_output_size(ours: ModuleType, size: list[int]) -> None:
+    layer = ours.ConvTranspose2d(4, 6, 3, stride=2)
+    theirs = nn.ConvTranspose2d(4, 6, 3, stride=2)
+    theirs.load_state_dict(layer.state_dict())
+    image = torch.randn(2, 4, 6, 5)
+    assert layer(image, output_size=size).shape[2:] == tuple(size[-2:])
+    assert_close(layer(image, output_size=size), theirs.double()(image.double(), output_size=size), "float32")
+
+
+@pytest.mark.parametrize("size", [[12, 11], [15, 12], [13], [2, 3, 4, 13, 12]])
+def test_output_size_refused(ours: ModuleType, size: list[int]) -> None:
+    with pytest.raises(ValueError, match="output"):
+        ours.ConvTranspose2d(4, 6, 3, stride=2)(torch.randn(2, 4, 6, 5), output_size=size)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("Conv2d", dict(groups=0)),
+        ("Conv2d", dict(groups=3)),
+        ("Conv2d", dict(padding="foo")),
+        ("Conv2d", dict(padding="same", stride=2)),
+        ("Conv2d", dict(padding_mode="foo")),
+        ("ConvTranspose2d", dict(padding_mode="circular")),
+        ("ConvTranspose2d", dict(groups=3)),
+    ],
+)
+def test_constructors_refuse(ours: ModuleType, name: str, kwargs: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - torch's own message, by inheritance
+        getattr(ours, name)(4, 6, 3, **kwargs)
+
+
+def test_conv_forward_is_the_hook(ours: ModuleType) -> None:
+    class Halved(ours.Conv2d):  # type: ignore[name-defined]
+        def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return super()._conv_forward(input, weight / 2, bias)
+
+    layer = Halved(4, 6, 3, bias=False)
+    assert_close(layer(x), nn.functional.conv2d(x.double(), layer.weight.double() / 2), "float32")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("given", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_autocast(ours: ModuleType, dtype: torch.dtype, given: torch.dtype, transposed: bool) -> None:
+    """The dtypes of the result and of the gradients are torch's."""
+    name, weight = ("conv_transpose2d", wt) if transposed else ("conv2d", w)
+
+    def dtypes(module: Any) -> list[torch.dtype]:
+        operands = [t.to(given, copy=True).requires_grad_() for t in (x, weight, b)]
+        with torch.autocast("cpu", dtype):
+            result = getattr(module, name)(*operands)
+        return [result.dtype, *(g.dtype for g in torch.autograd.grad(result.sum(), operands))]
+
+    assert dtypes(ours) == dtypes(nn.functional)
+
+
+def test_channels_last_follows_torch() -> None:
+    """If either operand is channels_last the result is; one channel or one pixel stays contiguous."""
+    last = torch.channels_last
+    for image, weight in (
+        (x, w),
+        (x.to(memory_format=last), w),
+        (x, w.to(memory_format=last)),
+        (x[:, :1].contiguous(memory_format=last), w[:, :1].contiguous()),
+        (x[..., :3, :3].contiguous(memory_format=last), w.to(memory_format=last)),
+    ):
+        ours, theirs = tritonconv.conv2d(image, weight), nn.functional.conv2d(image, weight)
+        assert ours.stride() == theirs.stride()
+
+
+def test_meta_tensors() -> None:
+    layer = tritonconv.Conv2d(3, 8, 3, device="meta")
+    assert layer(torch.empty(2, 3, 8, 8, device="meta")).shape == (2, 8, 6, 6)

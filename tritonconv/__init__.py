@@ -1,0 +1,20 @@
+"""torch.nn's Conv2d and ConvTranspose2d in fused Triton kernels.
+
+One trilinear form, three operators (fprop, dgrad, wgrad), two layers.
+"""
+
+from tritonconv import batching as _batching  # registers the operators' vmap rules  # noqa: F401
+from tritonconv.dispatch import FallbackWarning, using
+from tritonconv.explain import explain
+from tritonconv.functional import conv2d, conv_transpose2d
+from tritonconv.layers import Conv2d, ConvTranspose2d
+
+__all__ = [
+    "Conv2d",
+    "ConvTranspose2d",
+    "FallbackWarning",
+    "conv2d",
+    "conv_transpose2d",
+    "explain",
+    "using",
+]

@@ -1,0 +1,141 @@
+"""The derivatives of the three operators: each one's are the other two.
+
+The form is linear in each of its factors x, weight and y. An operator leaves one out; its derivative by another puts
+the incoming gradient in the place of the one and leaves out the other. That sentence is `contract` below, and all the
+calculus there is. It is stated once and wrapped twice: as the operators' own autograd kernels, which `torch.compile`
+and `torch.export` can trace, and as Functions that also know forward mode, for the transforms of `torch.func`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import Function
+
+from tritonconv.geometry import Operator
+from tritonconv.ops import library, operators
+
+# The factors that each operator takes, in the order of its arguments.
+FACTORS: dict[Operator, tuple[str, str]] = {"fprop": ("x", "weight"), "dgrad": ("y", "weight"), "wgrad": ("x", "y")}
+LEAVES_OUT: dict[Operator, str] = {"fprop": "y", "dgrad": "x", "wgrad": "weight"}
+OPERATOR = {factor: operator for operator, factor in LEAVES_OUT.items()}
+
+Apply = Callable[..., Tensor]
+
+
+def contract(
+    applies: dict[Operator, Apply],
+    without: str,
+    factors: dict[str, Tensor],
+    size: Sequence[int],
+    sampling: Sequence[Any],
+) -> Tensor:
+    """Sum the form over everything but `without`: `size` is that factor's extent, `sampling` what follows it."""
+    operator = OPERATOR[without]
+    first, second = (factors[name] for name in FACTORS[operator])
+    bias = () if operator == "wgrad" else (None,)
+    return applies[operator](first, second, *bias, size, *sampling)
+
+
+def remember(operator: Operator, ctx: Any, inputs: tuple[Any, ...]) -> None:
+    """Keep the factors, as the user's tensors, and the sampling."""
+    first, second, *bias, size, ctx.stride, ctx.pad, ctx.dilation, ctx.groups, ctx.implementation = inputs
+    ctx.size, ctx.biases = size, len(bias)
+    ctx.save_for_backward(first, second)
+
+
+def sampling_of(ctx: Any) -> tuple[Any, ...]:
+    return ctx.stride, ctx.pad, ctx.dilation, ctx.groups, ctx.implementation
+
+
+def pull_back(operator: Operator, applies: dict[Operator, Apply], ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    """The gradients of the inputs, from that of the result. What is not asked for is not computed."""
+    held = dict(zip(FACTORS[operator], ctx.saved_tensors, strict=True))
+    factors = {LEAVES_OUT[operator]: gradient} | {name: factor.conj() for name, factor in held.items()}
+    gradients = [
+        contract(applies, name, factors, factor.shape[2:], sampling_of(ctx)) if needed else None
+        for (name, factor), needed in zip(held.items(), ctx.needs_input_grad, strict=False)
+    ]
+    if ctx.biases:
+        gradients.append(gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None)
+    return *gradients, None, None, None, None, None, None
+
+
+def push_forward(operator: Operator, applies: dict[Operator, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
+    """The tangent of the result, from those of the inputs: the product rule."""
+    held = dict(zip(FACTORS[operator], ctx.saved_tensors, strict=True))
+    terms = [
+        contract(applies, LEAVES_OUT[operator], held | {name: tangent}, ctx.size, sampling_of(ctx))
+        for name, tangent in zip(held, tangents, strict=False)
+        if tangent is not None
+    ]
+    if ctx.biases and tangents[2] is not None:
+        first = ctx.saved_tensors[0]
+        channels = tangents[2][:, None, None]
+        terms.append(channels.expand(first.shape[0], -1, *ctx.size))
+    return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0].clone()
+
+
+def below_autograd(operator: Operator) -> type[Function]:
+    """The operator's own autograd kernel: compute below autograd, differentiate by calling the operators."""
+
+    class Differentiable(Function):
+        @staticmethod
+        def forward(*inputs: Any) -> Tensor:
+            with torch._C._AutoDispatchBelowAutograd():
+                return CALLS[operator](*inputs)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            remember(operator, ctx, inputs)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+            return pull_back(operator, CALLS, ctx, gradient)
+
+    return Differentiable
+
+
+def for_transforms(operator: Operator) -> type[Function]:
+    """The same for `torch.func` and forward mode, in which the operators' own autograd kernels cannot be entered."""
+
+    class Transformable(Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs: Any) -> Tensor:
+            return CALLS[operator](*inputs)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            remember(operator, ctx, inputs)
+            ctx.save_for_forward(*inputs[:2])
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+            return pull_back(operator, TRANSFORMABLE, ctx, gradient)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Tensor:
+            return push_forward(operator, TRANSFORMABLE, ctx, tangents)
+
+    return Transformable
+
+
+CALLS: dict[Operator, Apply] = {name: getattr(operators, name).default for name in FACTORS}
+TRANSFORMABLE: dict[Operator, Apply] = {name: for_transforms(name).apply for name in FACTORS}
+for _name in FACTORS:
+    library.impl(_name, below_autograd(_name).apply, "Autograd")
+
+
+def transforms_active() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def call(operator: Operator, *arguments: Any) -> Tensor:
+    """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself."""
+    if not torch.compiler.is_compiling() and transforms_active():
+        return TRANSFORMABLE[operator](*arguments)
+    return CALLS[operator](*arguments)

@@ -1,0 +1,153 @@
+"""Which implementation runs, and why the others did not."""
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from tritonconv import launch
+from tritonconv.geometry import ConvGeometry, Operator
+
+# In the order of preference. "auto" takes the first that has no reason not to run.
+IMPLEMENTATIONS = ("triton", "reference")
+KERNELS: tuple[Operator, ...] = ("fprop",)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class FallbackWarning(UserWarning):
+    """A call on a GPU runs the reference implementation. Raised once for each reason."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of one operator: all that choosing an implementation depends on."""
+
+    operator: Operator
+    geometry: ConvGeometry
+    dtype: torch.dtype
+    device: torch.device
+
+
+def why_not(implementation: str, problem: Problem) -> str | None:
+    """None if `implementation` can run `problem`, else the reason why it can not. The reference always can."""
+    if implementation == "reference":
+        return None
+    if not find_triton():
+        return "Triton is not installed"
+    if problem.dtype not in DTYPES:
+        return f"the kernels compute in float16, bfloat16 or float32, not in {_name(problem.dtype)}"
+    return (
+        _why_not_device(problem.device)
+        or (None if problem.operator in KERNELS else f"{problem.operator} has no kernel yet")
+        or _why_not_size(problem)
+    )
+
+
+def _why_not_device(device: torch.device) -> str | None:
+    if device.type not in ("cpu", "cuda"):
+        return f"the kernels run on CUDA tensors, not on {device.type}"
+    if launch.interpreted():
+        return None
+    if device.type == "cpu":
+        return "the tensors are on the CPU (TRITON_INTERPRET=1, set before Python starts, runs the kernels there)"
+    capability = launch.device_of(torch.empty(0, device=device)).capability
+    if 0 < capability < 80:
+        return f"the kernels need a GPU of compute capability 8.0 or newer, not {capability / 10}"
+    return None
+
+
+def _why_not_size(problem: Problem) -> str | None:
+    """Rows of the matrix product are counted in 32 bits, with room for one tile."""
+    if problem.geometry.gemm(problem.operator).M >= 2**31 - 1024:
+        return "the output has 2^31 positions or more"
+    return None
+
+
+def choose(problem: Problem, wish: str = "auto") -> str:
+    """The implementation that runs `problem`.
+
+    A `wish` for Triton is granted or refused with NotImplementedError; only an operator that has no kernel yet falls
+    back to the reference, so that a layer whose forward is fused can be trained.
+    """
+    if wish == "auto":
+        return next(name for name in IMPLEMENTATIONS if why_not(name, problem) is None)
+    reason = why_not(wish, problem)
+    if reason is None:
+        return wish
+    if problem.operator not in KERNELS and why_not(wish, _with_kernel(problem)) is None:
+        return "reference"
+    raise NotImplementedError(f"{wish}: {reason}")
+
+
+def _with_kernel(problem: Problem) -> Problem:
+    return Problem(KERNELS[0], problem.geometry, problem.dtype, problem.device)
+
+
+def choose_and_warn(problem: Problem, wish: str) -> str:
+    """`choose`, with a `FallbackWarning` where the user of a GPU would have expected a kernel."""
+    chosen = choose(problem, wish)
+    if chosen == "reference" and wish != "reference" and problem.device.type == "cuda":
+        _warn_once(f"{problem.operator} runs as reference: {why_not('triton', problem)}")
+    return chosen
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(f"tritonconv: {message}", FallbackWarning, stacklevel=2)
+
+
+@cache
+def find_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def check(implementation: str) -> str:
+    """`implementation`, if there is one of that name; else ValueError."""
+    if implementation not in ("auto", *IMPLEMENTATIONS):
+        names = ", ".join(repr(name) for name in ("auto", *IMPLEMENTATIONS))
+        raise ValueError(f"implementation must be one of {names}, but got {implementation!r}")
+    return implementation
+
+
+# Read once, so that a running cluster can be switched by restarting with another environment.
+_FROM_ENVIRONMENT = check(os.environ.get("TRITONCONV_IMPLEMENTATION", "auto"))
+
+
+class _Wish(threading.local):
+    implementation = _FROM_ENVIRONMENT
+
+
+_wish = _Wish()
+
+
+def wish(implementation: str | None) -> str:
+    """What the caller asks for: the argument, else the innermost `using`, else the environment, else "auto"."""
+    return _wish.implementation if implementation is None else check(implementation)
+
+
+@contextmanager
+def using(implementation: str) -> Iterator[None]:
+    """Within this block and thread, calls that name no implementation use this one, their backward included.
+
+    >>> import torch, tritonconv
+    >>> with tritonconv.using("reference"):
+    ...     y = tritonconv.conv2d(torch.zeros(1, 3, 8, 8), torch.zeros(4, 3, 3, 3))
+    >>> y.shape
+    torch.Size([1, 4, 6, 6])
+    """
+    before = _wish.implementation
+    _wish.implementation = check(implementation)
+    try:
+        yield
+    finally:
+        _wish.implementation = before

@@ -1,0 +1,104 @@
+"""Which implementation runs, and why: for a call or for a whole model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tritonconv.autograd import FACTORS, LEAVES_OUT
+from tritonconv.dispatch import IMPLEMENTATIONS, Problem, choose, why_not
+from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.ops import geometry_of
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One operator of one call: what it computes, what runs it, and why nothing preferred to that does."""
+
+    layer: str
+    computes: str
+    operator: Operator
+    implementation: str
+    reasons: dict[str, str]
+    geometry: ConvGeometry
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
+        return f"{self.layer:24} {self.computes:15} {self.operator:6} {self.implementation:10} {reasons}".rstrip()
+
+
+class Explanation(list[Choice]):
+    """The choices of a call or a model, in the order of its calls. `str` gives a table."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self)) or "no call of tritonconv"
+
+
+def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """Call `function(*args, **kwargs)`, a model or a tritonconv function, and say what ran each convolution and why.
+
+    Forward runs once, without gradients and with the model's own side effects; backward is not run, its choices are
+    the same function of the same facts.
+
+    >>> import torch, tritonconv
+    >>> layer = tritonconv.Conv2d(3, 8, 3)
+    >>> layer.implementation = "reference"
+    >>> print(tritonconv.explain(layer, torch.zeros(1, 3, 8, 8)))
+    Conv2d                   forward         fprop  reference
+    Conv2d                   input gradient  dgrad  reference
+    Conv2d                   weight gradient wgrad  reference
+    """
+    listener = _Listener(type(function).__name__ if isinstance(function, nn.Module) else function.__name__)
+    handles = []
+    for name, module in function.named_modules() if isinstance(function, nn.Module) else ():
+        if name:
+            handles.append(module.register_forward_pre_hook(listener.enter(name)))
+            handles.append(module.register_forward_hook(listener.leave, always_call=True))
+    try:
+        with torch.no_grad(), listener:
+            function(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return listener.explanation
+
+
+class _Listener(TorchDispatchMode):
+    """Notes every call of an operator, and the module it was made in."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.path = [name]
+        self.explanation = Explanation()
+
+    def enter(self, name: str) -> Callable[..., None]:
+        return lambda *_: self.path.append(name)
+
+    def leave(self, *_: Any) -> None:
+        self.path.pop()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "tritonconv":
+            self.note(func._opname, args)
+        return func(*args, **(kwargs or {}))
+
+    def note(self, operator: Operator, args: Any) -> None:
+        geometry = geometry_of(operator, args[0].shape, args[1].shape, args[-6:])
+        for computed in (operator, *(name for name in FACTORS if name != operator)):
+            problem = Problem(computed, geometry, args[0].dtype, args[0].device)
+            wish = args[-1]
+            chosen = choose(problem, wish)
+            preferred = IMPLEMENTATIONS[: IMPLEMENTATIONS.index(chosen)] if wish in ("auto", "triton") else ()
+            reasons = {name: why_not(name, problem) or "" for name in preferred}
+            what = _computes(operator, computed)
+            self.explanation.append(Choice(self.path[-1], what, computed, chosen, reasons, geometry))
+
+
+def _computes(operator: Operator, computed: Operator) -> str:
+    """What `computed` is for in a call whose forward is `operator`."""
+    if computed == operator:
+        return "forward"
+    return "weight gradient" if LEAVES_OUT[computed] == "weight" else "input gradient"

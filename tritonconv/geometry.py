@@ -1,0 +1,88 @@
+"""The frozen description of one convolution that every layer below the surface speaks."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, NamedTuple
+
+Operator = Literal["fprop", "dgrad", "wgrad"]
+
+
+class Gemm(NamedTuple):
+    """A matrix product (M, K) x (K, N), once for each of G groups: the extents in elements."""
+
+    M: int
+    N: int
+    K: int
+    G: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConvGeometry:
+    """Sizes and sampling of the trilinear form
+
+        sum over b,f,c,p,q,r,s of  x[b,c,h,w] * weight[f,c,r,s] * y[b,f,p,q]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    Image (B, C, H, W), features (B, F, P, Q), weight (F, C/G, R, S); sizes in elements, sampling in pixels. Both sides
+    are stored and neither is derived from the other, so output_padding and the uneven padding of "same" need no field:
+    only the leading pad enters the equation. A tap that falls outside the image contributes nothing.
+    """
+
+    B: int
+    C: int
+    H: int
+    W: int
+    F: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    G: int = 1
+    stride_h: int = 1
+    stride_w: int = 1
+    pad_h: int = 0
+    pad_w: int = 0
+    dilation_h: int = 1
+    dilation_w: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("G", "stride_h", "stride_w", "dilation_h", "dilation_w"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)} in {self}")
+        if self.C % self.G or self.F % self.G:
+            raise ValueError(f"C={self.C} and F={self.F} must be divisible by G={self.G}")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int, int]:
+        return self.B, self.C, self.H, self.W
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int, int]:
+        return self.B, self.F, self.P, self.Q
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return self.F, self.C // self.G, self.R, self.S
+
+    def gemm(self, operator: Operator) -> Gemm:
+        """The matrix product that `operator` amounts to: its (M, N) result is the factor left out.
+
+        With stride, dgrad's K counts taps that fall between two positions, and multiply nothing.
+        """
+        C, F = self.C // self.G, self.F // self.G
+        match operator:
+            case "fprop":
+                return Gemm(M=self.B * self.P * self.Q, N=F, K=C * self.R * self.S, G=self.G)
+            case "dgrad":
+                return Gemm(M=self.B * self.H * self.W, N=C, K=F * self.R * self.S, G=self.G)
+            case "wgrad":
+                return Gemm(M=F, N=C * self.R * self.S, K=self.B * self.P * self.Q, G=self.G)
+
+    @property
+    def flops(self) -> int:
+        """Two per product of the form, the same for all three operators; those in the padding too, as torch counts."""
+        return 2 * self.B * self.F * self.P * self.Q * (self.C // self.G) * self.R * self.S
+
+    def minimal_bytes(self, itemsize: int) -> int:
+        """Bytes any of the operators moves at least: each of the three factors once, `itemsize` bytes per element."""
+        return itemsize * sum(prod(shape) for shape in (self.image_shape, self.weight_shape, self.feature_shape))

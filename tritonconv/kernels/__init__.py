@@ -1,0 +1,1 @@
+"""The Triton kernels: integers and pointers in, one factor of the trilinear form out."""

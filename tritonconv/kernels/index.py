@@ -1,0 +1,37 @@
+"""Index arithmetic that the kernels share."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def raster(pid, tiles_m, tiles_n, GROUP_M: tl.constexpr):
+    """The tile (m, n) of program `pid`: columns of GROUP_M row tiles, so that neighbours share both operands in L2."""
+    column = pid // (GROUP_M * tiles_n)
+    first_m = column * GROUP_M
+    height = tl.minimum(tiles_m - first_m, GROUP_M)
+    within = pid - column * GROUP_M * tiles_n
+    return first_m + within % height, within // height
+
+
+@triton.jit
+def tap_bits(first, extent, dilation, taps):
+    """Bit t says whether position first + t*dilation lies inside [0, extent). At most 32 taps fit.
+
+    One shift per tap replaces two comparisons per row and tap in the main loop.
+    """
+    bits = tl.zeros_like(first)
+    for t in range(taps):
+        position = first + t * dilation
+        inside = (position >= 0) & (position < extent)
+        bits |= inside.to(tl.int32) << t
+    return bits
+
+
+@triton.jit
+def tap_inside(first, bits, extent, dilation, t, TAP_BITS: tl.constexpr):
+    """Whether tap t falls inside the image: read from `bits`, or compared afresh for kernels too large for them."""
+    if TAP_BITS:
+        return ((bits >> t) & 1) != 0
+    position = first + t * dilation
+    return (position >= 0) & (position < extent)

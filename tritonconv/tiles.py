@@ -1,0 +1,135 @@
+"""Every block size, warp count and stage count in the repository, and how one is chosen."""
+
+from dataclasses import dataclass, replace
+from math import ceil
+
+from tritonconv.geometry import ConvGeometry, Operator
+
+# Bytes of shared memory that one block may hold, by compute capability (CUDA C++ programming guide).
+SHARED_BYTES = {80: 166_912, 86: 101_376, 87: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 103: 232_448}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What choosing a tile needs to know of a processor.
+
+    `capability` is 90 for sm_90 and 0 for AMD; `shared_bytes` is what one block may hold.
+    """
+
+    capability: int
+    multiprocessors: int
+    shared_bytes: int
+
+    @classmethod
+    def of(cls, capability: int, multiprocessors: int) -> "Device":
+        """The device with the shared memory that its capability is known for, or the least of any sm_80 and newer."""
+        return cls(capability, multiprocessors, SHARED_BYTES.get(capability, 101_376 if capability else 65_536))
+
+
+# Triton's interpreter spends its time per operation, not per element, and has no shared memory to run out of.
+INTERPRETER = Device(capability=-1, multiprocessors=1, shared_bytes=1 << 40)
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What choosing a tile needs to know of the operands.
+
+    `itemsize` in bytes; `vector` elements are adjacent and aligned; `exact` keeps float32 off the tensor cores.
+    """
+
+    itemsize: int
+    vector: int
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One launch's block sizes: BLOCK_M x BLOCK_N results per program, BLOCK_K products per step and result."""
+
+    BLOCK_M: int
+    BLOCK_N: int
+    BLOCK_K: int
+    num_warps: int
+    num_stages: int
+    GROUP_M: int = 8
+
+    def shared_bytes(self, itemsize: int) -> int:
+        """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger."""
+        operands = self.num_stages * (self.BLOCK_M + self.BLOCK_N) * self.BLOCK_K * itemsize
+        return max(operands, self.BLOCK_M * self.BLOCK_N * itemsize) + BESIDE_OPERANDS
+
+
+# Row masks and barriers, in bytes; over all compiled tiles they took 272 at most.
+BESIDE_OPERANDS = 1_024
+
+# Rows of BLOCK_M, BLOCK_N, bytes of K per step, warps, stages. 128 bytes are one full swizzle of shared memory.
+_HUGE = [(128, 256, 128, 8, 3)]
+_WIDE = [(128, 128, 128, 8, 3), (128, 64, 128, 4, 3), (64, 128, 128, 4, 3)]
+_NARROW = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 4, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
+# Without tensor cores the operands pass through registers, and without alignment their addresses do too: larger
+# tiles than these spill.
+_EXACT = [(128, 64, 64, 8, 3), (64, 64, 64, 4, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
+_UNALIGNED = [(64, 64, 64, 8, 2), (64, 32, 64, 4, 2), (64, 16, 64, 4, 2)]
+
+
+def shipped(operands: Operands) -> list[Tile]:
+    """Every tile that `pick` may choose for such operands on some device."""
+    if operands.vector == 1:
+        rows = _UNALIGNED[operands.exact :]
+    elif operands.exact:
+        rows = _EXACT
+    elif operands.vector * operands.itemsize < 16:
+        rows = _NARROW
+    else:
+        rows = (_HUGE if operands.itemsize == 2 else []) + _WIDE + _NARROW
+    return [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
+
+
+def fits(tile: Tile, itemsize: int, device: Device) -> bool:
+    """Whether `tile` may run: powers of two no smaller than the tensor cores want, shared memory, and registers.
+
+    From sm_90 on a thread may hold 128 accumulators; before, operands and accumulators share its 255 registers.
+    """
+    blocks = (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K)
+    if any(block < 16 or block & (block - 1) for block in blocks):
+        return False
+    if device == INTERPRETER:
+        return True
+    accumulators = tile.BLOCK_M * tile.BLOCK_N // (32 * tile.num_warps)
+    most = 128 if device.capability in (90, 100, 103) else 64
+    return accumulators <= most and tile.shared_bytes(itemsize) <= device.shared_bytes
+
+
+def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
+    """The tile that the model below expects to finish first; the larger one where it sees no difference.
+
+    No tile has been timed yet. The model counts, over the waves of programs, the larger of arithmetic and operand
+    traffic, in units of one element of K for a 16 x 16 block of results.
+    """
+    gemm = geometry.gemm(operator)
+    channels = gemm.K // (geometry.R * geometry.S)
+    if device == INTERPRETER:
+        M, N, K = (min(64, power_of_two(extent)) for extent in (gemm.M, gemm.N, channels))
+        return Tile(M, N, K, num_warps=4, num_stages=1)
+
+    def expected(tile: Tile) -> float:
+        programs = ceil(gemm.M / tile.BLOCK_M) * ceil(gemm.N / tile.BLOCK_N) * gemm.G
+        waves = ceil(programs / device.multiprocessors)
+        depth = ceil(channels / tile.BLOCK_K) * tile.BLOCK_K * geometry.R * geometry.S
+        arithmetic = tile.BLOCK_M * tile.BLOCK_N / 256
+        traffic = (tile.BLOCK_M + tile.BLOCK_N) / 4
+        return waves * (depth * max(arithmetic, traffic) + PER_PROGRAM)
+
+    # AMD's pipeliner wants two stages.
+    tiles = [replace(tile, num_stages=2) if device.capability == 0 else tile for tile in shipped(operands)]
+    legal = [tile for tile in tiles if fits(tile, operands.itemsize, device)]
+    return min(legal, key=lambda tile: (expected(tile), -tile.BLOCK_M * tile.BLOCK_N))
+
+
+# What a program costs beside its steps (indices, first loads, result), in the model's units. An estimate.
+PER_PROGRAM = 2_000
+
+
+def power_of_two(extent: int) -> int:
+    """The smallest power of two that covers `extent`, and 16 at least."""
+    return max(16, 1 << max(0, extent - 1).bit_length())
