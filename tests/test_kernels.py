@@ -74,7 +74,7 @@ def every_tile() -> list[tuple[str, tiles.Operands, tiles.Tile]]:
     rows = []
     for dtype, itemsize, exact in (("bfloat16", 2, False), ("float16", 2, False), ("float32", 4, True)):
         for vector in sorted({1, 2, 4, 16 // itemsize}):
-            operands = tiles.Operands(itemsize, vector, exact)
+            operands = tiles.Operands(itemsize, vector, exact=exact)
             rows += [(dtype, operands, tile) for tile in tiles.shipped(operands)]
     return rows
 

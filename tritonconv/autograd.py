@@ -7,6 +7,7 @@ and `torch.export` can trace, and as Functions that also know forward mode, for 
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from tritonconv.ops import library, operators
 FACTORS: dict[Operator, tuple[str, str]] = {"fprop": ("x", "weight"), "dgrad": ("y", "weight"), "wgrad": ("x", "y")}
 LEAVES_OUT: dict[Operator, str] = {"fprop": "y", "dgrad": "x", "wgrad": "weight"}
 OPERATOR = {factor: operator for operator, factor in LEAVES_OUT.items()}
+
+# size, stride, pad, dilation, groups, implementation
+SAMPLING_LENGTH = 6
 
 Apply = Callable[..., Tensor]
 
@@ -50,8 +54,8 @@ def sampling_of(ctx: Any) -> tuple[Any, ...]:
     return ctx.stride, ctx.pad, ctx.dilation, ctx.groups, ctx.implementation
 
 
-def pull_back(operator: Operator, applies: dict[Operator, Apply], ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    """The gradients of the inputs, from that of the result. What is not asked for is not computed."""
+def pull_back(operator: Operator, applies: dict[Operator, Apply], ctx: Any, gradient: Tensor) -> list[Tensor | None]:
+    """The gradients of the tensors, from that of the result. What is not asked for is not computed."""
     held = dict(zip(FACTORS[operator], ctx.saved_tensors, strict=True))
     factors = {LEAVES_OUT[operator]: gradient} | {name: factor.conj() for name, factor in held.items()}
     gradients = [
@@ -60,7 +64,7 @@ def pull_back(operator: Operator, applies: dict[Operator, Apply], ctx: Any, grad
     ]
     if ctx.biases:
         gradients.append(gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None)
-    return *gradients, None, None, None, None, None, None
+    return gradients
 
 
 def push_forward(operator: Operator, applies: dict[Operator, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
@@ -74,8 +78,8 @@ def push_forward(operator: Operator, applies: dict[Operator, Apply], ctx: Any, t
     if ctx.biases and tangents[2] is not None:
         first = ctx.saved_tensors[0]
         channels = tangents[2][:, None, None]
-        terms.append(channels.expand(first.shape[0], -1, *ctx.size))
-    return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0].clone()
+        terms.append(channels.expand(first.shape[0], -1, *ctx.size).clone())
+    return reduce(torch.add, terms)
 
 
 def below_autograd(operator: Operator) -> type[Function]:
@@ -92,13 +96,20 @@ def below_autograd(operator: Operator) -> type[Function]:
             remember(operator, ctx, inputs)
 
         @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-            return pull_back(operator, CALLS, ctx, gradient)
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+            return *pull_back(operator, CALLS, ctx, gradient), *[None] * SAMPLING_LENGTH
 
     return Differentiable
 
 
-def for_transforms(operator: Operator) -> type[Function]:
+class Sampling:
+    """The arguments from `size` on as one leaf: `torch.func` would take a tuple's numbers for so many inputs."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+
+def for_transforms(operator: Operator) -> Apply:
     """The same for `torch.func` and forward mode, in which the operators' own autograd kernels cannot be entered."""
 
     class Transformable(Function):
@@ -106,26 +117,33 @@ def for_transforms(operator: Operator) -> type[Function]:
 
         @staticmethod
         def forward(*inputs: Any) -> Tensor:
-            return CALLS[operator](*inputs)
+            *tensors, sampling = inputs
+            return CALLS[operator](*tensors, *sampling.values)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            remember(operator, ctx, inputs)
-            ctx.save_for_forward(*inputs[:2])
+            *tensors, sampling = inputs
+            remember(operator, ctx, (*tensors, *sampling.values))
+            ctx.save_for_forward(*tensors[:2])
 
         @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-            return pull_back(operator, TRANSFORMABLE, ctx, gradient)
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+            return *pull_back(operator, TRANSFORMABLE, ctx, gradient), None
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Tensor:
             return push_forward(operator, TRANSFORMABLE, ctx, tangents)
 
-    return Transformable
+    def apply(*inputs: Any) -> Tensor:
+        tensors, sampling = inputs[:-SAMPLING_LENGTH], inputs[-SAMPLING_LENGTH:]
+        result: Tensor = Transformable.apply(*tensors, Sampling(*sampling))
+        return result
+
+    return apply
 
 
 CALLS: dict[Operator, Apply] = {name: getattr(operators, name).default for name in FACTORS}
-TRANSFORMABLE: dict[Operator, Apply] = {name: for_transforms(name).apply for name in FACTORS}
+TRANSFORMABLE: dict[Operator, Apply] = {name: for_transforms(name) for name in FACTORS}
 for _name in FACTORS:
     library.impl(_name, below_autograd(_name).apply, "Autograd")
 

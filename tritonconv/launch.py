@@ -28,7 +28,7 @@ def fprop(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry
     y = allocate(geometry.feature_shape, x, channels_last)
     if y.numel() > 0:
         x, weight = lay_out(x, geometry), filters_last(weight)
-        tile = pick(geometry, "fprop", operands(x, geometry), device_of(x))
+        tile = pick(geometry, "fprop", operands(x, y, geometry), device_of(x))
         launch_fprop(x, weight, bias, y, geometry, tile)
     return y
 
@@ -50,8 +50,7 @@ def fprop_arguments(
     import triton.language as tl
 
     align_x = alignment(x, geometry.C // geometry.G)
-    whole = 16 // y.element_size()
-    align_y = whole if alignment(y, geometry.F // geometry.G) == whole else 1
+    align_y = stores(y, geometry)
     # The interpreter multiplies the bit patterns of bfloat16 and rounds float16 products: give it float32.
     dot_dtype = tl.float32 if interpreted() else getattr(tl, str(x.dtype).removeprefix("torch."))
     stride_xb, stride_xc, stride_xh, stride_xw = x.stride()
@@ -86,6 +85,7 @@ def fprop_arguments(
         dilation_w=geometry.dilation_w,
         ALIGN_X=align_x,
         ALIGN_Y=align_y,
+        WIDE_Y=sum((n - 1) * stride for n, stride in zip(y.shape, y.stride(), strict=True)) >= 2**31,
         TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
         PRECISION="tf32" if tf32_allowed() else "ieee",
         DOT_DTYPE=dot_dtype,
@@ -127,10 +127,16 @@ def alignment(tensor: Tensor, channels: int) -> int:
     return vector
 
 
-def operands(x: Tensor, geometry: ConvGeometry) -> Operands:
-    """What `pick` wants to know of x, and of a weight that follows it."""
+def operands(x: Tensor, y: Tensor, geometry: ConvGeometry) -> Operands:
+    """What `pick` wants to know of x and y, and of a weight that follows x."""
     exact = x.dtype == torch.float32 and not tf32_allowed()
-    return Operands(x.element_size(), alignment(x, geometry.C // geometry.G), exact)
+    return Operands(x.element_size(), alignment(x, geometry.C // geometry.G), stores(y, geometry) > 1, exact)
+
+
+def stores(y: Tensor, geometry: ConvGeometry) -> int:
+    """How many adjacent features one store takes: 16 bytes of them, or 1."""
+    vector = 16 // y.element_size()
+    return vector if alignment(y, geometry.F // geometry.G) == vector else 1
 
 
 def tf32_allowed() -> bool:

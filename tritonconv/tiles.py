@@ -34,11 +34,13 @@ INTERPRETER = Device(capability=-1, multiprocessors=1, shared_bytes=1 << 40)
 class Operands:
     """What choosing a tile needs to know of the operands.
 
-    `itemsize` in bytes; `vector` elements are adjacent and aligned; `exact` keeps float32 off the tensor cores.
+    `itemsize` in bytes; loads take `vector` adjacent elements; stores take 16 bytes if `whole_stores`, else one
+    element; `exact` keeps float32 off the tensor cores.
     """
 
     itemsize: int
     vector: int
+    whole_stores: bool = True
     exact: bool = False
 
 
@@ -69,7 +71,7 @@ _NARROW = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 4, 4), (64, 32
 # Without tensor cores the operands pass through registers, and without alignment their addresses do too: larger
 # tiles than these spill.
 _EXACT = [(128, 64, 64, 8, 3), (64, 64, 64, 4, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
-_UNALIGNED = [(64, 64, 64, 8, 2), (64, 32, 64, 4, 2), (64, 16, 64, 4, 2)]
+_UNALIGNED = [(64, 64, 64, 8, 2), (64, 32, 64, 8, 2), (64, 16, 64, 4, 2)]
 
 
 def shipped(operands: Operands) -> list[Tile]:
@@ -79,9 +81,9 @@ def shipped(operands: Operands) -> list[Tile]:
     elif operands.exact:
         rows = _EXACT
     elif operands.vector * operands.itemsize < 16:
-        rows = _NARROW
+        rows = _NARROW[1:]
     else:
-        rows = (_HUGE if operands.itemsize == 2 else []) + _WIDE + _NARROW
+        rows = (_HUGE if operands.itemsize == 2 and operands.whole_stores else []) + _WIDE + _NARROW
     return [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
 
 

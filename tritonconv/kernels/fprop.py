@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from tritonconv.kernels.index import raster, tap_bits, tap_inside
+from tritonconv.kernels.index import raster, store_transposed, tap_bits, tap_inside
 
 SIZES = ["B", "C", "H", "W", "F", "P", "Q", "R", "S"]
 STRIDES = ["stride_xb", "stride_xc", "stride_xh", "stride_xw", "stride_yb", "stride_yf", "stride_yp", "stride_yq"]
@@ -41,6 +41,7 @@ def fprop_kernel(
     dilation_w,
     ALIGN_X: tl.constexpr,
     ALIGN_Y: tl.constexpr,
+    WIDE_Y: tl.constexpr,
     TAP_BITS: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
@@ -55,7 +56,7 @@ def fprop_kernel(
     C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps.
     ALIGN_X > 1 says that channels are adjacent in x, and that C and every stride of x were divided by ALIGN_X; ALIGN_Y
     says the same of F and y. Multiplying them back by a constant is what lets the compiler see the alignment and copy
-    16 bytes at a time.
+    16 bytes at a time. WIDE_Y says that y is too large for 32-bit offsets, whose 64-bit kin cost registers.
     """
     C *= ALIGN_X
     stride_xb *= ALIGN_X
@@ -125,6 +126,20 @@ def fprop_kernel(
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + g * F + f, mask=valid_f, other=0.0)
         accumulator += bias.to(tl.float32)[None, :]
-    y_rows = b * stride_yb + p.to(tl.int64) * stride_yp + q.to(tl.int64) * stride_yq
-    y_ptrs = y_ptr + y_rows[:, None] + ((g * F + f) * stride_yf)[None, :]
-    tl.store(y_ptrs, accumulator.to(y_ptr.dtype.element_ty), mask=valid_m[:, None] & valid_f[None, :])
+    y = accumulator.to(y_ptr.dtype.element_ty)
+    if ALIGN_Y > 1:
+        y_rows = b * stride_yb + p * stride_yp + q * stride_yq
+        y_columns = (g * F + f) * stride_yf
+        tl.store(y_ptr + (y_rows[:, None] + y_columns[None, :]), y, mask=valid_m[:, None] & valid_f[None, :])
+    else:
+        first_f = g * F + tile_n * BLOCK_N
+        end_f = g * F + F
+        if not WIDE_Y:
+            b = b.to(tl.int32)
+            first_f = first_f.to(tl.int32)
+            end_f = end_f.to(tl.int32)
+        y_rows = b * stride_yb + p * stride_yp + q * stride_yq
+        # Addresses one element apart take a register each: half of them at a time is what fits.
+        first, second = tl.split(tl.reshape(y, (BLOCK_M, 2, BLOCK_N // 2)).permute(0, 2, 1))
+        store_transposed(y_ptr, first, y_rows, valid_m, first_f, end_f, stride_yf)
+        store_transposed(y_ptr, second, y_rows, valid_m, first_f + BLOCK_N // 2, end_f, stride_yf)

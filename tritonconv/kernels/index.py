@@ -35,3 +35,11 @@ def tap_inside(first, bits, extent, dilation, t, TAP_BITS: tl.constexpr):
         return ((bits >> t) & 1) != 0
     position = first + t * dilation
     return (position >= 0) & (position < extent)
+
+
+@triton.jit
+def store_transposed(y_ptr, y, rows, valid_m, first_f, end_f, stride_f):
+    """Store tile y (pixels x filters) with neighbouring threads on neighbouring pixels, as NCHW lies in memory."""
+    f = first_f + tl.arange(0, y.shape[1])
+    offsets = (f * stride_f)[:, None] + rows[None, :]
+    tl.store(y_ptr + offsets, tl.trans(y), mask=(f < end_f)[:, None] & valid_m[None, :])

@@ -1,0 +1,196 @@
+"""Which implementation runs, and what is said about it."""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import tritonconv
+from tritonconv import dispatch, launch
+from tritonconv.dispatch import Problem, choose, why_not
+from tritonconv.geometry import ConvGeometry
+
+GEOMETRY = ConvGeometry(B=1, C=4, H=5, W=5, F=6, P=3, Q=3, R=3, S=3)
+x, w = torch.randn(1, 4, 5, 5), torch.randn(6, 4, 3, 3)
+
+
+def problem(operator: str = "fprop", dtype: torch.dtype = torch.float32, device: str = "cpu") -> Problem:
+    return Problem(operator, GEOMETRY, dtype, torch.device(device))
+
+
+def test_the_reference_never_refuses() -> None:
+    for dtype in (torch.float64, torch.complex64, torch.bfloat16):
+        assert why_not("reference", problem("wgrad", dtype, "meta")) is None
+
+
+def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "not in float64" in str(why_not("triton", problem(dtype=torch.float64)))
+    assert "not on meta" in str(why_not("triton", problem(device="meta")))
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
+    assert "TRITON_INTERPRET=1" in str(why_not("triton", problem()))
+    monkeypatch.setattr(dispatch, "find_triton", lambda: False)
+    assert why_not("triton", problem()) == "Triton is not installed"
+
+
+def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
+    monkeypatch.setattr(launch, "device_of", lambda _: launch.Device.of(75, 40))
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: x)
+    assert "compute capability 8.0 or newer, not 7.5" in str(why_not("triton", problem(device="cuda")))
+
+
+def test_too_many_positions_are_refused() -> None:
+    huge = ConvGeometry(B=2**20, C=1, H=64, W=64, F=1, P=64, Q=64, R=1, S=1)
+    assert "2^31" in str(why_not("triton", Problem("fprop", huge, torch.float32, x.device)))
+
+
+@pytest.mark.skipif(not launch.interpreted(), reason="on a GPU machine the kernels are compiled, not interpreted")
+def test_order_and_wishes() -> None:
+    assert choose(problem()) == "triton"
+    assert choose(problem(), "reference") == "reference"
+    assert choose(problem(dtype=torch.float64)) == "reference"
+    assert choose(problem("wgrad"), "triton") == "reference"  # has no kernel yet
+    with pytest.raises(NotImplementedError, match=r"^triton: .*float64"):
+        choose(problem(dtype=torch.float64), "triton")
+    with pytest.raises(NotImplementedError, match=r"^triton: .*float64"):
+        choose(problem("wgrad", torch.float64), "triton")
+
+
+def test_precedence() -> None:
+    assert dispatch.wish(None) == "auto"
+    with tritonconv.using("reference"):
+        assert dispatch.wish(None) == "reference"
+        assert dispatch.wish("triton") == "triton"
+        with tritonconv.using("triton"):
+            assert dispatch.wish(None) == "triton"
+        assert dispatch.wish(None) == "reference"
+    assert dispatch.wish(None) == "auto"
+
+
+def test_using_ends_with_its_thread_and_with_an_error() -> None:
+    seen = []
+    with tritonconv.using("reference"):
+        thread = threading.Thread(target=lambda: seen.append(dispatch.wish(None)))
+        thread.start()
+        thread.join()
+    assert seen == ["auto"]
+    with pytest.raises(ZeroDivisionError), tritonconv.using("reference"):
+        raise ZeroDivisionError
+    assert dispatch.wish(None) == "auto"
+
+
+def test_unknown_implementation() -> None:
+    with pytest.raises(ValueError, match="must be one of 'auto', 'triton', 'reference', but got 'cudnn'"):
+        tritonconv.conv2d(x, w, implementation="cudnn")
+    with pytest.raises(ValueError, match="cudnn"), tritonconv.using("cudnn"):
+        pass
+
+
+def python(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints, or the last line of its error."""
+    names = ("TRITON_INTERPRET", "TRITONCONV_IMPLEMENTATION")
+    clean = {key: value for key, value in os.environ.items() if key not in names}
+    path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean | {"PYTHONPATH": path} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+CALL = "import torch, tritonconv; print(tritonconv.explain(tritonconv.conv2d, torch.ones(1, 1, 3, 3), torch.ones(1, 1, 2, 2){})[0].implementation)"  # noqa: E501
+
+
+def test_environment_variable() -> None:
+    assert python(CALL.format(""), TRITON_INTERPRET="1") == "triton"
+    assert python(CALL.format(""), TRITON_INTERPRET="1", TRITONCONV_IMPLEMENTATION="reference") == "reference"
+    assert "but got 'cudnn'" in python(CALL.format(""), TRITONCONV_IMPLEMENTATION="cudnn")
+
+
+def test_on_the_cpu_triton_needs_the_interpreter() -> None:
+    assert python(CALL.format("")) == "reference"
+    refused = python(CALL.format(", implementation='triton'"))
+    assert refused.startswith("NotImplementedError: triton: the tensors are on the CPU (TRITON_INTERPRET=1")
+
+
+def test_importing_touches_no_gpu() -> None:
+    """Neither initialises CUDA nor compiles, and works where Triton is missing."""
+    assert python("import torch, tritonconv; print(torch.cuda.is_initialized())") == "False"
+    assert python("import sys; sys.modules['triton'] = None; " + CALL.format("")) == "reference"
+
+
+def test_backward_uses_the_wish_of_the_forward() -> None:
+    operands = [x.clone().requires_grad_(), w.clone().requires_grad_()]
+    with tritonconv.using("reference"):
+        y = tritonconv.conv2d(*operands)
+    ops: list[tuple[str, str]] = []
+
+    class Spy(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func.namespace == "tritonconv":
+                ops.append((func._opname, args[-1]))
+            return func(*args, **(kwargs or {}))
+
+    with Spy():
+        y.sum().backward()
+    assert sorted(ops) == [("dgrad", "reference"), ("wgrad", "reference")]
+
+
+def test_gradients_not_asked_for_are_not_computed() -> None:
+    weight = w.clone().requires_grad_()
+    with tritonconv.using("reference"):
+        y = tritonconv.conv2d(x, weight)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        y.sum().backward()
+    assert list(counter.get_flop_counts()["Global"]) == [torch.ops.tritonconv.wgrad]
+
+
+def test_layers_carry_their_implementation() -> None:
+    layer = tritonconv.Conv2d(4, 6, 3)
+    layer.implementation = "reference"
+    with tritonconv.using("triton"):
+        for copied in (layer, pickle.loads(pickle.dumps(layer))):
+            assert {choice.implementation for choice in tritonconv.explain(copied, x)} == {"reference"}
+    plain = torch.nn.Conv2d(4, 6, 3)
+    plain.__class__ = tritonconv.Conv2d
+    assert plain.implementation is None
+
+
+def test_explain_a_model() -> None:
+    model = torch.nn.Sequential(
+        tritonconv.Conv2d(4, 6, 3), torch.nn.ReLU(), torch.nn.Sequential(tritonconv.ConvTranspose2d(6, 4, 3))
+    )
+    explanation = tritonconv.explain(model, x)
+    rows = [(choice.layer, choice.computes, choice.operator) for choice in explanation]
+    assert rows == [
+        ("0", "forward", "fprop"),
+        ("0", "input gradient", "dgrad"),
+        ("0", "weight gradient", "wgrad"),
+        ("2.0", "forward", "dgrad"),
+        ("2.0", "input gradient", "fprop"),
+        ("2.0", "weight gradient", "wgrad"),
+    ]
+    unfused = [choice for choice in explanation if choice.operator != "fprop"]
+    assert all(choice.implementation == "reference" for choice in unfused)
+    assert all("has no kernel yet" in choice.reasons["triton"] for choice in unfused)
+    assert "triton: dgrad has no kernel yet" in str(explanation)
+    assert not model[0]._forward_hooks
+    assert not model[0]._forward_pre_hooks
+
+
+def test_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
+    dispatch._warn_once.cache_clear()
+    on_gpu = problem("dgrad", device="cuda")
+    with pytest.warns(tritonconv.FallbackWarning, match="dgrad runs as reference: dgrad has no kernel yet"):
+        dispatch.choose_and_warn(on_gpu, "auto")
+    dispatch.choose_and_warn(on_gpu, "auto")  # warnings are errors: a second one would fail
+    dispatch.choose_and_warn(problem("dgrad", device="cuda"), "reference")
