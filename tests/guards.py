@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -52,6 +51,8 @@ def checked_addresses() -> Iterator[None]:
     if not interpreted():
         yield
         return
+    import numpy as np
+
     spans: list[tuple[int, int]] = []
     builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
     load, store, run = builder.create_masked_load, builder.create_masked_store, executor.__call__

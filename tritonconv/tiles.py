@@ -66,7 +66,7 @@ BESIDE_OPERANDS = 1_024
 
 # Rows of BLOCK_M, BLOCK_N, bytes of K per step, warps, stages. 128 bytes are one full swizzle of shared memory.
 _HUGE = [(128, 256, 128, 8, 3)]
-_WIDE = [(128, 128, 128, 8, 3), (128, 64, 128, 4, 3), (64, 128, 128, 4, 3)]
+_WIDE = [(128, 128, 128, 8, 3), (128, 64, 128, 4, 3), (64, 128, 128, 8, 3)]
 _NARROW = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 4, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
 # Without tensor cores the operands pass through registers, and without alignment their addresses do too: larger
 # tiles than these spill.
@@ -76,11 +76,12 @@ _UNALIGNED = [(64, 64, 64, 8, 2), (64, 32, 64, 8, 2), (64, 16, 64, 4, 2)]
 
 def shipped(operands: Operands) -> list[Tile]:
     """Every tile that `pick` may choose for such operands on some device."""
+    whole_loads = operands.vector * operands.itemsize == 16
     if operands.vector == 1:
         rows = _UNALIGNED[operands.exact :]
     elif operands.exact:
-        rows = _EXACT
-    elif operands.vector * operands.itemsize < 16:
+        rows = _EXACT if whole_loads else _EXACT[2:]
+    elif not whole_loads:
         rows = _NARROW[1:]
     else:
         rows = (_HUGE if operands.itemsize == 2 and operands.whole_stores else []) + _WIDE + _NARROW

