@@ -181,7 +181,7 @@ def test_explain_a_model() -> None:
     unfused = [choice for choice in explanation if choice.operator != "fprop"]
     assert all(choice.implementation == "reference" for choice in unfused)
     assert all("has no kernel yet" in choice.reasons["triton"] for choice in unfused)
-    assert "triton: dgrad has no kernel yet" in str(explanation)
+    assert str(explanation).count("not triton: dgrad has no kernel yet") == 1
     assert not model[0]._forward_hooks
     assert not model[0]._forward_pre_hooks
 

@@ -25,31 +25,39 @@ class Choice:
     reasons: dict[str, str]
     geometry: ConvGeometry
 
-    def __str__(self) -> str:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items())
-        return f"{self.layer:24} {self.computes:15} {self.operator:6} {self.implementation:10} {reasons}".rstrip()
-
 
 class Explanation(list[Choice]):
-    """The choices of a call or a model, in the order of its calls. `str` gives a table."""
+    """The choices of a call or a model, in the order of its calls. `str` gives a table, with each reason once below."""
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self)) or "no call of tritonconv"
+        if not self:
+            return "no call of tritonconv"
+        notes: dict[str, int] = {}
+        width = max(len(choice.layer) for choice in self)
+        lines = []
+        for choice in self:
+            reasons = [f"not {name}: {reason}" for name, reason in choice.reasons.items()]
+            marks = " ".join(f"[{notes.setdefault(reason, len(notes) + 1)}]" for reason in reasons)
+            line = (
+                f"{choice.layer:{width}}  {choice.computes:15}  {choice.operator:6} {choice.implementation:9}  {marks}"
+            )
+            lines.append(line.rstrip())
+        return "\n".join([*lines, *(f"[{number}] {reason}" for reason, number in notes.items())])
 
 
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     """Call `function(*args, **kwargs)`, a model or a tritonconv function, and say what ran each convolution and why.
 
-    Forward runs once, without gradients and with the model's own side effects; backward is not run, its choices are
-    the same function of the same facts.
+    Forward runs once, without gradients and with the model's own side effects. Backward is not run: its rows say what
+    would run for each gradient, if it were asked for.
 
     >>> import torch, tritonconv
-    >>> layer = tritonconv.Conv2d(3, 8, 3)
-    >>> layer.implementation = "reference"
-    >>> print(tritonconv.explain(layer, torch.zeros(1, 3, 8, 8)))
-    Conv2d                   forward         fprop  reference
-    Conv2d                   input gradient  dgrad  reference
-    Conv2d                   weight gradient wgrad  reference
+    >>> layer = tritonconv.Conv2d(3, 8, 3, dtype=torch.float64)
+    >>> print(tritonconv.explain(layer, torch.zeros(1, 3, 8, 8, dtype=torch.float64)))
+    Conv2d  forward          fprop  reference  [1]
+    Conv2d  input gradient   dgrad  reference  [1]
+    Conv2d  weight gradient  wgrad  reference  [1]
+    [1] not triton: the kernels compute in float16, bfloat16 or float32, not in float64
     """
     listener = _Listener(type(function).__name__ if isinstance(function, nn.Module) else function.__name__)
     handles = []

