@@ -56,12 +56,11 @@ class Case:
 
         def draw(shape: tuple[int, ...]) -> Tensor:
             if integer:
-                return torch.randint(-2, 3, shape, generator=generator).to(dtype)
-            return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+                return torch.randint(-2, 3, shape, generator=generator).to(device, dtype)
+            return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
-        input = laid_out(draw(self.input_shape), self.x).to(device)
-        weight = laid_out(draw(self.weight_shape), self.weight).to(device)
-        return input, weight, draw((self.channels[1],)).to(device) if self.bias else None
+        input, weight = laid_out(draw(self.input_shape), self.x), laid_out(draw(self.weight_shape), self.weight)
+        return input, weight, draw((self.channels[1],)) if self.bias else None
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:

@@ -1,6 +1,6 @@
 """Compile fprop offline, for GPUs that need not be there, and read what came out of the machine code.
 
-Run as `python -m tests.lowering sm_90 bfloat16`; prints one JSON object per tile. It is a program of its own because a
+Run as `python -m tests.lowering sm_90 bfloat16` (or gfx942); prints one JSON object per tile. It is a program of its own because a
 process that interprets kernels can not compile them.
 """
 
@@ -87,16 +87,29 @@ def lower(
     }
 
 
+def lower_for_amd(arch: str) -> None:
+    """One row for each tile in bfloat16: that it compiles, its shared memory, and whether matrix cores multiply."""
+    device = tiles.Device.of(0, 304)
+    for operands in (tiles.Operands(2, 1, whole_stores=False), tiles.Operands(2, 8)):
+        for tile in tiles.available(operands, device):
+            values = arguments(torch.bfloat16, operands, tile, even=operands.whole_stores)
+            kernel = compiled(values, GPUTarget("hip", arch, 64))
+            row = {"shared": kernel.metadata.shared, "mma": "mfma" in kernel.asm["amdgcn"]}
+            print(json.dumps(row | {"promised": tile.shared_bytes(2)}), flush=True)
+
+
 def main(arch: str, dtype: str) -> None:
+    if arch.startswith("gfx"):
+        return lower_for_amd(arch)
     capability, torch_dtype = int(arch.removeprefix("sm_")), getattr(torch, dtype)
     device = tiles.Device.of(capability, 132)
     itemsize = torch_dtype.itemsize
     for vector, even in ((1, False), (2, False), (16 // itemsize, False), (16 // itemsize, True)):
         for exact in {False, dtype == "float32"}:
             operands = tiles.Operands(itemsize, vector, even, exact)
-            for tile in tiles.shipped(operands):
-                if tiles.fits(tile, itemsize, device):
-                    print(json.dumps(lower(torch_dtype, operands, tile, even, capability)), flush=True)
+            for tile in tiles.available(operands, device):
+                print(json.dumps(lower(torch_dtype, operands, tile, even, capability)), flush=True)
+    return None
 
 
 if __name__ == "__main__":

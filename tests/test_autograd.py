@@ -174,6 +174,7 @@ def test_opcheck() -> None:
         opcheck(OPERATORS.wgrad.default, (image, y, (3, 2), *SAMPLING))
 
 
+@pytest.mark.filterwarnings("ignore:tritonconv.*runs as reference:UserWarning")  # on a GPU
 @pytest.mark.usefixtures("guarded_memory")
 @pytest.mark.parametrize("case", [c for c in CONV if c.name in ("plain", "grouped", "aligned", "strided")], ids=str)
 def test_training_step_with_the_kernel(case: Case, device: str) -> None:

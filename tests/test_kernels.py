@@ -72,7 +72,12 @@ def test_random_problems(block: int, device: str) -> None:
 
 def every_tile() -> list[tuple[str, tiles.Operands, tiles.Tile]]:
     rows = []
-    for dtype, itemsize, exact in (("bfloat16", 2, False), ("float16", 2, False), ("float32", 4, True)):
+    for dtype, itemsize, exact in (
+        ("bfloat16", 2, False),
+        ("float16", 2, False),
+        ("float32", 4, True),
+        ("float32", 4, False),
+    ):
         for vector in sorted({1, 2, 4, 16 // itemsize}):
             operands = tiles.Operands(itemsize, vector, exact=exact)
             rows += [(dtype, operands, tile) for tile in tiles.shipped(operands)]
@@ -88,7 +93,7 @@ def every_tile() -> list[tuple[str, tiles.Operands, tiles.Tile]]:
 )
 def test_every_shipped_tile(dtype: str, operands: tiles.Operands, tile: tiles.Tile, device: str) -> None:
     """Two tiles of pixels and of filters, ragged in M, N and K, with the alignment that the tile is meant for."""
-    if device == "cuda" and not tiles.fits(tile, operands.itemsize, launch._device(torch.cuda.current_device())):
+    if device == "cuda" and not tiles.fits(tile, operands.itemsize, launch.device_of(torch.device("cuda", 0))):
         pytest.skip("this GPU has less shared memory")
     channels = tile.BLOCK_K + operands.vector
     width = tile.BLOCK_M // 4 + 3
@@ -96,7 +101,8 @@ def test_every_shipped_tile(dtype: str, operands: tiles.Operands, tile: tiles.Ti
     x, weight, bias = case.operands(DTYPES[dtype], device, integer=True)
     geometry = geometry_of("fprop", x.shape, weight.shape, ((2, width - 1), (1, 1), (0, 0), (1, 1), 1))
     y = launch.allocate(geometry.feature_shape, x, channels_last=True)
-    launch.launch_fprop(guarded(x), launch.filters_last(weight), bias, y, geometry, tile)
+    with convolution_precision("ieee" if operands.exact else "tf32"):
+        launch.launch_fprop(guarded(x), launch.filters_last(weight), bias, y, geometry, tile)
     assert launch.alignment(x, channels) >= operands.vector
     assert torch.equal(y.double(), forward(case, x, weight, bias))
 

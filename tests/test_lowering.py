@@ -27,6 +27,12 @@ def rows(arch: str, dtype: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def test_amd() -> None:
+    compiled = rows("gfx942", "bfloat16")
+    assert len(compiled) >= 8
+    assert all(row["mma"] and row["shared"] <= row["promised"] <= 65_536 for row in compiled)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
 def test_every_shipped_tile(arch: str, dtype: str) -> None:

@@ -56,7 +56,7 @@ def _why_not_device(device: torch.device) -> str | None:
         return None
     if device.type == "cpu":
         return "the tensors are on the CPU (TRITON_INTERPRET=1, set before Python starts, runs the kernels there)"
-    capability = launch.device_of(torch.empty(0, device=device)).capability
+    capability = launch.device_of(device).capability
     if 0 < capability < 80:
         return f"the kernels need a GPU of compute capability 8.0 or newer, not {capability / 10}"
     return None

@@ -28,7 +28,7 @@ def fprop(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry
     y = allocate(geometry.feature_shape, x, channels_last)
     if y.numel() > 0:
         x, weight = lay_out(x, geometry), filters_last(weight)
-        tile = pick(geometry, "fprop", operands(x, y, geometry), device_of(x))
+        tile = pick(geometry, "fprop", operands(x, y, geometry), device_of(x.device))
         launch_fprop(x, weight, bias, y, geometry, tile)
     return y
 
@@ -154,13 +154,11 @@ def interpreted() -> bool:
     return not isinstance(fprop_kernel, JITFunction)
 
 
-def device_of(tensor: Tensor) -> Device:
-    """The processor that a kernel on `tensor` runs on."""
-    return INTERPRETER if interpreted() else _device(tensor.device.index)
-
-
 @cache
-def _device(index: int) -> Device:
-    properties = torch.cuda.get_device_properties(index)
+def device_of(device: torch.device) -> Device:
+    """The processor that a kernel on `device` runs on. Raises what torch raises if there is none."""
+    if interpreted():
+        return INTERPRETER
+    properties = torch.cuda.get_device_properties(device)
     capability = 0 if torch.version.hip else 10 * properties.major + properties.minor
     return Device.of(capability, properties.multi_processor_count)

@@ -103,6 +103,12 @@ def fits(tile: Tile, itemsize: int, device: Device) -> bool:
     return accumulators <= most and tile.shared_bytes(itemsize) <= device.shared_bytes
 
 
+def available(operands: Operands, device: Device) -> list[Tile]:
+    """The shipped tiles that fit, with the two stages that AMD's pipeliner wants."""
+    tiles = [replace(tile, num_stages=2) if device.capability == 0 else tile for tile in shipped(operands)]
+    return [tile for tile in tiles if fits(tile, operands.itemsize, device)]
+
+
 def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
     """The tile that the model below expects to finish first; the larger one where it sees no difference.
 
@@ -123,10 +129,7 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device:
         traffic = (tile.BLOCK_M + tile.BLOCK_N) / 4
         return waves * (depth * max(arithmetic, traffic) + PER_PROGRAM)
 
-    # AMD's pipeliner wants two stages.
-    tiles = [replace(tile, num_stages=2) if device.capability == 0 else tile for tile in shipped(operands)]
-    legal = [tile for tile in tiles if fits(tile, operands.itemsize, device)]
-    return min(legal, key=lambda tile: (expected(tile), -tile.BLOCK_M * tile.BLOCK_N))
+    return min(available(operands, device), key=lambda tile: (expected(tile), -tile.BLOCK_M * tile.BLOCK_N))
 
 
 # What a program costs beside its steps (indices, first loads, result), in the model's units. An estimate.
