@@ -1,7 +1,7 @@
 """Compile fprop offline, for GPUs that need not be there, and read what came out of the machine code.
 
-Run as `python -m tests.lowering sm_90 bfloat16` (or gfx942); prints one JSON object per tile. It is a program of its own because a
-process that interprets kernels can not compile them.
+Run as `python -m tests.lowering sm_90 bfloat16`, or gfx942; prints one JSON object per tile. It is a program of its own
+because a process that interprets kernels can not compile them.
 """
 
 import json
