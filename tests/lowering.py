@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 
 from tritonconv import launch, tiles
 from tritonconv.kernels.fprop import fprop_kernel
-from tritonconv.ops import geometry_of
+from tritonconv.ops import Sampling, geometry_of
 
 
 def arguments(dtype: torch.dtype, operands: tiles.Operands, tile: tiles.Tile, even: bool) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def arguments(dtype: torch.dtype, operands: tiles.Operands, tile: tiles.Tile, ev
     x = torch.empty(2, C, 8, 8, **size).contiguous(memory_format=torch.channels_last)
     weight, bias = torch.empty(F, 3, 3, C, **size), torch.empty(F, **size)
     y = torch.empty(2, F, 6, 6, **size).contiguous(memory_format=torch.channels_last)
-    geometry = geometry_of("fprop", x.shape, (F, C, 3, 3), ((6, 6), (1, 1), (0, 0), (1, 1), 1))
+    geometry = geometry_of("fprop", x.shape, (F, C, 3, 3), Sampling((6, 6), (1, 1), (0, 0), (1, 1), 1, "triton"))
     return launch.fprop_arguments(x, weight, bias, y, geometry, tile)
 
 

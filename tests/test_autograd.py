@@ -165,7 +165,7 @@ SAMPLING = ((2, 1), (1, 2), (1, 2), 2, "reference")
 def test_opcheck() -> None:
     """torch's own checks of schema, autograd registration, fake tensors and tracing."""
     x, weight, y = (torch.randn(s, dtype=torch.float64) for s in ((2, 4, 6, 5), (6, 2, 3, 2), (2, 6, 3, 6)))
-    for image in (x, x.to(memory_format=torch.channels_last)):
+    for image in (x.clone(), x.to(memory_format=torch.channels_last)):
         for t in (image, weight, y):
             t.requires_grad_()
         opcheck(OPERATORS.fprop.default, (image, weight, None, (3, 7), *SAMPLING))

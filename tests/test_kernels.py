@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests.cases import CONV, DTYPES, Case, random_case
+from tests.cases import CONV, DTYPES, Case, laid_out, random_case
 from tests.guards import guarded
 from tests.oracle import assert_close, forward
 from tritonconv import launch, tiles
-from tritonconv.ops import geometry_of
+from tritonconv.ops import Sampling, geometry_of
 
 pytestmark = pytest.mark.usefixtures("guarded_memory")
 
@@ -34,6 +34,10 @@ def convolution_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.conv.fp32_precision = before
+
+
+def plain(size: tuple[int, int]) -> Sampling:
+    return Sampling(size, stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1, implementation="triton")
 
 
 def precision(dtype: str) -> str:
@@ -99,7 +103,7 @@ def test_every_shipped_tile(dtype: str, operands: tiles.Operands, tile: tiles.Ti
     width = tile.BLOCK_M // 4 + 3
     case = Case("tile", 2, (channels, tile.BLOCK_N + 8), (2, width), (1, 2), x="channels_last", weight="channels_last")
     x, weight, bias = case.operands(DTYPES[dtype], device, integer=True)
-    geometry = geometry_of("fprop", x.shape, weight.shape, ((2, width - 1), (1, 1), (0, 0), (1, 1), 1))
+    geometry = geometry_of("fprop", x.shape, weight.shape, plain((2, width - 1)))
     y = launch.allocate(geometry.feature_shape, x, channels_last=True)
     with convolution_precision("ieee" if operands.exact else "tf32"):
         launch.launch_fprop(guarded(x), launch.filters_last(weight), bias, y, geometry, tile)
@@ -125,18 +129,67 @@ def test_padding_does_not_spread_nan(device: str) -> None:
     assert torch.equal(y.isnan(), expected)
 
 
-def test_offsets_beyond_32_bits() -> None:
-    """Elements 2^30 apart, over memory that is only touched where a pixel lies."""
-    apart = 2**30
-    storage = torch.empty(3 * apart + 64, dtype=torch.float16) if launch.interpreted() else None
-    if storage is None:
-        storage = torch.empty(3 * apart + 64, dtype=torch.float16, device="cuda")
-    x = storage.as_strided((4, 1, 3, 3), (apart, 9, 3, 1))
-    x.copy_(torch.arange(36.0).reshape(4, 1, 3, 3))
-    weight = torch.ones(1, 1, 2, 2, dtype=torch.float16, device=x.device)
-    y = tritonconv.conv2d(x, weight, implementation="triton")
-    expected = torch.nn.functional.conv2d(torch.arange(36.0).reshape(4, 1, 3, 3), torch.ones(1, 1, 2, 2))
-    assert torch.equal(y.float().cpu(), expected)
+def far_apart(shape: tuple[int, ...], axis: int, device: str) -> Tensor:
+    """Uninitialised float16 with 2^30 elements from one index of `axis` to the next, of which few pages are touched."""
+    strides = list(torch.empty(shape, device="meta").permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).stride())
+    strides[axis] = 2**30
+    storage = torch.empty((shape[axis] - 1) * 2**30 + 1024, dtype=torch.float16, device=device)
+    return storage.as_strided(shape, strides)
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_image_offsets_beyond_32_bits(axis: int, device: str) -> None:
+    case = Case("far", 4, (4, 3), (4, 4), (2, 2), padding=1)
+    near, weight, bias = case.operands(torch.float16, device, integer=True)
+    x = far_apart(case.input_shape, axis, device)
+    x.copy_(near)
+    y = tritonconv.conv2d(x, weight, bias, **case.arguments, implementation="triton")
+    assert torch.equal(y.double(), forward(case, near, weight, bias))
+
+
+@pytest.mark.parametrize(("axis", "filters"), [(0, 4), (1, 4), (2, 4), (3, 4), (0, 8), (2, 8), (3, 8)])
+def test_feature_offsets_beyond_32_bits(axis: int, filters: int, device: str) -> None:
+    """With 8 adjacent filters they are stored as a vector, with 4, or far apart, one by one."""
+    case = Case("far", 4, (4, filters), (4, 4), (1, 1))
+    x, weight, bias = case.operands(torch.float16, device, integer=True)
+    geometry = geometry_of("fprop", x.shape, weight.shape, plain((4, 4)))
+    y = far_apart(geometry.feature_shape, axis, device)
+    tile = tiles.Tile(16, 16, 16, 4, 1)
+    arguments = launch.fprop_arguments(x, weight, bias, y, geometry, tile)
+    assert arguments["ALIGN_Y"] == (8 if filters == 8 else 1)
+    assert arguments["WIDE_Y"]
+    launch.launch_fprop(x, launch.filters_last(weight), bias, y, geometry, tile)
+    assert torch.equal(y.double(), forward(case, x, weight, bias))
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("ieee", "ieee"), ("tf32", "tf32"), ("none", "ieee")])
+def test_precision_follows_the_switch(setting: str, expected: str) -> None:
+    x, y = torch.empty(1, 16, 4, 4), torch.empty(1, 16, 4, 4)
+    geometry = geometry_of("fprop", x.shape, (16, 16, 1, 1), plain((4, 4)))
+    with convolution_precision(setting):
+        arguments = launch.fprop_arguments(
+            x, torch.empty(16, 16, 1, 1), None, y, geometry, tiles.Tile(16, 16, 16, 4, 1)
+        )
+        assert arguments["PRECISION"] == expected
+        assert launch.operands(x, y, geometry).exact == (expected == "ieee")
+        assert not launch.operands(x.half(), y.half(), geometry).exact
+
+
+def test_what_is_copied() -> None:
+    """An image whose whole vectors of channels are not adjacent, and a weight in another order: nothing else."""
+    geometry = geometry_of("fprop", (1, 16, 4, 4), (16, 16, 1, 1), plain((4, 4)))
+    image = torch.randn(1, 16, 4, 4)
+    copied = launch.lay_out(image, geometry)
+    assert torch.equal(copied, image)
+    assert launch.alignment(copied, 16) == 4
+    assert launch.lay_out(copied, geometry) is copied
+    few = geometry_of("fprop", (1, 3, 4, 4), (16, 3, 1, 1), plain((4, 4)))
+    assert launch.lay_out(image[:, :3], few).data_ptr() == image.data_ptr()
+    weight = torch.randn(16, 16, 3, 3).to(memory_format=torch.channels_last)
+    assert launch.filters_last(weight).data_ptr() == weight.data_ptr()
+    shifted = laid_out(torch.randn(8, 8, 1, 1), "offset")
+    assert shifted.data_ptr() % 16
+    assert launch.filters_last(shifted).data_ptr() % 16 == 0
 
 
 def test_same_bits_every_time(device: str) -> None:

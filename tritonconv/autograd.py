@@ -16,42 +16,30 @@ from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
 from tritonconv.geometry import Operator
-from tritonconv.ops import library, operators
+from tritonconv.ops import Sampling, library, operators
 
 # The factors that each operator takes, in the order of its arguments.
 FACTORS: dict[Operator, tuple[str, str]] = {"fprop": ("x", "weight"), "dgrad": ("y", "weight"), "wgrad": ("x", "y")}
 LEAVES_OUT: dict[Operator, str] = {"fprop": "y", "dgrad": "x", "wgrad": "weight"}
 OPERATOR = {factor: operator for operator, factor in LEAVES_OUT.items()}
 
-# size, stride, pad, dilation, groups, implementation
-SAMPLING_LENGTH = 6
-
 Apply = Callable[..., Tensor]
 
 
 def contract(
-    applies: dict[Operator, Apply],
-    without: str,
-    factors: dict[str, Tensor],
-    size: Sequence[int],
-    sampling: Sequence[Any],
+    applies: dict[Operator, Apply], without: str, factors: dict[str, Tensor], sampling: Sampling, size: Sequence[int]
 ) -> Tensor:
-    """Sum the form over everything but `without`: `size` is that factor's extent, `sampling` what follows it."""
+    """Sum the form over everything but the factor `without`, whose extent is `size`."""
     operator = OPERATOR[without]
     first, second = (factors[name] for name in FACTORS[operator])
     bias = () if operator == "wgrad" else (None,)
-    return applies[operator](first, second, *bias, size, *sampling)
+    return applies[operator](first, second, *bias, *sampling._replace(size=size))
 
 
-def remember(operator: Operator, ctx: Any, inputs: tuple[Any, ...]) -> None:
-    """Keep the factors, as the user's tensors, and the sampling."""
-    first, second, *bias, size, ctx.stride, ctx.pad, ctx.dilation, ctx.groups, ctx.implementation = inputs
-    ctx.size, ctx.biases = size, len(bias)
-    ctx.save_for_backward(first, second)
-
-
-def sampling_of(ctx: Any) -> tuple[Any, ...]:
-    return ctx.stride, ctx.pad, ctx.dilation, ctx.groups, ctx.implementation
+def remember(ctx: Any, tensors: Sequence[Any], sampling: Sampling) -> None:
+    """Keep the two factors, as the user's tensors, and the sampling."""
+    ctx.sampling, ctx.has_bias_argument = sampling, len(tensors) > 2
+    ctx.save_for_backward(*tensors[:2])
 
 
 def pull_back(operator: Operator, applies: dict[Operator, Apply], ctx: Any, gradient: Tensor) -> list[Tensor | None]:
@@ -59,10 +47,10 @@ def pull_back(operator: Operator, applies: dict[Operator, Apply], ctx: Any, grad
     held = dict(zip(FACTORS[operator], ctx.saved_tensors, strict=True))
     factors = {LEAVES_OUT[operator]: gradient} | {name: factor.conj() for name, factor in held.items()}
     gradients = [
-        contract(applies, name, factors, factor.shape[2:], sampling_of(ctx)) if needed else None
+        contract(applies, name, factors, ctx.sampling, factor.shape[2:]) if needed else None
         for (name, factor), needed in zip(held.items(), ctx.needs_input_grad, strict=False)
     ]
-    if ctx.biases:
+    if ctx.has_bias_argument:
         gradients.append(gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None)
     return gradients
 
@@ -71,14 +59,14 @@ def push_forward(operator: Operator, applies: dict[Operator, Apply], ctx: Any, t
     """The tangent of the result, from those of the inputs: the product rule."""
     held = dict(zip(FACTORS[operator], ctx.saved_tensors, strict=True))
     terms = [
-        contract(applies, LEAVES_OUT[operator], held | {name: tangent}, ctx.size, sampling_of(ctx))
+        contract(applies, LEAVES_OUT[operator], held | {name: tangent}, ctx.sampling, ctx.sampling.size)
         for name, tangent in zip(held, tangents, strict=False)
         if tangent is not None
     ]
-    if ctx.biases and tangents[2] is not None:
+    if ctx.has_bias_argument and tangents[2] is not None:
         first = ctx.saved_tensors[0]
         channels = tangents[2][:, None, None]
-        terms.append(channels.expand(first.shape[0], -1, *ctx.size).clone())
+        terms.append(channels.expand(first.shape[0], -1, *ctx.sampling.size).clone())
     return reduce(torch.add, terms)
 
 
@@ -93,20 +81,21 @@ def below_autograd(operator: Operator) -> type[Function]:
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            remember(operator, ctx, inputs)
+            sampling = Sampling.of(inputs)
+            remember(ctx, inputs[: -len(sampling)], sampling)
 
         @staticmethod
         def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-            return *pull_back(operator, CALLS, ctx, gradient), *[None] * SAMPLING_LENGTH
+            return *pull_back(operator, CALLS, ctx, gradient), *[None] * len(ctx.sampling)
 
     return Differentiable
 
 
-class Sampling:
-    """The arguments from `size` on as one leaf: `torch.func` would take a tuple's numbers for so many inputs."""
+class Leaf:
+    """The sampling as one leaf: `torch.func` would take the numbers in a tuple for so many inputs."""
 
-    def __init__(self, *values: Any) -> None:
-        self.values = values
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
 
 
 def for_transforms(operator: Operator) -> Apply:
@@ -117,13 +106,13 @@ def for_transforms(operator: Operator) -> Apply:
 
         @staticmethod
         def forward(*inputs: Any) -> Tensor:
-            *tensors, sampling = inputs
-            return CALLS[operator](*tensors, *sampling.values)
+            *tensors, leaf = inputs
+            return CALLS[operator](*tensors, *leaf.sampling)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            *tensors, sampling = inputs
-            remember(operator, ctx, (*tensors, *sampling.values))
+            *tensors, leaf = inputs
+            remember(ctx, tensors, leaf.sampling)
             ctx.save_for_forward(*tensors[:2])
 
         @staticmethod
@@ -135,8 +124,8 @@ def for_transforms(operator: Operator) -> Apply:
             return push_forward(operator, TRANSFORMABLE, ctx, tangents)
 
     def apply(*inputs: Any) -> Tensor:
-        tensors, sampling = inputs[:-SAMPLING_LENGTH], inputs[-SAMPLING_LENGTH:]
-        result: Tensor = Transformable.apply(*tensors, Sampling(*sampling))
+        sampling = Sampling.of(inputs)
+        result: Tensor = Transformable.apply(*inputs[: -len(sampling)], Leaf(sampling))
         return result
 
     return apply

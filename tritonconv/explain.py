@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tritonconv.autograd import FACTORS, LEAVES_OUT
 from tritonconv.dispatch import IMPLEMENTATIONS, Problem, choose, why_not
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.ops import geometry_of
+from tritonconv.ops import Sampling, geometry_of
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,15 @@ class Explanation(list[Choice]):
             lines.append(line.rstrip())
         return "\n".join([*lines, *(f"[{number}] {reason}" for reason, number in notes.items())])
 
+    __repr__ = __str__
+
 
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     """Call `function(*args, **kwargs)`, a model or a tritonconv function, and say what ran each convolution and why.
 
-    Forward runs once, without gradients and with the model's own side effects. Backward is not run: its rows say what
-    would run for each gradient, if it were asked for.
+    Forward runs once, without gradients; whatever the model changes in doing so, such as BatchNorm's averages, it
+    changes. Backward is not run: its rows say what would run for each gradient, if it were asked for. Raises
+    NotImplementedError, with the reason, where a layer insists on Triton and can not have it.
 
     >>> import torch, tritonconv
     >>> layer = tritonconv.Conv2d(3, 8, 3, dtype=torch.float64)
@@ -59,7 +62,7 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     Conv2d  weight gradient  wgrad  reference  [1]
     [1] not triton: the kernels compute in float16, bfloat16 or float32, not in float64
     """
-    listener = _Listener(type(function).__name__ if isinstance(function, nn.Module) else function.__name__)
+    listener = _Listener(getattr(function, "__name__", type(function).__name__))
     handles = []
     for name, module in function.named_modules() if isinstance(function, nn.Module) else ():
         if name:
@@ -94,10 +97,10 @@ class _Listener(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def note(self, operator: Operator, args: Any) -> None:
-        geometry = geometry_of(operator, args[0].shape, args[1].shape, args[-6:])
+        sampling = Sampling.of(args)
+        geometry, wish = geometry_of(operator, args[0].shape, args[1].shape, sampling), sampling.implementation
         for computed in (operator, *(name for name in FACTORS if name != operator)):
             problem = Problem(computed, geometry, args[0].dtype, args[0].device)
-            wish = args[-1]
             chosen = choose(problem, wish)
             preferred = IMPLEMENTATIONS[: IMPLEMENTATIONS.index(chosen)] if wish in ("auto", "triton") else ()
             reasons = {name: why_not(name, problem) or "" for name in preferred}

@@ -1,7 +1,7 @@
 """The three operators as torch sees them: schemas, implementations, shapes, FLOPs."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,20 +14,40 @@ from tritonconv.geometry import ConvGeometry, Operator
 
 Ints = Sequence[int]
 
-# `size` is the extent in pixels or taps of the factor that the operator leaves out: (P, Q), (H, W) or (R, S).
-SAMPLING = "SymInt[2] size, SymInt[2] stride, SymInt[2] pad, SymInt[2] dilation, SymInt groups, str implementation"
+
+class Sampling(NamedTuple):
+    """What follows the tensors in every operator's arguments.
+
+    `size` is the extent of the result, the factor that is left out: (P, Q), (H, W) or (R, S), in pixels or taps. `pad`
+    is the leading padding; the trailing one follows from the sizes of both sides.
+    """
+
+    size: Ints
+    stride: Ints
+    pad: Ints
+    dilation: Ints
+    groups: int
+    implementation: str
+
+    @classmethod
+    def of(cls, arguments: Sequence[Any]) -> "Sampling":
+        """The last of an operator's arguments."""
+        return cls(*arguments[-len(cls._fields) :])
+
+
+SCHEMA = "SymInt[2] size, SymInt[2] stride, SymInt[2] pad, SymInt[2] dilation, SymInt groups, str implementation"
 
 library = torch.library.Library("tritonconv", "DEF")
-library.define(f"fprop(Tensor x, Tensor weight, Tensor? bias, {SAMPLING}) -> Tensor")
-library.define(f"dgrad(Tensor y, Tensor weight, Tensor? bias, {SAMPLING}) -> Tensor")
-library.define(f"wgrad(Tensor x, Tensor y, {SAMPLING}) -> Tensor")
+library.define(f"fprop(Tensor x, Tensor weight, Tensor? bias, {SCHEMA}) -> Tensor")
+library.define(f"dgrad(Tensor y, Tensor weight, Tensor? bias, {SCHEMA}) -> Tensor")
+library.define(f"wgrad(Tensor x, Tensor y, {SCHEMA}) -> Tensor")
 
 operators = torch.ops.tritonconv
 
 
-def geometry_of(operator: Operator, first: Ints, second: Ints, sampling: Sequence[Any]) -> ConvGeometry:
-    """The geometry of a call from the shapes of its two factors and its arguments from `size` to `groups`."""
-    size, stride, pad, dilation, groups = sampling[:5]
+def geometry_of(operator: Operator, first: Ints, second: Ints, sampling: Sampling) -> ConvGeometry:
+    """The geometry of a call, from the shapes of its two factors and its sampling."""
+    size, stride, pad, dilation, groups, _ = sampling
     match operator:
         case "fprop":
             (B, C, H, W), (F, _, R, S), (P, Q) = first, second, size
@@ -72,22 +92,22 @@ def strides_are_channels_last(tensor: Tensor) -> bool:
 
 
 def fprop(x: Tensor, weight: Tensor, bias: Tensor | None, *sampling: Any) -> Tensor:
-    return run("fprop", x, weight, bias, sampling)
+    return run("fprop", x, weight, bias, Sampling(*sampling))
 
 
 def dgrad(y: Tensor, weight: Tensor, bias: Tensor | None, *sampling: Any) -> Tensor:
-    return run("dgrad", y, weight, bias, sampling)
+    return run("dgrad", y, weight, bias, Sampling(*sampling))
 
 
 def wgrad(x: Tensor, y: Tensor, *sampling: Any) -> Tensor:
-    return run("wgrad", x, y, None, sampling)
+    return run("wgrad", x, y, None, Sampling(*sampling))
 
 
-def run(operator: Operator, first: Tensor, second: Tensor, bias: Tensor | None, sampling: Sequence[Any]) -> Tensor:
+def run(operator: Operator, first: Tensor, second: Tensor, bias: Tensor | None, sampling: Sampling) -> Tensor:
     """Choose an implementation and compute, into memory of the format that `shape_of` promised."""
     geometry = geometry_of(operator, first.shape, second.shape, sampling)
     problem = Problem(operator, geometry, first.dtype, first.device)
-    if choose_and_warn(problem, sampling[5]) == "triton":
+    if choose_and_warn(problem, sampling.implementation) == "triton":
         return launch.fprop(first, second, bias, geometry, channels_last(first, second))
     result: Tensor = getattr(reference, operator)(first, second, *sampling[:5])
     if bias is not None:
@@ -100,7 +120,7 @@ def shape_of(operator: Operator) -> Callable[..., Tensor]:
     """What torch calls to learn the result's shape, dtype and strides without computing it."""
 
     def fake(first: Tensor, second: Tensor, *arguments: Any) -> Tensor:
-        geometry = geometry_of(operator, first.shape, second.shape, arguments[-6:])
+        geometry = geometry_of(operator, first.shape, second.shape, Sampling.of(arguments))
         return launch.allocate(result_shape(operator, geometry), first, channels_last(first, second))
 
     return fake
@@ -110,7 +130,7 @@ def flops_of(operator: Operator) -> Callable[..., int]:
     """What `torch.utils.flop_counter` calls, with shapes in the place of tensors."""
 
     def flops(first: Ints, second: Ints, *arguments: Any, out_shape: Ints | None = None, **_: Any) -> int:
-        return geometry_of(operator, first, second, arguments[-6:]).flops
+        return geometry_of(operator, first, second, Sampling.of(arguments)).flops
 
     return flops
 

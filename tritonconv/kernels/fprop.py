@@ -59,17 +59,12 @@ def fprop_kernel(
     16 bytes at a time. WIDE_Y says that y is too large for 32-bit offsets, whose 64-bit kin cost registers.
     """
     C *= ALIGN_X
-    stride_xb *= ALIGN_X
-    stride_xh *= ALIGN_X
-    stride_xw *= ALIGN_X
-    if ALIGN_X > 1:
-        stride_xc = 1
     F *= ALIGN_Y
-    stride_yb *= ALIGN_Y
-    stride_yp *= ALIGN_Y
-    stride_yq *= ALIGN_Y
-    if ALIGN_Y > 1:
-        stride_yf = 1
+    # Strides in 64 bits make every offset below 64 bits wide.
+    stride_xb = stride_xb.to(tl.int64) * ALIGN_X
+    stride_xh = stride_xh.to(tl.int64) * ALIGN_X
+    stride_xw = stride_xw.to(tl.int64) * ALIGN_X
+    stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
 
     tiles_m = tl.cdiv(B * P * Q, BLOCK_M)
     tiles_n = tl.cdiv(F, BLOCK_N)
@@ -91,10 +86,10 @@ def fprop_kernel(
     bits_h = tl.where(valid_m, tap_bits(first_h, H, dilation_h, R), 0)
     bits_w = tap_bits(first_w, W, dilation_w, S)
 
-    x_rows = b * stride_xb + first_h.to(tl.int64) * stride_xh + first_w.to(tl.int64) * stride_xw
-    x_ptrs = x_ptr + g * C * stride_xc + x_rows[:, None] + (k.to(tl.int64) * stride_xc)[None, :]
-    filters = (g * F + f) * R * S * C
-    weight_ptrs = weight_ptr + filters[None, :] + k[:, None]
+    x_rows = b * stride_xb + first_h * stride_xh + first_w * stride_xw
+    x_ptrs = x_ptr + g * C * stride_xc + x_rows[:, None] + (k * stride_xc)[None, :]
+    weight_columns = (g * F + f) * R * S * C
+    weight_ptrs = weight_ptr + weight_columns[None, :] + k[:, None]
 
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     r = 0
@@ -105,7 +100,7 @@ def fprop_kernel(
         inside_h = tap_inside(first_h, bits_h, H, dilation_h, r, TAP_BITS)
         inside_w = tap_inside(first_w, bits_w, W, dilation_w, s, TAP_BITS)
         valid_c = k < C - c
-        tap = (r * dilation_h).to(tl.int64) * stride_xh + (s * dilation_w).to(tl.int64) * stride_xw
+        tap = (r * dilation_h) * stride_xh + (s * dilation_w) * stride_xw
         x = tl.load(
             x_ptrs + (tap + c * stride_xc),
             mask=(inside_h & inside_w & valid_m)[:, None] & valid_c[None, :],
@@ -128,17 +123,20 @@ def fprop_kernel(
         accumulator += bias.to(tl.float32)[None, :]
     y = accumulator.to(y_ptr.dtype.element_ty)
     if ALIGN_Y > 1:
-        y_rows = b * stride_yb + p * stride_yp + q * stride_yq
-        y_columns = (g * F + f) * stride_yf
-        tl.store(y_ptr + (y_rows[:, None] + y_columns[None, :]), y, mask=valid_m[:, None] & valid_f[None, :])
+        y_rows = (
+            b * (stride_yb * ALIGN_Y) + p.to(tl.int64) * (stride_yp * ALIGN_Y) + q.to(tl.int64) * (stride_yq * ALIGN_Y)
+        )
+        y_ptrs = y_ptr + (y_rows[:, None] + (g * F + f)[None, :])
+        tl.store(y_ptrs, y, mask=valid_m[:, None] & valid_f[None, :])
     else:
-        first_f = g * F + tile_n * BLOCK_N
-        end_f = g * F + F
-        if not WIDE_Y:
-            b = b.to(tl.int32)
-            first_f = first_f.to(tl.int32)
-            end_f = end_f.to(tl.int32)
-        y_rows = b * stride_yb + p * stride_yp + q * stride_yq
+        if WIDE_Y:
+            stride_yb = stride_yb.to(tl.int64)
+            stride_yf = stride_yf.to(tl.int64)
+            stride_yp = stride_yp.to(tl.int64)
+            stride_yq = stride_yq.to(tl.int64)
+        y_rows = b.to(tl.int32) * stride_yb + p * stride_yp + q * stride_yq
+        first_f = (g * F).to(tl.int32) + tile_n * BLOCK_N
+        end_f = (g * F).to(tl.int32) + F
         # Addresses one element apart take a register each: half of them at a time is what fits.
         first, second = tl.split(tl.reshape(y, (BLOCK_M, 2, BLOCK_N // 2)).permute(0, 2, 1))
         store_transposed(y_ptr, first, y_rows, valid_m, first_f, end_f, stride_yf)
