@@ -12,23 +12,24 @@ test: .venv/installed
 test-all: .venv/installed
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-# The kernels under the oldest Triton that is supported, in an environment of its own.
+# The kernels under the oldest torch and Triton that are supported, in an environment of their own.
 test-oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -n 2 -m "not slow" tests/test_kernels.py tests/test_lowering.py $(ARGS)
+	.venv-oldest/bin/python -m pytest -n 2 tests/test_kernels.py tests/test_lowering.py $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	touch $@
+.venv/installed: EXTRA := dev
+.venv/installed: CONSTRAINTS := constraints.txt
+.venv-oldest/installed: EXTRA := test
+.venv-oldest/installed: CONSTRAINTS := constraints-oldest.txt
 
-.venv-oldest/installed: pyproject.toml constraints-oldest.txt
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable ".[test]"
+.venv/installed .venv-oldest/installed: pyproject.toml constraints.txt constraints-oldest.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tritonconv needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[$(EXTRA)]"
 	touch $@
 
 clean:

@@ -3,6 +3,10 @@
     python examples/mnist.py
     python examples/mnist.py --implementation torch --dtype bfloat16 --picture digits.png
 
+Where nothing is installed but torch, einops and scikit-learn, this runs in a checkout:
+
+    PYTHONPATH=. python examples/mnist.py --data digits
+
 Afterwards it says which implementation ran each layer and why, and how far each implementation is from float64.
 """
 
@@ -26,8 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def main() -> None:
     arguments = parse(sys.argv[1:])
-    # Layers this small gain little from more threads, and where cores are shared, threads that wait for one another
-    # cost many times what they gain.
+    # Layers this small gain little from more threads, and where cores are shared, threads wait for one another.
     torch.set_num_threads(1)
     implementation, device, dtype = arguments.implementation, arguments.device, DTYPES[arguments.dtype]
     try:
@@ -35,7 +38,7 @@ def main() -> None:
         if arguments.picture:
             import picture
     except ModuleNotFoundError as missing:
-        sys.exit(f'error: {missing}; pip install "tritonconv[examples]"')
+        sys.exit(f'error: {missing}; pip install ".[examples]"')
     train, test = train.to(device, wide(dtype)), test.to(device, wide(dtype))
     torch.manual_seed(arguments.seed)
     network = build(implementation, train.pixels.shape[-1], device, dtype)

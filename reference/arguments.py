@@ -1,18 +1,21 @@
 """What torch's convolutions accept, and what they say of the rest.
 
-Ints, pairs and padding strings become pairs, an image without a batch gets one, and every call that torch refuses is
-refused here in its words. This is the one place that does so, for the reference and for the fused layers.
+Ints, pairs and padding strings become pairs, an image without a batch gets one, dtypes follow autocast, and every call
+that torch refuses is refused here in its words. This is the one place that does so, for both implementations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import wraps
 from operator import index
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Pair = tuple[int, int]
 Ints = int | Sequence[int]
+Form = Callable[..., Tensor]
 
 
 class Call(NamedTuple):
@@ -44,7 +47,7 @@ def conv2d(
     strides = pair("stride", stride)
     dilations = pair("dilation", dilation)
     groups = integer("groups", groups)
-    total: tuple[int, int]
+    total: Pair
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
             raise RuntimeError(f"Invalid padding string: '{padding}'")
@@ -141,7 +144,7 @@ def integer(name: str, value: int) -> int:
     return index(value)
 
 
-def pair(name: str, value: Ints) -> tuple[int, int]:
+def pair(name: str, value: Ints) -> Pair:
     """`value` for both axes: an int, or a sequence of one or two."""
     if not isinstance(value, Sequence):
         both = integer(name, value)
@@ -209,11 +212,9 @@ def check_bias(bias: Tensor | None, weight: Tensor, channels: int, given: str) -
 
 
 def check_not_empty(input: Tensor) -> None:
-    """An empty batch, or no channels, is a legal input; an image without pixels is not."""
-    if min(input.shape[2:]) == 0 and min(input.shape[:2]) != 0:
-        raise RuntimeError(
-            f"Only zero batch or zero channel inputs are supported, but got input shape: {list(input.shape)}"
-        )
+    """An empty batch is a legal input; an image without pixels or channels is not."""
+    if input.shape[0] != 0 and min(input.shape[1:]) == 0:
+        raise RuntimeError(f"Only zero batch inputs are supported, but got input shape: {list(input.shape)}")
 
 
 def check_same(name: str, input: Tensor, other: Tensor | None) -> None:
@@ -249,3 +250,32 @@ def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor
         weight.to(autocast_dtype(weight)),
         None if bias is None else bias.to(autocast_dtype(bias)),
     )
+
+
+def padded(layer: nn.Conv2d, input: Tensor) -> tuple[Tensor, str | tuple[int, ...]]:
+    """The input of a Conv2d padded as its `padding_mode` says, and the padding that is left for the convolution."""
+    if layer.padding_mode == "zeros":
+        return input, layer.padding
+    return nn.functional.pad(input, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), (0, 0)
+
+
+def output_padding(layer: nn.ConvTranspose2d, input: Tensor, output_size: list[int] | None) -> list[int]:
+    """The output padding of a ConvTranspose2d, or that which makes its result `output_size`; else ValueError."""
+    stride, padding, kernel, dilation = (
+        [int(n) for n in sizes] for sizes in (layer.stride, layer.padding, layer.kernel_size, layer.dilation)
+    )
+    return layer._output_padding(input, output_size, stride, padding, kernel, 2, dilation)
+
+
+def rounded_once(form: Form) -> Form:
+    """Multiply and add 16-bit factors in float32, also under autocast, and round the result once."""
+
+    @wraps(form)
+    def wide(first: Tensor, second: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        dtype, device = first.dtype, first.device.type
+        if dtype in (torch.float16, torch.bfloat16):
+            first, second = first.float(), second.float()
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            return form(first, second, *args, **kwargs).to(dtype)
+
+    return wide

@@ -10,26 +10,20 @@ spread back over the image. Leave the weight out and it is `wgrad`, the image co
 fprop plus a bias, `conv_transpose2d` is dgrad plus a bias, and each one's gradients are the other two.
 
 The letters: batch b; channels c of an image of h by w pixels; f filters, hence f feature maps of p by q positions;
-filter taps r by s; groups g. To give every location weights of its own, let the filters in `fprop` carry p and q too.
+filter taps r by s; groups g. In the three primitives `size` is always that of the result, and a `Pair` holds a number
+for the rows and one for the columns. What the positions reach beyond the image is zero, so only the leading `pad` is an
+argument: the trailing one follows from the sizes. To give every location weights of its own, let the filters in `fprop`
+carry p and q too.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import wraps
-from typing import Any
-
-import torch
 from einops import einsum, rearrange
 from torch import Tensor
-from torch.amp import is_autocast_available
 from torch.nn.functional import fold as torch_fold
 from torch.nn.functional import pad as torch_pad
 from torch.nn.functional import unfold as torch_unfold
 
 from reference import arguments
-from reference.arguments import Ints, Pair
-
-Form = Callable[..., Tensor]
+from reference.arguments import Ints, Pair, rounded_once
 
 
 def conv2d(
@@ -41,7 +35,7 @@ def conv2d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Slide the filters over the image: unfold -> multiply-sum -> bias.
+    """Slide the filters over the image: unfold -> multiply-sum (both in `fprop`) -> bias.
 
     input (B, C, H, W) or (C, H, W), weight (F, C/groups, R, S), bias (F,) -> (B, F, P, Q) or (F, P, Q). Sizes are in
     pixels. Any dtype that `torch.nn.functional.unfold` takes. Arguments and errors are those of
@@ -73,7 +67,7 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Tensor:
-    """Stamp the filters onto the image, scaled by the features, and add where stamps overlap: multiply -> fold -> bias.
+    """Stamp the filters onto the image, scaled by the features: multiply -> fold (both in `dgrad`) -> bias.
 
     input (B, F, P, Q) or (F, P, Q), weight (F, C/groups, R, S), bias (C,) -> (B, C, H, W) or (C, H, W). Sizes are in
     pixels. Any dtype that `torch.nn.functional.fold` takes. Arguments and errors are those of
@@ -96,23 +90,12 @@ def conv_transpose2d(
     return x if input.ndim == 4 else x[0]
 
 
-def rounded_once(form: Form) -> Form:
-    """Multiply and add 16-bit factors in float32, also under autocast, and round the result once."""
-
-    @wraps(form)
-    def wide(first: Tensor, second: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        dtype, device = first.dtype, first.device.type
-        if dtype in (torch.float16, torch.bfloat16):
-            first, second = first.float(), second.float()
-        with torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext():
-            return form(first, second, *args, **kwargs).to(dtype)
-
-    return wide
-
-
 @rounded_once
 def fprop(x: Tensor, weight: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int) -> Tensor:
-    """The features (B, F, *size) of an image (B, C, H, W): the sum that leaves y out. `pad` is the leading padding."""
+    """y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s].
+
+    x (B, C, H, W), weight (F, C/groups, R, S) -> (B, F, *size).
+    """
     filters = rearrange(weight, "(g f) c r s -> g f c r s", g=groups)
     R, S = weight.shape[2:]
     patches = unfold(x, (R, S), size, stride, pad, dilation, groups)
@@ -122,7 +105,10 @@ def fprop(x: Tensor, weight: Tensor, size: Pair, stride: Pair, pad: Pair, dilati
 
 @rounded_once
 def dgrad(y: Tensor, weight: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int) -> Tensor:
-    """The image (B, C, *size) under features (B, F, P, Q): the sum that leaves x out. `pad` is the leading padding."""
+    """x[b,c,h,w] = sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q].
+
+    y (B, F, P, Q), weight (F, C/groups, R, S) -> (B, C, *size).
+    """
     filters = rearrange(weight, "(g f) c r s -> g f c r s", g=groups)
     features = rearrange(y, "b (g f) p q -> b g f p q", g=groups)
     patches = einsum(features, filters, "b g f p q, g f c r s -> b g c r s p q")
@@ -131,7 +117,10 @@ def dgrad(y: Tensor, weight: Tensor, size: Pair, stride: Pair, pad: Pair, dilati
 
 @rounded_once
 def wgrad(x: Tensor, y: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int) -> Tensor:
-    """The weight (F, C/groups, *size) tying x to y: the sum that leaves weight out. `pad` is the leading padding."""
+    """weight[f,c,r,s] = sum over b,p,q of x[b,c,h,w] * y[b,f,p,q].
+
+    x (B, C, H, W), y (B, F, P, Q) -> (F, C/groups, *size).
+    """
     features = rearrange(y, "b (g f) p q -> b g f p q", g=groups)
     P, Q = y.shape[2:]
     patches = unfold(x, size, (P, Q), stride, pad, dilation, groups)

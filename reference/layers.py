@@ -5,6 +5,7 @@ Constructor, initialisation, attributes, `repr` and `state_dict` are torch's, by
 
 from torch import Tensor, nn
 
+from reference.arguments import output_padding, padded
 from reference.functional import conv2d, conv_transpose2d
 
 
@@ -12,10 +13,7 @@ class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d`, computed by `reference.conv2d`."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding: str | tuple[int, ...] = self.padding
-        if self.padding_mode != "zeros":
-            input = nn.functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = (0, 0)
+        input, padding = padded(self, input)
         return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
@@ -24,22 +22,13 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As `torch.nn.ConvTranspose2d`: `output_size`, of 2 or all entries in pixels, overrides `output_padding`."""
-        output_padding = self._output_padding(
-            input,
-            output_size,
-            self.stride,  # type: ignore[arg-type]  # torch's annotations say list, its modules hold tuples
-            self.padding,  # type: ignore[arg-type]
-            self.kernel_size,  # type: ignore[arg-type]
-            2,
-            self.dilation,  # type: ignore[arg-type]
-        )
         return conv_transpose2d(
             input,
             self.weight,
             self.bias,
             self.stride,
             self.padding,  # type: ignore[arg-type]
-            output_padding,
+            output_padding(self, input, output_size),
             self.groups,
             self.dilation,
         )

@@ -13,7 +13,7 @@ LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "o
 
 @dataclass(frozen=True)
 class Case:
-    """One call of conv2d or conv_transpose2d. in and out count channels, size and kernel are in pixels."""
+    """One call of conv2d or conv_transpose2d. `channels` are those of input and result."""
 
     name: str
     batch: int | None = 2
@@ -29,6 +29,7 @@ class Case:
     transposed: bool = False
     x: str = "contiguous"
     weight: str = "contiguous"
+    bias_layout: str = "contiguous"
 
     def __str__(self) -> str:
         return self.name
@@ -60,11 +61,12 @@ class Case:
             return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
         input, weight = laid_out(draw(self.input_shape), self.x), laid_out(draw(self.weight_shape), self.weight)
-        return input, weight, draw((self.channels[1],)) if self.bias else None
+        bias = laid_out(draw((1, 1, self.channels[1])), self.bias_layout)[0, 0] if self.bias else None
+        return input, weight, bias
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
-    """A tensor of the same shape in `layout`, and of the same values but for expanded, which repeats one channel."""
+    """A tensor of the same shape in `layout`, with the same values but where one channel or column is repeated."""
     match layout:
         case "contiguous":
             return tensor
@@ -78,6 +80,8 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
             return tensor.mT.contiguous().mT
         case "expanded":
             return tensor[..., :1, :, :].expand(tensor.shape)
+        case "repeated":
+            return tensor[..., :1].expand(tensor.shape)
         case "offset":
             line = tensor.new_full((tensor.numel() + 1,), float("nan"))
             line[1:] = tensor.flatten()
@@ -108,7 +112,12 @@ CONV = [
     Case("one_channel", channels=(1, 3)),
     Case("one_filter", channels=(5, 1)),
     Case("many_channels", channels=(40, 36), size=(4, 4)),
-    Case("long_kernel", kernel=(1, 34), size=(2, 36), channels=(2, 3)),
+    Case("kernel_as_wide_as_the_bits", kernel=(1, 32), size=(2, 20), channels=(2, 3), padding=(0, 9)),
+    Case("kernel_wider_than_the_bits", kernel=(1, 34), size=(2, 20), channels=(2, 3), padding=(0, 9)),
+    Case("kernel_taller_than_the_bits", kernel=(35, 1), size=(20, 2), channels=(2, 3), padding=(10, 0)),
+    Case("strided_bias", bias_layout="sliced"),
+    Case("expanded_bias", bias_layout="repeated"),
+    Case("offset_bias", bias_layout="offset", channels=(8, 8), x="channels_last"),
     Case("pixel", size=(1, 1), kernel=(1, 1)),
     Case("aligned", channels=(16, 24), x="channels_last", weight="channels_last"),
     Case("aligned_grouped", channels=(32, 16), groups=2, x="channels_last", padding=1),

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from torch import Tensor
 
+import tritonconv
 from tests import guards
 from tritonconv import launch
 
@@ -22,6 +23,13 @@ torch.set_num_threads(1)  # problems are tiny, and workers share the cores
 def device() -> str:
     """Where the kernels run: the GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def on_reference() -> Iterator[None]:
+    """For what happens above the kernels, and does not depend on them."""
+    with tritonconv.using("reference"):
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tests.cases import Case
 # RMS and maximum of the relative error. The floors are what a correct kernel shows: one rounding at the end for the
 # 16-bit types, accumulation in float32 before it; they hardly move with the length of the reduction. A tolerance is
 # about twice its floor. RMS alone would not see one wrong border pixel in bfloat16, the maximum does.
-#                  floor RMS, max           tolerance
+#              allowed RMS, max   floor RMS, max
 TOLERANCES = {
     "float64": (1e-14, 1e-13),
     "float32": (5e-7, 3e-6),  # 2.4e-7, 1.5e-6

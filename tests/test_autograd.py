@@ -1,6 +1,6 @@
 """The wiring: every way of differentiating, mapping, compiling and exporting gives what torch.nn gives."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,20 +11,16 @@ from torch.library import opcheck
 from torch.utils._pytree import tree_leaves
 
 import tritonconv
-from tests.cases import CONV, Case, laid_out
+from tests.cases import CONV, TRANSPOSED, Case, laid_out
 from tests.oracle import assert_close, hostile
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler stack
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch's own compiler stack
+    pytest.mark.usefixtures("on_reference"),
+]
 
 Function = Callable[..., Tensor]
 OPERATORS = torch.ops.tritonconv
-
-
-@pytest.fixture(autouse=True)
-def on_reference() -> Iterator[None]:
-    """float64, and above the kernels: what is tested here does not depend on them."""
-    with tritonconv.using("reference"):
-        yield
 
 
 @pytest.fixture(params=[False, True], ids=["conv2d", "conv_transpose2d"])
@@ -157,6 +153,33 @@ def test_any_layout_of_the_incoming_gradient(problem: Any, layout: str) -> None:
         return torch.autograd.grad(y, operands, hostile(y.shape, y.dtype, layout))
 
     assert_same(gradients(ours), gradients(theirs))
+
+
+@pytest.mark.parametrize("case", CONV + TRANSPOSED, ids=lambda case: f"{'transposed_' * case.transposed}{case}")
+def test_all_gradients_of_every_case(case: Case) -> None:
+    name = "conv_transpose2d" if case.transposed else "conv2d"
+    operands = [t.detach().requires_grad_() for t in case.operands(torch.float64) if t is not None]
+    results = []
+    for module in (tritonconv, torch.nn.functional):
+        y = getattr(module, name)(*operands, **case.arguments)
+        results.append((y, *torch.autograd.grad(y.square().sum(), operands)))
+    for a, e in zip(*results, strict=True):
+        assert_close(a, e, "float64")
+
+
+@pytest.mark.filterwarnings("ignore:tritonconv.*runs as reference:UserWarning")  # on a GPU
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("implementation", ["reference", "triton"])
+def test_results_can_be_modified_in_place(implementation: str, batched: bool, device: str) -> None:
+    """As `nn.ReLU(inplace=True)` does after every convolution."""
+    weight = torch.randn(4, 4, 3, 3, requires_grad=True, device=device)
+    image = torch.randn((2, 4, 5, 5) if batched else (4, 5, 5), device=device)
+    for name in ("conv2d", "conv_transpose2d"):
+        gradients = []
+        for module, arguments in ((tritonconv, {"implementation": implementation}), (torch.nn.functional, {})):
+            y = getattr(module, name)(image, weight, **arguments)
+            gradients.append(torch.autograd.grad(y.relu_().square().sum(), weight)[0])
+        assert_close(gradients[0], gradients[1].double(), "float32" if device == "cpu" else "tf32")
 
 
 SAMPLING = ((2, 1), (1, 2), (1, 2), 2, "reference")

@@ -61,26 +61,26 @@ def test_order_and_wishes() -> None:
 
 
 def test_precedence() -> None:
-    assert dispatch.wish(None) == "auto"
+    assert dispatch.requested(None) == "auto"
     with tritonconv.using("reference"):
-        assert dispatch.wish(None) == "reference"
-        assert dispatch.wish("triton") == "triton"
+        assert dispatch.requested(None) == "reference"
+        assert dispatch.requested("triton") == "triton"
         with tritonconv.using("triton"):
-            assert dispatch.wish(None) == "triton"
-        assert dispatch.wish(None) == "reference"
-    assert dispatch.wish(None) == "auto"
+            assert dispatch.requested(None) == "triton"
+        assert dispatch.requested(None) == "reference"
+    assert dispatch.requested(None) == "auto"
 
 
 def test_using_ends_with_its_thread_and_with_an_error() -> None:
     seen = []
     with tritonconv.using("reference"):
-        thread = threading.Thread(target=lambda: seen.append(dispatch.wish(None)))
+        thread = threading.Thread(target=lambda: seen.append(dispatch.requested(None)))
         thread.start()
         thread.join()
     assert seen == ["auto"]
     with pytest.raises(ZeroDivisionError), tritonconv.using("reference"):
         raise ZeroDivisionError
-    assert dispatch.wish(None) == "auto"
+    assert dispatch.requested(None) == "auto"
 
 
 def test_unknown_implementation() -> None:

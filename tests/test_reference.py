@@ -105,6 +105,15 @@ def test_the_three_primitives_are_one_form() -> None:
     assert_close((reference.wgrad(x, y, (3, 2), **PRIMITIVE) * weight).sum(), form, "float64")
 
 
+def test_fewer_positions_than_fit() -> None:
+    """`size` decides, not what the image has room for: the primitives answer for every size that is asked of them."""
+    x, weight = torch.randn(2, 4, 7, 9, dtype=torch.float64), torch.randn(6, 2, 3, 2, dtype=torch.float64)
+    whole = reference.fprop(x, weight, (4, 11), **PRIMITIVE)
+    y = reference.fprop(x, weight, (2, 5), **PRIMITIVE)
+    assert_close(y, whole[:, :, :2, :5], "float64")
+    assert reference.wgrad(x, y, (3, 2), **PRIMITIVE).shape == weight.shape
+
+
 def test_the_form_itself() -> None:
     """fprop against the sum written out, index by index."""
     x, weight = torch.randn(1, 2, 4, 3, dtype=torch.float64), torch.randn(4, 1, 2, 2, dtype=torch.float64)

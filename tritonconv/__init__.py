@@ -1,9 +1,9 @@
-"""torch.nn's Conv2d and ConvTranspose2d in fused Triton kernels.
+"""torch.nn's Conv2d and ConvTranspose2d, on Triton kernels where there are any.
 
 One trilinear form, three operators (fprop, dgrad, wgrad), two layers.
 """
 
-from tritonconv import batching as _batching  # registers the operators' vmap rules  # noqa: F401
+from tritonconv import batching as _batching  # noqa: F401 - registers the vmap rules
 from tritonconv.dispatch import FallbackWarning, using
 from tritonconv.explain import explain
 from tritonconv.functional import conv2d, conv_transpose2d

@@ -34,7 +34,8 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
         *sizes, groups, implementation = sampling
         activations = in_front(first, in_dims[0], V)
         if in_dims[1] is None:
-            result = CALLS[operator](activations.flatten(0, 1), weight, None, *sampling).unflatten(0, (V, -1))
+            joined = CALLS[operator](activations.flatten(0, 1), weight, None, *sampling)
+            result = joined.unflatten(0, activations.shape[:2])
         else:
             weights = in_front(weight, in_dims[1], V).flatten(0, 1)
             joined = CALLS[operator](into_channels(activations), weights, None, *sizes, groups * V, implementation)

@@ -99,7 +99,9 @@ def choose_and_warn(problem: Problem, wish: str) -> str:
 
 @cache
 def _warn_once(message: str) -> None:
-    warnings.warn(f"tritonconv: {message}", FallbackWarning, stacklevel=2)
+    warnings.warn(
+        f"tritonconv: {message} (tritonconv.explain(model, input) lists every layer)", FallbackWarning, stacklevel=2
+    )
 
 
 @cache
@@ -111,7 +113,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def check(implementation: str) -> str:
+def known(implementation: str) -> str:
     """`implementation`, if there is one of that name; else ValueError."""
     if implementation not in ("auto", *IMPLEMENTATIONS):
         names = ", ".join(repr(name) for name in ("auto", *IMPLEMENTATIONS))
@@ -120,19 +122,19 @@ def check(implementation: str) -> str:
 
 
 # Read once, so that a running cluster can be switched by restarting with another environment.
-_FROM_ENVIRONMENT = check(os.environ.get("TRITONCONV_IMPLEMENTATION", "auto"))
+_FROM_ENVIRONMENT = known(os.environ.get("TRITONCONV_IMPLEMENTATION", "auto"))
 
 
-class _Wish(threading.local):
+class _Default(threading.local):
     implementation = _FROM_ENVIRONMENT
 
 
-_wish = _Wish()
+_default = _Default()
 
 
-def wish(implementation: str | None) -> str:
+def requested(implementation: str | None) -> str:
     """What the caller asks for: the argument, else the innermost `using`, else the environment, else "auto"."""
-    return _wish.implementation if implementation is None else check(implementation)
+    return _default.implementation if implementation is None else known(implementation)
 
 
 @contextmanager
@@ -145,9 +147,9 @@ def using(implementation: str) -> Iterator[None]:
     >>> y.shape
     torch.Size([1, 4, 6, 6])
     """
-    before = _wish.implementation
-    _wish.implementation = check(implementation)
+    before = _default.implementation
+    _default.implementation = known(implementation)
     try:
         yield
     finally:
-        _wish.implementation = before
+        _default.implementation = before

@@ -1,4 +1,7 @@
-"""`torch.nn.functional.conv2d` and `conv_transpose2d`, fused. Strings, ints, missing batches and autocast end here."""
+"""`torch.nn.functional.conv2d` and `conv_transpose2d` on the operators.
+
+Strings, ints, missing batches and autocast end here.
+"""
 
 from torch import Tensor
 
@@ -31,7 +34,7 @@ def conv2d(
     tensor([[[19., 25.],
              [37., 43.]]])
     """
-    wish = dispatch.wish(implementation)
+    wish = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups)
     y = call("fprop", *checked, groups, wish)
     return y if input.ndim == 4 else y[0]
@@ -55,7 +58,7 @@ def conv_transpose2d(
     `implementation` is "triton", "reference" or "auto" and goes before `tritonconv.using`; NotImplementedError says
     why Triton can not run. The formula is in the documentation of `torch.nn.ConvTranspose2d`.
     """
-    wish = dispatch.wish(implementation)
+    wish = dispatch.requested(implementation)
     checked = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
     x = call("dgrad", *checked, groups, wish)
     return x if input.ndim == 4 else x[0]

@@ -28,13 +28,14 @@ def fprop(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry
     y = allocate(geometry.feature_shape, x, channels_last)
     if y.numel() > 0:
         x, weight = lay_out(x, geometry), filters_last(weight)
+        bias = None if bias is None else bias.contiguous()
         tile = pick(geometry, "fprop", operands(x, y, geometry), device_of(x.device))
         launch_fprop(x, weight, bias, y, geometry, tile)
     return y
 
 
 def launch_fprop(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, geometry: ConvGeometry, tile: Tile) -> None:
-    """Run `fprop_kernel` into y: x and y with any strides, weight as `filters_last` lays it."""
+    """Run `fprop_kernel` into y: x and y with any strides, weight as `filters_last` lays it, bias contiguous."""
     from tritonconv.kernels.fprop import fprop_kernel
 
     gemm = geometry.gemm("fprop")
@@ -87,7 +88,7 @@ def fprop_arguments(
         ALIGN_Y=align_y,
         WIDE_Y=sum((n - 1) * stride for n, stride in zip(y.shape, y.stride(), strict=True)) >= 2**31,
         TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
-        PRECISION="tf32" if tf32_allowed() else "ieee",
+        PRECISION="tf32" if x.dtype == torch.float32 and tf32_allowed() else "ieee",
         DOT_DTYPE=dot_dtype,
         BLOCK_M=tile.BLOCK_M,
         BLOCK_N=tile.BLOCK_N,

@@ -1,4 +1,4 @@
-"""`torch.nn.Conv2d` and `torch.nn.ConvTranspose2d`, fused.
+"""`torch.nn.Conv2d` and `torch.nn.ConvTranspose2d` on the operators fprop, dgrad and wgrad.
 
 Constructor, initialisation, attributes, `repr` and `state_dict` are torch's, by inheritance. `implementation` is a
 class attribute, so that layers that were pickled, or turned from torch's into these, have it too.
@@ -6,11 +6,12 @@ class attribute, so that layers that were pickled, or turned from torch's into t
 
 from torch import Tensor, nn
 
+from reference.arguments import output_padding, padded
 from tritonconv.functional import conv2d, conv_transpose2d
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` in one fused kernel.
+    """`torch.nn.Conv2d` on the operators fprop, dgrad and wgrad.
 
     Set `layer.implementation` to "triton" or "reference" to choose for this layer; None leaves it to
     `tritonconv.using` and the dispatcher.
@@ -19,17 +20,14 @@ class Conv2d(nn.Conv2d):
     implementation: str | None = None
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding: str | tuple[int, ...] = self.padding
-        if self.padding_mode != "zeros":
-            input = nn.functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = (0, 0)
+        input, padding = padded(self, input)
         return conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.groups, implementation=self.implementation
         )
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """`torch.nn.ConvTranspose2d` on the same operators.
+    """`torch.nn.ConvTranspose2d` on the operators dgrad, fprop and wgrad.
 
     Set `layer.implementation` to "triton" or "reference" to choose for this layer; None leaves it to
     `tritonconv.using` and the dispatcher.
@@ -39,22 +37,13 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """As `torch.nn.ConvTranspose2d`: `output_size`, of 2 or all entries in pixels, overrides `output_padding`."""
-        output_padding = self._output_padding(
-            input,
-            output_size,
-            self.stride,  # type: ignore[arg-type]  # torch's annotations say list, its modules hold tuples
-            self.padding,  # type: ignore[arg-type]
-            self.kernel_size,  # type: ignore[arg-type]
-            2,
-            self.dilation,  # type: ignore[arg-type]
-        )
         return conv_transpose2d(
             input,
             self.weight,
             self.bias,
             self.stride,
             self.padding,  # type: ignore[arg-type]
-            output_padding,
+            output_padding(self, input, output_size),
             self.groups,
             self.dilation,
             implementation=self.implementation,

@@ -112,8 +112,8 @@ def run(operator: Operator, first: Tensor, second: Tensor, bias: Tensor | None, 
     result: Tensor = getattr(reference, operator)(first, second, *sampling[:5])
     if bias is not None:
         result = result + bias[:, None, None]
-    memory_format = torch.channels_last if channels_last(first, second) else torch.contiguous_format
-    return result.contiguous(memory_format=memory_format)
+    # A copy, because autograd must not see a view, nor the user's tensor keep a larger one alive.
+    return launch.allocate(result.shape, result, channels_last(first, second)).copy_(result)
 
 
 def shape_of(operator: Operator) -> Callable[..., Tensor]:

@@ -122,19 +122,17 @@ def fprop_kernel(
         bias = tl.load(bias_ptr + g * F + f, mask=valid_f, other=0.0)
         accumulator += bias.to(tl.float32)[None, :]
     y = accumulator.to(y_ptr.dtype.element_ty)
+    if ALIGN_Y == 1 and WIDE_Y:
+        stride_yf = stride_yf.to(tl.int64)
+    if ALIGN_Y > 1 or WIDE_Y:
+        stride_yb = stride_yb.to(tl.int64) * ALIGN_Y
+        stride_yp = stride_yp.to(tl.int64) * ALIGN_Y
+        stride_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    y_rows = b.to(tl.int32) * stride_yb + p * stride_yp + q * stride_yq
     if ALIGN_Y > 1:
-        y_rows = (
-            b * (stride_yb * ALIGN_Y) + p.to(tl.int64) * (stride_yp * ALIGN_Y) + q.to(tl.int64) * (stride_yq * ALIGN_Y)
-        )
         y_ptrs = y_ptr + (y_rows[:, None] + (g * F + f)[None, :])
         tl.store(y_ptrs, y, mask=valid_m[:, None] & valid_f[None, :])
     else:
-        if WIDE_Y:
-            stride_yb = stride_yb.to(tl.int64)
-            stride_yf = stride_yf.to(tl.int64)
-            stride_yp = stride_yp.to(tl.int64)
-            stride_yq = stride_yq.to(tl.int64)
-        y_rows = b.to(tl.int32) * stride_yb + p * stride_yp + q * stride_yq
         first_f = (g * F).to(tl.int32) + tile_n * BLOCK_N
         end_f = (g * F).to(tl.int32) + F
         # Addresses one element apart take a register each: half of them at a time is what fits.
