@@ -111,8 +111,8 @@ CONV = [
     Case("depthwise_multiplier", channels=(4, 8), groups=4),
     Case("one_channel", channels=(1, 3)),
     Case("one_filter", channels=(5, 1)),
-    Case("many_channels", channels=(40, 36), size=(4, 4)),
-    Case("kernel_as_wide_as_the_bits", kernel=(1, 32), size=(2, 20), channels=(2, 3), padding=(0, 9)),
+    Case("many_channels", channels=(70, 36), size=(4, 4)),
+    Case("kernel_as_wide_as_the_bits", kernel=(1, 32), size=(2, 20), channels=(2, 3), padding=(0, 13)),
     Case("kernel_wider_than_the_bits", kernel=(1, 34), size=(2, 20), channels=(2, 3), padding=(0, 9)),
     Case("kernel_taller_than_the_bits", kernel=(35, 1), size=(20, 2), channels=(2, 3), padding=(10, 0)),
     Case("strided_bias", bias_layout="sliced"),
@@ -156,7 +156,7 @@ def random_case(seed: int, transposed: bool = False) -> Case:
     channels = (groups * rng.choice([1, 2, 3, 4, 8, 13]), groups * rng.choice([1, 2, 3, 5, 8, 16]))
     case = Case(
         f"random_{'transposed_' * transposed}{seed}",
-        batch=rng.choice([None, 0, 1, 2, 3]),
+        batch=rng.choice([None, 0, 1, 1, 1, 2, 2, 2, 3, 3]),
         channels=channels,
         size=two(1, 2, 3, 5, 6, 7),
         kernel=two(1, 1, 2, 3, 3, 4),
