@@ -72,7 +72,7 @@ _NARROW = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 4, 4), (64, 32
 # Without tensor cores the operands pass through registers, and without alignment their addresses do too: larger
 # tiles than these spill.
 _EXACT = [(128, 64, 64, 8, 3), (64, 64, 64, 8, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
-_UNALIGNED = [(64, 64, 64, 8, 2), (64, 32, 64, 8, 2), (64, 16, 64, 4, 2)]
+_UNALIGNED = [(64, 64, 64, 8, 2), (64, 32, 64, 8, 2), (64, 16, 64, 8, 2)]
 
 
 def shipped(operands: Operands) -> list[Tile]:
