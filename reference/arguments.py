@@ -28,6 +28,7 @@ class Call(NamedTuple):
     stride: Pair
     pad: Pair
     dilation: Pair
+    groups: int
 
 
 def conv2d(
@@ -69,19 +70,19 @@ def conv2d(
             f"{weight.shape[1] * groups} channels, but got {x.shape[1]} channels instead"
         )
     check_bias(bias, weight, weight.shape[0], "")
-    padded = (x.shape[2] + total[0], x.shape[3] + total[1])
-    room = tuple(padded[i] - dilations[i] * (weight.shape[2 + i] - 1) - 1 for i in (0, 1))
+    extent = (x.shape[2] + total[0], x.shape[3] + total[1])
+    room = tuple(extent[i] - dilations[i] * (weight.shape[2 + i] - 1) - 1 for i in (0, 1))
     if min(room) < 0:
         kernel = tuple(dilations[i] * (weight.shape[2 + i] - 1) + 1 for i in (0, 1))
         raise RuntimeError(
-            f"Calculated padded input size per channel: ({padded[0]} x {padded[1]}). Kernel size: "
+            f"Calculated padded input size per channel: ({extent[0]} x {extent[1]}). Kernel size: "
             f"({kernel[0]} x {kernel[1]}). Kernel size can't be greater than actual input size"
         )
     check_not_empty(x)
     check_same("weight", input, weight)
     check_same("bias", input, bias)
     size = (room[0] // strides[0] + 1, room[1] // strides[1] + 1)
-    return Call(*autocast(x, weight, bias), size, strides, pad, dilations)
+    return Call(*autocast(x, weight, bias), size, strides, pad, dilations, groups)
 
 
 def conv_transpose2d(
@@ -132,7 +133,7 @@ def conv_transpose2d(
         )
     check_same("weight", input, weight)
     check_same("bias", input, bias)
-    return Call(*autocast(y, weight, bias), (size[0], size[1]), strides, pad, dilations)
+    return Call(*autocast(y, weight, bias), (size[0], size[1]), strides, pad, dilations, groups)
 
 
 def integer(name: str, value: int) -> int:

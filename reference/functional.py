@@ -51,7 +51,7 @@ def conv2d(
               [37., 43.]]]])
     """
     call = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    y = fprop(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, groups)
+    y = fprop(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups)
     if call.bias is not None:
         y = y + rearrange(call.bias, "f -> f 1 1")
     return y if input.ndim == 4 else y[0]
@@ -84,7 +84,7 @@ def conv_transpose2d(
               [ 4., 12.,  9.]]]])
     """
     call = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    x = dgrad(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, groups)
+    x = dgrad(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups)
     if call.bias is not None:
         x = x + rearrange(call.bias, "c -> c 1 1")
     return x if input.ndim == 4 else x[0]

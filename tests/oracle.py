@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from tests.cases import Case
+from tests.cases import Case, laid_out
 
 # RMS and maximum of the relative error. The floors are what a correct kernel shows: one rounding at the end for the
 # 16-bit types, accumulation in float32 before it; they hardly move with the length of the reduction. A tolerance is
@@ -56,8 +56,6 @@ def forward(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, **ar
 
 def hostile(shape: torch.Size, dtype: torch.dtype, layout: str) -> Tensor:
     """An incoming gradient in a layout that backward has been known to mishandle."""
-    from tests.cases import laid_out
-
     if layout == "all_zero_strides":  # what y.sum().backward() hands over
         return torch.ones((), dtype=dtype).expand(shape)
     generator = torch.Generator().manual_seed(1)

@@ -114,6 +114,7 @@ def test_refuses_what_torch_refuses(name: str, ours: ModuleType) -> None:
 ACCEPTED: dict[str, Call] = {
     "one-element stride": lambda m: m.conv2d(x, w, stride=(2,)),
     "tensor stride": lambda m: m.conv2d(x, w, stride=torch.tensor(2)),
+    "tensor groups": lambda m: m.conv2d(x, w[:, :2], groups=torch.tensor(2)),
     "size as stride": lambda m: m.conv2d(x, w, stride=torch.Size([2, 1])),
     "list of padding": lambda m: m.conv2d(x, w, padding=[1, 2]),
     "positional": lambda m: m.conv2d(x, w, b, 2, 1, 1, 1),

@@ -1,6 +1,7 @@
 """The import rules of the design: arrows point down only."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,6 @@ def test_arrows_point_down(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_third_parties(module: str) -> None:
-    import sys
-
     allowed = next((names for prefix, names in THIRD_PARTY.items() if module.startswith(prefix)), {"torch"})
     others = {name.split(".")[0] for name in imports(MODULES[module])} - set(sys.stdlib_module_names)
     assert others - {"tritonconv", "reference"} <= allowed

@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 
@@ -80,13 +80,9 @@ def choose(problem: Problem, wish: str = "auto") -> str:
     reason = why_not(wish, problem)
     if reason is None:
         return wish
-    if problem.operator not in KERNELS and why_not(wish, _with_kernel(problem)) is None:
+    if problem.operator not in KERNELS and why_not(wish, replace(problem, operator=KERNELS[0])) is None:
         return "reference"
     raise NotImplementedError(f"{wish}: {reason}")
-
-
-def _with_kernel(problem: Problem) -> Problem:
-    return Problem(KERNELS[0], problem.geometry, problem.dtype, problem.device)
 
 
 def choose_and_warn(problem: Problem, wish: str) -> str:

@@ -98,7 +98,8 @@ class _Listener(TorchDispatchMode):
 
     def note(self, operator: Operator, args: Any) -> None:
         sampling = Sampling.of(args)
-        geometry, wish = geometry_of(operator, args[0].shape, args[1].shape, sampling), sampling.implementation
+        geometry = geometry_of(operator, args[0].shape, args[1].shape, sampling)
+        wish = sampling.implementation
         for computed in (operator, *(name for name in FACTORS if name != operator)):
             problem = Problem(computed, geometry, args[0].dtype, args[0].device)
             chosen = choose(problem, wish)
