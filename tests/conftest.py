@@ -38,8 +38,8 @@ def guarded_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     outputs: list[tuple[Tensor, Tensor]] = []
     plain = launch.allocate
 
-    def poisoned(shape: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
-        wanted = plain(shape, like, channels_last)
+    def poisoned(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
+        wanted = plain(shape, like, channels_last, dtype)
         if wanted.device.type == "meta" or not guards.guardable(wanted):
             return wanted
         result, storage = guards.fence(wanted.fill_(float("nan")), guards.FENCE)

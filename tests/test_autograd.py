@@ -183,7 +183,7 @@ def test_results_can_be_modified_in_place(implementation: str, batched: bool, de
         assert_close(gradients[0], gradients[1].double(), "float32" if device == "cpu" else "tf32")
 
 
-SAMPLING = ((2, 1), (1, 2), (1, 2), 2, "reference")
+SAMPLING = ((2, 1), (1, 2), (1, 2), 2, False, "reference")
 
 
 def test_opcheck() -> None:
@@ -196,6 +196,7 @@ def test_opcheck() -> None:
         opcheck(OPERATORS.fprop.default, (image, weight, y.new_zeros(6).requires_grad_(), (3, 6), *SAMPLING))
         opcheck(OPERATORS.dgrad.default, (y, weight, None, (6, 5), *SAMPLING))
         opcheck(OPERATORS.wgrad.default, (image, y, (3, 2), *SAMPLING))
+        opcheck(OPERATORS.wgrad_with_bias.default, (image, y, (3, 2), *SAMPLING))
 
 
 @pytest.mark.filterwarnings("ignore:tritonconv.*runs as reference:UserWarning")  # on a GPU

@@ -1,9 +1,12 @@
-"""The derivatives of the three operators: each one's are the other two.
+"""The derivatives of the operators: each one's are the others.
 
 The form is linear in each of its factors x, weight and y. An operator leaves one out; its derivative by another puts
 the incoming gradient in the place of the one and leaves out the other. That sentence is `contract` below, and all the
-calculus there is. It is stated once and wrapped twice: as the operators' own autograd kernels, which `torch.compile`
-and `torch.export` can trace, and as Functions that also know forward mode, for the transforms of `torch.func`.
+calculus there is. The bias is the filter of a channel that is one everywhere, so its gradient belongs to the weight's,
+and where both are wanted `wgrad_with_bias` finds them together.
+
+The table is stated once and wrapped twice: as the operators' own autograd kernels, which `torch.compile` and
+`torch.export` can trace, and as Functions that also know forward mode, for the transforms of `torch.func`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,22 +21,28 @@ from torch.autograd.function import Function
 from tritonconv.geometry import Operator
 from tritonconv.ops import Sampling, library, operators
 
-# The factors that each operator takes, in the order of its arguments.
-FACTORS: dict[Operator, tuple[str, str]] = {"fprop": ("x", "weight"), "dgrad": ("y", "weight"), "wgrad": ("x", "y")}
-LEAVES_OUT: dict[Operator, str] = {"fprop": "y", "dgrad": "x", "wgrad": "weight"}
-OPERATOR = {factor: operator for operator, factor in LEAVES_OUT.items()}
+# The factors that each operator takes, in the order of its arguments, and the one that it leaves out.
+FACTORS = {"fprop": ("x", "weight"), "dgrad": ("y", "weight"), "wgrad": ("x", "y"), "wgrad_with_bias": ("x", "y")}
+LEAVES_OUT = {"fprop": "y", "dgrad": "x", "wgrad": "weight", "wgrad_with_bias": "weight"}
+OPERATOR: dict[str, Operator] = {"y": "fprop", "x": "dgrad", "weight": "wgrad"}
 
-Apply = Callable[..., Tensor]
+Apply = Callable[..., Any]
 
 
 def contract(
-    applies: dict[Operator, Apply], without: str, factors: dict[str, Tensor], sampling: Sampling, size: Sequence[int]
+    applies: dict[str, Apply],
+    without: str,
+    factors: dict[str, Tensor],
+    sampling: Sampling,
+    size: Sequence[int],
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Sum the form over everything but the factor `without`, whose extent is `size`."""
+    """Sum the form over everything but the factor `without`, whose extent is `size`, and add `bias`, unless to wgrad."""
     operator = OPERATOR[without]
     first, second = (factors[name] for name in FACTORS[operator])
-    bias = () if operator == "wgrad" else (None,)
-    return applies[operator](first, second, *bias, *sampling._replace(size=size))
+    summand = () if operator == "wgrad" else (bias,)
+    result: Tensor = applies[operator](first, second, *summand, *sampling._replace(size=size))
+    return result
 
 
 def remember(ctx: Any, tensors: Sequence[Any], sampling: Sampling) -> None:
@@ -42,25 +51,32 @@ def remember(ctx: Any, tensors: Sequence[Any], sampling: Sampling) -> None:
     ctx.save_for_backward(*tensors[:2])
 
 
-def pull_back(operator: Operator, applies: dict[Operator, Apply], ctx: Any, gradient: Tensor) -> list[Tensor | None]:
-    """The gradients of the tensors, from that of the result. What is not asked for is not computed."""
-    held = dict(zip(FACTORS[operator], ctx.saved_tensors, strict=True))
-    factors = {LEAVES_OUT[operator]: gradient} | {name: factor.conj() for name, factor in held.items()}
-    gradients = [
-        contract(applies, name, factors, ctx.sampling, factor.shape[2:]) if needed else None
-        for (name, factor), needed in zip(held.items(), ctx.needs_input_grad, strict=False)
-    ]
-    if ctx.has_bias_argument:
-        gradients.append(gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None)
-    return gradients
+def pull_back(
+    name: str, applies: dict[str, Apply], ctx: Any, gradient: Tensor, bias_gradient: Tensor | None = None
+) -> list[Tensor | None]:
+    """The gradients of the tensors, from those of the results. What is not asked for is not computed."""
+    held = dict(zip(FACTORS[name], ctx.saved_tensors, strict=True))
+    factors = {LEAVES_OUT[name]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
+    needed = dict(zip((*held, "bias"), ctx.needs_input_grad, strict=False))
+    found: dict[str, Tensor] = {}
+    if name == "fprop" and needed["weight"] and needed["bias"]:
+        sampling = ctx.sampling._replace(size=held["weight"].shape[2:])
+        found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *sampling)
+    elif ctx.has_bias_argument and needed["bias"]:
+        found["bias"] = gradient.sum((0, 2, 3))
+    for factor, tensor in held.items():
+        if needed[factor] and factor not in found:
+            summand = bias_gradient if factor == "y" else None
+            found[factor] = contract(applies, factor, factors, ctx.sampling, tensor.shape[2:], summand)
+    return [found.get(factor) for factor in (*held, *["bias"] * ctx.has_bias_argument)]
 
 
-def push_forward(operator: Operator, applies: dict[Operator, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
+def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
     """The tangent of the result, from those of the inputs: the product rule."""
-    held = dict(zip(FACTORS[operator], ctx.saved_tensors, strict=True))
+    held = dict(zip(FACTORS[name], ctx.saved_tensors, strict=True))
     terms = [
-        contract(applies, LEAVES_OUT[operator], held | {name: tangent}, ctx.sampling, ctx.sampling.size)
-        for name, tangent in zip(held, tangents, strict=False)
+        contract(applies, LEAVES_OUT[name], held | {factor: tangent}, ctx.sampling, ctx.sampling.size)
+        for factor, tangent in zip(held, tangents, strict=False)
         if tangent is not None
     ]
     if ctx.has_bias_argument and tangents[2] is not None:
@@ -70,23 +86,29 @@ def push_forward(operator: Operator, applies: dict[Operator, Apply], ctx: Any, t
     return reduce(torch.add, terms)
 
 
-def below_autograd(operator: Operator) -> type[Function]:
+def tangents_of_wgrad_with_bias(applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    weight = push_forward("wgrad_with_bias", applies, ctx, tangents)
+    along_y = torch.zeros_like(ctx.saved_tensors[1]) if tangents[1] is None else tangents[1]
+    return weight, along_y.sum((0, 2, 3))
+
+
+def below_autograd(name: str) -> type[Function]:
     """The operator's own autograd kernel: compute below autograd, differentiate by calling the operators."""
 
     class Differentiable(Function):
         @staticmethod
-        def forward(*inputs: Any) -> Tensor:
+        def forward(*inputs: Any) -> Any:
             with torch._C._AutoDispatchBelowAutograd():
-                return CALLS[operator](*inputs)
+                return CALLS[name](*inputs)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             sampling = Sampling.of(inputs)
             remember(ctx, inputs[: -len(sampling)], sampling)
 
         @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-            return *pull_back(operator, CALLS, ctx, gradient), *[None] * len(ctx.sampling)
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+            return *pull_back(name, CALLS, ctx, *gradients), *[None] * len(ctx.sampling)
 
     return Differentiable
 
@@ -98,41 +120,42 @@ class Leaf:
         self.sampling = sampling
 
 
-def for_transforms(operator: Operator) -> Apply:
+def for_transforms(name: str) -> Apply:
     """The same for `torch.func` and forward mode, in which the operators' own autograd kernels cannot be entered."""
 
     class Transformable(Function):
         generate_vmap_rule = True
 
         @staticmethod
-        def forward(*inputs: Any) -> Tensor:
+        def forward(*inputs: Any) -> Any:
             *tensors, leaf = inputs
-            return CALLS[operator](*tensors, *leaf.sampling)
+            return CALLS[name](*tensors, *leaf.sampling)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             *tensors, leaf = inputs
             remember(ctx, tensors, leaf.sampling)
             ctx.save_for_forward(*tensors[:2])
 
         @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-            return *pull_back(operator, TRANSFORMABLE, ctx, gradient), None
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+            return *pull_back(name, TRANSFORMABLE, ctx, *gradients), None
 
         @staticmethod
-        def jvp(ctx: Any, *tangents: Any) -> Tensor:
-            return push_forward(operator, TRANSFORMABLE, ctx, tangents)
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            if name == "wgrad_with_bias":
+                return tangents_of_wgrad_with_bias(TRANSFORMABLE, ctx, tangents)
+            return push_forward(name, TRANSFORMABLE, ctx, tangents)
 
-    def apply(*inputs: Any) -> Tensor:
+    def apply(*inputs: Any) -> Any:
         sampling = Sampling.of(inputs)
-        result: Tensor = Transformable.apply(*inputs[: -len(sampling)], Leaf(sampling))
-        return result
+        return Transformable.apply(*inputs[: -len(sampling)], Leaf(sampling))
 
     return apply
 
 
-CALLS: dict[Operator, Apply] = {name: getattr(operators, name).default for name in FACTORS}
-TRANSFORMABLE: dict[Operator, Apply] = {name: for_transforms(name) for name in FACTORS}
+CALLS: dict[str, Apply] = {name: getattr(operators, name).default for name in FACTORS}
+TRANSFORMABLE: dict[str, Apply] = {name: for_transforms(name) for name in FACTORS}
 for _name in FACTORS:
     library.impl(_name, below_autograd(_name).apply, "Autograd")
 
@@ -144,5 +167,7 @@ def transforms_active() -> bool:
 def call(operator: Operator, *arguments: Any) -> Tensor:
     """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself."""
     if not torch.compiler.is_compiling() and transforms_active():
-        return TRANSFORMABLE[operator](*arguments)
-    return CALLS[operator](*arguments)
+        result: Tensor = TRANSFORMABLE[operator](*arguments)
+    else:
+        result = CALLS[operator](*arguments)
+    return result

@@ -31,14 +31,18 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
         info: Any, in_dims: tuple[Any, ...], first: Tensor, weight: Tensor, bias: Tensor | None, *sampling: Any
     ) -> tuple[Tensor, int]:
         V = info.batch_size
-        *sizes, groups, implementation = sampling
+        *sizes, groups, channels_last, implementation = sampling
         activations = in_front(first, in_dims[0], V)
-        if in_dims[1] is None:
+        if in_dims[:2] == (None, None):
+            result = in_front(CALLS[operator](first, weight, None, *sampling), None, V)
+        elif in_dims[1] is None:
             joined = CALLS[operator](activations.flatten(0, 1), weight, None, *sampling)
             result = joined.unflatten(0, activations.shape[:2])
         else:
             weights = in_front(weight, in_dims[1], V).flatten(0, 1)
-            joined = CALLS[operator](into_channels(activations), weights, None, *sizes, groups * V, implementation)
+            joined = CALLS[operator](
+                into_channels(activations), weights, None, *sizes, groups * V, channels_last, implementation
+            )
             result = joined.unflatten(1, (V, -1)).movedim(1, 0)
         if bias is not None:
             result = result + in_front(bias, in_dims[2], V)[:, None, :, None, None]
@@ -47,15 +51,22 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
     return mapped
 
 
-def wgrad_rule(info: Any, in_dims: tuple[Any, ...], x: Tensor, y: Tensor, *sampling: Any) -> tuple[Tensor, int]:
-    *sizes, groups, implementation = sampling
-    image, features = (in_front(t, dim, info.batch_size) for t, dim in zip((x, y), in_dims, strict=False))
-    joined = CALLS["wgrad"](
-        into_channels(image), into_channels(features), *sizes, groups * info.batch_size, implementation
-    )
-    return joined.unflatten(0, (info.batch_size, -1)), 0
+def wgrad_rule(name: str) -> Callable[..., tuple[Any, Any]]:
+    """The rule for wgrad and wgrad_with_bias, whose factors are both activations."""
+
+    def mapped(info: Any, in_dims: tuple[Any, ...], x: Tensor, y: Tensor, *sampling: Any) -> tuple[Any, Any]:
+        V = info.batch_size
+        *sizes, groups, channels_last, implementation = sampling
+        image, features = (into_channels(in_front(t, dim, V)) for t, dim in zip((x, y), in_dims, strict=False))
+        joined = CALLS[name](image, features, *sizes, groups * V, channels_last, implementation)
+        if isinstance(joined, Tensor):
+            return joined.unflatten(0, (V, -1)), 0
+        return tuple(result.unflatten(0, (V, -1)) for result in joined), (0, 0)
+
+    return mapped
 
 
 torch.library.register_vmap("tritonconv::fprop", rule("fprop"), lib=library)
 torch.library.register_vmap("tritonconv::dgrad", rule("dgrad"), lib=library)
-torch.library.register_vmap("tritonconv::wgrad", wgrad_rule, lib=library)
+torch.library.register_vmap("tritonconv::wgrad", wgrad_rule("wgrad"), lib=library)
+torch.library.register_vmap("tritonconv::wgrad_with_bias", wgrad_rule("wgrad_with_bias"), lib=library)

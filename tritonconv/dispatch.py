@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 
@@ -16,7 +16,6 @@ from tritonconv.geometry import ConvGeometry, Operator
 
 # In the order of preference. "auto" takes the first that has no reason not to run.
 IMPLEMENTATIONS = ("triton", "reference")
-KERNELS: tuple[Operator, ...] = ("fprop",)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -42,11 +41,7 @@ def why_not(implementation: str, problem: Problem) -> str | None:
         return "Triton is not installed"
     if problem.dtype not in DTYPES:
         return f"the kernels compute in float16, bfloat16 or float32, not in {_name(problem.dtype)}"
-    return (
-        _why_not_device(problem.device)
-        or (None if problem.operator in KERNELS else f"{problem.operator} has no kernel yet")
-        or _why_not_size(problem)
-    )
+    return _why_not_device(problem.device) or _why_not_size(problem)
 
 
 def _why_not_device(device: torch.device) -> str | None:
@@ -63,26 +58,26 @@ def _why_not_device(device: torch.device) -> str | None:
 
 
 def _why_not_size(problem: Problem) -> str | None:
-    """Rows of the matrix product are counted in 32 bits, with room for one tile."""
-    if problem.geometry.gemm(problem.operator).M >= 2**31 - 1024:
-        return "the output has 2^31 positions or more"
+    """Positions, pixels, and taps of all channels are counted in 32 bits, with room for one tile.
+
+    For all three operators alike, so that backward can run wherever forward did.
+    """
+    operators: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
+    for operator in operators:
+        M, N, K, _ = problem.geometry.gemm(operator)
+        if max(M, N, K) >= 2**31 - 1024:
+            return f"the matrix product of {operator}, {M} x {N} x {K}, has an extent of 2^31 or more"
     return None
 
 
 def choose(problem: Problem, wish: str = "auto") -> str:
-    """The implementation that runs `problem`.
-
-    A `wish` for Triton is granted or refused with NotImplementedError; only an operator that has no kernel yet falls
-    back to the reference, so that a layer whose forward is fused can be trained.
-    """
+    """The implementation that runs `problem`. A `wish` is granted or refused with NotImplementedError."""
     if wish == "auto":
         return next(name for name in IMPLEMENTATIONS if why_not(name, problem) is None)
     reason = why_not(wish, problem)
-    if reason is None:
-        return wish
-    if problem.operator not in KERNELS and why_not(wish, replace(problem, operator=KERNELS[0])) is None:
-        return "reference"
-    raise NotImplementedError(f"{wish}: {reason}")
+    if reason is not None:
+        raise NotImplementedError(f"{wish}: {reason}")
+    return wish
 
 
 def choose_and_warn(problem: Problem, wish: str) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tritonconv.autograd import FACTORS, LEAVES_OUT
+from tritonconv.autograd import LEAVES_OUT, OPERATOR
 from tritonconv.dispatch import IMPLEMENTATIONS, Problem, choose, why_not
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.ops import Sampling, geometry_of
@@ -100,7 +100,7 @@ class _Listener(TorchDispatchMode):
         sampling = Sampling.of(args)
         geometry = geometry_of(operator, args[0].shape, args[1].shape, sampling)
         wish = sampling.implementation
-        for computed in (operator, *(name for name in FACTORS if name != operator)):
+        for computed in (operator, *(other for other in OPERATOR.values() if other != operator)):
             problem = Problem(computed, geometry, args[0].dtype, args[0].device)
             chosen = choose(problem, wish)
             preferred = IMPLEMENTATIONS[: IMPLEMENTATIONS.index(chosen)] if wish in ("auto", "triton") else ()

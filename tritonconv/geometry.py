@@ -67,7 +67,8 @@ class ConvGeometry:
     def gemm(self, operator: Operator) -> Gemm:
         """The matrix product that `operator` amounts to: its (M, N) result is the factor left out.
 
-        With stride, dgrad's K counts taps that fall between two positions, and multiply nothing.
+        With stride, dgrad's K counts taps that fall between two positions. They are not multiplied: a pixel sees one
+        tap in stride_h * stride_w on average.
         """
         C, F = self.C // self.G, self.F // self.G
         match operator:

@@ -1,66 +1,195 @@
 """Allocate, pick a tile, launch: the only place that starts kernels.
 
-Triton is imported with the first launch, so that the package imports, and the reference runs, where it is missing.
+A `Plan` is everything that will be done, as a value: tests look at it, and `tritonconv.warmup` compiles from it without
+running it. Triton is imported with the first plan, so that the package imports, and the reference runs, where it is
+missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from math import gcd
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tritonconv.geometry import ConvGeometry
+from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.layout import adjacent, alignment, allocate, channels_first, filters_last, whole_stores, wide
 from tritonconv.tiles import INTERPRETER, Device, Operands, Tile, pick
 
 # Masks of this many taps fit the integer that `tap_bits` packs them into.
 TAPS_IN_BITS = 32
+# Elements that one program of the second step of wgrad sums up.
+SUM_BLOCK = 512
 
 
-def allocate(shape: Sequence[int], like: Tensor, channels_last: bool) -> Tensor:
-    """Uninitialised memory of `like`'s dtype and device: every output comes from here."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=memory_format)
+class Launch(NamedTuple):
+    """One start of a kernel."""
+
+    kernel: Any
+    programs: int
+    arguments: dict[str, Any]
 
 
-def fprop(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, channels_last: bool) -> Tensor:
+class Plan(NamedTuple):
+    """The results, not computed yet, and what computes them."""
+
+    results: tuple[Tensor, ...]
+    launches: list[Launch]
+
+
+def run(plan: Plan) -> tuple[Tensor, ...]:
+    """Start the kernels of `plan`, on the device of its results."""
+    with torch.cuda.device_of(plan.results[0]):
+        for kernel, programs, arguments in plan.launches:
+            kernel[(programs,)](**arguments)
+    return plan.results
+
+
+def fprop(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    channels_last: bool,
+    device: Device,
+    tile: Tile | None = None,
+) -> Plan:
     """The features y (B, F, P, Q) of image x (B, C, H, W), in x's dtype: float16, bfloat16 or float32."""
-    y = allocate(geometry.feature_shape, x, channels_last)
-    if y.numel() > 0:
-        x, weight = lay_out(x, geometry), filters_last(weight)
-        bias = None if bias is None else bias.contiguous()
-        tile = pick(geometry, "fprop", operands(x, y, geometry), device_of(x.device))
-        launch_fprop(x, weight, bias, y, geometry, tile)
-    return y
-
-
-def launch_fprop(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, geometry: ConvGeometry, tile: Tile) -> None:
-    """Run `fprop_kernel` into y: x and y with any strides, weight as `filters_last` lays it, bias contiguous."""
     from tritonconv.kernels.fprop import fprop_kernel
 
-    gemm = geometry.gemm("fprop")
-    grid = (-(-gemm.M // tile.BLOCK_M) * -(-gemm.N // tile.BLOCK_N) * gemm.G,)
-    with torch.cuda.device_of(x):
-        fprop_kernel[grid](**fprop_arguments(x, weight, bias, y, geometry, tile))
+    C, F = geometry.C // geometry.G, geometry.F // geometry.G
+    y = allocate(geometry.feature_shape, x, channels_last)
+    x = adjacent(x, C)
+    align_x, align_y = alignment(x, C), whole_stores(y, F)
+    tile = tile or pick(geometry, "fprop", operands(x, align_x, align_y > 1), device)
+    arguments = dict(
+        x_ptr=x,
+        weight_ptr=filters_last(weight),
+        bias_ptr=None if bias is None else bias.contiguous(),
+        y_ptr=y,
+        **integers(geometry, x, y, align_x, align_y),
+        WIDE=wide(y),
+        TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
+        **constants(x, tile),
+    )
+    programs = ceildiv(geometry.B * geometry.P * geometry.Q, tile.BLOCK_M) * ceildiv(F, tile.BLOCK_N) * geometry.G
+    return plan((y,), Launch(fprop_kernel, programs, arguments))
 
 
-def fprop_arguments(
-    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, geometry: ConvGeometry, tile: Tile
-) -> dict[str, Any]:
-    """Everything `fprop_kernel` is launched with, as a value that tests can look at and compile from."""
-    import triton.language as tl
+def dgrad(
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    channels_last: bool,
+    device: Device,
+    tile: Tile | None = None,
+) -> Plan:
+    """The image x (B, C, H, W) that features y (B, F, P, Q) spread over, in y's dtype: float16, bfloat16 or float32."""
+    from tritonconv.kernels.dgrad import dgrad_kernel
 
-    align_x = alignment(x, geometry.C // geometry.G)
-    align_y = stores(y, geometry)
-    # The interpreter multiplies the bit patterns of bfloat16 and rounds float16 products: give it float32.
-    dot_dtype = tl.float32 if interpreted() else getattr(tl, str(x.dtype).removeprefix("torch."))
+    C, F = geometry.C // geometry.G, geometry.F // geometry.G
+    x = allocate(geometry.image_shape, y, channels_last)
+    y = adjacent(y, F)
+    align_x, align_y = whole_stores(x, C), alignment(y, F)
+    tile = tile or pick(geometry, "dgrad", operands(y, align_y, align_x > 1), device)
+    arguments = dict(
+        y_ptr=y,
+        weight_ptr=channels_first(weight, geometry.G),
+        bias_ptr=None if bias is None else bias.contiguous(),
+        x_ptr=x,
+        **integers(geometry, x, y, align_x, align_y),
+        period_h=geometry.stride_h // gcd(geometry.stride_h, geometry.dilation_h),
+        period_w=geometry.stride_w // gcd(geometry.stride_w, geometry.dilation_w),
+        WIDE=wide(x),
+        TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
+        **constants(y, tile),
+    )
+    in_phase = geometry.B * ceildiv(geometry.H, geometry.stride_h) * ceildiv(geometry.W, geometry.stride_w)
+    phases = geometry.stride_h * geometry.stride_w
+    programs = phases * ceildiv(in_phase, tile.BLOCK_M) * ceildiv(C, tile.BLOCK_N) * geometry.G
+    return plan((x,), Launch(dgrad_kernel, programs, arguments))
+
+
+def wgrad(
+    x: Tensor,
+    y: Tensor,
+    with_bias: bool,
+    geometry: ConvGeometry,
+    channels_last: bool,
+    device: Device,
+    tile: Tile | None = None,
+) -> Plan:
+    """The weight (F, C/G, R, S) by which x (B, C, H, W) and y (B, F, P, Q) correlate, in their dtype; with the bias
+    (F,), the sum of y, if that is wanted.
+
+    The workspace holds SPLIT_K weights, and biases, in float32.
+    """
+    from tritonconv.kernels.wgrad import sum_partials_kernel, wgrad_kernel
+
+    C, F, taps = geometry.C // geometry.G, geometry.F // geometry.G, geometry.R * geometry.S
+    weight = allocate(geometry.weight_shape, x, channels_last)
+    bias = allocate((geometry.F,), x, False) if with_bias else None
+    x, y = adjacent(x, C), adjacent(y, F)
+    align_x, align_y = alignment(x, C), alignment(y, F)
+    tile = tile or pick(geometry, "wgrad", operands(x, min(align_x, align_y), True), device)
+    partials = allocate((tile.SPLIT_K, *weight.shape), x, False, torch.float32)
+    tiles_m, tiles_n = ceildiv(F, tile.BLOCK_M), ceildiv(taps * C, tile.BLOCK_N)
+    bias_splits = tile.SPLIT_K * tiles_n
+    bias_partials = allocate((bias_splits, geometry.F), x, False, torch.float32) if with_bias else None
+    far_h, far_w = geometry.P * geometry.stride_h, geometry.Q * geometry.stride_w
+    multiply = dict(
+        x_ptr=x,
+        y_ptr=y,
+        partials_ptr=partials,
+        bias_partials_ptr=bias_partials,
+        **integers(geometry, x, y, align_x, align_y),
+        splits=tile.SPLIT_K,
+        WIDE=far_h * x.stride(2) + far_w * x.stride(3) >= 2**31 or wide(y[:1]),
+        **constants(x, tile),
+    )
+    stride_f, stride_c, stride_r, stride_s = weight.stride()
+    add = dict(
+        partials_ptr=partials,
+        bias_partials_ptr=bias_partials,
+        weight_ptr=weight,
+        bias_ptr=bias,
+        filters=geometry.F,
+        C=C,
+        R=geometry.R,
+        S=geometry.S,
+        stride_f=stride_f,
+        stride_c=stride_c,
+        stride_r=stride_r,
+        stride_s=stride_s,
+        splits=tile.SPLIT_K,
+        bias_splits=bias_splits,
+        BLOCK=SUM_BLOCK,
+    )
+    return plan(
+        (weight,) if bias is None else (weight, bias),
+        Launch(wgrad_kernel, tiles_m * tiles_n * geometry.G * tile.SPLIT_K, multiply),
+        Launch(sum_partials_kernel, ceildiv(weight.numel(), SUM_BLOCK), add),
+    )
+
+
+PLANS: dict[Operator, Callable[..., Plan]] = {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}
+
+
+def plan(results: tuple[Tensor, ...], *launches: Launch) -> Plan:
+    return Plan(results, [launch for launch in launches if launch.programs > 0])
+
+
+def ceildiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y: int) -> dict[str, int]:
+    """What every kernel takes: sizes, of one group, and strides, divided by what they are known to be multiples of."""
     stride_xb, stride_xc, stride_xh, stride_xw = x.stride()
     stride_yb, stride_yf, stride_yp, stride_yq = y.stride()
     return dict(
-        x_ptr=x,
-        weight_ptr=weight,
-        bias_ptr=bias,
-        y_ptr=y,
         B=geometry.B,
         C=geometry.C // geometry.G // align_x,
         H=geometry.H,
@@ -86,9 +215,17 @@ def fprop_arguments(
         dilation_w=geometry.dilation_w,
         ALIGN_X=align_x,
         ALIGN_Y=align_y,
-        WIDE_Y=sum((n - 1) * stride for n, stride in zip(y.shape, y.stride(), strict=True)) >= 2**31,
-        TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
-        PRECISION="tf32" if x.dtype == torch.float32 and tf32_allowed() else "ieee",
+    )
+
+
+def constants(operand: Tensor, tile: Tile) -> dict[str, Any]:
+    """What every kernel is compiled for: the tile, and how to multiply operands of this dtype."""
+    import triton.language as tl
+
+    # The interpreter multiplies the bit patterns of bfloat16 and rounds float16 products: give it float32.
+    dot_dtype = tl.float32 if interpreted() else getattr(tl, str(operand.dtype).removeprefix("torch."))
+    return dict(
+        PRECISION="tf32" if operand.dtype == torch.float32 and tf32_allowed() else "ieee",
         DOT_DTYPE=dot_dtype,
         BLOCK_M=tile.BLOCK_M,
         BLOCK_N=tile.BLOCK_N,
@@ -99,45 +236,10 @@ def fprop_arguments(
     )
 
 
-def lay_out(x: Tensor, geometry: ConvGeometry) -> Tensor:
-    """x itself, or, where a copy lets whole 16-byte vectors of channels be loaded, x with its channels adjacent."""
-    vector = 16 // x.element_size()
-    if geometry.C // geometry.G % vector or alignment(x, vector) == vector:
-        return x
-    return x.clone(memory_format=torch.channels_last)
-
-
-def filters_last(weight: Tensor) -> Tensor:
-    """The weight (F, C/G, R, S) with its elements in the order (F, R, S, C/G), without gaps, aligned to 16 bytes."""
-    weight = weight.permute(0, 2, 3, 1).contiguous()
-    return weight if weight.data_ptr() % 16 == 0 else weight.clone()
-
-
-def alignment(tensor: Tensor, channels: int) -> int:
-    """How many adjacent channels one load may take: 8, 4, 2 or 1, and at most 16 bytes of them.
-
-    Every pixel and every group of `channels` must start at a multiple of it.
-    """
-    along_b, along_c, along_h, along_w = tensor.stride()
-    if along_c != 1:
-        return 1
-    vector = 16 // tensor.element_size()
-    starts = (along_b, along_h, along_w, channels)
-    while vector > 1 and (tensor.data_ptr() % 16 or any(start % vector for start in starts)):
-        vector //= 2
-    return vector
-
-
-def operands(x: Tensor, y: Tensor, geometry: ConvGeometry) -> Operands:
-    """What `pick` wants to know of x and y, and of a weight that follows x."""
-    exact = x.dtype == torch.float32 and not tf32_allowed()
-    return Operands(x.element_size(), alignment(x, geometry.C // geometry.G), stores(y, geometry) > 1, exact)
-
-
-def stores(y: Tensor, geometry: ConvGeometry) -> int:
-    """How many adjacent features one store takes: 16 bytes of them, or 1."""
-    vector = 16 // y.element_size()
-    return vector if alignment(y, geometry.F // geometry.G) == vector else 1
+def operands(operand: Tensor, vector: int, whole: bool) -> Operands:
+    """What `pick` wants to know of the operands."""
+    exact = operand.dtype == torch.float32 and not tf32_allowed()
+    return Operands(operand.element_size(), vector, whole, exact)
 
 
 def tf32_allowed() -> bool:

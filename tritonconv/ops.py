@@ -1,16 +1,21 @@
-"""The three operators as torch sees them: schemas, implementations, shapes, FLOPs."""
+"""The operators as torch sees them: schemas, implementations, shapes, FLOPs.
+
+There are three, and a fourth that is one of them with something on top: `wgrad_with_bias` also sums the features, for
+fprop's bias, while it reads them.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 import reference
 from tritonconv import launch
 from tritonconv.dispatch import Problem, choose_and_warn
 from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.layout import allocate
 
 Ints = Sequence[int]
 
@@ -19,7 +24,8 @@ class Sampling(NamedTuple):
     """What follows the tensors in every operator's arguments.
 
     `size` is the extent of the result, the factor that is left out: (P, Q), (H, W) or (R, S), in pixels or taps. `pad`
-    is the leading padding; the trailing one follows from the sizes of both sides.
+    is the leading padding; the trailing one follows from the sizes of both sides. `channels_last` is the memory format
+    of the result, and of everything that is derived from the call.
     """
 
     size: Ints
@@ -27,6 +33,7 @@ class Sampling(NamedTuple):
     pad: Ints
     dilation: Ints
     groups: int
+    channels_last: bool
     implementation: str
 
     @classmethod
@@ -35,19 +42,23 @@ class Sampling(NamedTuple):
         return cls(*arguments[-len(cls._fields) :])
 
 
-SCHEMA = "SymInt[2] size, SymInt[2] stride, SymInt[2] pad, SymInt[2] dilation, SymInt groups, str implementation"
+SCHEMA = (
+    "SymInt[2] size, SymInt[2] stride, SymInt[2] pad, SymInt[2] dilation, SymInt groups, bool channels_last, "
+    "str implementation"
+)
 
 library = torch.library.Library("tritonconv", "DEF")
 library.define(f"fprop(Tensor x, Tensor weight, Tensor? bias, {SCHEMA}) -> Tensor")
 library.define(f"dgrad(Tensor y, Tensor weight, Tensor? bias, {SCHEMA}) -> Tensor")
 library.define(f"wgrad(Tensor x, Tensor y, {SCHEMA}) -> Tensor")
+library.define(f"wgrad_with_bias(Tensor x, Tensor y, {SCHEMA}) -> (Tensor, Tensor)")
 
 operators = torch.ops.tritonconv
 
 
 def geometry_of(operator: Operator, first: Ints, second: Ints, sampling: Sampling) -> ConvGeometry:
     """The geometry of a call, from the shapes of its two factors and its sampling."""
-    size, stride, pad, dilation, groups, _ = sampling
+    size, stride, pad, dilation, groups = sampling[:5]
     match operator:
         case "fprop":
             (B, C, H, W), (F, _, R, S), (P, Q) = first, second, size
@@ -70,73 +81,86 @@ def result_shape(operator: Operator, geometry: ConvGeometry) -> tuple[int, int, 
             return geometry.weight_shape
 
 
-def channels_last(*factors: Tensor) -> bool:
-    """Whether the result is channels_last, as torch decides it: if any factor is."""
-    return any(strides_are_channels_last(factor) for factor in factors)
-
-
-def strides_are_channels_last(tensor: Tensor) -> bool:
-    """Whether the strides grow in the order c, w, h, b, gaps allowed; not so where one pixel or channel leaves it open.
-
-    The rule by which torch suggests a memory format (`c10/core/MemoryFormat.h`).
-    """
-    sizes, strides = tensor.shape, tensor.stride()
-    if strides[1] == 0 or 0 in sizes:
-        return False
-    least = 0
-    for dim in (1, 3, 2, 0):
-        if strides[dim] < least or (dim == 0 and least == strides[1]):
-            return False
-        least = strides[dim] * max(sizes[dim], 1)
-    return True
-
-
 def fprop(x: Tensor, weight: Tensor, bias: Tensor | None, *sampling: Any) -> Tensor:
-    return run("fprop", x, weight, bias, Sampling(*sampling))
+    return run("fprop", x, weight, bias, Sampling(*sampling))[0]
 
 
 def dgrad(y: Tensor, weight: Tensor, bias: Tensor | None, *sampling: Any) -> Tensor:
-    return run("dgrad", y, weight, bias, Sampling(*sampling))
+    return run("dgrad", y, weight, bias, Sampling(*sampling))[0]
 
 
 def wgrad(x: Tensor, y: Tensor, *sampling: Any) -> Tensor:
-    return run("wgrad", x, y, None, Sampling(*sampling))
+    return run("wgrad", x, y, False, Sampling(*sampling))[0]
 
 
-def run(operator: Operator, first: Tensor, second: Tensor, bias: Tensor | None, sampling: Sampling) -> Tensor:
-    """Choose an implementation and compute, into memory of the format that `shape_of` promised."""
+def wgrad_with_bias(x: Tensor, y: Tensor, *sampling: Any) -> tuple[Tensor, ...]:
+    return run("wgrad", x, y, True, Sampling(*sampling))
+
+
+def run(
+    operator: Operator, first: Tensor, second: Tensor, bias: Tensor | bool | None, sampling: Sampling
+) -> tuple[Tensor, ...]:
+    """Choose an implementation and compute. `bias` is a summand of fprop and dgrad, and whether wgrad is to find one."""
     geometry = geometry_of(operator, first.shape, second.shape, sampling)
     problem = Problem(operator, geometry, first.dtype, first.device)
     if choose_and_warn(problem, sampling.implementation) == "triton":
-        return launch.fprop(first, second, bias, geometry, channels_last(first, second))
+        plan = launch.PLANS[operator]
+        return launch.run(
+            plan(first, second, bias, geometry, sampling.channels_last, launch.device_of(first.device))
+        )
     result: Tensor = getattr(reference, operator)(first, second, *sampling[:5])
-    if bias is not None:
+    if isinstance(bias, Tensor):
         result = result + bias[:, None, None]
     # A copy, because autograd must not see a view, nor the user's tensor keep a larger one alive.
-    return launch.allocate(result.shape, result, channels_last(first, second)).copy_(result)
+    result = allocate(result.shape, result, sampling.channels_last).copy_(result)
+    return (result, second.sum((0, 2, 3))) if bias is True else (result,)
 
 
 def shape_of(operator: Operator) -> Callable[..., Tensor]:
     """What torch calls to learn the result's shape, dtype and strides without computing it."""
 
     def fake(first: Tensor, second: Tensor, *arguments: Any) -> Tensor:
-        geometry = geometry_of(operator, first.shape, second.shape, Sampling.of(arguments))
-        return launch.allocate(result_shape(operator, geometry), first, channels_last(first, second))
+        sampling = Sampling.of(arguments)
+        geometry = geometry_of(operator, first.shape, second.shape, sampling)
+        return allocate(result_shape(operator, geometry), first, sampling.channels_last)
 
     return fake
 
 
-def flops_of(operator: Operator) -> Callable[..., int]:
-    """What `torch.utils.flop_counter` calls, with shapes in the place of tensors."""
+def shapes_of_wgrad_with_bias(x: Tensor, y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    return shape_of("wgrad")(x, y, *arguments), allocate(y.shape[1:2], y, False)
 
-    def flops(first: Ints, second: Ints, *arguments: Any, out_shape: Ints | None = None, **_: Any) -> int:
-        return geometry_of(operator, first, second, Sampling.of(arguments)).flops
+
+def flops_of(operator: Operator) -> Callable[..., int]:
+    """What `torch.utils.flop_counter` calls, with shapes in the place of tensors: torch's own count of the same."""
+
+    def flops(first: Ints, second: Ints, *arguments: Any, out_shape: Any = None, **_: Any) -> int:
+        geometry = geometry_of(operator, first, second, Sampling.of(arguments))
+        x, y, weight = (list(s) for s in (geometry.image_shape, geometry.feature_shape, geometry.weight_shape))
+        match operator:
+            case "fprop":
+                count = conv_flop_count(x, weight, y)
+            case "dgrad":
+                count = conv_flop_count(y, weight, x, transposed=True)
+            case "wgrad":
+                # As a convolution of images with features. With groups torch counts every pair of channels, G times
+                # too many.
+                swapped = ([t[1], t[0], *t[2:]] for t in (x, y, weight))
+                count = conv_flop_count(*swapped)
+        return int(count)
 
     return flops
 
 
-_FUNCTIONS: dict[Operator, Callable[..., Tensor]] = {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}
-for _operator, _function in _FUNCTIONS.items():
-    library.impl(_operator, _function, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"tritonconv::{_operator}", shape_of(_operator), lib=library)
-    register_flop_formula(getattr(operators, _operator))(flops_of(_operator))
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "fprop": fprop,
+    "dgrad": dgrad,
+    "wgrad": wgrad,
+    "wgrad_with_bias": wgrad_with_bias,
+}
+for _name, _function in _FUNCTIONS.items():
+    _operator: Operator = _name.removesuffix("_with_bias")  # type: ignore[assignment]
+    _fake = shapes_of_wgrad_with_bias if _name == "wgrad_with_bias" else shape_of(_operator)
+    library.impl(_name, _function, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"tritonconv::{_name}", _fake, lib=library)
+    register_flop_formula(getattr(operators, _name))(flops_of(_operator))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
 
-from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.geometry import ConvGeometry, Gemm, Operator
 
 # Bytes of shared memory that one block may hold, by compute capability (CUDA C++ programming guide).
 SHARED_BYTES = {80: 166_912, 86: 101_376, 87: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 103: 232_448}
@@ -47,7 +47,10 @@ class Operands:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One launch's block sizes: BLOCK_M x BLOCK_N results per program, BLOCK_K products per step and result."""
+    """One launch's block sizes: BLOCK_M x BLOCK_N results per program, BLOCK_K products per step and result.
+
+    SPLIT_K programs share the steps of one block of results; only wgrad does that.
+    """
 
     BLOCK_M: int
     BLOCK_N: int
@@ -55,6 +58,7 @@ class Tile:
     num_warps: int
     num_stages: int
     GROUP_M: int = 8
+    SPLIT_K: int = 1
 
     def shared_bytes(self, itemsize: int) -> int:
         """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger."""
@@ -112,30 +116,60 @@ def available(operands: Operands, device: Device) -> list[Tile]:
 
 @lru_cache(maxsize=4096)
 def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
-    """The tile that the model below expects to finish first; the larger one where it sees no difference.
+    """The tile that the model in `expected` thinks will finish first; the larger one where it sees no difference."""
+    gemm = geometry.gemm(operator)
+    if device == INTERPRETER:
+        depth = gemm.K if operator == "wgrad" else gemm.K // (geometry.R * geometry.S)
+        M, N, K = (min(64, power_of_two(extent)) for extent in (gemm.M, gemm.N, depth))
+        return Tile(M, N, K, num_warps=4, num_stages=1)
+    candidates = available(operands, device)
+    if operator == "wgrad":
+        candidates = [replace(tile, SPLIT_K=n) for tile in candidates for n in splits(gemm, tile, device)]
+    return min(
+        candidates,
+        key=lambda tile: (expected(tile, geometry, operator, device), -tile.BLOCK_M * tile.BLOCK_N, tile.SPLIT_K),
+    )
+
+
+def splits(gemm: Gemm, tile: Tile, device: Device) -> list[int]:
+    """Into how many parts wgrad's reduction may be cut: none, or such that one or two waves of programs fill the device.
+
+    Every part gets LEAST_STEPS at least.
+    """
+    programs = ceil(gemm.M / tile.BLOCK_M) * ceil(gemm.N / tile.BLOCK_N) * gemm.G
+    most = max(1, ceil(gemm.K / tile.BLOCK_K) // LEAST_STEPS)
+    return sorted({min(most, max(1, waves * device.multiprocessors // programs)) for waves in (0, 1, 2)})
+
+
+def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, device: Device) -> float:
+    """The time `tile` would take, in units of one element of K for a 16 x 16 block of results.
 
     No tile has been timed yet. The model counts, over the waves of programs, the larger of arithmetic and operand
-    traffic, in units of one element of K for a 16 x 16 block of results.
+    traffic; for dgrad, which starts a set of programs for each phase of the stride, the mean phase.
     """
-    gemm = geometry.gemm(operator)
-    channels = gemm.K // (geometry.R * geometry.S)
-    if device == INTERPRETER:
-        M, N, K = (min(64, power_of_two(extent)) for extent in (gemm.M, gemm.N, channels))
-        return Tile(M, N, K, num_warps=4, num_stages=1)
+    M, N, K, G = geometry.gemm(operator)
+    taps, phases, partials = float(geometry.R * geometry.S), 1, 0
+    if operator == "wgrad":
+        depth: float = ceil(ceil(K / tile.BLOCK_K) / tile.SPLIT_K) * tile.BLOCK_K
+        partials = tile.SPLIT_K * M * N * G
+    else:
+        if operator == "dgrad":
+            phases = geometry.stride_h * geometry.stride_w
+            M = geometry.B * ceil(geometry.H / geometry.stride_h) * ceil(geometry.W / geometry.stride_w)
+        depth = ceil(K / taps / tile.BLOCK_K) * tile.BLOCK_K * taps / phases
+    programs = phases * ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G * tile.SPLIT_K
+    waves = ceil(programs / device.multiprocessors)
+    arithmetic = tile.BLOCK_M * tile.BLOCK_N / 256
+    traffic = (tile.BLOCK_M + tile.BLOCK_N) / 4
+    return waves * (depth * max(arithmetic, traffic) + PER_PROGRAM) + PER_PARTIAL * partials / device.multiprocessors
 
-    def expected(tile: Tile) -> float:
-        programs = ceil(gemm.M / tile.BLOCK_M) * ceil(gemm.N / tile.BLOCK_N) * gemm.G
-        waves = ceil(programs / device.multiprocessors)
-        depth = ceil(channels / tile.BLOCK_K) * tile.BLOCK_K * geometry.R * geometry.S
-        arithmetic = tile.BLOCK_M * tile.BLOCK_N / 256
-        traffic = (tile.BLOCK_M + tile.BLOCK_N) / 4
-        return waves * (depth * max(arithmetic, traffic) + PER_PROGRAM)
 
-    return min(available(operands, device), key=lambda tile: (expected(tile), -tile.BLOCK_M * tile.BLOCK_N))
-
-
-# What a program costs beside its steps (indices, first loads, result), in the model's units. An estimate.
+# What a program costs beside its steps (indices, first loads, result), and what it costs to write a partial sum and to
+# read it again, in the model's units. Estimates.
 PER_PROGRAM = 2_000
+PER_PARTIAL = 4
+# Steps below which a part of wgrad's reduction would not repay its start and its partial sums.
+LEAST_STEPS = 16
 
 
 def power_of_two(extent: int) -> int:

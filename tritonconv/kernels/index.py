@@ -3,6 +3,13 @@
 import triton
 import triton.language as tl
 
+# What every kernel takes beside pointers and constants. Specialising on their values would compile a variant for each.
+INTEGERS = [
+    *("B", "C", "H", "W", "F", "P", "Q", "R", "S"),
+    *("stride_xb", "stride_xc", "stride_xh", "stride_xw", "stride_yb", "stride_yf", "stride_yp", "stride_yq"),
+    *("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w"),
+]
+
 
 @triton.jit
 def raster(pid, tiles_m, tiles_n, GROUP_M: tl.constexpr):
@@ -35,11 +42,3 @@ def tap_inside(first, bits, extent, dilation, t, TAP_BITS: tl.constexpr):
         return ((bits >> t) & 1) != 0
     position = first + t * dilation
     return (position >= 0) & (position < extent)
-
-
-@triton.jit
-def store_transposed(y_ptr, y, rows, valid_m, first_f, end_f, stride_f):
-    """Store tile y (pixels x filters) with neighbouring threads on neighbouring pixels, as NCHW lies in memory."""
-    f = first_f + tl.arange(0, y.shape[1])
-    offsets = (f * stride_f)[:, None] + rows[None, :]
-    tl.store(y_ptr + offsets, tl.trans(y), mask=(f < end_f)[:, None] & valid_m[None, :])

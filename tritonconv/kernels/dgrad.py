@@ -1,0 +1,173 @@
+"""dgrad, one implicit GEMM for each phase of the stride: rows are the phase's pixels, columns channels.
+
+A stride of s puts every s-th pixel of an axis into the same phase: they see the same taps. Within one phase those taps
+stand at equal distances, and neighbouring pixels look at neighbouring positions, so a phase is a convolution of stride
+one over the features, with filters of its own. No product of a pixel with a tap that misses it is ever formed.
+"""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.gemm import multiply_sum, store_result
+from tritonconv.kernels.index import INTEGERS, raster, tap_bits
+
+
+@triton.jit
+def phase(i, stride, pad, dilation, period, taps, extent):
+    """The i-th of `stride` phases along one axis, those with most taps first: first tap, taps, first position, first
+    pixel, pixels.
+
+    Tap r reaches the pixels h with (h + pad - r*dilation) % stride == 0. As r grows this comes back to the same phase
+    after `period` = stride / gcd(stride, dilation) taps. So phase i < period sees the taps i, i + period, ..., and the
+    phases that remain, those of no multiple of the gcd, see none.
+    """
+    gcd = stride // period
+    beyond = i - period
+    no_multiple = beyond + beyond // tl.maximum(gcd - 1, 1) + 1
+    residue = tl.where(i < period, i * dilation % stride, no_multiple)
+    count = tl.where(i < period, tl.maximum(tl.cdiv(taps - i, period), 0), 0)
+    first_pixel = ((residue - pad) % stride + stride) % stride
+    # What is divided here is a multiple of the stride wherever there are taps, and may be negative.
+    first_position = (first_pixel + pad - i * dilation) // stride
+    return i, count, first_position, first_pixel, tl.cdiv(extent - first_pixel, stride)
+
+
+@triton.jit(do_not_specialize=[*INTEGERS, "period_h", "period_w"], do_not_specialize_on_alignment=["bias_ptr"])
+def dgrad_kernel(
+    y_ptr,
+    weight_ptr,
+    bias_ptr,
+    x_ptr,
+    B,
+    C,
+    H,
+    W,
+    F,
+    P,
+    Q,
+    R,
+    S,
+    stride_xb,
+    stride_xc,
+    stride_xh,
+    stride_xw,
+    stride_yb,
+    stride_yf,
+    stride_yp,
+    stride_yq,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    period_h,
+    period_w,
+    ALIGN_X: tl.constexpr,
+    ALIGN_Y: tl.constexpr,
+    WIDE: tl.constexpr,
+    TAP_BITS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
+
+    with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
+    C and F count the channels and filters of one group. The weight lies as (C, R, S, F) without gaps, group by group.
+    ALIGN_Y > 1 says that filters are adjacent in y, and that F and every stride of y were divided by ALIGN_Y; ALIGN_X
+    says the same of C and x. WIDE says that x is too large for 32-bit offsets.
+    """
+    C *= ALIGN_X
+    F *= ALIGN_Y
+    # Strides in 64 bits make every offset below 64 bits wide.
+    stride_yb = stride_yb.to(tl.int64) * ALIGN_Y
+    stride_yp = stride_yp.to(tl.int64) * ALIGN_Y
+    stride_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)
+
+    # The largest phase decides how many programs each gets. Those that a smaller one can not use do nothing.
+    tiles_m = tl.cdiv(B * tl.cdiv(H, stride_h) * tl.cdiv(W, stride_w), BLOCK_M)
+    tiles_n = tl.cdiv(C, BLOCK_N)
+    pid = tl.program_id(0)
+    tiles = tiles_m * tiles_n
+    groups = tl.num_programs(0) // (tiles * stride_h * stride_w)
+    index = pid // (tiles * groups)
+    r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
+    s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
+    g = (pid // tiles % groups).to(tl.int64)
+    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
+
+    pixels = B * rows_h * rows_w
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    valid_m = m < pixels
+    rows_h = tl.maximum(rows_h, 1)
+    rows_w = tl.maximum(rows_w, 1)
+    b = (m // (rows_h * rows_w)).to(tl.int64)
+    i = m // rows_w % rows_h
+    j = m % rows_w
+    c = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+
+    # The next tap of the phase looks `step` positions back.
+    step_h = -(dilation_h * period_h // stride_h)
+    step_w = -(dilation_w * period_w // stride_w)
+    first_p += i
+    first_q += j
+    bits_h = tl.where(valid_m, tap_bits(first_p, P, step_h, taps_h), 0)
+    bits_w = tap_bits(first_q, Q, step_w, taps_w)
+
+    y_rows = b * stride_yb + first_p * stride_yp + first_q * stride_yq
+    steps = tl.cdiv(F, BLOCK_K) * taps_h * taps_w
+    accumulator = multiply_sum(
+        y_ptr + g * F * stride_yf + y_rows[:, None] + (k * stride_yf)[None, :],
+        weight_ptr + (((g * C + c) * R + r) * S + s)[None, :] * F + k[:, None],
+        taps_h,
+        taps_w,
+        F,
+        first_p,
+        first_q,
+        bits_h,
+        bits_w,
+        P,
+        Q,
+        step_h,
+        step_w,
+        stride_yp,
+        stride_yq,
+        stride_yf,
+        period_h * S * F,
+        period_w * F,
+        tl.where(tile_m * BLOCK_M < pixels, steps, 0),
+        valid_m,
+        c < C,
+        TAP_BITS,
+        PRECISION,
+        DOT_DTYPE,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+    )
+    store_result(
+        x_ptr,
+        bias_ptr,
+        accumulator,
+        b,
+        start_h + i * stride_h,
+        start_w + j * stride_w,
+        stride_xb,
+        stride_xc,
+        stride_xh,
+        stride_xw,
+        g,
+        C,
+        tile_n * BLOCK_N,
+        valid_m,
+        ALIGN_X,
+        WIDE,
+        BLOCK_M,
+        BLOCK_N,
+    )

@@ -1,0 +1,133 @@
+"""The implicit GEMM that fprop and dgrad share: rows gathered from one side, columns of filters, one result stored."""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.index import tap_inside
+
+
+@triton.jit
+def multiply_sum(
+    side_ptrs,
+    weight_ptrs,
+    taps_h,
+    taps_w,
+    K,
+    first_h,
+    first_w,
+    bits_h,
+    bits_w,
+    extent_h,
+    extent_w,
+    step_h,
+    step_w,
+    stride_h,
+    stride_w,
+    stride_k,
+    weight_stride_h,
+    weight_stride_w,
+    steps,
+    valid_m,
+    valid_n,
+    TAP_BITS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """sum over k, i, j of side[m; k, first + (i, j)*step] * weight[k, i, j; n], in float32.
+
+    `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
+    channels. Tap (i, j) lies `step` positions further on the side, whose strides are `stride`, and `weight_stride`
+    elements further in the weight. What lies outside the side's extent counts as zero.
+    """
+    k = tl.arange(0, BLOCK_K)
+    accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    i = 0
+    j = 0
+    done = 0
+    # Channel blocks outside, taps inside: neighbouring taps re-read the side from cache, and each load stays aligned.
+    for _ in range(steps):
+        inside_h = tap_inside(first_h, bits_h, extent_h, step_h, i, TAP_BITS)
+        inside_w = tap_inside(first_w, bits_w, extent_w, step_w, j, TAP_BITS)
+        valid_k = k < K - done
+        side = tl.load(
+            side_ptrs + ((i * step_h) * stride_h + (j * step_w) * stride_w + done * stride_k),
+            mask=(inside_h & inside_w & valid_m)[:, None] & valid_k[None, :],
+            other=0.0,
+        )
+        weight = tl.load(
+            weight_ptrs + (i * weight_stride_h + j * weight_stride_w + done),
+            mask=valid_k[:, None] & valid_n[None, :],
+            other=0.0,
+        )
+        accumulator = tl.dot(side.to(DOT_DTYPE), weight.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
+        j += 1
+        i = tl.where(j == taps_w, i + 1, i)
+        j = tl.where(j == taps_w, 0, j)
+        done = tl.where(i == taps_h, done + BLOCK_K, done)
+        i = tl.where(i == taps_h, 0, i)
+    return accumulator
+
+
+@triton.jit
+def store_result(
+    result_ptr,
+    bias_ptr,
+    accumulator,
+    b,
+    h,
+    w,
+    stride_b,
+    stride_n,
+    stride_h,
+    stride_w,
+    g,
+    N,
+    first_n,
+    valid_m,
+    ALIGN: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once.
+
+    ALIGN > 1 says that n is adjacent in memory, and that N and the strides are multiples of ALIGN; stride_b, stride_h
+    and stride_w were divided by it. WIDE says that the result is too large for 32-bit offsets, whose 64-bit kin cost
+    registers.
+    """
+    n = first_n + tl.arange(0, BLOCK_N)
+    valid_n = n < N
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=0.0)
+        accumulator += bias.to(tl.float32)[None, :]
+    result = accumulator.to(result_ptr.dtype.element_ty)
+    # Widening b early and narrowing it here, and leaving an unused stride_n alone, changes no value: written more
+    # simply, tests/test_lowering.py finds a few bytes spilled in the float32 tiles.
+    if ALIGN == 1 and WIDE:
+        stride_n = stride_n.to(tl.int64)
+    if ALIGN > 1 or WIDE:
+        stride_b = stride_b.to(tl.int64) * ALIGN
+        stride_h = stride_h.to(tl.int64) * ALIGN
+        stride_w = stride_w.to(tl.int64) * ALIGN
+    rows = b.to(tl.int32) * stride_b + h * stride_h + w * stride_w
+    if ALIGN > 1:
+        result_ptrs = result_ptr + (rows[:, None] + (g * N + n)[None, :])
+        tl.store(result_ptrs, result, mask=valid_m[:, None] & valid_n[None, :])
+    else:
+        first_n += (g * N).to(tl.int32)
+        end_n = (g * N).to(tl.int32) + N
+        # Addresses one element apart take a register each: half of them at a time is what fits.
+        first, second = tl.split(tl.reshape(result, (BLOCK_M, 2, BLOCK_N // 2)).permute(0, 2, 1))
+        store_transposed(result_ptr, first, rows, valid_m, first_n, end_n, stride_n)
+        store_transposed(result_ptr, second, rows, valid_m, first_n + BLOCK_N // 2, end_n, stride_n)
+
+
+@triton.jit
+def store_transposed(result_ptr, tile, rows, valid_m, first_n, end_n, stride_n):
+    """Store `tile` (M, N) with neighbouring threads on neighbouring rows, as NCHW lies in memory."""
+    n = first_n + tl.arange(0, tile.shape[1])
+    offsets = (n * stride_n)[:, None] + rows[None, :]
+    tl.store(result_ptr + offsets, tl.trans(tile), mask=(n < end_n)[:, None] & valid_m[None, :])

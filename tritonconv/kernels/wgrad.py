@@ -1,0 +1,189 @@
+"""wgrad as one matrix product: rows are filters, columns taps and channels, the reduction runs over all positions.
+
+The reduction is by far the longest of the three operators, and the result the smallest, so it is split over programs.
+Each writes its partial sums in float32; `sum_partials_kernel` adds them up, always in the same order.
+"""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.index import INTEGERS, raster
+
+
+@triton.jit(do_not_specialize=[*INTEGERS, "splits"])
+def wgrad_kernel(
+    x_ptr,
+    y_ptr,
+    partials_ptr,
+    bias_partials_ptr,
+    B,
+    C,
+    H,
+    W,
+    F,
+    P,
+    Q,
+    R,
+    S,
+    stride_xb,
+    stride_xc,
+    stride_xh,
+    stride_xw,
+    stride_yb,
+    stride_yf,
+    stride_yp,
+    stride_yq,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    splits,
+    ALIGN_X: tl.constexpr,
+    ALIGN_Y: tl.constexpr,
+    WIDE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials of y alone
+
+    with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
+    C and F count the channels and filters of one group. ALIGN_X > 1 says that channels are adjacent in x, and that C
+    and every stride of x were divided by ALIGN_X; ALIGN_Y says the same of F and y. WIDE says that one image of x or y
+    is too large for 32-bit offsets. `splits` programs share a reduction, each a run of consecutive positions.
+    """
+    C *= ALIGN_X
+    F *= ALIGN_Y
+    stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
+    stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)
+    stride_xb = stride_xb.to(tl.int64)
+    stride_yb = stride_yb.to(tl.int64)
+    if WIDE:
+        stride_xh = stride_xh.to(tl.int64)
+        stride_xw = stride_xw.to(tl.int64)
+        stride_yp = stride_yp.to(tl.int64)
+        stride_yq = stride_yq.to(tl.int64)
+
+    columns = R * S * C
+    tiles_m = tl.cdiv(F, BLOCK_M)
+    tiles_n = tl.cdiv(columns, BLOCK_N)
+    pid = tl.program_id(0)
+    tiles = tiles_m * tiles_n
+    groups = tl.num_programs(0) // (tiles * splits)
+    split = pid // (tiles * groups)
+    g = (pid // tiles % groups).to(tl.int64)
+    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
+
+    f = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    valid_f = f < F
+    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    valid_n = n < columns
+    c = n % C
+    # A column beyond the last looks below the image, and finds zeros there.
+    tap_h = tl.where(valid_n, n // C // S * dilation_h - pad_h, H)
+    tap_w = n // C % S * dilation_w - pad_w
+    x_columns = x_ptr + (g * C + c) * stride_xc + (tap_h.to(tl.int64) * stride_xh + tap_w.to(tl.int64) * stride_xw) * ALIGN_X
+    y_columns = y_ptr + (g * F + f) * stride_yf
+
+    positions = B * P * Q
+    steps = tl.cdiv(positions, BLOCK_K)
+    steps_per_split = tl.cdiv(steps, splits)
+    first = split * steps_per_split
+    k = first * BLOCK_K + tl.arange(0, BLOCK_K)
+    b = (k // (P * Q)).to(tl.int64)
+    x_images = b * stride_xb
+    y_images = b * stride_yb
+    p = k // Q % P
+    q = k % Q
+    # BLOCK_K positions further on, as the digits of a number: q counts to Q, and p to P.
+    step_x = (BLOCK_K // (P * Q)) * stride_xb
+    step_y = (BLOCK_K // (P * Q)) * stride_yb
+    step_p = BLOCK_K // Q % P
+    step_q = BLOCK_K % Q
+
+    accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    turn = 0
+    for _ in range(tl.minimum(steps_per_split, steps - first)):
+        valid_k = k < positions
+        h = p * stride_h
+        w = q * stride_w
+        # Without its sign an index below zero is a huge one: one comparison serves both ends.
+        inside_h = (h[:, None] + tap_h[None, :]).to(tl.uint32) < H.to(tl.uint32)
+        inside_w = (w[:, None] + tap_w[None, :]).to(tl.uint32) < W.to(tl.uint32)
+        x = tl.load(
+            x_columns[None, :] + ((x_images + (h * stride_xh + w * stride_xw)) * ALIGN_X)[:, None],
+            mask=inside_h & inside_w & valid_k[:, None],
+            other=0.0,
+        )
+        y = tl.load(
+            y_columns[None, :] + ((y_images + (p * stride_yp + q * stride_yq)) * ALIGN_Y)[:, None],
+            mask=valid_k[:, None] & valid_f[None, :],
+            other=0.0,
+        )
+        accumulator = tl.dot(tl.trans(y).to(DOT_DTYPE), x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
+        # The programs that read the same features take turns in summing them.
+        if bias_partials_ptr is not None:
+            if turn == tile_n:
+                bias += tl.sum(y.to(tl.float32), 0)
+            turn = tl.where(turn == tiles_n - 1, 0, turn + 1)
+        k += BLOCK_K
+        q += step_q
+        p += tl.where(q >= Q, step_p + 1, step_p)
+        q = tl.where(q >= Q, q - Q, q)
+        x_images += tl.where(p >= P, step_x + stride_xb, step_x)
+        y_images += tl.where(p >= P, step_y + stride_yb, step_y)
+        p = tl.where(p >= P, p - P, p)
+
+    rows = (split * groups + g) * F + f
+    tl.store(
+        partials_ptr + rows[:, None] * columns + n[None, :], accumulator, mask=valid_f[:, None] & valid_n[None, :]
+    )
+    if bias_partials_ptr is not None:
+        rows = ((split * tiles_n + tile_n) * groups + g) * F + f
+        tl.store(bias_partials_ptr + rows, bias, mask=valid_f)
+
+
+SIZES_AND_STRIDES = ["filters", "C", "R", "S", "stride_f", "stride_c", "stride_r", "stride_s", "splits", "bias_splits"]
+
+
+@triton.jit(do_not_specialize=SIZES_AND_STRIDES)
+def sum_partials_kernel(
+    partials_ptr,
+    bias_partials_ptr,
+    weight_ptr,
+    bias_ptr,
+    filters,
+    C,
+    R,
+    S,
+    stride_f,
+    stride_c,
+    stride_r,
+    stride_s,
+    splits,
+    bias_splits,
+    BLOCK: tl.constexpr,
+):
+    """weight[f,c,r,s] = sum over split of partials[split,f,r,s,c]; bias[f] of bias_partials[split,f]; rounded once."""
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    count = filters.to(tl.int64) * C * R * S
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for split in range(splits):
+        total += tl.load(partials_ptr + split * count + index, mask=index < count, other=0.0)
+    c = index % C
+    s = index // C % S
+    r = index // (S * C) % R
+    f = index // (R * S * C)
+    offsets = f * stride_f + c * stride_c + r * stride_r + s * stride_s
+    tl.store(weight_ptr + offsets, total.to(weight_ptr.dtype.element_ty), mask=index < count)
+    if bias_ptr is not None:
+        bias = tl.zeros((BLOCK,), dtype=tl.float32)
+        for split in range(bias_splits):
+            bias += tl.load(bias_partials_ptr + split * filters + index, mask=index < filters, other=0.0)
+        tl.store(bias_ptr + index, bias.to(bias_ptr.dtype.element_ty), mask=index < filters)

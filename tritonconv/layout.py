@@ -1,0 +1,84 @@
+"""How operands lie in memory: what may be loaded and stored at once, and the copies that make it more."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
+    """Uninitialised memory on `like`'s device, of its dtype if none is given: every result and workspace is from here."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(tuple(shape), dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+
+
+def channels_last(*factors: Tensor) -> bool:
+    """Whether torch would give a convolution of these, and its gradients, channels_last results: if any factor is."""
+    return any(strides_are_channels_last(factor) for factor in factors)
+
+
+def strides_are_channels_last(tensor: Tensor) -> bool:
+    """Whether the strides grow in the order c, w, h, b, gaps allowed; not so where one pixel or channel leaves it open.
+
+    The rule by which torch suggests a memory format (`c10/core/MemoryFormat.h`).
+    """
+    sizes, strides = tensor.shape, tensor.stride()
+    if strides[1] == 0 or 0 in sizes:
+        return False
+    least = 0
+    for dim in (1, 3, 2, 0):
+        if strides[dim] < least or (dim == 0 and least == strides[1]):
+            return False
+        least = strides[dim] * max(sizes[dim], 1)
+    return True
+
+
+def adjacent(side: Tensor, channels: int) -> Tensor:
+    """An image or features, or, where a copy lets whole 16-byte vectors be loaded, one with its channels adjacent.
+
+    `channels` counts those of one group.
+    """
+    vector = 16 // side.element_size()
+    if channels % vector or alignment(side, channels) == vector:
+        return side
+    return side.clone(memory_format=torch.channels_last)
+
+
+def filters_last(weight: Tensor) -> Tensor:
+    """The weight (F, C/G, R, S) with its elements in the order (F, R, S, C/G), without gaps, aligned to 16 bytes."""
+    return aligned(weight.permute(0, 2, 3, 1).contiguous())
+
+
+def channels_first(weight: Tensor, groups: int) -> Tensor:
+    """The weight (F, C/G, R, S) with its elements in the order (G, C/G, R, S, F/G), without gaps, aligned to 16 bytes."""
+    return aligned(weight.unflatten(0, (groups, -1)).permute(0, 2, 3, 4, 1).contiguous())
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
+def alignment(side: Tensor, channels: int) -> int:
+    """How many adjacent channels one load may take: 8, 4, 2 or 1, and at most 16 bytes of them.
+
+    Every pixel and every group of `channels` must start at a multiple of it.
+    """
+    along_b, along_c, along_h, along_w = side.stride()
+    if along_c != 1:
+        return 1
+    vector = 16 // side.element_size()
+    starts = (along_b, along_h, along_w, channels)
+    while vector > 1 and (side.data_ptr() % 16 or any(start % vector for start in starts)):
+        vector //= 2
+    return vector
+
+
+def whole_stores(side: Tensor, channels: int) -> int:
+    """How many adjacent channels one store takes: 16 bytes of them, or 1."""
+    vector = 16 // side.element_size()
+    return vector if alignment(side, channels) == vector else 1
+
+
+def wide(side: Tensor) -> bool:
+    """Whether the offset of some element does not fit in 32 bits."""
+    return sum((n - 1) * stride for n, stride in zip(side.shape, side.stride(), strict=True)) >= 2**31
