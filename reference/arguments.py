@@ -19,7 +19,10 @@ Form = Callable[..., Tensor]
 
 
 class Call(NamedTuple):
-    """A convolution whose arguments have been checked. `pad` is the leading padding, `size` the other side's pixels."""
+    """A convolution whose arguments have been checked.
+
+    `size` is the result's pixels, `pad` the leading padding, `channels_last` the memory format of result and gradients.
+    """
 
     input: Tensor
     weight: Tensor
@@ -29,6 +32,7 @@ class Call(NamedTuple):
     pad: Pair
     dilation: Pair
     groups: int
+    channels_last: bool
 
 
 def conv2d(
@@ -45,9 +49,11 @@ def conv2d(
     Raises TypeError, RuntimeError or NotImplementedError where torch does.
     """
     check_tensors("conv2d", input, weight, bias)
-    strides = pair("stride", stride)
-    dilations = pair("dilation", dilation)
     groups = integer("groups", groups)
+    sizes = {"stride": stride, "dilation": dilation} | ({} if isinstance(padding, str) else {"padding": padding})
+    numbers = {name: integers(name, size) for name, size in sizes.items()}
+    check_ranks("conv2d", input, weight)
+    strides, dilations = pair("stride", numbers), pair("dilation", numbers)
     total: Pair
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
@@ -58,7 +64,7 @@ def conv2d(
         total = (dilations[0] * (R - 1), dilations[1] * (S - 1)) if padding == "same" else (0, 0)
         pad = (total[0] // 2, total[1] // 2)
     else:
-        pad = pair("padding", padding)
+        pad = pair("padding", numbers)
         total = (2 * pad[0], 2 * pad[1])
     check_positive(groups=(groups,), stride=strides, dilation=dilations)
     check_not_negative(padding=total)
@@ -82,7 +88,7 @@ def conv2d(
     check_same("weight", input, weight)
     check_same("bias", input, bias)
     size = (room[0] // strides[0] + 1, room[1] // strides[1] + 1)
-    return Call(*autocast(x, weight, bias), size, strides, pad, dilations, groups)
+    return Call(*autocast(x, weight, bias), size, strides, pad, dilations, groups, channels_last(x, weight))
 
 
 def conv_transpose2d(
@@ -100,11 +106,11 @@ def conv_transpose2d(
     Raises TypeError, RuntimeError or NotImplementedError where torch does.
     """
     check_tensors("conv_transpose2d", input, weight, bias)
-    strides = pair("stride", stride)
-    pad = pair("padding", padding)
-    extra = pair("output_padding", output_padding)
-    dilations = pair("dilation", dilation)
     groups = integer("groups", groups)
+    sizes = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    numbers = {name: integers(name, size) for name, size in sizes.items()}
+    check_ranks("conv_transpose2d", input, weight)
+    strides, pad, extra, dilations = (pair(name, numbers) for name in sizes)
     check_positive(groups=(groups,), stride=strides, dilation=dilations)
     check_not_negative(padding=pad, output_padding=extra)
     y = input if input.ndim == 4 else input.unsqueeze(0)
@@ -133,30 +139,35 @@ def conv_transpose2d(
         )
     check_same("weight", input, weight)
     check_same("bias", input, bias)
-    return Call(*autocast(y, weight, bias), (size[0], size[1]), strides, pad, dilations, groups)
+    operands = autocast(y, weight, bias)
+    return Call(*operands, (size[0], size[1]), strides, pad, dilations, groups, channels_last(y, weight))
 
 
 def integer(name: str, value: int) -> int:
     """`value` as an int. Symbolic sizes, which `torch.compile` traces with, pass through."""
     if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
         return value
-    if isinstance(value, bool | float | str) or value is None:
+    if isinstance(value, bool | float | str | range) or value is None:
         raise TypeError(f"argument '{name}' must be int, not {type(value).__name__}")
     return index(value)
 
 
-def pair(name: str, value: Ints) -> Pair:
-    """`value` for both axes: an int, or a sequence of one or two."""
-    if not isinstance(value, Sequence):
-        both = integer(name, value)
-        return both, both
+def integers(name: str, value: Ints) -> tuple[int, ...]:
+    """`value` as a tuple: an int, or a list or tuple of them."""
+    if isinstance(value, list | tuple):
+        return tuple(integer(name, v) for v in value)
     if isinstance(value, str):
         raise TypeError(f"argument '{name}' must be tuple of ints, not str")
-    values = [integer(name, v) for v in value]
+    return (integer(name, value),)  # type: ignore[arg-type]
+
+
+def pair(name: str, numbers: dict[str, tuple[int, ...]]) -> Pair:
+    """The numbers of that name for both axes, of which there must be one or two."""
+    values = numbers[name]
     if len(values) not in (1, 2):
         raise RuntimeError(
             f"expected {name} to be a single integer value or a list of 2 values to match the convolution dimensions, "
-            f"but got {name}={values}"
+            f"but got {name}={list(values)}"
         )
     return values[0], values[-1]
 
@@ -167,18 +178,25 @@ def check_tensors(function: str, input: Tensor, weight: Tensor, bias: Tensor | N
             raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {type(value).__name__}")
     if not (bias is None or isinstance(bias, Tensor)):
         raise TypeError(f"{function}(): argument 'bias' must be Tensor, not {type(bias).__name__}")
+
+
+def check_ranks(function: str, input: Tensor, weight: Tensor) -> None:
     if input.ndim not in (3, 4):
         raise RuntimeError(
             f"Expected 3D (unbatched) or 4D (batched) input to {function}, but got input of size: {list(input.shape)}"
         )
     if weight.ndim != 4:
-        raise RuntimeError(f"Expected 4D weight for {function}, but got weight of size: {list(weight.shape)}")
+        size = [1, *input.shape] if input.ndim == 3 else list(input.shape)
+        raise RuntimeError(
+            f"Expected {weight.ndim}-dimensional input for {weight.ndim}-dimensional weight{list(weight.shape)}, "
+            f"but got 4-dimensional input of size {size} instead"
+        )
 
 
 def check_positive(**values: Sequence[int]) -> None:
     for name, numbers in values.items():
         if min(numbers) <= 0:
-            raise RuntimeError(f"non-positive {name} is not supported")
+            raise RuntimeError(f"non-positive {name} is not supported: {name} should be greater than zero")
 
 
 def check_not_negative(**values: Sequence[int]) -> None:
@@ -214,12 +232,14 @@ def check_bias(bias: Tensor | None, weight: Tensor, channels: int, given: str) -
 
 def check_not_empty(input: Tensor) -> None:
     """An empty batch is a legal input; an image without pixels or channels is not."""
-    if input.shape[0] != 0 and min(input.shape[1:]) == 0:
+    if min(input.shape[1:]) == 0:
         raise RuntimeError(f"Only zero batch inputs are supported, but got input shape: {list(input.shape)}")
 
 
 def check_same(name: str, input: Tensor, other: Tensor | None) -> None:
-    """One dtype and one device, unless autocast is about to settle the dtype."""
+    """One dtype and one device, unless autocast is about to settle the dtype. No dtype without sums of products."""
+    if input.dtype == torch.bool:
+        raise NotImplementedError("a convolution is not implemented for 'Bool'")
     if other is None:
         return
     if input.device != other.device:
@@ -251,6 +271,32 @@ def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor
         weight.to(autocast_dtype(weight)),
         None if bias is None else bias.to(autocast_dtype(bias)),
     )
+
+
+def channels_last(*factors: Tensor) -> bool:
+    """Whether torch gives a convolution of these, and its gradients, the memory format channels_last: if any is."""
+    return any(strides_are_channels_last(factor) for factor in factors)
+
+
+def strides_are_channels_last(tensor: Tensor) -> bool:
+    """Whether the strides grow in the order c, w, h, b, gaps allowed; not so where one pixel or channel leaves it open.
+
+    The rule by which torch suggests a memory format (`c10/core/MemoryFormat.h`).
+    """
+    sizes, strides = tensor.shape, tensor.stride()
+    if strides[1] == 0 or 0 in sizes:
+        return False
+    least = 0
+    for dim in (1, 3, 2, 0):
+        if strides[dim] < least or (dim == 0 and least == strides[1]):
+            return False
+        least = strides[dim] * max(sizes[dim], 1)
+    return True
+
+
+def laid_out(result: Tensor, channels_last: bool) -> Tensor:
+    """`result` in the memory format that torch would give it."""
+    return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def padded(layer: nn.Conv2d, input: Tensor) -> tuple[Tensor, str | tuple[int, ...]]:

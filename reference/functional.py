@@ -54,6 +54,7 @@ def conv2d(
     y = fprop(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups)
     if call.bias is not None:
         y = y + rearrange(call.bias, "f -> f 1 1")
+    y = arguments.laid_out(y, call.channels_last)
     return y if input.ndim == 4 else y[0]
 
 
@@ -87,6 +88,7 @@ def conv_transpose2d(
     x = dgrad(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups)
     if call.bias is not None:
         x = x + rearrange(call.bias, "c -> c 1 1")
+    x = arguments.laid_out(x, call.channels_last)
     return x if input.ndim == 4 else x[0]
 
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -20,29 +20,47 @@ from tritonconv import launch, tiles
 from tritonconv.geometry import ConvGeometry, Operator
 
 
-def launches(
-    operator: Operator, dtype: torch.dtype, operands: tiles.Operands, tile: tiles.Tile, even: bool
-) -> list[launch.Launch]:
-    """What is launched for 3x3 taps in NHWC: channels loaded by `operands.vector`, stored by 16 bytes if `even`."""
-    loaded, stored = 64 + operands.vector % 8, 64 + (not even)
-    if operator == "wgrad":
-        stored = loaded
-    C, F = (stored, loaded) if operator == "dgrad" else (loaded, stored)
+class Memory(NamedTuple):
+    """How many adjacent channels of the image and of the features are loaded or stored at once."""
+
+    x: int
+    y: int
+
+
+def memories(operator: Operator, itemsize: int) -> list[Memory]:
+    """Every combination that a launch can meet."""
+    whole, loads = 16 // itemsize, sorted({1, 4 // itemsize, 16 // itemsize})
+    match operator:
+        case "fprop":
+            return [Memory(load, store) for load in loads for store in (1, whole)]
+        case "dgrad":
+            return [Memory(store, load) for load in loads for store in (1, whole)]
+        case "wgrad":
+            return [Memory(x, y) for x in loads for y in loads]
+
+
+def operands_of(operator: Operator, itemsize: int, memory: Memory, exact: bool) -> tiles.Operands:
+    """What `pick` is told of such operands."""
+    loaded, stored = {"fprop": memory, "dgrad": memory[::-1], "wgrad": (min(memory), 16 // itemsize)}[operator]
+    return tiles.Operands(itemsize, loaded, stored > 1, exact)
+
+
+def launches(operator: Operator, dtype: torch.dtype, memory: Memory, tile: tiles.Tile) -> list[launch.Launch]:
+    """What is launched for 3x3 taps in NHWC, with channels that can be loaded and stored as `memory` says."""
+    C, F = (64 + align % (16 // dtype.itemsize) for align in memory)
     geometry = ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3)
     size = dict(dtype=dtype, device="meta")
     x, y = (
         torch.empty(shape, **size).contiguous(memory_format=torch.channels_last)
         for shape in (geometry.image_shape, geometry.feature_shape)
     )
-    weight, device = torch.empty(geometry.weight_shape, **size), tiles.INTERPRETER
-    match operator:
-        case "fprop":
-            plan = launch.fprop(x, weight, torch.empty(F, **size), geometry, True, device, tile)
-        case "dgrad":
-            plan = launch.dgrad(y, weight, torch.empty(C, **size), geometry, True, device, tile)
-        case "wgrad":
-            plan = launch.wgrad(x, y, True, geometry, True, device, tile)
-    return plan.launches
+    weight = torch.empty(geometry.weight_shape, **size)
+    factors = {
+        "fprop": (x, weight, torch.empty(F, **size)),
+        "dgrad": (y, weight, torch.empty(C, **size)),
+        "wgrad": (x, y, True),
+    }
+    return launch.PLANS[operator](*factors[operator], geometry, True, tiles.INTERPRETER, tile).launches
 
 
 def compiled(kernel: Any, arguments: dict[str, Any], target: GPUTarget) -> Any:
@@ -75,26 +93,25 @@ def machine_code(cubin: bytes) -> tuple[str, str]:
 
 
 def lower(
-    operator: Operator, dtype: torch.dtype, operands: tiles.Operands, tile: tiles.Tile, even: bool, capability: int
+    operator: Operator, dtype: torch.dtype, memory: Memory, tile: tiles.Tile, exact: bool, capability: int
 ) -> dict[str, Any]:
     """One row: registers, spills, shared memory, and which instructions multiply and copy."""
-    kernel, _, arguments = launches(operator, dtype, operands, tile, even)[0]
-    if operands.exact:
-        arguments["PRECISION"] = "ieee"
+    kernel, _, arguments = launches(operator, dtype, memory, tile)[0]
+    assert (arguments["ALIGN_X"], arguments["ALIGN_Y"]) == memory
+    arguments["PRECISION"] = "tf32" if dtype == torch.float32 and not exact else "ieee"
     binary = compiled(kernel, arguments, GPUTarget("cuda", capability, 32))
     usage, code = machine_code(binary.asm["cubin"])
     registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())  # type: ignore[union-attr]
     instructions = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", code)
     return {
-        "vector": operands.vector,
-        "exact": operands.exact,
-        "align": [arguments["ALIGN_X"], arguments["ALIGN_Y"]],
+        "memory": memory,
+        "exact": exact,
         "tile": [tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K, tile.num_warps, tile.num_stages],
         "registers": registers,
         "stack": stack,
         "spills": sum(name.startswith(("STL", "LDL")) for name in instructions),
         "shared": binary.metadata.shared,
-        "promised": tile.shared_bytes(operands.itemsize),
+        "promised": tile.shared_bytes(operator, dtype.itemsize),
         "mma": sorted({name for name in instructions if re.match(r"HMMA|HGMMA|UTC.*MMA", name)}),
         "copies": sorted({name for name in instructions if name.startswith("LDGSTS")}),
     }
@@ -103,12 +120,12 @@ def lower(
 def lower_for_amd(arch: str, operator: Operator) -> None:
     """One row for each tile in bfloat16: that it compiles, its shared memory, and whether matrix cores multiply."""
     device = tiles.Device.of(0, 304)
-    for operands in (tiles.Operands(2, 1, whole_stores=False), tiles.Operands(2, 8)):
-        for tile in tiles.available(operands, device):
-            for kernel, _, arguments in launches(operator, torch.bfloat16, operands, tile, even=operands.whole_stores):
-                binary = compiled(kernel, arguments, GPUTarget("hip", arch, 64))
-                row = {"shared": binary.metadata.shared, "mma": "mfma" in binary.asm["amdgcn"]}
-                print(json.dumps(row | {"promised": tile.shared_bytes(2)}), flush=True)
+    for memory in (Memory(1, 1), Memory(8, 8)):
+        for tile in tiles.available(operator, operands_of(operator, 2, memory, exact=False), device):
+            kernel, _, arguments = launches(operator, torch.bfloat16, memory, tile)[0]
+            binary = compiled(kernel, arguments, GPUTarget("hip", arch, 64))
+            row = {"shared": binary.metadata.shared, "mma": "mfma" in binary.asm["amdgcn"]}
+            print(json.dumps(row | {"promised": tile.shared_bytes(operator, 2)}), flush=True)
 
 
 def main(arch: str, dtype: str, operator: Operator) -> None:
@@ -116,12 +133,11 @@ def main(arch: str, dtype: str, operator: Operator) -> None:
         return lower_for_amd(arch, operator)
     capability, torch_dtype = int(arch.removeprefix("sm_")), getattr(torch, dtype)
     device = tiles.Device.of(capability, 132)
-    itemsize = torch_dtype.itemsize
-    for vector, even in ((1, False), (2, False), (16 // itemsize, False), (16 // itemsize, True)):
-        for exact in {False, dtype == "float32"}:
-            operands = tiles.Operands(itemsize, vector, even, exact)
-            for tile in tiles.available(operands, device):
-                print(json.dumps(lower(operator, torch_dtype, operands, tile, even, capability)), flush=True)
+    for memory in memories(operator, torch_dtype.itemsize):
+        for exact in sorted({False, dtype == "float32"}):
+            operands = operands_of(operator, torch_dtype.itemsize, memory, exact)
+            for tile in tiles.available(operator, operands, device):
+                print(json.dumps(lower(operator, torch_dtype, memory, tile, exact, capability)), flush=True)
     return None
 
 

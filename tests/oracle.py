@@ -1,5 +1,7 @@
 """What is right: torch in float64 on the rounded operands. And how far from it a result may be."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -7,6 +9,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from tests.cases import Case, laid_out
+
+Function = Callable[..., Tensor]
 
 # RMS and maximum of the relative error. The floors are what a correct kernel shows: one rounding at the end for the
 # 16-bit types, accumulation in float32 before it; they hardly move with the length of the reduction. A tolerance is
@@ -22,20 +26,20 @@ TOLERANCES = {
 }
 
 
-def errors(actual: Tensor, expected: Tensor) -> tuple[float, float]:
-    """RMS(a-e)/RMS(e), and the largest |a-e|/max(RMS(e), |e|)."""
+def errors(actual: Tensor, expected: Tensor, scale: float = 1e-30) -> tuple[float, float]:
+    """RMS(a-e)/RMS(e), and the largest |a-e|/max(RMS(e), |e|), where RMS(e) is taken to be `scale` at least."""
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     if expected.numel() == 0:
         return 0.0, 0.0
     wide = torch.complex128 if expected.is_complex() else torch.float64
     expected, difference = expected.to(wide), (actual.to(wide) - expected.to(wide)).abs()
-    rms = expected.abs().square().mean().sqrt().clamp(min=1e-30)
+    rms = expected.abs().square().mean().sqrt().clamp(min=scale)
     return (difference.square().mean().sqrt() / rms).item(), (difference / expected.abs().clamp(min=rms)).max().item()
 
 
-def assert_close(actual: Tensor, expected: Tensor, precision: str, what: str = "") -> None:
+def assert_close(actual: Tensor, expected: Tensor, precision: str, what: str = "", scale: float = 1e-30) -> None:
     """Both errors within the table's tolerances. NaN fails."""
-    rms, most = errors(actual, expected)
+    rms, most = errors(actual, expected, scale)
     allowed_rms, allowed_most = TOLERANCES[precision]
     message = (
         f"{what} {precision}: RMS {rms:.2e} (allowed {allowed_rms:.1e}), max {most:.2e} (allowed {allowed_most:.1e})"
@@ -44,19 +48,58 @@ def assert_close(actual: Tensor, expected: Tensor, precision: str, what: str = "
     assert most <= allowed_most, message
 
 
+@contextmanager
+def convolution_precision(precision: str) -> Iterator[None]:
+    """torch's switch for float32 convolutions, for a while."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = precision
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
+
+
+def widened(tensor: Tensor | None) -> Tensor | None:
+    """The same numbers in float64, or complex128."""
+    return None if tensor is None else tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
 def forward(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, **arguments: Any) -> Tensor:
     """torch's own convolution, on operands raised to float64."""
     function = conv_transpose2d if case.transposed else conv2d
-    wide = [
-        None if t is None else t.to(torch.complex128 if t.is_complex() else torch.float64)
-        for t in (input, weight, bias)
-    ]
-    return function(*wide, **case.arguments, **arguments)
+    return function(widened(input), widened(weight), widened(bias), **case.arguments, **arguments)
 
 
-def hostile(shape: torch.Size, dtype: torch.dtype, layout: str) -> Tensor:
+PARTS = ("result", "gradient of input", "gradient of weight", "gradient of bias")
+
+
+def step(function: Function, operands: Sequence[Tensor | None], gradient: Tensor) -> list[Tensor]:
+    """The result of `function` and the gradients of its operands, those that are there."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in operands]
+    result = function(*leaves)
+    return [result.detach(), *torch.autograd.grad(result, [t for t in leaves if t is not None], gradient)]
+
+
+def expected_step(case: Case, operands: Sequence[Tensor | None], gradient: Tensor) -> list[Tensor]:
+    """`step` of torch's own convolution, on operands raised to float64."""
+    wide = [widened(t) for t in operands]
+    return step(lambda *leaves: forward(case, *leaves), wide, gradient.to(torch.float64))
+
+
+def scales(case: Case, operands: Sequence[Tensor | None], gradient: Tensor) -> list[float]:
+    """How large the parts of a step are if their terms have random signs: a few sums may cancel to much less than that,
+    and then to less than their rounding errors.
+    """
+    squares = [None if t is None else widened(t).square() for t in operands]
+    parts = expected_step(case, squares, widened(gradient).square())
+    return [max(part.mean().sqrt().item(), 1e-30) if part.numel() else 1e-30 for part in parts]
+
+
+def hostile(shape: torch.Size, dtype: torch.dtype, layout: str, integer: bool = False) -> Tensor:
     """An incoming gradient in a layout that backward has been known to mishandle."""
     if layout == "all_zero_strides":  # what y.sum().backward() hands over
         return torch.ones((), dtype=dtype).expand(shape)
     generator = torch.Generator().manual_seed(1)
+    if integer:
+        return laid_out(torch.randint(-2, 3, shape, generator=generator).to(dtype), layout)
     return laid_out(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype), layout)

@@ -260,20 +260,134 @@ def test_autocast(ours: ModuleType, dtype: torch.dtype, given: torch.dtype, tran
     assert_close(result, getattr(nn.functional, name)(*rounded), str(dtype).removeprefix("torch."))
 
 
-def test_channels_last_follows_torch() -> None:
-    """If either operand is channels_last the result is; one channel or one pixel stays contiguous."""
-    last = torch.channels_last
-    for image, weight in (
-        (x, w),
-        (x.to(memory_format=last), w),
-        (x, w.to(memory_format=last)),
-        (x[:, :1].contiguous(memory_format=last), w[:, :1].contiguous()),
-        (x[..., :3, :3].contiguous(memory_format=last), w.to(memory_format=last)),
-    ):
-        ours, theirs = tritonconv.conv2d(image, weight), nn.functional.conv2d(image, weight)
-        assert ours.stride() == theirs.stride()
+SHAPES = [((2, 4, 6, 5), (4, 4, 3, 3)), ((2, 1, 6, 5), (1, 1, 3, 3)), ((2, 4, 1, 1), (4, 4, 3, 3)), ((2, 4, 3, 3), (4, 4, 3, 3))]
 
 
-def test_meta_tensors() -> None:
-    layer = tritonconv.Conv2d(3, 8, 3, device="meta")
-    assert layer(torch.empty(2, 3, 8, 8, device="meta")).shape == (2, 8, 6, 6)
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+@pytest.mark.parametrize("last", range(8))
+@pytest.mark.parametrize(("image_shape", "weight_shape"), SHAPES)
+def test_channels_last_follows_torch(
+    ours: ModuleType, image_shape: tuple[int, ...], weight_shape: tuple[int, ...], last: int, name: str
+) -> None:
+    """The result is channels_last if either operand is, and leaves' gradients follow the leaves, whatever comes in."""
+    operands = [torch.randn(image_shape), torch.randn(weight_shape)]
+    results = []
+    for module in (ours, nn.functional):
+        leaves = [formatted(t, last >> i & 1).requires_grad_() for i, t in enumerate(operands)]
+        y = getattr(module, name)(*leaves, padding=1)
+        gradient = formatted(torch.ones(y.shape), last >> 2 & 1)
+        raw = torch.autograd.grad(y, leaves, gradient, retain_graph=True) if module is not reference else ()
+        y.backward(gradient)
+        results.append([strides(t) for t in (y, *(leaf.grad for leaf in leaves), *raw)])
+    assert results[0] == results[1][: len(results[0])]
+
+
+def strides(tensor: Tensor) -> list[int]:
+    """Those that say anything: of dimensions with more than one index."""
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+
+
+def formatted(tensor: Tensor, channels_last: int) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def test_meta_tensors(ours: ModuleType) -> None:
+    for name, out in (("Conv2d", (2, 8, 6, 6)), ("ConvTranspose2d", (2, 8, 10, 10))):
+        layer = getattr(ours, name)(3, 8, 3, device="meta")
+        y = layer(torch.empty(2, 3, 8, 8, device="meta"))
+        assert y.shape == out
+        y.sum().backward()
+        assert layer.weight.grad.shape == layer.weight.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs"),
+    [("LazyConv2d", (6, 3), dict(padding=1, groups=2)), ("LazyConvTranspose2d", (6, 3, 2), dict(bias=False))],
+)
+def test_lazy_variants(ours: ModuleType, name: str, args: Any, kwargs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They become our classes, and never run torch's convolution, the first call included."""
+    layers = []
+    for module in (ours, nn):
+        torch.manual_seed(3)
+        layers.append(getattr(module, name)(*args, **kwargs))
+    ours_lazy, theirs = layers
+    assert isinstance(ours_lazy, getattr(nn, name))
+    assert repr(ours_lazy) == repr(theirs)
+    torch.manual_seed(4)
+    expected = theirs(x)
+    torch.manual_seed(4)
+    function = name.removeprefix("Lazy").replace("ConvTranspose2d", "conv_transpose2d").lower()
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.functional, function, None)
+        result = ours_lazy(x)
+    assert type(ours_lazy) is getattr(ours, name.removeprefix("Lazy"))
+    assert_same_state(ours_lazy, theirs)
+    assert_close(result, expected.double(), "float32")
+    pickle.loads(pickle.dumps(ours_lazy))(x)
+
+
+@pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
+def test_what_torch_does_to_modules(ours: ModuleType, name: str) -> None:
+    """Parametrizations, pruning, fusion with BatchNorm, and another class assigned to a layer that exists."""
+    from torch.nn.utils import fusion, parametrizations, prune
+
+    layers = [getattr(module, name)(4, 6, 3) for module in (ours, nn)]
+    layers[1].load_state_dict(layers[0].state_dict())
+
+    def both(change: Callable[[nn.Module], nn.Module]) -> None:
+        results = []
+        for layer in layers:
+            torch.manual_seed(5)
+            changed = change(copy.deepcopy(layer))
+            results.append(changed(x))
+            results[-1].sum().backward()
+        assert isinstance(change(copy.deepcopy(layers[0])), getattr(nn, name))
+        assert_close(results[0], results[1].double(), "float32")
+
+    both(parametrizations.weight_norm)
+    both(parametrizations.spectral_norm)
+    both(lambda layer: prune.random_unstructured(layer, "weight", 0.5))
+    norm = nn.BatchNorm2d(6)(torch.randn(8, 6, 4, 4)) is not None and nn.BatchNorm2d(6)
+    norm.running_mean.normal_()
+    both(lambda layer: fusion.fuse_conv_bn_eval(layer.eval(), norm.eval(), transpose=name == "ConvTranspose2d"))
+
+    plain = copy.deepcopy(layers[1])
+    plain.__class__ = getattr(ours, name)
+    assert_close(plain(x), layers[1](x).double(), "float32")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64, torch.complex128])
+def test_wide_and_complex_dtypes(ours: ModuleType, dtype: torch.dtype) -> None:
+    for name, weight in (("Conv2d", w), ("ConvTranspose2d", wt)):
+        layers = [getattr(module, name)(4, 6, 3, stride=2, dtype=dtype) for module in (ours, nn)]
+        layers[1].load_state_dict(layers[0].state_dict())
+        image = torch.randn(2, 4, 5, 5, dtype=dtype)
+        steps = []
+        for layer in layers:
+            y = layer(image)
+            y.abs().square().sum().backward()
+            steps.append((y, layer.weight.grad, layer.bias.grad))
+        for actual, expected in zip(*steps, strict=True):
+            assert actual.dtype == dtype
+            assert_close(actual, expected, "float32" if dtype == torch.complex64 else "float64")
+        assert weight.shape == layers[0].weight.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("given", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
+def test_autocast_of_modules(ours: ModuleType, dtype: torch.dtype, given: torch.dtype, name: str) -> None:
+    """A float32 module, fed whatever: the same dtypes as torch.nn, or the same refusal."""
+
+    def outcome(module: ModuleType) -> Any:
+        layer = getattr(module, name)(4, 6, 3)
+        image = x.to(given, copy=True).requires_grad_()
+        try:
+            with torch.autocast("cpu", dtype):
+                y = layer(image)
+        except RuntimeError as error:
+            return type(error)
+        y.sum().backward()
+        return y.dtype, image.grad.dtype, layer.weight.grad.dtype, layer.bias.grad.dtype
+
+    assert outcome(ours) == outcome(nn)

@@ -1,22 +1,25 @@
 """The Triton kernels against torch in float64: on the GPU if there is one, else in the interpreter."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
 import tritonconv
-from tests.cases import CONV, DTYPES, Case, laid_out, random_case
+from tests.cases import CONV, DTYPES, LAYOUTS, TRANSPOSED, Case, laid_out, random_case
 from tests.guards import guarded
-from tests.oracle import assert_close, forward
-from tritonconv import launch, tiles
+from tests.oracle import PARTS, assert_close, convolution_precision, expected_step, forward, hostile, scales, step
+from tritonconv import launch, layout, tiles
+from tritonconv.geometry import Operator
 from tritonconv.ops import Sampling, geometry_of
 
 pytestmark = pytest.mark.usefixtures("guarded_memory")
 
 KERNEL_DTYPES = ("float32", "bfloat16", "float16")
+GRADIENT_LAYOUTS = ("all_zero_strides", *LAYOUTS)
 
 
 @pytest.fixture(autouse=True)
@@ -25,111 +28,101 @@ def without_tf32() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def convolution_precision(precision: str) -> Iterator[None]:
-    """torch's switch for float32 convolutions, for a while."""
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = precision
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.conv.fp32_precision = before
-
-
 def plain(size: tuple[int, int]) -> Sampling:
-    return Sampling(size, stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1, implementation="triton")
+    return Sampling(size, stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1, channels_last=True, implementation="triton")
 
 
 def precision(dtype: str) -> str:
     return "bfloat16 cut" if dtype == "bfloat16" and launch.interpreted() else dtype
 
 
-def triton(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    operands = (guarded(t) for t in (input, weight, bias))
-    return tritonconv.conv2d(*operands, **case.arguments, implementation="triton")
+class Part(NamedTuple):
+    """The result of a step, or a gradient: from the kernels, and from torch in float64."""
+
+    name: str
+    actual: Tensor
+    expected: Tensor
+    scale: float
+
+    def check(self, precision: str, what: str = "") -> None:
+        assert_close(self.actual, self.expected, precision, f"{self.name} {what}", self.scale)
 
 
-@pytest.mark.parametrize("case", CONV, ids=str)
+def steps(case: Case, dtype: str, device: str, layout: str, **drawn: Any) -> list[Part]:
+    """Forward and backward of `case`, with an incoming gradient in `layout`."""
+    operands = [guarded(t) for t in case.operands(DTYPES[dtype], device, **drawn)]
+    function = tritonconv.conv_transpose2d if case.transposed else tritonconv.conv2d
+    shape = forward(case, *operands).shape
+    gradient = guarded(hostile(shape, DTYPES[dtype], layout, drawn.get("integer", False)).to(device))
+    actual = step(partial(function, **case.arguments, implementation="triton"), operands, gradient)
+    expected, scale = expected_step(case, operands, gradient), scales(case, operands, gradient)
+    return [Part(*values) for values in zip(PARTS, actual, expected, scale, strict=False)]
+
+
+ALL = [pytest.param(case, id=f"{'transposed_' * case.transposed}{case}") for case in CONV + TRANSPOSED]
+
+
+@pytest.mark.parametrize("case", ALL)
 def test_integers_are_exact(case: Case, device: str) -> None:
     for dtype in KERNEL_DTYPES:
-        operands = case.operands(DTYPES[dtype], device, integer=True)
-        assert torch.equal(triton(case, *operands).double(), forward(case, *operands)), dtype
+        for part in steps(case, dtype, device, "contiguous", integer=True):
+            assert torch.equal(part.actual.double(), part.expected), (part.name, dtype)
 
 
-@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
-@pytest.mark.parametrize("case", CONV, ids=str)
-def test_agrees_with_float64(case: Case, dtype: str, device: str) -> None:
-    operands = case.operands(DTYPES[dtype], device)
-    result = triton(case, *operands)
-    assert result.dtype == DTYPES[dtype]
-    assert_close(result, forward(case, *operands), precision(dtype))
+@pytest.mark.parametrize("case", ALL)
+def test_agrees_with_float64(case: Case, device: str) -> None:
+    for part in steps(case, "float32", device, "channels_last"):
+        part.check("float32")
 
 
-@pytest.mark.parametrize("block", range(5))
-def test_random_problems(block: int, device: str) -> None:
-    """170 legal problems over every parameter together, some 20 of them with an empty batch."""
-    for seed in range(34 * block, 34 * block + 34):
-        case = random_case(seed)
-        operands = case.operands(torch.float32, device, seed=seed)
-        assert_close(triton(case, *operands), forward(case, *operands), "float32", str(case))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("case", [case for case in ALL if case.values[0].name in ("plain", "strided", "many_channels")])
+def test_16_bits_are_rounded_once(case: Case, dtype: str, device: str) -> None:
+    for part in steps(case, dtype, device, "contiguous"):
+        assert part.actual.dtype == DTYPES[dtype]
+        part.check(precision(dtype))
 
 
-def every_tile() -> list[tuple[str, tiles.Operands, tiles.Tile]]:
-    rows = []
-    for dtype, itemsize, exact in (
-        ("bfloat16", 2, False),
-        ("float16", 2, False),
-        ("float32", 4, True),
-        ("float32", 4, False),
-    ):
-        for vector in sorted({1, 2, 4, 16 // itemsize}):
-            operands = tiles.Operands(itemsize, vector, exact=exact)
-            rows += [(dtype, operands, tile) for tile in tiles.shipped(operands)]
-    return rows
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("block", range(10))
+def test_random_problems(block: int, transposed: bool, device: str) -> None:
+    """150 legal problems of each layer over every parameter together, some 15 of them with an empty batch.
 
-
-@pytest.mark.parametrize(
-    ("dtype", "operands", "tile"),
-    every_tile(),
-    ids=lambda v: (
-        "x".join(map(str, (v.BLOCK_M, v.BLOCK_N, v.BLOCK_K))) if isinstance(v, tiles.Tile) else getattr(v, "vector", v)
-    ),
-)
-def test_every_shipped_tile(dtype: str, operands: tiles.Operands, tile: tiles.Tile, device: str) -> None:
-    """Two tiles of pixels and of filters, ragged in M, N and K, with the alignment that the tile is meant for."""
-    if device == "cuda" and not tiles.fits(tile, operands.itemsize, launch.device_of(torch.device("cuda", 0))):
-        pytest.skip("this GPU has less shared memory")
-    channels = tile.BLOCK_K + operands.vector
-    width = tile.BLOCK_M // 4 + 3
-    case = Case("tile", 2, (channels, tile.BLOCK_N + 8), (2, width), (1, 2), x="channels_last", weight="channels_last")
-    x, weight, bias = case.operands(DTYPES[dtype], device, integer=True)
-    geometry = geometry_of("fprop", x.shape, weight.shape, plain((2, width - 1)))
-    y = launch.allocate(geometry.feature_shape, x, channels_last=True)
-    with convolution_precision("ieee" if operands.exact else "tf32"):
-        launch.launch_fprop(guarded(x), launch.filters_last(weight), bias, y, geometry, tile)
-    assert launch.alignment(x, channels) >= operands.vector
-    assert torch.equal(y.double(), forward(case, x, weight, bias))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the interpreter computes TF32 as float32: needs a GPU")
-@pytest.mark.parametrize("case", CONV, ids=str)
-def test_tf32(case: Case, device: str) -> None:
-    operands = case.operands(torch.float32, device)
-    with convolution_precision("tf32"):
-        assert_close(triton(case, *operands), forward(case, *operands), "tf32")
+    Forward and all gradients, in every layout of input, weight and incoming gradient.
+    """
+    for seed in range(15 * block, 15 * block + 15):
+        case = random_case(seed, transposed)
+        for part in steps(case, "float32", device, GRADIENT_LAYOUTS[seed % 7], seed=seed):
+            part.check("float32", f"of {case}")
 
 
 def test_padding_does_not_spread_nan(device: str) -> None:
-    """NaN in one pixel reaches the positions that see it, and no other."""
-    x = torch.ones(2, 8, 6, 6, device=device)
+    """NaN in one pixel reaches the positions that see it, and no other; in dgrad the other way round."""
+    x, weight = torch.ones(2, 8, 6, 6, device=device), torch.ones(16, 8, 3, 3, device=device)
     x[0, 3, 0, 0] = float("nan")
-    y = tritonconv.conv2d(x, torch.ones(16, 8, 3, 3, device=device), padding=1, implementation="triton")
+    y = tritonconv.conv2d(x, weight, padding=1, implementation="triton")
     expected = torch.zeros_like(y, dtype=torch.bool)
     expected[0, :, :2, :2] = True
     assert torch.equal(y.isnan(), expected)
+    spread = tritonconv.conv_transpose2d(x, weight.transpose(0, 1), stride=2, implementation="triton")
+    expected = torch.zeros_like(spread, dtype=torch.bool)
+    expected[0, :, :3, :3] = True
+    assert torch.equal(spread.isnan(), expected)
 
 
-def far_apart(shape: tuple[int, ...], axis: int, device: str) -> Tensor:
+def test_nan_stays_in_its_filter(device: str) -> None:
+    """In wgrad NaN in one feature reaches the weights of its filter, and no other, nor another group's."""
+    x, weight = torch.ones(2, 8, 6, 6, device=device), torch.ones(20, 4, 3, 3, device=device, requires_grad=True)
+    y = tritonconv.conv2d(x, weight, groups=2, implementation="triton")
+    gradient = torch.ones_like(y)
+    gradient[1, 7, 2, 2] = float("nan")
+    (found,) = torch.autograd.grad(y, weight, gradient)
+    expected = torch.zeros_like(weight, dtype=torch.bool)
+    expected[7] = True
+    assert torch.equal(found.isnan(), expected)
+
+
+def far_apart(shape: Sequence[int], axis: int, device: str) -> Tensor:
     """Uninitialised float16 with 2^30 elements from one index of `axis` to the next, of which few pages are touched."""
     strides = list(torch.empty(shape, device="meta").permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).stride())
     strides[axis] = 2**30
@@ -138,62 +131,100 @@ def far_apart(shape: tuple[int, ...], axis: int, device: str) -> Tensor:
 
 
 @pytest.mark.parametrize("axis", range(4))
-def test_image_offsets_beyond_32_bits(axis: int, device: str) -> None:
-    case = Case("far", 4, (4, 3), (4, 4), (2, 2), padding=1)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_operands_beyond_32_bits(transposed: bool, axis: int, device: str) -> None:
+    """The input of fprop and dgrad, and both sides of wgrad."""
+    case = Case("far", 4, (4, 3), (4, 4), (2, 2), padding=1, transposed=transposed)
     near, weight, bias = case.operands(torch.float16, device, integer=True)
-    x = far_apart(case.input_shape, axis, device)
-    x.copy_(near)
-    y = tritonconv.conv2d(x, weight, bias, **case.arguments, implementation="triton")
-    assert torch.equal(y.double(), forward(case, near, weight, bias))
+    input = far_apart(case.input_shape, axis, device)
+    input.copy_(near)
+    gradient = hostile(forward(case, near, weight, bias).shape, torch.float16, "contiguous", integer=True).to(device)
+    function = tritonconv.conv_transpose2d if transposed else tritonconv.conv2d
+    actual = step(partial(function, **case.arguments, implementation="triton"), (input, weight, bias), gradient)
+    for part, a, e in zip(PARTS, actual, expected_step(case, (near, weight, bias), gradient), strict=True):
+        assert torch.equal(a.double(), e), part
 
 
-@pytest.mark.parametrize(("axis", "filters"), [(0, 4), (1, 4), (2, 4), (3, 4), (0, 8), (2, 8), (3, 8)])
-def test_feature_offsets_beyond_32_bits(axis: int, filters: int, device: str) -> None:
-    """With 8 adjacent filters they are stored as a vector, with 4, or far apart, one by one."""
-    case = Case("far", 4, (4, filters), (4, 4), (1, 1))
-    x, weight, bias = case.operands(torch.float16, device, integer=True)
-    geometry = geometry_of("fprop", x.shape, weight.shape, plain((4, 4)))
-    y = far_apart(geometry.feature_shape, axis, device)
-    tile = tiles.Tile(16, 16, 16, 4, 1)
-    arguments = launch.fprop_arguments(x, weight, bias, y, geometry, tile)
-    assert arguments["ALIGN_Y"] == (8 if filters == 8 else 1)
-    assert arguments["WIDE_Y"]
-    launch.launch_fprop(x, launch.filters_last(weight), bias, y, geometry, tile)
-    assert torch.equal(y.double(), forward(case, x, weight, bias))
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+@pytest.mark.parametrize(("axis", "channels"), [(0, 4), (1, 4), (2, 4), (3, 4), (0, 8), (2, 8), (3, 8)])
+def test_results_beyond_32_bits(
+    operator: Operator, axis: int, channels: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight adjacent channels are stored as a vector, four, or those far apart, one by one."""
+    case = Case("far", 4, (4, channels), (4, 4), (1, 1), transposed=operator == "dgrad")
+    input, weight, bias = case.operands(torch.float16, device, integer=True)
+    result = far_apart((4, channels, 4, 4), axis, device)
+    monkeypatch.setattr(launch, "allocate", lambda *_: result)
+    geometry = geometry_of(operator, input.shape, weight.shape, plain((4, 4)))
+    plan = launch.PLANS[operator](input, weight, bias, geometry, True, launch.device_of(input.device))
+    arguments = plan.launches[0].arguments
+    assert arguments["ALIGN_Y" if operator == "fprop" else "ALIGN_X"] == (8 if channels == 8 else 1)
+    assert arguments["WIDE"]
+    launch.run(plan)
+    assert torch.equal(result.double(), forward(case, input, weight, bias))
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("ieee", "ieee"), ("tf32", "tf32"), ("none", "ieee")])
 def test_precision_follows_the_switch(setting: str, expected: str) -> None:
-    x, y = torch.empty(1, 16, 4, 4), torch.empty(1, 16, 4, 4)
-    geometry = geometry_of("fprop", x.shape, (16, 16, 1, 1), plain((4, 4)))
+    x, weight = torch.empty(1, 16, 4, 4), torch.empty(16, 16, 1, 1)
+    geometry = geometry_of("fprop", x.shape, weight.shape, plain((4, 4)))
     with convolution_precision(setting):
-        arguments = launch.fprop_arguments(
-            x, torch.empty(16, 16, 1, 1), None, y, geometry, tiles.Tile(16, 16, 16, 4, 1)
-        )
-        assert arguments["PRECISION"] == expected
-        assert launch.operands(x, y, geometry).exact == (expected == "ieee")
-        assert not launch.operands(x.half(), y.half(), geometry).exact
+        for plan in (
+            launch.fprop(x, weight, None, geometry, True, tiles.INTERPRETER),
+            launch.dgrad(x, weight, None, geometry, True, tiles.INTERPRETER),
+            launch.wgrad(x, x, False, geometry, True, tiles.INTERPRETER),
+        ):
+            assert plan.launches[0].arguments["PRECISION"] == expected
+        assert launch.operands(x, 4, True).exact == (expected == "ieee")
+        assert not launch.operands(x.half(), 8, True).exact
 
 
 def test_what_is_copied() -> None:
-    """An image whose whole vectors of channels are not adjacent, and a weight in another order: nothing else."""
-    geometry = geometry_of("fprop", (1, 16, 4, 4), (16, 16, 1, 1), plain((4, 4)))
+    """Sides whose whole vectors of channels are not adjacent, and weights in another order: nothing else."""
     image = torch.randn(1, 16, 4, 4)
-    copied = launch.lay_out(image, geometry)
+    copied = layout.adjacent(image, 16)
     assert torch.equal(copied, image)
-    assert launch.alignment(copied, 16) == 4
-    assert launch.lay_out(copied, geometry) is copied
-    few = geometry_of("fprop", (1, 3, 4, 4), (16, 3, 1, 1), plain((4, 4)))
-    assert launch.lay_out(image[:, :3], few).data_ptr() == image.data_ptr()
+    assert layout.alignment(copied, 16) == 4
+    assert layout.adjacent(copied, 16) is copied
+    assert layout.adjacent(image[:, :3], 3).data_ptr() == image.data_ptr()
     weight = torch.randn(16, 16, 3, 3).to(memory_format=torch.channels_last)
-    assert launch.filters_last(weight).data_ptr() == weight.data_ptr()
+    assert layout.filters_last(weight).data_ptr() == weight.data_ptr()
     shifted = laid_out(torch.randn(8, 8, 1, 1), "offset")
     assert shifted.data_ptr() % 16
-    assert launch.filters_last(shifted).data_ptr() % 16 == 0
+    assert layout.filters_last(shifted).data_ptr() % 16 == layout.channels_first(shifted, 2).data_ptr() % 16 == 0
 
 
-def test_same_bits_every_time(device: str) -> None:
-    case = Case("repeat", channels=(16, 24), padding=1)
+def test_one_shared_workspace_is_all_the_memory(device: str) -> None:
+    """wgrad takes SPLIT_K weights and, for the bias, SPLIT_K times the tiles of columns, in float32."""
+    x, y = torch.randn(2, 16, 6, 6, device=device), torch.randn(2, 32, 6, 6, device=device)
+    geometry = geometry_of("wgrad", x.shape, y.shape, plain((1, 1)))
+    tile = tiles.Tile(16, 16, 16, 4, 1, SPLIT_K=3)
+    multiply, add = launch.wgrad(x, y, True, geometry, True, tiles.INTERPRETER, tile).launches
+    assert multiply.arguments["partials_ptr"].shape == (3, 32, 16, 1, 1)
+    assert multiply.arguments["bias_partials_ptr"].shape == (3, 32)
+    assert multiply.programs == 3 * 2
+    assert add.programs == 1
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_same_bits_every_time(transposed: bool, device: str) -> None:
+    """A hundred times on a GPU; in the interpreter, which runs programs one after another, a few."""
+    case = Case("repeat", 4, (16, 24), (9, 8), padding=1, stride=(1, 2), transposed=transposed)
     operands = case.operands(torch.float32, device)
-    first = triton(case, *operands)
-    assert all(torch.equal(triton(case, *operands), first) for _ in range(5))
+    function = tritonconv.conv_transpose2d if transposed else tritonconv.conv2d
+    gradient = torch.randn(forward(case, *operands).shape, device=device)
+
+    def bits() -> list[Tensor]:
+        return step(partial(function, **case.arguments, implementation="triton"), operands, gradient)
+
+    first = bits()
+    for _ in range(100 if device == "cuda" else 2):
+        assert all(torch.equal(a, b) for a, b in zip(bits(), first, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the interpreter computes TF32 as float32: needs a GPU")
+@pytest.mark.parametrize("case", ALL)
+def test_tf32(case: Case, device: str) -> None:
+    with convolution_precision("tf32"):
+        for part in steps(case, "float32", device, "channels_last"):
+            part.check("float32" if part.name == "gradient of bias" else "tf32")

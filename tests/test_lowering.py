@@ -13,39 +13,46 @@ from tritonconv.tiles import SHARED_BYTES
 pytest.importorskip("triton")
 
 
-def rows(arch: str, dtype: str) -> list[dict[str, Any]]:
+OPERATORS = ["fprop", "dgrad", "wgrad"]
+
+
+def rows(arch: str, dtype: str, operator: str) -> list[dict[str, Any]]:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.lowering", arch, dtype],
+        [sys.executable, "-m", "tests.lowering", arch, dtype, operator],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_amd() -> None:
-    compiled = rows("gfx942", "bfloat16")
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_amd(operator: str) -> None:
+    compiled = rows("gfx942", "bfloat16", operator)
     assert len(compiled) >= 8
     assert all(row["mma"] and row["shared"] <= row["promised"] <= 65_536 for row in compiled)
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
-def test_every_shipped_tile(arch: str, dtype: str) -> None:
+def test_every_shipped_tile(arch: str, dtype: str, operator: str) -> None:
     itemsize = {"bfloat16": 2, "float32": 4}[dtype]
     limit = SHARED_BYTES[int(arch.removeprefix("sm_"))]
-    compiled = rows(arch, dtype)
-    assert {row["align"][1] for row in compiled} == {1, 16 // itemsize}
+    compiled = rows(arch, dtype, operator)
     assert any(row["tile"][:2] == [128, 128] for row in compiled)
     for row in compiled:
-        assert row["align"][0] == row["vector"], row
+        # Of fprop and dgrad the one side is loaded and the other stored; wgrad loads both.
+        loaded = {"fprop": row["memory"][:1], "dgrad": row["memory"][1:], "wgrad": row["memory"]}[operator]
         assert row["shared"] <= min(row["promised"], limit), row
         assert row["stack"] == row["spills"] == 0, row
         assert bool(row["mma"]) != row["exact"], row
-        assert bool(row["copies"]) == (row["vector"] * itemsize >= 4), row
-        if row["vector"] * itemsize == 16:
+        assert bool(row["copies"]) >= (max(loaded) * itemsize >= 4), row
+        if operator != "wgrad" and loaded[0] * itemsize == 16:
             assert any(name.endswith(".128") for name in row["copies"]), row
+        if operator == "wgrad" and dtype == "bfloat16" and min(loaded) == 8:
+            assert all(name.endswith((".128", ".64")) for name in row["copies"]), row

@@ -7,12 +7,14 @@ from tritonconv import batching as _batching  # noqa: F401 - registers the vmap 
 from tritonconv.dispatch import FallbackWarning, using
 from tritonconv.explain import explain
 from tritonconv.functional import conv2d, conv_transpose2d
-from tritonconv.layers import Conv2d, ConvTranspose2d
+from tritonconv.layers import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
 
 __all__ = [
     "Conv2d",
     "ConvTranspose2d",
     "FallbackWarning",
+    "LazyConv2d",
+    "LazyConvTranspose2d",
     "conv2d",
     "conv_transpose2d",
     "explain",

@@ -9,7 +9,6 @@ from reference import arguments
 from reference.arguments import Ints
 from tritonconv import dispatch
 from tritonconv.autograd import call
-from tritonconv.layout import channels_last
 
 
 def conv2d(
@@ -37,7 +36,7 @@ def conv2d(
     """
     wish = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    y = call("fprop", *checked, channels_last(checked.input, checked.weight), wish)
+    y = call("fprop", *checked, wish)
     return y if input.ndim == 4 else y[0]
 
 
@@ -61,5 +60,5 @@ def conv_transpose2d(
     """
     wish = dispatch.requested(implementation)
     checked = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    x = call("dgrad", *checked, channels_last(checked.input, checked.weight), wish)
+    x = call("dgrad", *checked, wish)
     return x if input.ndim == 4 else x[0]

@@ -12,27 +12,6 @@ def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: tor
     return torch.empty(tuple(shape), dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
 
 
-def channels_last(*factors: Tensor) -> bool:
-    """Whether torch would give a convolution of these, and its gradients, channels_last results: if any factor is."""
-    return any(strides_are_channels_last(factor) for factor in factors)
-
-
-def strides_are_channels_last(tensor: Tensor) -> bool:
-    """Whether the strides grow in the order c, w, h, b, gaps allowed; not so where one pixel or channel leaves it open.
-
-    The rule by which torch suggests a memory format (`c10/core/MemoryFormat.h`).
-    """
-    sizes, strides = tensor.shape, tensor.stride()
-    if strides[1] == 0 or 0 in sizes:
-        return False
-    least = 0
-    for dim in (1, 3, 2, 0):
-        if strides[dim] < least or (dim == 0 and least == strides[1]):
-            return False
-        least = strides[dim] * max(sizes[dim], 1)
-    return True
-
-
 def adjacent(side: Tensor, channels: int) -> Tensor:
     """An image or features, or, where a copy lets whole 16-byte vectors be loaded, one with its channels adjacent.
 
@@ -59,18 +38,20 @@ def aligned(tensor: Tensor) -> Tensor:
 
 
 def alignment(side: Tensor, channels: int) -> int:
-    """How many adjacent channels one load may take: 8, 4, 2 or 1, and at most 16 bytes of them.
+    """How many adjacent channels one load may take: 16 bytes of them, 4 bytes, or 1 channel.
 
-    Every pixel and every group of `channels` must start at a multiple of it.
+    Every pixel and every group of `channels` must start at a multiple of it. What lies between is taken for the next
+    less: each width is one more variant to compile.
     """
     along_b, along_c, along_h, along_w = side.stride()
     if along_c != 1:
         return 1
-    vector = 16 // side.element_size()
     starts = (along_b, along_h, along_w, channels)
-    while vector > 1 and (side.data_ptr() % 16 or any(start % vector for start in starts)):
-        vector //= 2
-    return vector
+    for bytes_at_once in (16, 4):
+        vector = bytes_at_once // side.element_size()
+        if side.data_ptr() % 16 == 0 and not any(start % vector for start in starts):
+            return vector
+    return 1
 
 
 def whole_stores(side: Tensor, channels: int) -> int:

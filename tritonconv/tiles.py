@@ -60,9 +60,12 @@ class Tile:
     GROUP_M: int = 8
     SPLIT_K: int = 1
 
-    def shared_bytes(self, itemsize: int) -> int:
+    def shared_bytes(self, operator: Operator, itemsize: int) -> int:
         """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger."""
         operands = self.num_stages * (self.BLOCK_M + self.BLOCK_N) * self.BLOCK_K * itemsize
+        if operator == "wgrad":
+            # Its results are float32, and each warp has a column of the bias's sum.
+            return max(operands, self.BLOCK_M * self.BLOCK_N * 4) + self.num_warps * self.BLOCK_M * 4 + BESIDE_OPERANDS
         return max(operands, self.BLOCK_M * self.BLOCK_N * itemsize) + BESIDE_OPERANDS
 
 
@@ -75,28 +78,36 @@ _WIDE = [(128, 128, 128, 8, 3), (128, 64, 128, 4, 3), (64, 128, 128, 8, 3)]
 _NARROW = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 4, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
 # Without tensor cores the operands pass through registers, and without alignment their addresses do too: larger
 # tiles than these spill.
-_EXACT = [(128, 64, 64, 8, 3), (64, 64, 64, 8, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
+_EXACT = [(128, 64, 64, 4, 3), (64, 64, 64, 8, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
 _UNALIGNED = [(64, 64, 64, 8, 2), (64, 32, 64, 8, 2), (64, 16, 64, 8, 2)]
+_EXACT_UNALIGNED = [(64, 32, 64, 8, 2), (64, 16, 64, 8, 2)]
+# Where wgrad, which also holds counters and the bias's sum, would spill.
+_NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
+_EXACT_UNALIGNED_WGRAD = [(64, 32, 64, 8, 3), (64, 16, 64, 8, 2)]
 
 
-def shipped(operands: Operands) -> list[Tile]:
+def shipped(operator: Operator, operands: Operands) -> list[Tile]:
     """Every tile that `pick` may choose for such operands on some device."""
     whole_loads = operands.vector * operands.itemsize == 16
-    if operands.vector == 1 or (operands.exact and not whole_loads):
-        rows = _UNALIGNED[operands.exact :]
-    elif operands.exact:
-        rows = _EXACT
+    narrow, exact_unaligned = _NARROW, _EXACT_UNALIGNED
+    if operator == "wgrad":
+        narrow, exact_unaligned = _NARROW_WGRAD, _EXACT_UNALIGNED_WGRAD
+    if operands.exact:
+        rows = _EXACT if whole_loads else exact_unaligned
+    elif operands.vector == 1:
+        rows = _UNALIGNED
     elif not whole_loads:
-        rows = _NARROW[1:]
+        rows = narrow[1:]
     else:
-        rows = (_HUGE if operands.itemsize == 2 and operands.whole_stores else []) + _WIDE + _NARROW
+        rows = (_HUGE if operands.itemsize == 2 and operands.whole_stores else []) + _WIDE + narrow
     return [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
 
 
-def fits(tile: Tile, itemsize: int, device: Device) -> bool:
+def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
     """Whether `tile` may run: powers of two no smaller than the tensor cores want, shared memory, and registers.
 
-    From sm_90 on a thread may hold 128 accumulators; before, operands and accumulators share its 255 registers.
+    From sm_90 on a thread may hold 128 accumulators; before, operands and accumulators share its 255 registers. So do
+    wgrad's from sm_100 on, where the sums on their way from tensor memory meet those of the bias.
     """
     blocks = (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K)
     if any(block < 16 or block & (block - 1) for block in blocks):
@@ -104,14 +115,14 @@ def fits(tile: Tile, itemsize: int, device: Device) -> bool:
     if device == INTERPRETER:
         return True
     accumulators = tile.BLOCK_M * tile.BLOCK_N // (32 * tile.num_warps)
-    most = 128 if device.capability in (90, 100, 103) else 64
-    return accumulators <= most and tile.shared_bytes(itemsize) <= device.shared_bytes
+    most = 128 if device.capability in ((90,) if operator == "wgrad" else (90, 100, 103)) else 64
+    return accumulators <= most and tile.shared_bytes(operator, itemsize) <= device.shared_bytes
 
 
-def available(operands: Operands, device: Device) -> list[Tile]:
+def available(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
     """The shipped tiles that fit, with the two stages that AMD's pipeliner wants."""
-    tiles = [replace(tile, num_stages=2) if device.capability == 0 else tile for tile in shipped(operands)]
-    return [tile for tile in tiles if fits(tile, operands.itemsize, device)]
+    tiles = [replace(tile, num_stages=2) if device.capability == 0 else tile for tile in shipped(operator, operands)]
+    return [tile for tile in tiles if fits(tile, operator, operands.itemsize, device)]
 
 
 @lru_cache(maxsize=4096)
@@ -122,7 +133,7 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device:
         depth = gemm.K if operator == "wgrad" else gemm.K // (geometry.R * geometry.S)
         M, N, K = (min(64, power_of_two(extent)) for extent in (gemm.M, gemm.N, depth))
         return Tile(M, N, K, num_warps=4, num_stages=1)
-    candidates = available(operands, device)
+    candidates = available(operator, operands, device)
     if operator == "wgrad":
         candidates = [replace(tile, SPLIT_K=n) for tile in candidates for n in splits(gemm, tile, device)]
     return min(
