@@ -44,8 +44,11 @@ def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_many_positions_are_refused() -> None:
-    huge = ConvGeometry(B=2**20, C=1, H=64, W=64, F=1, P=64, Q=64, R=1, S=1)
-    assert "2^31" in str(why_not("triton", Problem("fprop", huge, torch.float32, x.device)))
+    """By all operators alike, so that no step fails halfway: here the features are few, and the pixels too many."""
+    huge = ConvGeometry(B=2**20, C=1, H=64, W=64, F=1, P=1, Q=1, R=1, S=1)
+    for operator in ("fprop", "dgrad", "wgrad"):
+        reason = str(why_not("triton", Problem(operator, huge, torch.float32, x.device)))
+        assert "dgrad, 4294967296 x 1 x 1, has an extent of 2^31 or more" in reason
 
 
 @pytest.mark.skipif(not launch.interpreted(), reason="on a GPU machine the kernels are compiled, not interpreted")
@@ -53,7 +56,7 @@ def test_order_and_wishes() -> None:
     assert choose(problem()) == "triton"
     assert choose(problem(), "reference") == "reference"
     assert choose(problem(dtype=torch.float64)) == "reference"
-    assert choose(problem("wgrad"), "triton") == "reference"  # has no kernel yet
+    assert choose(problem("wgrad"), "triton") == "triton"
     with pytest.raises(NotImplementedError, match=r"^triton: .*float64"):
         choose(problem(dtype=torch.float64), "triton")
     with pytest.raises(NotImplementedError, match=r"^triton: .*float64"):
@@ -153,6 +156,15 @@ def test_gradients_not_asked_for_are_not_computed() -> None:
     assert list(counter.get_flop_counts()["Global"]) == [torch.ops.tritonconv.wgrad]
 
 
+def test_weight_and_bias_are_found_in_one_pass() -> None:
+    layer = tritonconv.Conv2d(4, 6, 3)
+    with tritonconv.using("reference"):
+        y = layer(x)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        y.sum().backward()
+    assert list(counter.get_flop_counts()["Global"]) == [torch.ops.tritonconv.wgrad_with_bias]
+
+
 def test_layers_carry_their_implementation() -> None:
     layer = tritonconv.Conv2d(4, 6, 3)
     layer.implementation = "reference"
@@ -178,10 +190,12 @@ def test_explain_a_model() -> None:
         ("2.0", "input gradient", "fprop"),
         ("2.0", "weight gradient", "wgrad"),
     ]
-    unfused = [choice for choice in explanation if choice.operator != "fprop"]
-    assert all(choice.implementation == "reference" for choice in unfused)
-    assert all("has no kernel yet" in choice.reasons["triton"] for choice in unfused)
-    assert str(explanation).count("not triton: dgrad has no kernel yet") == 1
+    if launch.interpreted():
+        assert {choice.implementation for choice in explanation} == {"triton"}
+        assert not any(choice.reasons for choice in explanation)
+    explanation = tritonconv.explain(model.double(), x.double())
+    assert {choice.implementation for choice in explanation} == {"reference"}
+    assert str(explanation).count("not triton: the kernels compute in float16, bfloat16 or float32, not in float64") == 1
     assert not model[0]._forward_hooks
     assert not model[0]._forward_pre_hooks
 
@@ -189,8 +203,8 @@ def test_explain_a_model() -> None:
 def test_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
     dispatch._warn_once.cache_clear()
-    on_gpu = problem("dgrad", device="cuda")
-    with pytest.warns(tritonconv.FallbackWarning, match="dgrad runs as reference: dgrad has no kernel yet"):
+    on_gpu = problem("dgrad", torch.float64, device="cuda")
+    with pytest.warns(tritonconv.FallbackWarning, match="dgrad runs as reference: the kernels compute in float16"):
         dispatch.choose_and_warn(on_gpu, "auto")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

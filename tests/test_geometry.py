@@ -28,10 +28,14 @@ def test_flops_and_bytes() -> None:
     assert GEOMETRY.minimal_bytes(itemsize=2) == 2 * (240 + 72 + 120)
 
 
-def test_torch_counts_the_same_flops() -> None:
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
+def test_torch_counts_the_same_flops(name: str, groups: int) -> None:
+    """Forward and backward, also where torch counts too many: with groups, in the gradient of the weight."""
     x = torch.randn(2, 4, 5, 6, requires_grad=True)
     counts = []
-    for layer in (tritonconv.Conv2d(4, 6, (3, 2), stride=2), torch.nn.Conv2d(4, 6, (3, 2), stride=2)):
+    for module in (tritonconv, torch.nn):
+        layer = getattr(module, name)(4, 6, (3, 2), stride=2, groups=groups)
         with tritonconv.using("reference"), FlopCounterMode(display=False) as counter:
             layer(x).sum().backward()
         counts.append(counter.get_total_flops())

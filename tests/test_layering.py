@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 # From the surface to the metal. A module may import only what stands below it.
 ORDER = [
     "tritonconv",
+    "tritonconv.warmup",
     "tritonconv.explain",
     "tritonconv.layers",
     "tritonconv.functional",
@@ -19,8 +20,12 @@ ORDER = [
     "tritonconv.dispatch",
     "tritonconv.launch",
     "tritonconv.kernels.fprop",
+    "tritonconv.kernels.dgrad",
+    "tritonconv.kernels.wgrad",
+    "tritonconv.kernels.gemm",
     "tritonconv.kernels.index",
     "tritonconv.kernels",
+    "tritonconv.layout",
     "tritonconv.tiles",
     "tritonconv.geometry",
 ]
@@ -30,6 +35,7 @@ THIRD_PARTY = {
     "tritonconv.geometry": set(),
     "tritonconv.tiles": set(),
     "tritonconv.launch": {"torch", "triton"},
+    "tritonconv.warmup": {"torch", "triton"},
 }
 
 

@@ -3,33 +3,38 @@
 import random
 
 import pytest
+import torch
 
-from tritonconv import tiles
-from tritonconv.geometry import ConvGeometry
+from tests.oracle import convolution_precision
+from tritonconv import launch, tiles
+from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.tiles import INTERPRETER, Device, Operands, Tile
 
 H100, A100, RTX4090, MI300 = Device.of(90, 132), Device.of(80, 108), Device.of(89, 128), Device.of(0, 304)
-OPERANDS = [Operands(2, v) for v in (1, 2, 4, 8)] + [
-    Operands(4, v, exact=exact) for v in (1, 2, 4) for exact in (False, True)
-]
+OPERANDS = [Operands(2, v) for v in (1, 2, 8)] + [Operands(4, v, exact=exact) for v in (1, 4) for exact in (False, True)]
+OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
 
 
 def some_geometry(rng: random.Random) -> ConvGeometry:
     G = rng.choice([1, 1, 2, 32])
-    C, F = G * rng.choice([1, 3, 8, 64, 256]), G * rng.choice([1, 3, 16, 64, 512])
-    P, Q, R = rng.choice([1, 7, 56]), rng.choice([1, 14, 112]), rng.choice([1, 3, 7])
-    return ConvGeometry(rng.choice([1, 8, 128]), C, P + R - 1, Q + R - 1, F, P, Q, R, R, G)
+    C, F = G * rng.choice([1, 2, 3, 4, 8, 20, 64, 256]), G * rng.choice([1, 3, 6, 10, 16, 64, 512])
+    P, Q, R, stride = rng.choice([1, 7, 56]), rng.choice([1, 14, 112]), rng.choice([1, 3, 7]), rng.choice([1, 1, 2])
+    H, W = (P - 1) * stride + R, (Q - 1) * stride + R
+    return ConvGeometry(rng.choice([1, 8, 32]), C, H, W, F, P, Q, R, R, G, stride, stride)
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Device.of(120, 170), INTERPRETER], ids=str)
 @pytest.mark.parametrize("operands", OPERANDS, ids=str)
-def test_what_is_picked_fits(device: Device, operands: Operands) -> None:
+def test_what_is_picked_fits(device: Device, operands: Operands, operator: Operator) -> None:
     rng = random.Random(0)
     for _ in range(50):
         geometry = some_geometry(rng)
-        tile = tiles.pick(geometry, "fprop", operands, device)
-        assert tiles.fits(tile, operands.itemsize, device)
-        assert tile == tiles.pick(geometry, "fprop", operands, device)
+        tile = tiles.pick(geometry, operator, operands, device)
+        assert tiles.fits(tile, operator, operands.itemsize, device)
+        assert tile == tiles.pick(geometry, operator, operands, device)
+        steps = -(-geometry.gemm("wgrad").K // tile.BLOCK_K)
+        assert tile.SPLIT_K == 1 or (operator == "wgrad" and steps // tile.SPLIT_K >= tiles.LEAST_STEPS)
 
 
 def test_a_large_layer_gets_a_large_tile() -> None:
@@ -38,6 +43,26 @@ def test_a_large_layer_gets_a_large_tile() -> None:
     assert tiles.pick(large, "fprop", Operands(2, 8), H100) == Tile(128, 256, 64, 8, 3)
     picked = tiles.pick(small, "fprop", Operands(2, 8), H100)
     assert picked.BLOCK_M * picked.BLOCK_N <= 64 * 64
+
+
+def test_a_long_reduction_is_split() -> None:
+    """Into programs for every multiprocessor, where the weight alone would occupy a few; into none where it is short."""
+    long = ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
+    tile = tiles.pick(long, "wgrad", Operands(2, 8), H100)
+    programs = -(-64 // tile.BLOCK_M) * -(-64 * 9 // tile.BLOCK_N) * tile.SPLIT_K
+    assert 132 / 2 < programs <= 2 * 132
+    short = ConvGeometry(1, 64, 9, 9, 64, 7, 7, 3, 3)
+    assert tiles.pick(short, "wgrad", Operands(2, 8), H100).SPLIT_K == 1
+
+
+def test_dgrad_counts_the_taps_it_multiplies() -> None:
+    """A stride of two divides the arithmetic by four, and so the time that the model expects of a large layer."""
+    tile = Tile(128, 128, 64, 8, 3)
+    dense, strided = (
+        tiles.expected(tile, ConvGeometry(64, 256, 56, 56, 256, 56 // s, 56 // s, 4, 4, 1, s, s), "dgrad", H100)
+        for s in (1, 2)
+    )
+    assert 3.5 < dense / strided < 4.5
 
 
 def test_few_filters_get_a_narrow_tile() -> None:
@@ -56,10 +81,39 @@ def test_few_filters_get_a_narrow_tile() -> None:
     ids=str,
 )
 def test_what_does_not_fit(tile: Tile) -> None:
-    assert not tiles.fits(tile, 2, H100)
-    assert tiles.fits(Tile(128, 128, 64, 8, 3), 2, H100)
+    assert not tiles.fits(tile, "fprop", 2, H100)
+    assert tiles.fits(Tile(128, 128, 64, 8, 3), "fprop", 2, H100)
 
 
 def test_shared_memory() -> None:
-    assert Tile(128, 128, 64, 8, 3).shared_bytes(2) == 3 * 256 * 64 * 2 + tiles.BESIDE_OPERANDS
-    assert Tile(128, 128, 16, 8, 1).shared_bytes(2) == 128 * 128 * 2 + tiles.BESIDE_OPERANDS
+    small, large = Tile(128, 128, 16, 8, 1), Tile(128, 128, 64, 8, 3)
+    assert large.shared_bytes("fprop", 2) == 3 * 256 * 64 * 2 + tiles.BESIDE_OPERANDS
+    assert small.shared_bytes("dgrad", 2) == 128 * 128 * 2 + tiles.BESIDE_OPERANDS
+    assert small.shared_bytes("wgrad", 2) == 128 * 128 * 4 + 8 * 128 * 4 + tiles.BESIDE_OPERANDS
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_few_variants_are_compiled(dtype: torch.dtype) -> None:
+    """At most 64 of each kernel over a sweep of a thousand layers, in both memory formats, with and without a bias."""
+    rng = random.Random(1)
+    found: dict[str, set[object]] = {}
+    with convolution_precision("tf32"):
+        for _ in range(1000):
+            geometry, channels_last = some_geometry(rng), rng.random() < 0.7
+            memory_format = torch.channels_last if channels_last else torch.contiguous_format
+            kinds = dict(dtype=dtype, device="meta")
+            x, y, weight = (
+                torch.empty(shape, **kinds).to(memory_format=memory_format)
+                for shape in (geometry.image_shape, geometry.feature_shape, geometry.weight_shape)
+            )
+            for_y, for_x = torch.empty(geometry.F, **kinds), torch.empty(geometry.C, **kinds)
+            has_bias = rng.random() < 0.5
+            for plan in (
+                launch.fprop(x, weight, for_y if has_bias else None, geometry, channels_last, H100),
+                launch.dgrad(y, weight, for_x if has_bias else None, geometry, channels_last, H100),
+                launch.wgrad(x, y, has_bias, geometry, channels_last, H100),
+            ):
+                for each in plan.launches:
+                    found.setdefault(each.kernel.__name__, set()).add(each.variant)
+    assert len(found) == 4
+    assert max(len(variants) for variants in found.values()) <= 64, {k: len(v) for k, v in found.items()}

@@ -8,6 +8,7 @@ from tritonconv.dispatch import FallbackWarning, using
 from tritonconv.explain import explain
 from tritonconv.functional import conv2d, conv_transpose2d
 from tritonconv.layers import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
+from tritonconv.warmup import warmup
 
 __all__ = [
     "Conv2d",
@@ -19,4 +20,5 @@ __all__ = [
     "conv_transpose2d",
     "explain",
     "using",
+    "warmup",
 ]

@@ -30,6 +30,19 @@ class Launch(NamedTuple):
     programs: int
     arguments: dict[str, Any]
 
+    @property
+    def variant(self) -> tuple[Any, ...]:
+        """What Triton compiles the kernel for: constants, the types of its pointers, and the widths of its integers."""
+        return self.kernel.__name__, *((name, compiled_for(name, value)) for name, value in self.arguments.items())
+
+
+def compiled_for(name: str, value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return str(value.dtype)
+    if value is None or name.startswith("num_") or (name.isupper() and len(name) > 1):
+        return value
+    return "i32" if value < 2**31 else "i64"
+
 
 class Plan(NamedTuple):
     """The results, not computed yet, and what computes them."""
