@@ -84,23 +84,15 @@ def step(implementation: str, state: dict[str, Tensor], images: Images, dtype: t
 
 
 def step_of_triton(state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> Step:
-    """`step` with the Triton kernels, and notes of what had to run otherwise. Refused where the kernels cannot run."""
+    """`step` with the Triton kernels, forward and backward. Refused, with a note, where the kernels cannot run."""
     network = build("triton", images.pixels.shape[-1], images.pixels.device, dtype)
     try:
         with autocast(images.pixels.device, dtype):
             # No image is needed to choose, and without any no kernel starts: what is raised here is a refusal.
-            choices = tritonconv.explain(network, images.pixels[:0].to(wide(dtype)))
+            tritonconv.explain(network, images.pixels[:0].to(wide(dtype)))
     except NotImplementedError as refusal:
         return Step({}, [f"no column for {refusal}"])
-    others = [choice for choice in choices if choice.implementation != "triton"]
-    values = step("triton", state, images, dtype).values
-    if not others:
-        return Step(values, [])
-    reasons = sorted({reason for choice in others for reason in choice.reasons.values()})
-    forwards = [choice.layer for choice in others if choice.computes == "forward"]
-    note = f"parts of the triton column ran as the reference: {', '.join(reasons)}"
-    among = f"  and so did the forward of {', '.join(forwards)}"
-    return Step(values, [note, among] if forwards else [note])
+    return step("triton", state, images, dtype)
 
 
 def step_in_interpreter(state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> Step:

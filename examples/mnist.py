@@ -49,6 +49,9 @@ def main() -> None:
         sys.exit(f"error: {refusal}")
 
     print(f"{len(train.labels)} images to learn from, {len(test.labels)} to test with; {device}, {arguments.dtype}")
+    if device.type == "cuda" and implementation != "torch":
+        with autocast(device, dtype):
+            tritonconv.warmup(network, train.pixels[: arguments.batch_size])
     fit(network, train, arguments.epochs, arguments.batch_size, dtype)
     logits, reconstructions = predict(network, test.pixels, arguments.batch_size, dtype)
     print(f"test accuracy {100 * (logits.argmax(1) == test.labels).double().mean():.1f} %")

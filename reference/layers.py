@@ -37,12 +37,12 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 class LazyConv2d(nn.LazyConv2d):
     """`torch.nn.LazyConv2d`, which becomes a `Conv2d` when the first input tells it the number of channels."""
 
-    cls_to_become = Conv2d  # type: ignore[assignment]
+    cls_to_become = Conv2d
     _conv_forward = Conv2d._conv_forward
 
 
 class LazyConvTranspose2d(nn.LazyConvTranspose2d):
     """`torch.nn.LazyConvTranspose2d`, which becomes a `ConvTranspose2d` with its first input."""
 
-    cls_to_become = ConvTranspose2d  # type: ignore[assignment]
+    cls_to_become = ConvTranspose2d
     forward = ConvTranspose2d.forward

@@ -46,7 +46,7 @@ def checked_addresses() -> Iterator[None]:
     """In the interpreter: every address that a kernel really loads or stores lies inside a tensor it was given."""
     from triton.runtime import interpreter
 
-    from tritonconv.launch import interpreted
+    from tritonconv.processor import interpreted
 
     if not interpreted():
         yield

@@ -1,7 +1,9 @@
 """The wiring: every way of differentiating, mapping, compiling and exporting gives what torch.nn gives."""
 
+import io
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -120,7 +122,10 @@ def test_export(strict: bool) -> None:
     model = Model()
     shapes = ({0: torch.export.Dim("batch", min=2)},)
     image = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    exported = torch.export.export(model, (image,), strict=strict, dynamic_shapes=shapes).module()
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(model, (image,), strict=strict, dynamic_shapes=shapes), file)
+    file.seek(0)
+    exported = torch.export.load(file).module()
     other = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     result = []
     for module in (exported, model):
@@ -183,36 +188,82 @@ def test_results_can_be_modified_in_place(implementation: str, batched: bool, de
         assert_close(gradients[0], gradients[1].double(), "float32" if device == "cpu" else "tf32")
 
 
-SAMPLING = ((2, 1), (1, 2), (1, 2), 2, False, "reference")
+def test_second_order_in_triton(problem: Any, device: str) -> None:
+    """A gradient of gradients, every operator of which is a kernel, in float32."""
+    ours, theirs, operands = problem
+    wanted = [torch.randn_like(t) for t in operands]
 
+    def second(function: Function, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        leaves = [t.to(device, dtype, copy=True).requires_grad_() for t in operands]
+        y = function(*leaves)
+        weighting = torch.linspace(-1, 1, y.numel(), dtype=dtype, device=device).view(y.shape)
+        first = torch.autograd.grad((y.square() * weighting).sum(), leaves, create_graph=True)
+        inner = sum((g * t.to(device, dtype)).sum() for g, t in zip(first, wanted, strict=True))
+        return *first, *torch.autograd.grad(inner, leaves)
 
-def test_opcheck() -> None:
-    """torch's own checks of schema, autograd registration, fake tensors and tracing."""
-    x, weight, y = (torch.randn(s, dtype=torch.float64) for s in ((2, 4, 6, 5), (6, 2, 3, 2), (2, 6, 3, 6)))
-    for image in (x.clone(), x.to(memory_format=torch.channels_last)):
-        for t in (image, weight, y):
-            t.requires_grad_()
-        opcheck(OPERATORS.fprop.default, (image, weight, None, (3, 7), *SAMPLING))
-        opcheck(OPERATORS.fprop.default, (image, weight, y.new_zeros(6).requires_grad_(), (3, 6), *SAMPLING))
-        opcheck(OPERATORS.dgrad.default, (y, weight, None, (6, 5), *SAMPLING))
-        opcheck(OPERATORS.wgrad.default, (image, y, (3, 2), *SAMPLING))
-        opcheck(OPERATORS.wgrad_with_bias.default, (image, y, (3, 2), *SAMPLING))
-
-
-@pytest.mark.filterwarnings("ignore:tritonconv.*runs as reference:UserWarning")  # on a GPU
-@pytest.mark.usefixtures("guarded_memory")
-@pytest.mark.parametrize("case", [c for c in CONV if c.name in ("plain", "grouped", "aligned", "strided")], ids=str)
-def test_training_step_with_the_kernel(case: Case, device: str) -> None:
-    """fprop in Triton forward, and again in the backward of the transposed layer; all gradients against torch.nn."""
-    x, weight, bias = (t.requires_grad_() for t in case.operands(torch.float32, device) if t is not None)
-    y = tritonconv.conv2d(x, weight, bias, **case.arguments, implementation="triton")
-    expected = torch.nn.functional.conv2d(x.double(), weight.double(), bias.double(), **case.arguments)
-    gradient = torch.randn_like(y)
-    actual = torch.autograd.grad(y, (x, weight, bias), gradient)
-    for a, e in zip(actual, torch.autograd.grad(expected, (x, weight, bias), gradient.double()), strict=True):
+    actual = second(partial(ours, implementation="triton"), torch.float32)
+    for a, e in zip(actual, second(theirs, torch.float64), strict=True):
         assert_close(a, e, "float32" if device == "cpu" else "tf32")
 
-    spread = tritonconv.conv_transpose2d(y.detach().requires_grad_(), weight, **case.arguments, implementation="triton")
-    down = torch.autograd.grad(spread.square().sum(), weight)[0]
-    twice = torch.nn.functional.conv_transpose2d(y.detach().double(), weight.double(), **case.arguments)
-    assert_close(down, torch.autograd.grad(twice.square().sum(), weight)[0], "float32" if device == "cpu" else "tf32")
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_transforms_in_triton(transposed: bool, device: str) -> None:
+    """jvp, per-sample gradients and a hessian, in float32, through the kernels."""
+    case = Case("transforms", channels=(2, 2), size=(4, 3), kernel=(2, 2), stride=(2, 1), transposed=transposed)
+    name = "conv_transpose2d" if transposed else "conv2d"
+    x, weight, _ = (t.to(device) for t in case.operands(torch.float64))
+    tangents = torch.randn_like(x), torch.randn_like(weight)
+
+    def results(module: Any, dtype: torch.dtype, **wish: Any) -> tuple[Tensor, ...]:
+        function = partial(getattr(module, name), **case.arguments, **wish)
+        image, filters, *along = (t.to(dtype) for t in (x, weight, *tangents))
+        gradient = torch.func.grad(lambda w, one: function(one, w).pow(3).sum())
+        return (
+            *torch.func.jvp(function, (image, filters), tuple(along)),
+            torch.vmap(gradient, (None, 0))(filters, image),
+            torch.func.hessian(lambda w: function(image, w).pow(3).sum())(filters),
+        )
+
+    actual = results(tritonconv, torch.float32, implementation="triton")
+    for a, e in zip(actual, results(torch.nn.functional, torch.float64), strict=True):
+        assert_close(a, e, "float32" if device == "cpu" else "tf32")
+
+
+LAYOUTS_OF_TWO = list(product(["contiguous", "channels_last", "sliced", "transposed", "offset"], repeat=2))
+
+
+@pytest.mark.parametrize(("first", "second"), LAYOUTS_OF_TWO)
+def test_opcheck(first: str, second: str) -> None:
+    """torch's own checks of schema, autograd registration, fake tensors and tracing, over 25 layouts of the factors."""
+    last = "channels_last" in (first, second)
+    sampling = ((2, 1), (1, 2), (1, 2), 2, last, "reference")
+    shapes = {"x": (2, 4, 6, 5), "weight": (6, 2, 3, 2), "y": (2, 6, 3, 7)}
+
+    def factors(*names: str) -> list[Tensor]:
+        drawn = (torch.randn(shapes[name], dtype=torch.float64) for name in names)
+        return [laid_out(t, kind).detach().requires_grad_() for t, kind in zip(drawn, (first, second), strict=True)]
+
+    bias = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    opcheck(OPERATORS.fprop.default, (*factors("x", "weight"), bias, (3, 7), *sampling))
+    opcheck(OPERATORS.dgrad.default, (*factors("y", "weight"), None, (6, 5), *sampling))
+    opcheck(OPERATORS.wgrad.default, (*factors("x", "y"), (3, 2), *sampling))
+    opcheck(OPERATORS.wgrad_with_bias.default, (*factors("x", "y"), (3, 2), *sampling))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_compiled_transforms_are_right_or_refused(transposed: bool) -> None:
+    """`torch.compile` around jvp may raise. What it must not do is to return a zero, or anything else that is wrong."""
+    case = Case("compiled", transposed=transposed)
+    name = "conv_transpose2d" if transposed else "conv2d"
+    x, weight, _ = case.operands(torch.float64)
+    tangent = torch.randn_like(x)
+
+    def derivative(module: Any) -> Function:
+        return lambda t: torch.func.jvp(lambda v: getattr(module, name)(v, weight), (x,), (t,))[1]
+
+    torch._dynamo.reset()
+    try:
+        actual = torch.compile(derivative(tritonconv), backend="aot_eager")(tangent)
+    except Exception:  # of whatever class the compiler chooses
+        return
+    assert_same(actual, derivative(torch.nn.functional)(tangent))

@@ -260,7 +260,12 @@ def test_autocast(ours: ModuleType, dtype: torch.dtype, given: torch.dtype, tran
     assert_close(result, getattr(nn.functional, name)(*rounded), str(dtype).removeprefix("torch."))
 
 
-SHAPES = [((2, 4, 6, 5), (4, 4, 3, 3)), ((2, 1, 6, 5), (1, 1, 3, 3)), ((2, 4, 1, 1), (4, 4, 3, 3)), ((2, 4, 3, 3), (4, 4, 3, 3))]
+SHAPES = [
+    ((2, 4, 6, 5), (4, 4, 3, 3)),
+    ((2, 1, 6, 5), (1, 1, 3, 3)),
+    ((2, 4, 1, 1), (4, 4, 3, 3)),
+    ((2, 4, 3, 3), (4, 4, 3, 3)),
+]
 
 
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])

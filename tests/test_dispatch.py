@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tritonconv
-from tritonconv import dispatch, launch
+from tritonconv import dispatch, processor, tiles
 from tritonconv.dispatch import Problem, choose, why_not
 from tritonconv.geometry import ConvGeometry
 
@@ -31,15 +31,15 @@ def test_the_reference_never_refuses() -> None:
 def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not in float64" in str(why_not("triton", problem(dtype=torch.float64)))
     assert "not on meta" in str(why_not("triton", problem(device="meta")))
-    monkeypatch.setattr(launch, "interpreted", lambda: False)
+    monkeypatch.setattr(processor, "interpreted", lambda: False)
     assert "TRITON_INTERPRET=1" in str(why_not("triton", problem()))
     monkeypatch.setattr(dispatch, "find_triton", lambda: False)
     assert why_not("triton", problem()) == "Triton is not installed"
 
 
 def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "interpreted", lambda: False)
-    monkeypatch.setattr(launch, "device_of", lambda _: launch.Device.of(75, 40))
+    monkeypatch.setattr(processor, "interpreted", lambda: False)
+    monkeypatch.setattr(processor, "device_of", lambda _: tiles.Device.of(75, 40))
     assert "compute capability 8.0 or newer, not 7.5" in str(why_not("triton", problem(device="cuda")))
 
 
@@ -51,7 +51,7 @@ def test_too_many_positions_are_refused() -> None:
         assert "dgrad, 4294967296 x 1 x 1, has an extent of 2^31 or more" in reason
 
 
-@pytest.mark.skipif(not launch.interpreted(), reason="on a GPU machine the kernels are compiled, not interpreted")
+@pytest.mark.skipif(not processor.interpreted(), reason="on a GPU machine the kernels are compiled, not interpreted")
 def test_order_and_wishes() -> None:
     assert choose(problem()) == "triton"
     assert choose(problem(), "reference") == "reference"
@@ -190,12 +190,14 @@ def test_explain_a_model() -> None:
         ("2.0", "input gradient", "fprop"),
         ("2.0", "weight gradient", "wgrad"),
     ]
-    if launch.interpreted():
+    if processor.interpreted():
         assert {choice.implementation for choice in explanation} == {"triton"}
         assert not any(choice.reasons for choice in explanation)
     explanation = tritonconv.explain(model.double(), x.double())
     assert {choice.implementation for choice in explanation} == {"reference"}
-    assert str(explanation).count("not triton: the kernels compute in float16, bfloat16 or float32, not in float64") == 1
+    assert (
+        str(explanation).count("not triton: the kernels compute in float16, bfloat16 or float32, not in float64") == 1
+    )
     assert not model[0]._forward_hooks
     assert not model[0]._forward_pre_hooks
 

@@ -47,7 +47,9 @@ def draw(seed: int) -> tuple[str, list[Any], dict[str, Any]]:
     ]
     if rng.random() < 0.05:
         operands[rng.randrange(3)] = rng.choice([3, "x", [1.0]])
-    arguments = dict(stride=size(1, 2), padding=size(0, 1), dilation=size(1, 2), groups=one_of([1, 1, 1, 2], WRONG_GROUPS))
+    arguments = dict(
+        stride=size(1, 2), padding=size(0, 1), dilation=size(1, 2), groups=one_of([1, 1, 1, 2], WRONG_GROUPS)
+    )
     if rng.random() < 0.1:
         arguments["padding"] = rng.choice(["same", "valid", "foo"])
     if transposed:

@@ -12,7 +12,7 @@ from torch.nn.grad import conv2d_weight
 from tests.cases import DTYPES
 from tests.guards import guarded
 from tests.oracle import convolution_precision
-from tritonconv import launch, tiles
+from tritonconv import launch, processor, tiles
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.layout import alignment
 
@@ -41,7 +41,7 @@ def name(value: Any) -> str:
 
 
 def geometry_for(operator: Operator, tile: tiles.Tile, vector: int) -> ConvGeometry:
-    """Two tiles of rows, of columns and of the reduction, ragged in each, and channels that are multiples of `vector`."""
+    """Two tiles of rows, columns and reduction, ragged in each, and channels that are multiples of `vector`."""
     if operator == "wgrad":
         F, C, Q = tile.BLOCK_M + vector, tile.BLOCK_N // 2 + 8 - 8 % vector, tile.BLOCK_K + 3
     else:
@@ -67,7 +67,9 @@ def factors_of(operator: Operator, geometry: ConvGeometry, dtype: torch.dtype) -
             return x, y, True
 
 
-def expected(operator: Operator, first: Tensor, second: Tensor, bias: Any, geometry: ConvGeometry) -> tuple[Tensor, ...]:
+def expected(
+    operator: Operator, first: Tensor, second: Tensor, bias: Any, geometry: ConvGeometry
+) -> tuple[Tensor, ...]:
     first, second = first.double(), second.double()
     match operator:
         case "fprop":
@@ -80,7 +82,7 @@ def expected(operator: Operator, first: Tensor, second: Tensor, bias: Any, geome
 
 @pytest.mark.parametrize(("operator", "dtype", "operands", "tile"), every_tile(), ids=name)
 def test_integers_are_exact(operator: Operator, dtype: str, operands: tiles.Operands, tile: tiles.Tile) -> None:
-    device = launch.device_of(DEVICE)
+    device = processor.device_of(DEVICE)
     if not tiles.fits(tile, operator, operands.itemsize, device):
         pytest.skip("this GPU has less shared memory, or fewer registers")
     geometry = geometry_for(operator, tile, operands.vector)

@@ -12,7 +12,7 @@ import tritonconv
 from tests.cases import CONV, DTYPES, LAYOUTS, TRANSPOSED, Case, laid_out, random_case
 from tests.guards import guarded
 from tests.oracle import PARTS, assert_close, convolution_precision, expected_step, forward, hostile, scales, step
-from tritonconv import launch, layout, tiles
+from tritonconv import launch, layout, operands, processor, tiles
 from tritonconv.geometry import Operator
 from tritonconv.ops import Sampling, geometry_of
 
@@ -29,11 +29,13 @@ def without_tf32() -> Iterator[None]:
 
 
 def plain(size: tuple[int, int]) -> Sampling:
-    return Sampling(size, stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1, channels_last=True, implementation="triton")
+    return Sampling(
+        size, stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1, channels_last=True, implementation="triton"
+    )
 
 
 def precision(dtype: str) -> str:
-    return "bfloat16 cut" if dtype == "bfloat16" and launch.interpreted() else dtype
+    return "bfloat16 cut" if dtype == "bfloat16" and processor.interpreted() else dtype
 
 
 class Part(NamedTuple):
@@ -156,7 +158,7 @@ def test_results_beyond_32_bits(
     result = far_apart((4, channels, 4, 4), axis, device)
     monkeypatch.setattr(launch, "allocate", lambda *_: result)
     geometry = geometry_of(operator, input.shape, weight.shape, plain((4, 4)))
-    plan = launch.PLANS[operator](input, weight, bias, geometry, True, launch.device_of(input.device))
+    plan = launch.PLANS[operator](input, weight, bias, geometry, True, processor.device_of(input.device))
     arguments = plan.launches[0].arguments
     assert arguments["ALIGN_Y" if operator == "fprop" else "ALIGN_X"] == (8 if channels == 8 else 1)
     assert arguments["WIDE"]
@@ -175,8 +177,8 @@ def test_precision_follows_the_switch(setting: str, expected: str) -> None:
             launch.wgrad(x, x, False, geometry, True, tiles.INTERPRETER),
         ):
             assert plan.launches[0].arguments["PRECISION"] == expected
-        assert launch.operands(x, 4, True).exact == (expected == "ieee")
-        assert not launch.operands(x.half(), 8, True).exact
+        assert operands.summary(x, 4, True).exact == (expected == "ieee")
+        assert not operands.summary(x.half(), 8, True).exact
 
 
 def test_what_is_copied() -> None:

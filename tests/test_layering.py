@@ -19,6 +19,8 @@ ORDER = [
     "tritonconv.ops",
     "tritonconv.dispatch",
     "tritonconv.launch",
+    "tritonconv.operands",
+    "tritonconv.processor",
     "tritonconv.kernels.fprop",
     "tritonconv.kernels.dgrad",
     "tritonconv.kernels.wgrad",
@@ -35,6 +37,8 @@ THIRD_PARTY = {
     "tritonconv.geometry": set(),
     "tritonconv.tiles": set(),
     "tritonconv.launch": {"torch", "triton"},
+    "tritonconv.operands": {"torch", "triton"},
+    "tritonconv.processor": {"torch", "triton"},
     "tritonconv.warmup": {"torch", "triton"},
 }
 

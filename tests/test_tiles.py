@@ -11,7 +11,9 @@ from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.tiles import INTERPRETER, Device, Operands, Tile
 
 H100, A100, RTX4090, MI300 = Device.of(90, 132), Device.of(80, 108), Device.of(89, 128), Device.of(0, 304)
-OPERANDS = [Operands(2, v) for v in (1, 2, 8)] + [Operands(4, v, exact=exact) for v in (1, 4) for exact in (False, True)]
+OPERANDS = [Operands(2, v) for v in (1, 2, 8)] + [
+    Operands(4, v, exact=exact) for v in (1, 4) for exact in (False, True)
+]
 OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
 
 
@@ -46,7 +48,7 @@ def test_a_large_layer_gets_a_large_tile() -> None:
 
 
 def test_a_long_reduction_is_split() -> None:
-    """Into programs for every multiprocessor, where the weight alone would occupy a few; into none where it is short."""
+    """Into programs for every multiprocessor, where the weight alone would occupy a few. A short one is not."""
     long = ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
     tile = tiles.pick(long, "wgrad", Operands(2, 8), H100)
     programs = -(-64 // tile.BLOCK_M) * -(-64 * 9 // tile.BLOCK_N) * tile.SPLIT_K

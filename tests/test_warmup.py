@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tritonconv
-from tritonconv import launch
+from tritonconv import launch, processor
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,7 +56,7 @@ def test_variants_are_those_of_a_real_step(monkeypatch: pytest.MonkeyPatch, devi
     assert {name for name, *_ in launched} == {"fprop_kernel", "dgrad_kernel", "wgrad_kernel", "sum_partials_kernel"}
 
 
-@pytest.mark.skipif(not launch.interpreted(), reason="on a GPU there is something to compile")
+@pytest.mark.skipif(not processor.interpreted(), reason="on a GPU there is something to compile")
 def test_it_says_when_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     tritonconv.warmup(model(), torch.randn(2, 3, 9, 9))
     assert "nothing to compile, because Triton's interpreter runs the 8 operators" in capsys.readouterr().out
@@ -69,11 +69,11 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from tests.test_warmup import model
-from tritonconv import dispatch, launch, tiles
+from tritonconv import dispatch, processor, tiles
 module = sys.modules["tritonconv.warmup"]
 
 driver.set_active(module.Elsewhere(GPUTarget("cuda", 90, 32)))
-launch.device_of = lambda _: tiles.Device.of(90, 132)
+processor.device_of = lambda _: tiles.Device.of(90, 132)
 dispatch._why_not_device = lambda _: None
 hits = []
 knobs.compilation.listener = lambda *, cache_hit, **_: hits.append(cache_hit)

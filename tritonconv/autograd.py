@@ -37,7 +37,7 @@ def contract(
     size: Sequence[int],
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Sum the form over everything but the factor `without`, whose extent is `size`, and add `bias`, unless to wgrad."""
+    """Sum the form over all but the factor `without`, whose extent is `size`, and add `bias`, unless to a weight."""
     operator = OPERATOR[without]
     first, second = (factors[name] for name in FACTORS[operator])
     summand = () if operator == "wgrad" else (bias,)

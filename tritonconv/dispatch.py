@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import torch
 
-from tritonconv import launch
+from tritonconv import processor
 from tritonconv.geometry import ConvGeometry, Operator
 
 # In the order of preference. "auto" takes the first that has no reason not to run.
@@ -47,11 +47,11 @@ def why_not(implementation: str, problem: Problem) -> str | None:
 def _why_not_device(device: torch.device) -> str | None:
     if device.type not in ("cpu", "cuda"):
         return f"the kernels run on CUDA tensors, not on {device.type}"
-    if launch.interpreted():
+    if processor.interpreted():
         return None
     if device.type == "cpu":
         return "the tensors are on the CPU (TRITON_INTERPRET=1, set before Python starts, runs the kernels there)"
-    capability = launch.device_of(device).capability
+    capability = processor.device_of(device).capability
     if 0 < capability < 80:
         return f"the kernels need a GPU of compute capability 8.0 or newer, not {capability / 10}"
     return None

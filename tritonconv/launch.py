@@ -6,7 +6,6 @@ missing.
 """
 
 from collections.abc import Callable
-from functools import cache
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -15,10 +14,9 @@ from torch import Tensor
 
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.layout import adjacent, alignment, allocate, channels_first, filters_last, whole_stores, wide
-from tritonconv.tiles import INTERPRETER, Device, Operands, Tile, pick
+from tritonconv.operands import TAPS_IN_BITS, constants, integers, summary
+from tritonconv.tiles import Device, Tile, pick
 
-# Masks of this many taps fit the integer that `tap_bits` packs them into.
-TAPS_IN_BITS = 32
 # Elements that one program of the second step of wgrad sums up.
 SUM_BLOCK = 512
 
@@ -75,7 +73,7 @@ def fprop(
     y = allocate(geometry.feature_shape, x, channels_last)
     x = adjacent(x, C)
     align_x, align_y = alignment(x, C), whole_stores(y, F)
-    tile = tile or pick(geometry, "fprop", operands(x, align_x, align_y > 1), device)
+    tile = tile or pick(geometry, "fprop", summary(x, align_x, align_y > 1), device)
     arguments = dict(
         x_ptr=x,
         weight_ptr=filters_last(weight),
@@ -106,7 +104,7 @@ def dgrad(
     x = allocate(geometry.image_shape, y, channels_last)
     y = adjacent(y, F)
     align_x, align_y = whole_stores(x, C), alignment(y, F)
-    tile = tile or pick(geometry, "dgrad", operands(y, align_y, align_x > 1), device)
+    tile = tile or pick(geometry, "dgrad", summary(y, align_y, align_x > 1), device)
     arguments = dict(
         y_ptr=y,
         weight_ptr=channels_first(weight, geometry.G),
@@ -146,7 +144,7 @@ def wgrad(
     bias = allocate((geometry.F,), x, False) if with_bias else None
     x, y = adjacent(x, C), adjacent(y, F)
     align_x, align_y = alignment(x, C), alignment(y, F)
-    tile = tile or pick(geometry, "wgrad", operands(x, min(align_x, align_y), True), device)
+    tile = tile or pick(geometry, "wgrad", summary(x, min(align_x, align_y), True), device)
     partials = allocate((tile.SPLIT_K, *weight.shape), x, False, torch.float32)
     tiles_m, tiles_n = ceildiv(F, tile.BLOCK_M), ceildiv(taps * C, tile.BLOCK_N)
     bias_splits = tile.SPLIT_K * tiles_n
@@ -196,85 +194,3 @@ def plan(results: tuple[Tensor, ...], *launches: Launch) -> Plan:
 
 def ceildiv(a: int, b: int) -> int:
     return -(-a // b)
-
-
-def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y: int) -> dict[str, int]:
-    """What every kernel takes: sizes, of one group, and strides, divided by what they are known to be multiples of."""
-    stride_xb, stride_xc, stride_xh, stride_xw = x.stride()
-    stride_yb, stride_yf, stride_yp, stride_yq = y.stride()
-    return dict(
-        B=geometry.B,
-        C=geometry.C // geometry.G // align_x,
-        H=geometry.H,
-        W=geometry.W,
-        F=geometry.F // geometry.G // align_y,
-        P=geometry.P,
-        Q=geometry.Q,
-        R=geometry.R,
-        S=geometry.S,
-        stride_xb=stride_xb // align_x,
-        stride_xc=stride_xc,
-        stride_xh=stride_xh // align_x,
-        stride_xw=stride_xw // align_x,
-        stride_yb=stride_yb // align_y,
-        stride_yf=stride_yf,
-        stride_yp=stride_yp // align_y,
-        stride_yq=stride_yq // align_y,
-        stride_h=geometry.stride_h,
-        stride_w=geometry.stride_w,
-        pad_h=geometry.pad_h,
-        pad_w=geometry.pad_w,
-        dilation_h=geometry.dilation_h,
-        dilation_w=geometry.dilation_w,
-        ALIGN_X=align_x,
-        ALIGN_Y=align_y,
-    )
-
-
-def constants(operand: Tensor, tile: Tile) -> dict[str, Any]:
-    """What every kernel is compiled for: the tile, and how to multiply operands of this dtype."""
-    import triton.language as tl
-
-    # The interpreter multiplies the bit patterns of bfloat16 and rounds float16 products: give it float32.
-    dot_dtype = tl.float32 if interpreted() else getattr(tl, str(operand.dtype).removeprefix("torch."))
-    return dict(
-        PRECISION="tf32" if operand.dtype == torch.float32 and tf32_allowed() else "ieee",
-        DOT_DTYPE=dot_dtype,
-        BLOCK_M=tile.BLOCK_M,
-        BLOCK_N=tile.BLOCK_N,
-        BLOCK_K=tile.BLOCK_K,
-        GROUP_M=tile.GROUP_M,
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
-    )
-
-
-def operands(operand: Tensor, vector: int, whole: bool) -> Operands:
-    """What `pick` wants to know of the operands."""
-    exact = operand.dtype == torch.float32 and not tf32_allowed()
-    return Operands(operand.element_size(), vector, whole, exact)
-
-
-def tf32_allowed() -> bool:
-    """torch's switch for convolutions: `torch.backends.cudnn.conv.fp32_precision`, and `allow_tf32` behind it."""
-    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
-
-
-@cache
-def interpreted() -> bool:
-    """Whether the kernels run in Triton's interpreter: TRITON_INTERPRET=1 makes them, when they are first imported."""
-    from triton.runtime import JITFunction
-
-    from tritonconv.kernels.fprop import fprop_kernel
-
-    return not isinstance(fprop_kernel, JITFunction)
-
-
-@cache
-def device_of(device: torch.device) -> Device:
-    """The processor that a kernel on `device` runs on. Raises what torch raises if there is none."""
-    if interpreted():
-        return INTERPRETER
-    properties = torch.cuda.get_device_properties(device)
-    capability = 0 if torch.version.hip else 10 * properties.major + properties.minor
-    return Device.of(capability, properties.multi_processor_count)

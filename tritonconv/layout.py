@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
-    """Uninitialised memory on `like`'s device, of its dtype if none is given: every result and workspace is from here."""
+    """Uninitialised memory on `like`'s device, and of its dtype if none is given: all results and workspaces."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(tuple(shape), dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
 
@@ -29,7 +29,7 @@ def filters_last(weight: Tensor) -> Tensor:
 
 
 def channels_first(weight: Tensor, groups: int) -> Tensor:
-    """The weight (F, C/G, R, S) with its elements in the order (G, C/G, R, S, F/G), without gaps, aligned to 16 bytes."""
+    """The weight (F, C/G, R, S) with its elements in the order (G, C/G, R, S, F/G), otherwise as `filters_last`."""
     return aligned(weight.unflatten(0, (groups, -1)).permute(0, 2, 3, 4, 1).contiguous())
 
 

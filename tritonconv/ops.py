@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 import reference
-from tritonconv import launch
+from tritonconv import launch, processor
 from tritonconv.dispatch import Problem, choose_and_warn
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.layout import allocate
@@ -100,13 +100,13 @@ def wgrad_with_bias(x: Tensor, y: Tensor, *sampling: Any) -> tuple[Tensor, ...]:
 def run(
     operator: Operator, first: Tensor, second: Tensor, bias: Tensor | bool | None, sampling: Sampling
 ) -> tuple[Tensor, ...]:
-    """Choose an implementation and compute. `bias` is a summand of fprop and dgrad, and whether wgrad is to find one."""
+    """Choose an implementation and compute. `bias` is added by fprop and dgrad, and says whether wgrad finds one."""
     geometry = geometry_of(operator, first.shape, second.shape, sampling)
     problem = Problem(operator, geometry, first.dtype, first.device)
     if choose_and_warn(problem, sampling.implementation) == "triton":
         plan = launch.PLANS[operator]
         return launch.run(
-            plan(first, second, bias, geometry, sampling.channels_last, launch.device_of(first.device))
+            plan(first, second, bias, geometry, sampling.channels_last, processor.device_of(first.device))
         )
     result: Tensor = getattr(reference, operator)(first, second, *sampling[:5])
     if isinstance(bias, Tensor):
@@ -145,8 +145,7 @@ def flops_of(operator: Operator) -> Callable[..., int]:
             case "wgrad":
                 # As a convolution of images with features. With groups torch counts every pair of channels, G times
                 # too many.
-                swapped = ([t[1], t[0], *t[2:]] for t in (x, y, weight))
-                count = conv_flop_count(*swapped)
+                count = conv_flop_count(*([t[1], t[0], *t[2:]] for t in (x, y, weight)))  # type: ignore[arg-type]
         return int(count)
 
     return flops

@@ -143,7 +143,7 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device:
 
 
 def splits(gemm: Gemm, tile: Tile, device: Device) -> list[int]:
-    """Into how many parts wgrad's reduction may be cut: none, or such that one or two waves of programs fill the device.
+    """Into how many parts wgrad's reduction may be cut: one, or so many that one or two waves fill the device.
 
     Every part gets LEAST_STEPS at least.
     """

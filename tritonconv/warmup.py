@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from tritonconv import launch
+from tritonconv import launch, processor
 from tritonconv.dispatch import Problem, choose
 from tritonconv.launch import Launch
 from tritonconv.ops import Sampling, geometry_of
@@ -42,7 +42,7 @@ def warmup(model: Callable[..., Any], *inputs: Any, processes: int | None = None
     step = f"the {len(calls)} operators of a step"
     if not launches:
         print(f"tritonconv.warmup: nothing to compile, because none of {step} runs in Triton")
-    elif launch.interpreted():
+    elif processor.interpreted():
         print(f"tritonconv.warmup: nothing to compile, because Triton's interpreter runs {step}")
     else:
         with torch.cuda.device_of(calls[0][1][0]):
@@ -60,7 +60,8 @@ def step_calls(model: Callable[..., Any], inputs: tuple[Any, ...]) -> list[tuple
     with torch.autograd.set_multithreading_enabled(False), FakeTensorMode(allow_non_fake_inputs=True) as fake, listener:
         fakes = tree_map_only(Tensor, fake.from_tensor, inputs)
         if isinstance(model, nn.Module):
-            state = {name: fake.from_tensor(t) for name, t in (*model.named_parameters(), *model.named_buffers())}
+            tensors = (*model.named_parameters(), *model.named_buffers())
+            state: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in tensors}
             outputs = torch.func.functional_call(model, state, fakes)
         else:
             outputs = model(*fakes)
@@ -93,7 +94,7 @@ def launches_of(name: str, arguments: tuple[Any, ...]) -> list[Launch]:
     if choose(Problem(operator, geometry, first.dtype, first.device), sampling.implementation) != "triton":
         return []
     factors = tree_map_only(Tensor, without_data, (first, second, *(bias or [name == "wgrad_with_bias"])))
-    plan = launch.PLANS[operator](*factors, geometry, sampling.channels_last, launch.device_of(first.device))
+    plan = launch.PLANS[operator](*factors, geometry, sampling.channels_last, processor.device_of(first.device))
     return plan.launches
 
 
@@ -103,7 +104,7 @@ def without_data(tensor: Tensor) -> Tensor:
 
 
 def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int]:
-    """Compile in up to `processes` processes, then load what they left. How many were compiled, in how many processes."""
+    """Compile in up to `processes` processes, then load what they left. Returns how many were compiled by how many."""
     from triton.runtime import driver
 
     target = driver.active.get_current_target()

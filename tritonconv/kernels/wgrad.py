@@ -87,7 +87,9 @@ def wgrad_kernel(
     # A column beyond the last looks below the image, and finds zeros there.
     tap_h = tl.where(valid_n, n // C // S * dilation_h - pad_h, H)
     tap_w = n // C % S * dilation_w - pad_w
-    x_columns = x_ptr + (g * C + c) * stride_xc + (tap_h.to(tl.int64) * stride_xh + tap_w.to(tl.int64) * stride_xw) * ALIGN_X
+    x_columns = (
+        x_ptr + (g * C + c) * stride_xc + (tap_h.to(tl.int64) * stride_xh + tap_w.to(tl.int64) * stride_xw) * ALIGN_X
+    )
     y_columns = y_ptr + (g * F + f) * stride_yf
 
     positions = B * P * Q
@@ -141,9 +143,7 @@ def wgrad_kernel(
         p = tl.where(p >= P, p - P, p)
 
     rows = (split * groups + g) * F + f
-    tl.store(
-        partials_ptr + rows[:, None] * columns + n[None, :], accumulator, mask=valid_f[:, None] & valid_n[None, :]
-    )
+    tl.store(partials_ptr + rows[:, None] * columns + n[None, :], accumulator, mask=valid_f[:, None] & valid_n[None, :])
     if bias_partials_ptr is not None:
         rows = ((split * tiles_n + tile_n) * groups + g) * F + f
         tl.store(bias_partials_ptr + rows, bias, mask=valid_f)

@@ -1,0 +1,70 @@
+"""What kernels are told of a convolution, by the names of their parameters, and what `pick` is told of the operands."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tritonconv.geometry import ConvGeometry
+from tritonconv.processor import interpreted, tf32_allowed
+from tritonconv.tiles import Operands, Tile
+
+# Masks of this many taps fit the integer that `tap_bits` packs them into.
+TAPS_IN_BITS = 32
+
+
+def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y: int) -> dict[str, int]:
+    """What every kernel takes: sizes, of one group, and strides, divided by what they are known to be multiples of."""
+    stride_xb, stride_xc, stride_xh, stride_xw = x.stride()
+    stride_yb, stride_yf, stride_yp, stride_yq = y.stride()
+    return dict(
+        B=geometry.B,
+        C=geometry.C // geometry.G // align_x,
+        H=geometry.H,
+        W=geometry.W,
+        F=geometry.F // geometry.G // align_y,
+        P=geometry.P,
+        Q=geometry.Q,
+        R=geometry.R,
+        S=geometry.S,
+        stride_xb=stride_xb // align_x,
+        stride_xc=stride_xc,
+        stride_xh=stride_xh // align_x,
+        stride_xw=stride_xw // align_x,
+        stride_yb=stride_yb // align_y,
+        stride_yf=stride_yf,
+        stride_yp=stride_yp // align_y,
+        stride_yq=stride_yq // align_y,
+        stride_h=geometry.stride_h,
+        stride_w=geometry.stride_w,
+        pad_h=geometry.pad_h,
+        pad_w=geometry.pad_w,
+        dilation_h=geometry.dilation_h,
+        dilation_w=geometry.dilation_w,
+        ALIGN_X=align_x,
+        ALIGN_Y=align_y,
+    )
+
+
+def constants(operand: Tensor, tile: Tile) -> dict[str, Any]:
+    """What every kernel is compiled for: the tile, and how to multiply operands of this dtype."""
+    import triton.language as tl
+
+    # The interpreter multiplies the bit patterns of bfloat16 and rounds float16 products: give it float32.
+    dot_dtype = tl.float32 if interpreted() else getattr(tl, str(operand.dtype).removeprefix("torch."))
+    return dict(
+        PRECISION="tf32" if operand.dtype == torch.float32 and tf32_allowed() else "ieee",
+        DOT_DTYPE=dot_dtype,
+        BLOCK_M=tile.BLOCK_M,
+        BLOCK_N=tile.BLOCK_N,
+        BLOCK_K=tile.BLOCK_K,
+        GROUP_M=tile.GROUP_M,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+
+
+def summary(operand: Tensor, vector: int, whole: bool) -> Operands:
+    """What `pick` is told: `operand` is loaded by `vector` elements, and results are stored by 16 bytes if `whole`."""
+    exact = operand.dtype == torch.float32 and not tf32_allowed()
+    return Operands(operand.element_size(), vector, whole, exact)

@@ -1,0 +1,32 @@
+"""What the kernels run on: a GPU or Triton's interpreter, and how exactly torch wants float32 multiplied."""
+
+from functools import cache
+
+import torch
+
+from tritonconv.tiles import INTERPRETER, Device
+
+
+def tf32_allowed() -> bool:
+    """torch's switch for convolutions: `torch.backends.cudnn.conv.fp32_precision`, and `allow_tf32` behind it."""
+    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
+
+
+@cache
+def interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter: TRITON_INTERPRET=1 makes them, when they are first imported."""
+    from triton.runtime import JITFunction
+
+    from tritonconv.kernels.fprop import fprop_kernel
+
+    return not isinstance(fprop_kernel, JITFunction)
+
+
+@cache
+def device_of(device: torch.device) -> Device:
+    """The processor that a kernel on `device` runs on. Raises what torch raises if there is none."""
+    if interpreted():
+        return INTERPRETER
+    properties = torch.cuda.get_device_properties(device)
+    capability = 0 if torch.version.hip else 10 * properties.major + properties.minor
+    return Device.of(capability, properties.multi_processor_count)
