@@ -38,8 +38,17 @@ def test_amd(operator: str) -> None:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize(
+    ("arch", "dtype"),
+    [
+        ("sm_90", "bfloat16"),
+        ("sm_90", "float32"),
+        ("sm_80", "bfloat16"),
+        ("sm_100", "bfloat16"),
+        pytest.param("sm_80", "float32", marks=pytest.mark.slow),
+        pytest.param("sm_100", "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_every_shipped_tile(arch: str, dtype: str, operator: str) -> None:
     itemsize = {"bfloat16": 2, "float32": 4}[dtype]
     limit = SHARED_BYTES[int(arch.removeprefix("sm_"))]

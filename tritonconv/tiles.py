@@ -80,20 +80,17 @@ _NARROW = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 4, 4), (64, 32
 # tiles than these spill.
 _EXACT = [(128, 64, 64, 4, 3), (64, 64, 64, 8, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
 _UNALIGNED = [(64, 64, 64, 8, 2), (64, 32, 64, 8, 2), (64, 16, 64, 8, 2)]
-_EXACT_UNALIGNED = [(64, 32, 64, 8, 2), (64, 16, 64, 8, 2)]
+_EXACT_UNALIGNED = [(64, 32, 64, 8, 3), (64, 16, 64, 8, 2)]
 # Where wgrad, which also holds counters and the bias's sum, would spill.
 _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
-_EXACT_UNALIGNED_WGRAD = [(64, 32, 64, 8, 3), (64, 16, 64, 8, 2)]
 
 
 def shipped(operator: Operator, operands: Operands) -> list[Tile]:
     """Every tile that `pick` may choose for such operands on some device."""
     whole_loads = operands.vector * operands.itemsize == 16
-    narrow, exact_unaligned = _NARROW, _EXACT_UNALIGNED
-    if operator == "wgrad":
-        narrow, exact_unaligned = _NARROW_WGRAD, _EXACT_UNALIGNED_WGRAD
+    narrow = _NARROW_WGRAD if operator == "wgrad" else _NARROW
     if operands.exact:
-        rows = _EXACT if whole_loads else exact_unaligned
+        rows = _EXACT if whole_loads else _EXACT_UNALIGNED
     elif operands.vector == 1:
         rows = _UNALIGNED
     elif not whole_loads:
