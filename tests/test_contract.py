@@ -243,20 +243,21 @@ def test_conv_forward_is_the_hook(ours: ModuleType) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("given", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_autocast(ours: ModuleType, dtype: torch.dtype, given: torch.dtype, transposed: bool) -> None:
+def test_autocast(ours: ModuleType, dtype: torch.dtype, given: torch.dtype, transposed: bool, device: str) -> None:
     """The dtypes of the result and of the gradients are torch's."""
     name, weight = ("conv_transpose2d", wt) if transposed else ("conv2d", w)
 
     def dtypes(module: Any) -> list[torch.dtype]:
-        operands = [t.to(given, copy=True).requires_grad_() for t in (x, weight, b)]
-        with torch.autocast("cpu", dtype):
+        operands = [t.to(device, given, copy=True).requires_grad_() for t in (x, weight, b)]
+        with torch.autocast(device, dtype):
             result = getattr(module, name)(*operands)
         return [result.dtype, *(g.dtype for g in torch.autograd.grad(result.sum(), operands))]
 
     assert dtypes(ours) == dtypes(nn.functional)
-    with torch.autocast("cpu", dtype):
-        result = getattr(ours, name)(x, weight, b)
-    rounded = [t.to(dtype).double() for t in (x, weight, b)]
+    operands = [t.to(device) for t in (x, weight, b)]
+    with torch.autocast(device, dtype):
+        result = getattr(ours, name)(*operands)
+    rounded = [t.to(dtype).double() for t in operands]
     assert_close(result, getattr(nn.functional, name)(*rounded), str(dtype).removeprefix("torch."))
 
 
@@ -381,14 +382,14 @@ def test_wide_and_complex_dtypes(ours: ModuleType, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("given", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
-def test_autocast_of_modules(ours: ModuleType, dtype: torch.dtype, given: torch.dtype, name: str) -> None:
+def test_autocast_of_modules(ours: ModuleType, dtype: torch.dtype, given: torch.dtype, name: str, device: str) -> None:
     """A float32 module, fed whatever: the same dtypes as torch.nn, or the same refusal."""
 
     def outcome(module: ModuleType) -> Any:
-        layer = getattr(module, name)(4, 6, 3)
-        image = x.to(given, copy=True).requires_grad_()
+        layer = getattr(module, name)(4, 6, 3, device=device)
+        image = x.to(device, given, copy=True).requires_grad_()
         try:
-            with torch.autocast("cpu", dtype):
+            with torch.autocast(device, dtype):
                 y = layer(image)
         except RuntimeError as error:
             return type(error)

@@ -96,15 +96,13 @@ def below_autograd(name: str) -> type[Function]:
     """The operator's own autograd kernel: compute below autograd, differentiate by calling the operators."""
 
     class Differentiable(Function):
+        # Without setup_context, for whose sake `apply` would look up forward's signature on every call.
         @staticmethod
-        def forward(*inputs: Any) -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
-                return CALLS[name](*inputs)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        def forward(ctx: Any, *inputs: Any) -> Any:
             sampling = Sampling.of(inputs)
             remember(ctx, inputs[: -len(sampling)], sampling)
+            with torch._C._AutoDispatchBelowAutograd():
+                return CALLS[name](*inputs)
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
