@@ -49,9 +49,9 @@ def conv2d(
     Raises TypeError, RuntimeError or NotImplementedError where torch does.
     """
     check_tensors("conv2d", input, weight, bias)
-    groups = integer("groups", groups)
+    groups = integer("conv2d(): argument 'groups' must be int", groups)
     sizes = {"stride": stride, "dilation": dilation} | ({} if isinstance(padding, str) else {"padding": padding})
-    numbers = {name: integers(name, size) for name, size in sizes.items()}
+    numbers = {name: integers("conv2d", name, size) for name, size in sizes.items()}
     check_ranks("conv2d", input, weight)
     strides, dilations = pair("stride", numbers), pair("dilation", numbers)
     total: Pair
@@ -85,8 +85,9 @@ def conv2d(
             f"({kernel[0]} x {kernel[1]}). Kernel size can't be greater than actual input size"
         )
     check_not_empty(x)
-    check_same("weight", input, weight)
     check_same("bias", input, bias)
+    check_multiplied("conv2d", input)
+    check_same("weight", input, weight)
     size = (room[0] // strides[0] + 1, room[1] // strides[1] + 1)
     return Call(*autocast(x, weight, bias), size, strides, pad, dilations, groups, channels_last(x, weight))
 
@@ -106,9 +107,9 @@ def conv_transpose2d(
     Raises TypeError, RuntimeError or NotImplementedError where torch does.
     """
     check_tensors("conv_transpose2d", input, weight, bias)
-    groups = integer("groups", groups)
+    groups = integer("conv_transpose2d(): argument 'groups' must be int", groups)
     sizes = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-    numbers = {name: integers(name, size) for name, size in sizes.items()}
+    numbers = {name: integers("conv_transpose2d", name, size) for name, size in sizes.items()}
     check_ranks("conv_transpose2d", input, weight)
     strides, pad, extra, dilations = (pair(name, numbers) for name in sizes)
     check_positive(groups=(groups,), stride=strides, dilation=dilations)
@@ -137,28 +138,27 @@ def conv_transpose2d(
             f"Given input size per channel: ({y.shape[2]} x {y.shape[3]}). Calculated output size per channel: "
             f"({size[0]} x {size[1]}). Output size is too small"
         )
+    check_multiplied("conv_transpose2d", input)
     check_same("weight", input, weight)
     check_same("bias", input, bias)
     operands = autocast(y, weight, bias)
     return Call(*operands, (size[0], size[1]), strides, pad, dilations, groups, channels_last(y, weight))
 
 
-def integer(name: str, value: int) -> int:
-    """`value` as an int. Symbolic sizes, which `torch.compile` traces with, pass through."""
+def integer(expected: str, value: int) -> int:
+    """`value` as an int; else TypeError. Symbolic sizes, which `torch.compile` traces with, pass through."""
     if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
         return value
-    if isinstance(value, bool | float | str | range) or value is None:
-        raise TypeError(f"argument '{name}' must be int, not {type(value).__name__}")
-    return index(value)
+    if hasattr(value, "__index__") and not isinstance(value, bool):
+        return index(value)
+    raise TypeError(f"{expected}, not {type(value).__name__}")
 
 
-def integers(name: str, value: Ints) -> tuple[int, ...]:
+def integers(function: str, name: str, value: Ints) -> tuple[int, ...]:
     """`value` as a tuple: an int, or a list or tuple of them."""
-    if isinstance(value, list | tuple):
-        return tuple(integer(name, v) for v in value)
-    if isinstance(value, str):
-        raise TypeError(f"argument '{name}' must be tuple of ints, not str")
-    return (integer(name, value),)  # type: ignore[arg-type]
+    expected = f"{function}(): argument '{name}' must be tuple of ints"
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(integer(expected, v) for v in values)
 
 
 def pair(name: str, numbers: dict[str, tuple[int, ...]]) -> Pair:
@@ -236,10 +236,14 @@ def check_not_empty(input: Tensor) -> None:
         raise RuntimeError(f"Only zero batch inputs are supported, but got input shape: {list(input.shape)}")
 
 
-def check_same(name: str, input: Tensor, other: Tensor | None) -> None:
-    """One dtype and one device, unless autocast is about to settle the dtype. No dtype without sums of products."""
+def check_multiplied(function: str, input: Tensor) -> None:
+    """torch has no sums of products of truth values."""
     if input.dtype == torch.bool:
-        raise NotImplementedError("a convolution is not implemented for 'Bool'")
+        raise NotImplementedError(f"\"{function}\" not implemented for 'Bool'")
+
+
+def check_same(name: str, input: Tensor, other: Tensor | None) -> None:
+    """One dtype and one device, unless autocast is about to settle the dtype."""
     if other is None:
         return
     if input.device != other.device:
@@ -308,10 +312,11 @@ def padded(layer: nn.Conv2d, input: Tensor) -> tuple[Tensor, str | tuple[int, ..
 
 def output_padding(layer: nn.ConvTranspose2d, input: Tensor, output_size: list[int] | None) -> list[int]:
     """The output padding of a ConvTranspose2d, or that which makes its result `output_size`; else ValueError."""
-    stride, padding, kernel, dilation = (
-        [int(n) for n in sizes] for sizes in (layer.stride, layer.padding, layer.kernel_size, layer.dilation)
-    )
-    return layer._output_padding(input, output_size, stride, padding, kernel, 2, dilation)
+    if layer.padding_mode != "zeros":
+        raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")
+    assert isinstance(layer.padding, tuple), "self.padding must be a tuple"
+    sizes: Any = (layer.stride, layer.padding, layer.kernel_size, 2, layer.dilation)
+    return layer._output_padding(input, output_size, *sizes)
 
 
 def rounded_once(form: Form) -> Form:

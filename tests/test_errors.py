@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 import reference
@@ -89,3 +90,52 @@ def test_fuzz(ours: ModuleType) -> None:
         shown = [getattr(t, "shape", t) for t in operands], [getattr(t, "dtype", "") for t in operands]
         assert outcome(ours, name, operands, arguments) == theirs, (seed, name, *shown, arguments)
     assert min(refused, accepted) > 500
+
+
+def draw_module(seed: int) -> tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
+    """A layer's name and arguments, what is then set on it, and what it is called with."""
+    rng = random.Random(f"module {seed}")
+    transposed = rng.random() < 0.5
+
+    def one_of(right: list[Any], wrong: list[Any]) -> Any:
+        return rng.choice(wrong) if rng.random() < 0.1 else rng.choice(right)
+
+    sizes = [1, 2, (1, 2), [2, 1]]
+    arguments: dict[str, Any] = {
+        "stride": one_of(sizes, [0, -1, 1.5, "1", None, (1, 2, 3), "same"]),
+        "padding": one_of([0, 1, (0, 1)], [-1, 1.5, None, (1, 2, 3), "same", "valid", "foo"]),
+        "dilation": one_of(sizes, [0, -1, 1.5, None, (1, 2, 3)]),
+        "groups": one_of([1, 1, 2], [0, -1, 3, 1.0, None]),
+        "padding_mode": one_of(["zeros"], ["reflect", "circular", "foo"]),
+        "bias": one_of([True, False], [None, 1]),
+    }
+    if transposed:
+        arguments["output_padding"] = one_of([0], [1, (0, 1), -1, 1.5, None, (1, 2, 3)])
+    given = {name: value for name, value in arguments.items() if rng.random() < 0.5}
+    positional = (one_of([4], [5, 0, -1]), one_of([6], [5, -1]), one_of([3, (2, 3)], [0, 9, (1, 2, 3)]))
+    changes = {"stride": 2, "padding": 1, "dilation": 2, "padding_mode": "circular", "groups": 2}
+    change = rng.choice([*changes.items()]) if rng.random() < 0.1 else ()
+    return "ConvTranspose2d" if transposed else "Conv2d", positional, given, change
+
+
+def module_outcome(module: Any, name: str, positional: tuple[Any, ...], given: dict[str, Any], change: Any) -> Any:
+    try:
+        layer = getattr(module, name)(*positional, **given)
+        if change:
+            setattr(layer, *change)
+        result = layer(torch.ones(2, 4, 7, 6))
+    except Exception as error:  # whatever it is, it is compared
+        return type(error)
+    return result.shape, result.dtype
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's own
+@pytest.mark.parametrize("ours", [reference, tritonconv], ids=["reference", "tritonconv"])
+def test_fuzz_modules(ours: ModuleType) -> None:
+    outcomes = []
+    for seed in range(2000):
+        drawn = draw_module(seed)
+        outcomes.append(module_outcome(nn, *drawn))
+        assert module_outcome(ours, *drawn) == outcomes[-1], (seed, *drawn)
+    refused = sum(isinstance(outcome, type) for outcome in outcomes)
+    assert 400 < refused < 1600

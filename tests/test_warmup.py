@@ -1,12 +1,15 @@
 """`tritonconv.warmup`: what it compiles is what a step would launch, and what Triton then finds."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.utils import parametrizations, prune
 
 import tritonconv
 from tritonconv import launch, processor
@@ -56,6 +59,58 @@ def test_variants_are_those_of_a_real_step(monkeypatch: pytest.MonkeyPatch, devi
     assert {name for name, *_ in launched} == {"fprop_kernel", "dgrad_kernel", "wgrad_kernel", "sum_partials_kernel"}
 
 
+class Stateful(torch.nn.Module):
+    """Keeps what it sees, counts its calls, and holds tensors that nobody registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.scale, self.seen, self.calls = model(), torch.ones(1), [], 0
+
+    def forward(self, image: torch.Tensor, *, gain: float) -> object:
+        self.calls += 1
+        self.seen.append(self.network(image) * self.scale.mul_(2) * gain)
+        return SimpleNamespace(result=self.seen[-1])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile
+@pytest.mark.usefixtures("on_reference")
+def test_the_model_stays_as_it_is() -> None:
+    """Its Python state too, pruned and parametrized layers, and what autocast has cached; in every kind of output."""
+    from tritonconv.warmup import step_calls
+
+    stateful, image = Stateful(), torch.randn(2, 3, 9, 9)
+    prune.l1_unstructured(stateful.network[0], "weight", 0.5)
+    parametrizations.weight_norm(stateful.network[3])
+    before = {name: tensor.clone() for name, tensor in stateful.state_dict().items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        names = [name for name, _ in step_calls(torch.compile(stateful), (image,), {"gain": 1.5})]
+        assert len(names) == 8
+        result = stateful(image, gain=1.5).result
+    assert type(result) is torch.Tensor
+    assert (stateful.calls, stateful.scale.item(), len(stateful.seen)) == (1, 2.0, 1)
+    assert all(torch.equal(t, before[name]) for name, t in stateful.state_dict().items() if "running" not in name)
+    assert all(parameter.grad is None for parameter in stateful.parameters())
+    result.sum().backward()
+
+
+def test_what_can_not_run_without_data_says_so() -> None:
+    class Decides(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image if image.mean() > 0 else -image
+
+    with pytest.raises(RuntimeError, match="warmup: the model can not run without data"):
+        tritonconv.warmup(Decides(), torch.randn(3))
+    with pytest.raises(RuntimeError, match="warmup: the model can not run without data"):
+        tritonconv.warmup(tritonconv.LazyConv2d(3, 3), torch.randn(2, 3, 9, 9))
+    with pytest.raises(TypeError, match="argument 'model' must be Module, not function"):
+        tritonconv.warmup(lambda x: x, torch.randn(3))  # type: ignore[arg-type]
+
+
+def test_no_operator(capsys: pytest.CaptureFixture[str]) -> None:
+    tritonconv.warmup(torch.nn.Linear(3, 3), torch.randn(2, 3))
+    assert "the model calls no tritonconv operator" in capsys.readouterr().out
+
+
 @pytest.mark.skipif(not processor.interpreted(), reason="on a GPU there is something to compile")
 def test_it_says_when_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     tritonconv.warmup(model(), torch.randn(2, 3, 9, 9))
@@ -75,27 +130,37 @@ module = sys.modules["tritonconv.warmup"]
 driver.set_active(module.Elsewhere(GPUTarget("cuda", 90, 32)))
 processor.device_of = lambda _: tiles.Device.of(90, 132)
 dispatch._why_not_device = lambda _: None
-hits = []
-knobs.compilation.listener = lambda *, cache_hit, **_: hits.append(cache_hit)
+sys.executable = {python!r}
 with torch.autocast("cpu", torch.bfloat16):
     tritonconv.warmup(model(), torch.randn(2, 3, 9, 9), processes=2)
-assert hits and all(hits), "what the other processes compiled was not found"
 """
 
 
-def test_compiling_in_other_processes(tmp_path: Path) -> None:
+def printed(tmp_path: Path, python: str) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    printed = [
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT],
-            env=environment | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
-        ).stdout
-        for _ in range(2)
-    ]
-    assert " compiled in 2 processes, 0 found in Triton's cache" in printed[0]
-    assert ": 0 compiled in 2 processes, " in printed[1]
+    (tmp_path / "random.py").write_text("raise RuntimeError('this is not the random of the standard library')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SCRIPT.format(python=python)],
+        env=environment | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(tmp_path / "cache")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_compiling_in_other_processes(tmp_path: Path) -> None:
+    """This one finds all of it in the cache, and so does the next run."""
+    assert re.search(r": (\d+) compiled in 2 processes, 0 found in Triton's cache", printed(tmp_path, sys.executable))
+    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* found in", printed(tmp_path, sys.executable))
+
+
+def test_processes_that_fail(tmp_path: Path) -> None:
+    """Then this one compiles, and says so."""
+    output = printed(tmp_path, "/bin/false")
+    assert "UserWarning: tritonconv.warmup: a process failed, and this one compiles instead" in output
+    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* in this one, 0 found in", output)

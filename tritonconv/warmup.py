@@ -1,11 +1,12 @@
 """Compile what a training step needs before the first one, in parallel processes."""
 
+import copy
 import os
 import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
@@ -22,54 +23,81 @@ from tritonconv.launch import Launch
 from tritonconv.ops import Sampling, geometry_of
 
 
-def warmup(model: Callable[..., Any], *inputs: Any, processes: int | None = None) -> None:
-    """Compile every kernel that one training step of `model(*inputs)` launches, and print what was done.
+def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwargs: Any) -> None:
+    """Compile every kernel that one training step of `model(*inputs, **kwargs)` launches, and print what was done.
 
-    Inputs of another shape, dtype or memory format may need other kernels. Call it in the `torch.autocast` and `using`
-    of the step. Nothing is computed and nothing of the model changes: forward and backward run on tensors without
-    data. At most `processes` (by default, one for each CPU) compile at a time; what they compile they leave in Triton's
-    cache on disk, so that the next start of the program finds it there. Raises what the model's forward raises.
+    Inputs of another shape, dtype or memory format may need other kernels. Call it within the `torch.autocast` and
+    `using` of the step. Forward and backward run on a copy of the model whose tensors have no data: nothing is
+    computed, and the model stays as it is, though its hooks are called. At most `processes` (by default, one for each
+    CPU) compile at a time, and leave what they compile in Triton's cache on disk, where the next start of the program
+    finds it. Raises RuntimeError if the model can not run without data, as one that decides by the values it computes.
 
     >>> import torch, tritonconv
     >>> model = tritonconv.Conv2d(3, 8, 3, dtype=torch.float64)
     >>> tritonconv.warmup(model, torch.zeros(2, 3, 8, 8, dtype=torch.float64))
     tritonconv.warmup: nothing to compile, because none of the 2 operators of a step runs in Triton
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"tritonconv.warmup(): argument 'model' must be Module, not {type(model).__name__}")
     start = time.perf_counter()
-    calls = step_calls(model, inputs)
-    launches = [each for call in calls for each in launches_of(*call)]
-    jobs = list({each.variant: each for each in launches}.values())
+    calls = step_calls(model, inputs, kwargs)
+    jobs = list({each.variant: each for call in calls for each in launches_of(*call)}.values())
     step = f"the {len(calls)} operators of a step"
-    if not launches:
+    if not calls:
+        print("tritonconv.warmup: nothing to compile, because the model calls no tritonconv operator")
+    elif not jobs:
         print(f"tritonconv.warmup: nothing to compile, because none of {step} runs in Triton")
     elif processor.interpreted():
         print(f"tritonconv.warmup: nothing to compile, because Triton's interpreter runs {step}")
     else:
         with torch.cuda.device_of(calls[0][1][0]):
-            compiled, used = compile_all(jobs, processes or os.cpu_count() or 1)
+            elsewhere, used, here = compile_all(jobs, processes or cpus())
         print(
-            f"tritonconv.warmup: {len(jobs)} kernels for {step}: {compiled} compiled in {used} processes, "
-            f"{len(jobs) - compiled} found in Triton's cache; {time.perf_counter() - start:.1f} s"
+            f"tritonconv.warmup: {len(jobs)} kernels for {step}: {elsewhere} compiled in {used} processes, "
+            f"{f'{here} in this one, ' * (here > 0)}{len(jobs) - elsewhere - here} found in Triton's cache; "
+            f"{time.perf_counter() - start:.1f} s"
         )
 
 
-def step_calls(model: Callable[..., Any], inputs: tuple[Any, ...]) -> list[tuple[str, tuple[Any, ...]]]:
+def step_calls(
+    model: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> list[tuple[str, tuple[Any, ...]]]:
     """Every call of an operator in a step, forward and backward: its name and arguments, the tensors without data."""
+    model = getattr(model, "_orig_mod", model)  # not what torch.compile made of it
     listener = _Listener()
-    # On one thread, because the listener hears only its own.
-    with torch.autograd.set_multithreading_enabled(False), FakeTensorMode(allow_non_fake_inputs=True) as fake, listener:
-        fakes = tree_map_only(Tensor, fake.from_tensor, inputs)
-        if isinstance(model, nn.Module):
-            tensors = (*model.named_parameters(), *model.named_buffers())
-            state: dict[str, Tensor] = {name: fake.from_tensor(tensor) for name, tensor in tensors}
-            outputs = torch.func.functional_call(model, state, fakes)
-        else:
-            outputs = model(*fakes)
-        roots = [t for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.requires_grad]
-        if roots:
-            # Gradients that lie in memory as the outputs do: those of a sum would have no strides.
-            torch.autograd.backward(roots, [torch.empty_like(root) for root in roots])
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        # On one thread, because the listener hears only its own.
+        with torch.autograd.set_multithreading_enabled(False), fake, listener:
+            copied = without_data_copy(model, fake)
+            args, kwargs = tree_map_only(Tensor, fake.from_tensor, (inputs, kwargs or {}))
+            roots = [t for t in tensors_in(copied(*args, **kwargs)) if t.requires_grad]
+            leaves = [t for t in (*copied.parameters(), *tensors_in((args, kwargs))) if t.requires_grad]
+            if roots and leaves:
+                # Gradients that lie in memory as the outputs do: those of a sum would have no strides.
+                torch.autograd.grad(roots, leaves, [torch.empty_like(root) for root in roots], allow_unused=True)
+    except Exception as error:
+        raise RuntimeError(f"tritonconv.warmup: the model can not run without data: {error}") from error
+    finally:
+        torch.clear_autocast_cache()  # of the copy's weights
     return listener.calls
+
+
+def without_data_copy(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
+    """A copy of the model, Python state and all, with a tensor that has no data in the place of each of its tensors."""
+    own = [t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor)]
+    memo = {id(t): fake.from_tensor(t) for t in (*model.parameters(), *model.buffers(), *own)}
+    return copy.deepcopy(model, memo)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of an argument or output: of tuples, lists, dicts, and of objects' attributes."""
+    if isinstance(value, Tensor):
+        return [value]
+    leaves = tree_leaves(value)
+    if len(leaves) == 1 and leaves[0] is value:
+        return [t for held in getattr(value, "__dict__", {}).values() for t in tensors_in(held)]
+    return [t for leaf in leaves for t in tensors_in(leaf)]
 
 
 class _Listener(TorchDispatchMode):
@@ -103,33 +131,63 @@ def without_data(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int]:
-    """Compile in up to `processes` processes, then load what they left. Returns how many were compiled by how many."""
+def cpus() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int]:
+    """Compile in up to `processes` processes, then load what they left, and compile what they did not.
+
+    Returns how many were compiled there, in how many processes, and how many here.
+    """
+    from triton import knobs
     from triton.runtime import driver
 
     target = driver.active.get_current_target()
     shares = [jobs[i::processes] for i in range(min(processes, len(jobs)))]
     with ThreadPoolExecutor(len(shares)) as pool:
-        compiled = sum(pool.map(lambda share: compile_elsewhere(share, target), shares))
-    for job in jobs:
-        job.kernel.warmup(grid=(job.programs,), **job.arguments)
-    return compiled, len(shares)
+        elsewhere = sum(pool.map(lambda share: compile_elsewhere(share, target), shares))
+    with knobs.compilation.scope():
+        missed = count_misses(knobs)
+        for job in jobs:
+            job.kernel.warmup(grid=(job.programs,), **job.arguments)
+    return elsewhere, len(shares), len(missed)
+
+
+def count_misses(knobs: Any) -> list[None]:
+    """A list that grows with each kernel that Triton has to compile."""
+    missed: list[None] = []
+
+    def listener(*, cache_hit: bool, **_: Any) -> None:
+        missed.extend([None] * (not cache_hit))
+
+    knobs.compilation.listener = listener
+    return missed
 
 
 def compile_elsewhere(jobs: list[Launch], target: Any) -> int:
-    """How many of `jobs` a process of its own compiled. If it fails, they are left to this one, which then says why."""
+    """How many of `jobs` a process of its own compiled. What it fails to compile is left to this one."""
     portable = [
         (job.kernel.__module__, job.kernel.__name__, tree_map_only(Tensor, lambda t: t.dtype, job.arguments))
         for job in jobs
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", "from tritonconv.warmup import worker; worker()"],
-        input=pickle.dumps((target, portable)),
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        check=False,
-    )
-    return int(done.stdout.split()[-1]) if done.returncode == 0 else 0
+    # The modules that this process would import, and -P lest the current directory hides others.
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path if isinstance(entry, str))
+    command = [sys.executable or "python3", "-P", "-c", "from tritonconv.warmup import worker; worker()"]
+    try:
+        done = subprocess.run(
+            command,
+            input=pickle.dumps((target, portable)),
+            capture_output=True,
+            env=os.environ | {"PYTHONPATH": path},
+            check=True,
+        )
+        return int(done.stdout.split()[-1])
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error).encode()).decode().strip().splitlines()[-1]
+        warnings.warn(f"tritonconv.warmup: a process failed, and this one compiles instead: {reason}", stacklevel=2)
+        return 0
 
 
 def worker() -> None:
@@ -138,19 +196,13 @@ def worker() -> None:
     from triton.runtime import driver
 
     target, jobs = pickle.load(sys.stdin.buffer)
-    compiled = 0
-
-    def count(*, cache_hit: bool, **_: Any) -> None:
-        nonlocal compiled
-        compiled += not cache_hit
-
-    knobs.compilation.listener = count
+    missed = count_misses(knobs)
     driver.set_active(Elsewhere(target))
     for module, name, arguments in jobs:
         kernel = getattr(import_module(module), name)
         tensors = tree_map_only(torch.dtype, lambda dtype: torch.empty(0, dtype=dtype, device="meta"), arguments)
         kernel.warmup(grid=(1,), **tensors)
-    print(compiled)
+    print(len(missed))
 
 
 class Elsewhere:
