@@ -229,6 +229,31 @@ def test_transforms_in_triton(transposed: bool, device: str) -> None:
         assert_close(a, e, "float32" if device == "cpu" else "tf32")
 
 
+def test_derivatives_of_weight_and_bias_gradients(problem: Any) -> None:
+    """Forward over reverse along the input alone, and ensembles with biases of their own."""
+    ours, theirs, (x, weight, bias) = problem
+    along = torch.randn_like(x)
+
+    def results(function: Function) -> Any:
+        weighting = torch.linspace(-1, 2, function(x, weight, bias).numel(), dtype=x.dtype)
+
+        def loss(image: Tensor, w: Tensor, b: Tensor) -> Tensor:
+            return (function(image, w, b).flatten() * weighting).sum()
+
+        def square(image: Tensor, w: Tensor, b: Tensor) -> Tensor:
+            return function(image, w, b).square().sum()
+
+        gradients = torch.func.grad(loss, argnums=(1, 2))
+        tangents = torch.func.jvp(lambda image: gradients(image, weight, bias), (x,), (along,))[1]
+        weights, biases = torch.stack([weight, 2 * weight, -weight]), torch.stack([bias, -bias, bias + 1])
+        ensemble = torch.vmap(torch.func.grad(square, argnums=(0, 1, 2)), (None, 0, 0))(x, weights, biases)
+        own_bias = torch.vmap(function, (0, None, 0))(torch.stack([x, 2 * x, -x]), weight, biases)
+        return *tangents, *ensemble, own_bias
+
+    for a, e in zip(results(ours), results(theirs), strict=True):
+        assert_close(a, e, "float64")
+
+
 LAYOUTS_OF_TWO = list(product(["contiguous", "channels_last", "sliced", "transposed", "offset"], repeat=2))
 
 

@@ -43,6 +43,24 @@ def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "compute capability 8.0 or newer, not 7.5" in str(why_not("triton", problem(device="cuda")))
 
 
+@pytest.mark.parametrize(
+    ("sampling", "reason"),
+    [
+        (dict(stride_h=2**15), "a stride, dilation or padding is 2^15 or more"),
+        (dict(dilation_w=2**30), "a stride, dilation or padding is 2^15 or more"),
+        (dict(pad_h=2**15), "a stride, dilation or padding is 2^15 or more"),
+        (dict(stride_h=30_000, stride_w=30_000, C=64), "dgrad would take 2^31 programs or more"),
+    ],
+)
+def test_what_32_bits_do_not_count_is_refused(sampling: dict[str, int], reason: str) -> None:
+    sizes = dict(B=1, C=1, H=8, W=8, F=1, P=1, Q=1, R=1, S=1)
+    huge = ConvGeometry(**(sizes | sampling))
+    assert why_not("triton", Problem("fprop", huge, torch.float32, x.device)) == reason
+    assert why_not("triton", Problem("fprop", ConvGeometry(**sizes), torch.float32, x.device)) is None or (
+        not processor.interpreted()
+    )
+
+
 def test_too_many_positions_are_refused() -> None:
     """By all operators alike, so that no step fails halfway: here the features are few, and the pixels too many."""
     huge = ConvGeometry(B=2**20, C=1, H=64, W=64, F=1, P=1, Q=1, R=1, S=1)
@@ -156,6 +174,27 @@ def test_gradients_not_asked_for_are_not_computed() -> None:
     assert list(counter.get_flop_counts()["Global"]) == [torch.ops.tritonconv.wgrad]
 
 
+@pytest.mark.parametrize("requires", range(8))
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_only_gradients_that_are_required(name: str, requires: int) -> None:
+    operands = [t.clone().requires_grad_(bool(requires >> i & 1)) for i, t in enumerate((x, w, torch.randn(6)))]
+    if name == "conv_transpose2d":
+        operands[1] = operands[1].detach().transpose(0, 1).clone().requires_grad_(bool(requires & 2))
+    with tritonconv.using("reference"):
+        y = getattr(tritonconv, name)(*operands)
+    expected = set()
+    if requires & 1:
+        expected.add("dgrad" if name == "conv2d" else "fprop")
+    if requires & 2:
+        expected.add("wgrad_with_bias" if name == "conv2d" and requires & 4 else "wgrad")
+    assert y.requires_grad == bool(requires)
+    if requires:
+        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+            y.sum().backward()
+        assert {op._qualified_op_name.split("::")[1] for op in counter.get_flop_counts().get("Global", {})} == expected
+    assert [t.grad is not None for t in operands] == [bool(requires >> i & 1) for i in range(3)]
+
+
 def test_weight_and_bias_are_found_in_one_pass() -> None:
     layer = tritonconv.Conv2d(4, 6, 3)
     with tritonconv.using("reference"):
@@ -200,6 +239,23 @@ def test_explain_a_model() -> None:
     )
     assert not model[0]._forward_hooks
     assert not model[0]._forward_pre_hooks
+
+
+def test_explain_a_model_that_differentiates() -> None:
+    class Force(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy = tritonconv.Conv2d(4, 6, 3)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                image = image.requires_grad_()
+                energy = self.energy(image).pow(2).sum()
+                return torch.autograd.grad(energy, (image, self.energy.weight, self.energy.bias))[0]
+
+    with tritonconv.using("reference"):
+        explanation = tritonconv.explain(Force(), x.clone())
+    assert {choice.operator for choice in explanation} == {"fprop", "dgrad", "wgrad"}
 
 
 def test_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 import tritonconv
+from tests import guards
 from tests.cases import CONV, DTYPES, LAYOUTS, TRANSPOSED, Case, laid_out, random_case
 from tests.guards import guarded
 from tests.oracle import PARTS, assert_close, convolution_precision, expected_step, forward, hostile, scales, step
 from tritonconv import launch, layout, operands, processor, tiles
-from tritonconv.geometry import Operator
+from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.ops import Sampling, geometry_of
 
 pytestmark = pytest.mark.usefixtures("guarded_memory")
@@ -133,16 +134,19 @@ def far_apart(shape: Sequence[int], axis: int, device: str) -> Tensor:
 
 
 @pytest.mark.parametrize("axis", range(4))
+@pytest.mark.parametrize("far", ["input", "gradient"])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_operands_beyond_32_bits(transposed: bool, axis: int, device: str) -> None:
-    """The input of fprop and dgrad, and both sides of wgrad."""
-    case = Case("far", 4, (4, 3), (4, 4), (2, 2), padding=1, transposed=transposed)
+def test_operands_beyond_32_bits(transposed: bool, far: str, axis: int, device: str) -> None:
+    """Image and features, in every operator that reads them."""
+    case = Case("far", 4, (4, 4), (4, 4), (3, 3), padding=1, transposed=transposed)
     near, weight, bias = case.operands(torch.float16, device, integer=True)
-    input = far_apart(case.input_shape, axis, device)
-    input.copy_(near)
     gradient = hostile(forward(case, near, weight, bias).shape, torch.float16, "contiguous", integer=True).to(device)
-    function = tritonconv.conv_transpose2d if transposed else tritonconv.conv2d
-    actual = step(partial(function, **case.arguments, implementation="triton"), (input, weight, bias), gradient)
+    tensors = {"input": near, "gradient": gradient}
+    tensors[far] = far_apart(tensors[far].shape, axis, device).copy_(tensors[far])
+    function = partial(
+        tritonconv.conv_transpose2d if transposed else tritonconv.conv2d, **case.arguments, implementation="triton"
+    )
+    actual = step(function, (tensors["input"], weight, bias), tensors["gradient"])
     for part, a, e in zip(PARTS, actual, expected_step(case, (near, weight, bias), gradient), strict=True):
         assert torch.equal(a.double(), e), part
 
@@ -191,9 +195,44 @@ def test_what_is_copied() -> None:
     assert layout.adjacent(image[:, :3], 3).data_ptr() == image.data_ptr()
     weight = torch.randn(16, 16, 3, 3).to(memory_format=torch.channels_last)
     assert layout.filters_last(weight).data_ptr() == weight.data_ptr()
+    last = torch.randn(2, 8, 3, 3).to(memory_format=torch.channels_last)
+    assert layout.alignment(last, 8) == 4
+    assert layout.alignment(guards.fence(last)[1][1 : 1 + last.numel()].as_strided(last.shape, last.stride()), 8) == 1
     shifted = laid_out(torch.randn(8, 8, 1, 1), "offset")
     assert shifted.data_ptr() % 16
     assert layout.filters_last(shifted).data_ptr() % 16 == layout.channels_first(shifted, 2).data_ptr() % 16 == 0
+
+
+def test_when_offsets_are_wide() -> None:
+    """From the first that does not fit in 32 bits; in wgrad, for each position's first tap within one image."""
+    assert layout.wide(torch.empty_strided((2, 1, 1, 1), (2**31, 1, 1, 1), device="meta"))
+    assert not layout.wide(torch.empty_strided((2, 1, 1, 1), (2**31 - 1, 1, 1, 1), device="meta"))
+    x = torch.empty_strided((1, 1, 5, 1), (1, 1, 3 * 2**28, 1), device="meta")
+    y = torch.empty_strided((1, 1, 2, 1), (1, 1, 1, 1), device="meta")
+    for stride, wide in ((3, True), (1, False)):
+        geometry = ConvGeometry(1, 1, 5, 1, 1, 2, 1, 1, 1, stride_h=stride)
+        assert launch.wgrad(x, y, False, geometry, False, tiles.INTERPRETER).launches[0].arguments["WIDE"] is wide
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("splits", [1, 2, 3, 7])
+def test_split_reductions(splits: int, groups: int, device: str) -> None:
+    """Steps that the splits do not divide, fewer steps than splits, several tiles each way, and the bias's turns."""
+    for B, P, Q in ((2, 9, 7), (1, 3, 5)):
+        geometry = ConvGeometry(B, 5 * groups, P + 1, Q, 18 * groups, P, Q, 2, 3, groups, pad_w=1)
+        generator = torch.Generator().manual_seed(0)
+        x, y = (
+            torch.randint(-2, 3, shape, generator=generator).to(device, torch.float32)
+            for shape in (geometry.image_shape, geometry.feature_shape)
+        )
+        tile = tiles.Tile(16, 16, 16, 4, 1, SPLIT_K=splits)
+        plan = launch.wgrad(guarded(x), guarded(y), True, geometry, True, processor.device_of(x.device), tile)
+        weight, bias = launch.run(plan)
+        expected = torch.nn.grad.conv2d_weight(
+            x.double(), geometry.weight_shape, y.double(), padding=(0, 1), groups=groups
+        )
+        assert torch.equal(weight.double(), expected)
+        assert torch.equal(bias.double(), y.double().sum((0, 2, 3)))
 
 
 def test_one_shared_workspace_is_all_the_memory(device: str) -> None:

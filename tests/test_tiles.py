@@ -87,6 +87,14 @@ def test_what_does_not_fit(tile: Tile) -> None:
     assert tiles.fits(Tile(128, 128, 64, 8, 3), "fprop", 2, H100)
 
 
+def test_registers() -> None:
+    huge, B200, RTX5090 = Tile(128, 256, 64, 8, 3), Device.of(100, 148), Device.of(120, 170)
+    assert [tiles.fits(huge, operator, 2, B200) for operator in OPERATORS] == [True, True, False]
+    assert [tiles.fits(huge, operator, 2, H100) for operator in OPERATORS] == [True, True, True]
+    assert not tiles.fits(huge, "fprop", 2, A100)
+    assert not tiles.fits(huge, "fprop", 2, RTX5090)
+
+
 def test_shared_memory() -> None:
     small, large = Tile(128, 128, 16, 8, 1), Tile(128, 128, 64, 8, 3)
     assert large.shared_bytes("fprop", 2) == 3 * 256 * 64 * 2 + tiles.BESIDE_OPERANDS

@@ -54,7 +54,7 @@ def remember(ctx: Any, tensors: Sequence[Any], sampling: Sampling) -> None:
 def pull_back(
     name: str, applies: dict[str, Apply], ctx: Any, gradient: Tensor, bias_gradient: Tensor | None = None
 ) -> list[Tensor | None]:
-    """The gradients of the tensors, from those of the results. What is not asked for is not computed."""
+    """The gradients of the tensors that require one, from those of the results."""
     held = dict(zip(FACTORS[name], ctx.saved_tensors, strict=True))
     factors = {LEAVES_OUT[name]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
     needed = dict(zip((*held, "bias"), ctx.needs_input_grad, strict=False))

@@ -33,20 +33,21 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
         V = info.batch_size
         *sizes, groups, channels_last, implementation = sampling
         activations = in_front(first, in_dims[0], V)
-        if in_dims[:2] == (None, None):
-            result = in_front(CALLS[operator](first, weight, None, *sampling), None, V)
-        elif in_dims[1] is None:
-            joined = CALLS[operator](activations.flatten(0, 1), weight, None, *sampling)
-            result = joined.unflatten(0, activations.shape[:2])
-        else:
+        if in_dims[1] is not None:
             weights = in_front(weight, in_dims[1], V).flatten(0, 1)
+            biases = None if bias is None else in_front(bias, in_dims[2], V).flatten()
             joined = CALLS[operator](
-                into_channels(activations), weights, None, *sizes, groups * V, channels_last, implementation
+                into_channels(activations), weights, biases, *sizes, groups * V, channels_last, implementation
             )
-            result = joined.unflatten(1, (V, -1)).movedim(1, 0)
-        if bias is not None:
-            result = result + in_front(bias, in_dims[2], V)[:, None, :, None, None]
-        return result, 0
+            return joined.unflatten(1, (V, -1)).movedim(1, 0), 0
+        # A bias of their own must be added afterwards: images of one batch share theirs.
+        shared, own = (bias, None) if in_dims[2] is None else (None, bias)
+        if in_dims[0] is None:
+            result = in_front(CALLS[operator](first, weight, shared, *sampling), None, V)
+        else:
+            joined = CALLS[operator](activations.flatten(0, 1), weight, shared, *sampling)
+            result = joined.unflatten(0, activations.shape[:2])
+        return result if own is None else result + in_front(own, in_dims[2], V)[:, None, :, None, None], 0
 
     return mapped
 

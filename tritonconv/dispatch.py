@@ -58,15 +58,23 @@ def _why_not_device(device: torch.device) -> str | None:
 
 
 def _why_not_size(problem: Problem) -> str | None:
-    """Positions, pixels, and taps of all channels are counted in 32 bits, with room for one tile.
+    """Positions, pixels, taps of all channels, and programs are counted in 32 bits, with room for one tile.
 
     For all three operators alike, so that backward can run wherever forward did.
     """
+    geometry = problem.geometry
+    sampling = (geometry.stride_h, geometry.stride_w, geometry.dilation_h, geometry.dilation_w)
+    if max(*sampling, geometry.pad_h, geometry.pad_w) >= 2**15:
+        return "a stride, dilation or padding is 2^15 or more"
     operators: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
     for operator in operators:
-        M, N, K, _ = problem.geometry.gemm(operator)
+        M, N, K, G = geometry.gemm(operator)
         if max(M, N, K) >= 2**31 - 1024:
             return f"the matrix product of {operator}, {M} x {N} x {K}, has an extent of 2^31 or more"
+        # The smallest tile is 64 x 16, and every phase of dgrad's stride has one tile of rows at least.
+        phases = geometry.stride_h * geometry.stride_w if operator == "dgrad" else 1
+        if (phases + M // 64) * (1 + N // 16) * G >= 2**31:
+            return f"{operator} would take 2^31 programs or more"
     return None
 
 

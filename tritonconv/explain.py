@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tritonconv.autograd import LEAVES_OUT, OPERATOR
 from tritonconv.dispatch import IMPLEMENTATIONS, Problem, choose, why_not
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.ops import Sampling, geometry_of
+from tritonconv.ops import Sampling, geometry_of, operator_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Listener(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "tritonconv":
-            self.note(func._opname, args)
+            self.note(operator_of(func._opname), args)
         return func(*args, **(kwargs or {}))
 
     def note(self, operator: Operator, args: Any) -> None:

@@ -30,13 +30,13 @@ class Launch(NamedTuple):
 
     @property
     def variant(self) -> tuple[Any, ...]:
-        """What Triton compiles the kernel for: constants, the types of its pointers, and the widths of its integers."""
+        """What Triton compiles the kernel for: constants, types and alignments of pointers, and widths of integers."""
         return self.kernel.__name__, *((name, compiled_for(name, value)) for name, value in self.arguments.items())
 
 
 def compiled_for(name: str, value: Any) -> Any:
     if isinstance(value, Tensor):
-        return str(value.dtype)
+        return str(value.dtype), name == "bias_ptr" or value.data_ptr() % 16 == 0
     if value is None or name.startswith("num_") or (name.isupper() and len(name) > 1):
         return value
     return "i32" if value < 2**31 else "i64"

@@ -56,6 +56,12 @@ library.define(f"wgrad_with_bias(Tensor x, Tensor y, {SCHEMA}) -> (Tensor, Tenso
 operators = torch.ops.tritonconv
 
 
+def operator_of(name: str) -> Operator:
+    """Which of the three the operator of that name is."""
+    operator: Operator = name.removesuffix("_with_bias")  # type: ignore[assignment]
+    return operator
+
+
 def geometry_of(operator: Operator, first: Ints, second: Ints, sampling: Sampling) -> ConvGeometry:
     """The geometry of a call, from the shapes of its two factors and its sampling."""
     size, stride, pad, dilation, groups = sampling[:5]
@@ -158,7 +164,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "wgrad_with_bias": wgrad_with_bias,
 }
 for _name, _function in _FUNCTIONS.items():
-    _operator: Operator = _name.removesuffix("_with_bias")  # type: ignore[assignment]
+    _operator = operator_of(_name)
     _fake = shapes_of_wgrad_with_bias if _name == "wgrad_with_bias" else shape_of(_operator)
     library.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"tritonconv::{_name}", _fake, lib=library)

@@ -103,8 +103,8 @@ def shipped(operator: Operator, operands: Operands) -> list[Tile]:
 def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
     """Whether `tile` may run: powers of two no smaller than the tensor cores want, shared memory, and registers.
 
-    From sm_90 on a thread may hold 128 accumulators; before, operands and accumulators share its 255 registers. So do
-    wgrad's from sm_100 on, where the sums on their way from tensor memory meet those of the bias.
+    On sm_90, sm_100 and sm_103 a thread may hold 128 accumulators. Elsewhere operands and accumulators share its 255
+    registers, and so they do in wgrad on sm_100, where sums on their way from tensor memory meet those of the bias.
     """
     blocks = (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K)
     if any(block < 16 or block & (block - 1) for block in blocks):

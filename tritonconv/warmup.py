@@ -20,17 +20,18 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from tritonconv import launch, processor
 from tritonconv.dispatch import Problem, choose
 from tritonconv.launch import Launch
-from tritonconv.ops import Sampling, geometry_of
+from tritonconv.ops import Sampling, geometry_of, operator_of
 
 
 def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwargs: Any) -> None:
     """Compile every kernel that one training step of `model(*inputs, **kwargs)` launches, and print what was done.
 
-    Inputs of another shape, dtype or memory format may need other kernels. Call it within the `torch.autocast` and
-    `using` of the step. Forward and backward run on a copy of the model whose tensors have no data: nothing is
-    computed, and the model stays as it is, though its hooks are called. At most `processes` (by default, one for each
-    CPU) compile at a time, and leave what they compile in Triton's cache on disk, where the next start of the program
-    finds it. Raises RuntimeError if the model can not run without data, as one that decides by the values it computes.
+    Inputs of another shape, dtype, memory format or alignment may need other kernels. Call it within the
+    `torch.autocast` and `using` of the step. Forward and backward run on a copy of the model whose tensors have no
+    data: nothing is computed, and the model stays as it is, though its hooks are called. At most `processes` (by
+    default, one for each CPU) compile at a time, and leave what they compile in Triton's cache on disk, where the next
+    start of the program finds it. Raises RuntimeError if the model can not run without data, as one that decides by
+    the values it computes.
 
     >>> import torch, tritonconv
     >>> model = tritonconv.Conv2d(3, 8, 3, dtype=torch.float64)
@@ -67,9 +68,9 @@ def step_calls(
     listener = _Listener()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
+        copied = copy_without_data(model, fake)
         # On one thread, because the listener hears only its own.
         with torch.autograd.set_multithreading_enabled(False), fake, listener:
-            copied = without_data_copy(model, fake)
             args, kwargs = tree_map_only(Tensor, fake.from_tensor, (inputs, kwargs or {}))
             roots = [t for t in tensors_in(copied(*args, **kwargs)) if t.requires_grad]
             leaves = [t for t in (*copied.parameters(), *tensors_in((args, kwargs))) if t.requires_grad]
@@ -83,10 +84,11 @@ def step_calls(
     return listener.calls
 
 
-def without_data_copy(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
+def copy_without_data(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
     """A copy of the model, Python state and all, with a tensor that has no data in the place of each of its tensors."""
-    own = [t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor)]
-    memo = {id(t): fake.from_tensor(t) for t in (*model.parameters(), *model.buffers(), *own)}
+    held = (value for module in model.modules() for value in tree_leaves(vars(module)))
+    tensors = (value for value in held if isinstance(value, Tensor))
+    memo = {id(t): fake.from_tensor(t if t.is_leaf else t.detach()) for t in tensors}
     return copy.deepcopy(model, memo)
 
 
@@ -116,7 +118,7 @@ class _Listener(TorchDispatchMode):
 def launches_of(name: str, arguments: tuple[Any, ...]) -> list[Launch]:
     """What the operator `name` would launch, if Triton would run it."""
     sampling = Sampling.of(arguments)
-    operator: Any = name.removesuffix("_with_bias")
+    operator = operator_of(name)
     first, second, *bias = arguments[: -len(sampling)]
     geometry = geometry_of(operator, first.shape, second.shape, sampling)
     if choose(Problem(operator, geometry, first.dtype, first.device), sampling.implementation) != "triton":

@@ -2,7 +2,7 @@
 
 A stride of s puts every s-th pixel of an axis into the same phase: they see the same taps. Within one phase those taps
 stand at equal distances, and neighbouring pixels look at neighbouring positions, so a phase is a convolution of stride
-one over the features, with filters of its own. No product of a pixel with a tap that misses it is ever formed.
+one over the features, with filters of its own. No tap that falls between two positions is ever multiplied.
 """
 
 import triton

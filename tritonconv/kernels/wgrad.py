@@ -184,6 +184,7 @@ def sum_partials_kernel(
     tl.store(weight_ptr + offsets, total.to(weight_ptr.dtype.element_ty), mask=index < count)
     if bias_ptr is not None:
         bias = tl.zeros((BLOCK,), dtype=tl.float32)
-        for split in range(bias_splits):
+        # There are few filters: most programs have none of them to sum.
+        for split in range(tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0)):
             bias += tl.load(bias_partials_ptr + split * filters + index, mask=index < filters, other=0.0)
         tl.store(bias_ptr + index, bias.to(bias_ptr.dtype.element_ty), mask=index < filters)
