@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "tritonconv",
     "tritonconv.warmup",
+    "tritonconv.compiling",
     "tritonconv.explain",
     "tritonconv.layers",
     "tritonconv.functional",
@@ -39,7 +40,7 @@ THIRD_PARTY = {
     "tritonconv.launch": {"torch", "triton"},
     "tritonconv.operands": {"torch", "triton"},
     "tritonconv.processor": {"torch", "triton"},
-    "tritonconv.warmup": {"torch", "triton"},
+    "tritonconv.compiling": {"torch", "triton"},
 }
 
 

@@ -126,9 +126,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from tests.test_warmup import model
 from tritonconv import dispatch, processor, tiles
-module = sys.modules["tritonconv.warmup"]
+from tritonconv.compiling import Elsewhere
 
-driver.set_active(module.Elsewhere(GPUTarget("cuda", 90, 32)))
+driver.set_active(Elsewhere(GPUTarget("cuda", 90, 32)))
 processor.device_of = lambda _: tiles.Device.of(90, 132)
 dispatch._why_not_device = lambda _: None
 sys.executable = {python!r}
