@@ -14,7 +14,7 @@ test-all: .venv/installed
 
 # The kernels under the oldest torch and Triton that are supported, in an environment of their own.
 test-oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -n 2 tests/test_kernels.py tests/test_lowering.py $(ARGS)
+	.venv-oldest/bin/python -m pytest -n 2 $(addprefix tests/test_,kernels.py every_tile.py phases.py lowering.py warmup.py) $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

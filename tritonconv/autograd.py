@@ -72,12 +72,14 @@ def pull_back(
 
 
 def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
-    """The tangent of the result, from those of the inputs: the product rule."""
+    """The tangent of the result, from those of the inputs: the product rule.
+
+    Where an input has none torch hands over zeros; only a bias that is not there has None.
+    """
     held = dict(zip(FACTORS[name], ctx.saved_tensors, strict=True))
     terms = [
         contract(applies, LEAVES_OUT[name], held | {factor: tangent}, ctx.sampling, ctx.sampling.size)
         for factor, tangent in zip(held, tangents, strict=False)
-        if tangent is not None
     ]
     if ctx.has_bias_argument and tangents[2] is not None:
         first = ctx.saved_tensors[0]
@@ -87,9 +89,7 @@ def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Seque
 
 
 def tangents_of_wgrad_with_bias(applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    weight = push_forward("wgrad_with_bias", applies, ctx, tangents)
-    along_y = torch.zeros_like(ctx.saved_tensors[1]) if tangents[1] is None else tangents[1]
-    return weight, along_y.sum((0, 2, 3))
+    return push_forward("wgrad_with_bias", applies, ctx, tangents), tangents[1].sum((0, 2, 3))
 
 
 def below_autograd(name: str) -> type[Function]:
