@@ -108,6 +108,7 @@ def test_compile(problem: Any, dynamic: bool) -> None:
         assert_same(step(compiled, batch), step(theirs, batch))
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # of torch.export.load in torch 2.11
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(strict: bool) -> None:
     class Model(torch.nn.Module):
@@ -257,6 +258,7 @@ def test_derivatives_of_weight_and_bias_gradients(problem: Any) -> None:
 LAYOUTS_OF_TWO = list(product(["contiguous", "channels_last", "sliced", "transposed", "offset"], repeat=2))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of torch 2.14's
 @pytest.mark.parametrize(("first", "second"), LAYOUTS_OF_TWO)
 def test_opcheck(first: str, second: str) -> None:
     """torch's own checks of schema, autograd registration, fake tensors and tracing, over 25 layouts of the factors."""
