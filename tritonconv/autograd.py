@@ -164,8 +164,6 @@ def transforms_active() -> bool:
 
 def call(operator: Operator, *arguments: Any) -> Tensor:
     """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself."""
-    if not torch.compiler.is_compiling() and transforms_active():
-        result: Tensor = TRANSFORMABLE[operator](*arguments)
-    else:
-        result = CALLS[operator](*arguments)
+    applies = TRANSFORMABLE if not torch.compiler.is_compiling() and transforms_active() else CALLS
+    result: Tensor = applies[operator](*arguments)
     return result

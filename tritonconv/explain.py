@@ -62,26 +62,38 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
     Conv2d  weight gradient  wgrad  reference  [1]
     [1] not triton: the kernels compute in float16, bfloat16 or float32, not in float64
     """
-    listener = _Listener(getattr(function, "__name__", type(function).__name__))
+    notes = _Notes(getattr(function, "__name__", type(function).__name__))
     handles = []
     for name, module in function.named_modules() if isinstance(function, nn.Module) else ():
         if name:
-            handles.append(module.register_forward_pre_hook(listener.enter(name)))
-            handles.append(module.register_forward_hook(listener.leave, always_call=True))
+            handles.append(module.register_forward_pre_hook(notes.enter(name)))
+            handles.append(module.register_forward_hook(notes.leave, always_call=True))
     try:
-        with torch.no_grad(), listener:
+        with torch.no_grad(), Listener(notes.note):
             function(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
-    return listener.explanation
+    return notes.explanation
 
 
-class _Listener(TorchDispatchMode):
-    """Notes every call of an operator, and the module it was made in."""
+class Listener(TorchDispatchMode):
+    """Hands the name and the arguments of every call of an operator to `note`."""
+
+    def __init__(self, note: Callable[[str, tuple[Any, ...]], None]) -> None:
+        super().__init__()
+        self.note = note
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "tritonconv":
+            self.note(func._opname, args)
+        return func(*args, **(kwargs or {}))
+
+
+class _Notes:
+    """What is known of every call of an operator, and the module it was made in."""
 
     def __init__(self, name: str) -> None:
-        super().__init__()
         self.path = [name]
         self.explanation = Explanation()
 
@@ -91,12 +103,8 @@ class _Listener(TorchDispatchMode):
     def leave(self, *_: Any) -> None:
         self.path.pop()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "tritonconv":
-            self.note(operator_of(func._opname), args)
-        return func(*args, **(kwargs or {}))
-
-    def note(self, operator: Operator, args: Any) -> None:
+    def note(self, name: str, args: tuple[Any, ...]) -> None:
+        operator = operator_of(name)
         sampling = Sampling.of(args)
         geometry = geometry_of(operator, args[0].shape, args[1].shape, sampling)
         wish = sampling.implementation

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.layout import adjacent, alignment, allocate, channels_first, filters_last, whole_stores, wide
+from tritonconv.layout import adjacent, allocate, channels_first, filters_last, whole_stores, wide
 from tritonconv.operands import TAPS_IN_BITS, constants, integers, summary
 from tritonconv.tiles import Device, Tile, pick
 
@@ -71,8 +71,8 @@ def fprop(
 
     C, F = geometry.C // geometry.G, geometry.F // geometry.G
     y = allocate(geometry.feature_shape, x, channels_last)
-    x = adjacent(x, C)
-    align_x, align_y = alignment(x, C), whole_stores(y, F)
+    x, align_x = adjacent(x, C)
+    align_y = whole_stores(y, F)
     tile = tile or pick(geometry, "fprop", summary(x, align_x, align_y > 1), device)
     arguments = dict(
         x_ptr=x,
@@ -102,8 +102,8 @@ def dgrad(
 
     C, F = geometry.C // geometry.G, geometry.F // geometry.G
     x = allocate(geometry.image_shape, y, channels_last)
-    y = adjacent(y, F)
-    align_x, align_y = whole_stores(x, C), alignment(y, F)
+    y, align_y = adjacent(y, F)
+    align_x = whole_stores(x, C)
     tile = tile or pick(geometry, "dgrad", summary(y, align_y, align_x > 1), device)
     arguments = dict(
         y_ptr=y,
@@ -142,8 +142,8 @@ def wgrad(
     C, F, taps = geometry.C // geometry.G, geometry.F // geometry.G, geometry.R * geometry.S
     weight = allocate(geometry.weight_shape, x, channels_last)
     bias = allocate((geometry.F,), x, False) if with_bias else None
-    x, y = adjacent(x, C), adjacent(y, F)
-    align_x, align_y = alignment(x, C), alignment(y, F)
+    x, align_x = adjacent(x, C)
+    y, align_y = adjacent(y, F)
     tile = tile or pick(geometry, "wgrad", summary(x, min(align_x, align_y), True), device)
     partials = allocate((tile.SPLIT_K, *weight.shape), x, False, torch.float32)
     tiles_m, tiles_n = ceildiv(F, tile.BLOCK_M), ceildiv(taps * C, tile.BLOCK_N)

@@ -12,15 +12,15 @@ def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: tor
     return torch.empty(tuple(shape), dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
 
 
-def adjacent(side: Tensor, channels: int) -> Tensor:
+def adjacent(side: Tensor, channels: int) -> tuple[Tensor, int]:
     """An image or features, or, where a copy lets whole 16-byte vectors be loaded, one with its channels adjacent.
 
-    `channels` counts those of one group.
+    `channels` counts those of one group. The second result is its `alignment`.
     """
-    vector = 16 // side.element_size()
-    if channels % vector or alignment(side, channels) == vector:
-        return side
-    return side.clone(memory_format=torch.channels_last)
+    vector, align = 16 // side.element_size(), alignment(side, channels)
+    if channels % vector or align == vector:
+        return side, align
+    return side.clone(memory_format=torch.channels_last), vector
 
 
 def filters_last(weight: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tritonconv import launch, processor
 from tritonconv.compiling import compile_all, cpus
 from tritonconv.dispatch import Problem, choose
+from tritonconv.explain import Listener
 from tritonconv.launch import Launch
 from tritonconv.ops import Sampling, geometry_of, operator_of
 
@@ -59,7 +59,8 @@ def step_calls(
 ) -> list[tuple[str, tuple[Any, ...]]]:
     """Every call of an operator in a step, forward and backward: its name and arguments, the tensors without data."""
     model = getattr(model, "_orig_mod", model)  # not what torch.compile made of it
-    listener = _Listener()
+    calls: list[tuple[str, tuple[Any, ...]]] = []
+    listener = Listener(lambda name, arguments: calls.append((name, arguments)))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         copied = copy_without_data(model, fake)
@@ -75,7 +76,7 @@ def step_calls(
         raise RuntimeError(f"tritonconv.warmup: the model can not run without data: {error}") from error
     finally:
         torch.clear_autocast_cache()  # of the copy's weights
-    return listener.calls
+    return calls
 
 
 def copy_without_data(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
@@ -94,19 +95,6 @@ def tensors_in(value: Any) -> list[Tensor]:
     if len(leaves) == 1 and leaves[0] is value:
         return [t for held in getattr(value, "__dict__", {}).values() for t in tensors_in(held)]
     return [t for leaf in leaves for t in tensors_in(leaf)]
-
-
-class _Listener(TorchDispatchMode):
-    """Notes every call of an operator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[str, tuple[Any, ...]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "tritonconv":
-            self.calls.append((func._opname, args))
-        return func(*args, **(kwargs or {}))
 
 
 def launches_of(name: str, arguments: tuple[Any, ...]) -> list[Launch]:
