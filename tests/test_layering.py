@@ -30,6 +30,7 @@ ORDER = [
     "tritonconv.kernels",
     "tritonconv.layout",
     "tritonconv.tiles",
+    "tritonconv.measured",
     "tritonconv.geometry",
 ]
 THIRD_PARTY = {
@@ -37,6 +38,7 @@ THIRD_PARTY = {
     "tritonconv.kernels": {"triton"},
     "tritonconv.geometry": set(),
     "tritonconv.tiles": set(),
+    "tritonconv.measured": set(),
     "tritonconv.launch": {"torch", "triton"},
     "tritonconv.operands": {"torch", "triton"},
     "tritonconv.processor": {"torch", "triton"},

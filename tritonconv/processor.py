@@ -29,4 +29,4 @@ def device_of(device: torch.device) -> Device:
         return INTERPRETER
     properties = torch.cuda.get_device_properties(device)
     capability = 0 if torch.version.hip else 10 * properties.major + properties.minor
-    return Device.of(capability, properties.multi_processor_count)
+    return Device.of(capability, properties.multi_processor_count, properties.name)

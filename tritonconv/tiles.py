@@ -1,9 +1,11 @@
 """Every block size, warp count and stage count in the repository, and how one is chosen."""
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
+from itertools import product
 from math import ceil
 
+from tritonconv import measured
 from tritonconv.geometry import ConvGeometry, Gemm, Operator
 
 # Bytes of shared memory that one block may hold, by compute capability (CUDA C++ programming guide).
@@ -14,17 +16,19 @@ SHARED_BYTES = {80: 166_912, 86: 101_376, 87: 166_912, 89: 101_376, 90: 232_448,
 class Device:
     """What choosing a tile needs to know of a processor.
 
-    `capability` is 90 for sm_90 and 0 for AMD; `shared_bytes` is what one block may hold.
+    `capability` is 90 for sm_90 and 0 for AMD; `shared_bytes` is what one block may hold; `name` is what its maker
+    calls it, by which its measured tiles are found.
     """
 
     capability: int
     multiprocessors: int
     shared_bytes: int
+    name: str = ""
 
     @classmethod
-    def of(cls, capability: int, multiprocessors: int) -> "Device":
+    def of(cls, capability: int, multiprocessors: int, name: str = "") -> "Device":
         """The device with the shared memory that its capability is known for, or the least of any sm_80 and newer."""
-        return cls(capability, multiprocessors, SHARED_BYTES.get(capability, 101_376 if capability else 65_536))
+        return cls(capability, multiprocessors, SHARED_BYTES.get(capability, 101_376 if capability else 65_536), name)
 
 
 # Triton's interpreter spends its time per operation, not per element, and has no shared memory to run out of.
@@ -60,6 +64,11 @@ class Tile:
     GROUP_M: int = 8
     SPLIT_K: int = 1
 
+    def __str__(self) -> str:
+        """As 128x256x64w8s3: the blocks, warps and stages; and /4 if the reduction is split into 4 parts."""
+        blocks = f"{self.BLOCK_M}x{self.BLOCK_N}x{self.BLOCK_K}w{self.num_warps}s{self.num_stages}"
+        return blocks if self.SPLIT_K == 1 else f"{blocks}/{self.SPLIT_K}"
+
     def shared_bytes(self, operator: Operator, itemsize: int) -> int:
         """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger."""
         operands = self.num_stages * (self.BLOCK_M + self.BLOCK_N) * self.BLOCK_K * itemsize
@@ -82,13 +91,16 @@ _EXACT = [(128, 64, 64, 4, 3), (64, 64, 64, 8, 4), (64, 32, 64, 4, 4), (128, 16,
 _UNALIGNED = [(64, 64, 64, 8, 2), (64, 32, 64, 8, 2), (64, 16, 64, 8, 2)]
 _EXACT_UNALIGNED = [(64, 32, 64, 8, 3), (64, 16, 64, 8, 2)]
 # Where wgrad, which also holds counters and the bias's sum, would spill.
+_WIDE_WGRAD_FLOAT32 = [(128, 128, 128, 8, 3), (128, 64, 128, 8, 3), (64, 128, 128, 8, 3)]
 _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
 
 
 def shipped(operator: Operator, operands: Operands) -> list[Tile]:
     """Every tile that `pick` may choose for such operands on some device."""
     whole_loads = operands.vector * operands.itemsize == 16
-    narrow = _NARROW_WGRAD if operator == "wgrad" else _NARROW
+    wide, narrow = _WIDE, _NARROW
+    if operator == "wgrad":
+        wide, narrow = _WIDE if operands.itemsize == 2 else _WIDE_WGRAD_FLOAT32, _NARROW_WGRAD
     if operands.exact:
         rows = _EXACT if whole_loads else _EXACT_UNALIGNED
     elif operands.vector == 1:
@@ -96,8 +108,17 @@ def shipped(operator: Operator, operands: Operands) -> list[Tile]:
     elif not whole_loads:
         rows = narrow[1:]
     else:
-        rows = (_HUGE if operands.itemsize == 2 and operands.whole_stores else []) + _WIDE + narrow
-    return [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
+        rows = (_HUGE if operands.itemsize == 2 and operands.whole_stores else []) + wide + narrow
+    tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
+    found = [replace(Tile(*blocks), SPLIT_K=1) for blocks in measured.everywhere(operator, *astuple(operands))]
+    return list(dict.fromkeys(tiles + found))
+
+
+def legal(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
+    """Every tile that fits: what may be tuned. Whether registers suffice, only the compiler knows."""
+    grid = product((64, 128, 256), (16, 32, 64, 128, 256), (64, 128), (4, 8), (2, 3, 4))
+    tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in grid]
+    return [tile for tile in tiles if fits(tile, operator, operands.itemsize, device)]
 
 
 def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
@@ -124,19 +145,29 @@ def available(operator: Operator, operands: Operands, device: Device) -> list[Ti
 
 @lru_cache(maxsize=4096)
 def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
-    """The tile that the model in `expected` thinks will finish first; the larger one where it sees no difference."""
+    """The tile that was measured to be best on this device, if there is a row for such a problem that fits.
+
+    Else the one that the model in `expected` thinks will finish first; the larger one where it sees no difference.
+    """
+    known = measured.table(device.name).get(measured.key(geometry, operator, *astuple(operands)))
+    if known and fits(Tile(*known), operator, operands.itemsize, device):
+        return Tile(*known)
     gemm = geometry.gemm(operator)
     if device == INTERPRETER:
         depth = gemm.K if operator == "wgrad" else gemm.K // (geometry.R * geometry.S)
         M, N, K = (min(64, power_of_two(extent)) for extent in (gemm.M, gemm.N, depth))
         return Tile(M, N, K, num_warps=4, num_stages=1)
-    candidates = available(operator, operands, device)
-    if operator == "wgrad":
-        candidates = [replace(tile, SPLIT_K=n) for tile in candidates for n in splits(gemm, tile, device)]
     return min(
-        candidates,
+        with_splits(available(operator, operands, device), operator, gemm, device),
         key=lambda tile: (expected(tile, geometry, operator, device), -tile.BLOCK_M * tile.BLOCK_N, tile.SPLIT_K),
     )
+
+
+def with_splits(tiles: list[Tile], operator: Operator, gemm: Gemm, device: Device) -> list[Tile]:
+    """Each tile, for wgrad with every split of the reduction that is worth considering."""
+    if operator != "wgrad":
+        return tiles
+    return [replace(tile, SPLIT_K=n) for tile in tiles for n in splits(gemm, tile, device)]
 
 
 def splits(gemm: Gemm, tile: Tile, device: Device) -> list[int]:

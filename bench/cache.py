@@ -1,0 +1,53 @@
+"""Carry what Triton has compiled from one machine to another of the same kind, as one file."""
+
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ARCHIVE = "triton-cache.tar.xz"
+
+
+@contextmanager
+def kept(folder: Path | None) -> Iterator[None]:
+    """Within this block Triton's cache is a folder of its own, that starts as `folder` holds it and is kept there.
+
+    Without a `folder`, the cache is Triton's usual one.
+    """
+    if folder is None:
+        yield
+        return
+    before = os.environ.get("TRITON_CACHE_DIR")
+    with tempfile.TemporaryDirectory(prefix="triton-cache-") as live:
+        unpack(folder / ARCHIVE, Path(live))
+        os.environ["TRITON_CACHE_DIR"] = live  # Triton reads it at each compilation, and other processes inherit it
+        try:
+            yield
+        finally:
+            pack(Path(live), folder / ARCHIVE)
+            os.environ.pop("TRITON_CACHE_DIR") if before is None else os.environ.update(TRITON_CACHE_DIR=before)
+
+
+def pack(live: Path, archive: Path) -> None:
+    """Write the archive, whole or not at all."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    beside = archive.with_name(f".{archive.name}.{os.getpid()}")
+    with tarfile.open(beside, "w:xz", preset=1) as tar:
+        for path in sorted(live.rglob("*")):
+            if path.is_file() and "tmp.pid" not in str(path) and path.suffix != ".lock":
+                tar.add(path, path.relative_to(live))
+    beside.replace(archive)
+
+
+def unpack(archive: Path, live: Path) -> None:
+    """Read the archive, if it is there. Triton notes where each file lies, so that is written anew."""
+    if not archive.exists():
+        return
+    with tarfile.open(archive) as tar:
+        tar.extractall(live, filter="data")
+    for group in live.rglob("__grp__*.json"):
+        names = json.loads(group.read_text())["child_paths"]
+        group.write_text(json.dumps({"child_paths": {name: str(group.with_name(name)) for name in names}}))

@@ -1,0 +1,136 @@
+"""Whether a result may be timed: positions of it against the sum of products in float64, formed without a convolution."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from bench.contenders import Pass, Problem, parts
+from tests.oracle import TOLERANCES, errors
+from tritonconv.geometry import ConvGeometry, Operator
+
+# So many positions of an image or of features are checked, all channels of each; or taps, all channels of each.
+POSITIONS = 512
+TAPS = 9
+
+
+class WrongResult(AssertionError):
+    """A result that is further from float64 than rounding explains. It is not timed."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What some of the results of an operator have to be: `at` picks them from the result."""
+
+    operator: Operator
+    at: tuple[Tensor | slice, ...]
+    expected: Tensor
+    products: int
+
+    def errors(self, result: Tensor) -> tuple[float, float]:
+        """RMS and maximum of the relative error, as `tests.oracle` defines them."""
+        return errors(result[self.at], self.expected)
+
+
+def samples(of: Pass, problem: Problem, seed: int = 0) -> list[Sample]:
+    """What to check each result of a pass by: the corners, and other positions at random."""
+    return [sample(operator, problem, seed) for operator in parts(of, problem)]
+
+
+def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:
+    geometry = problem.geometry
+    generator = torch.Generator().manual_seed(seed)
+    match operator:
+        case "fprop":
+            b, p, q = some((geometry.B, geometry.P, geometry.Q), POSITIONS, generator, problem.x.device)
+            expected = features_at(problem.x, problem.weight, geometry, b, p, q)
+            return Sample(operator, (b, slice(None), p, q), expected, geometry.gemm("fprop").K)
+        case "dgrad":
+            b, h, w = some((geometry.B, geometry.H, geometry.W), POSITIONS, generator, problem.x.device)
+            expected = pixels_at(problem.y, problem.weight, geometry, b, h, w)
+            return Sample(operator, (b, slice(None), h, w), expected, geometry.gemm("dgrad").K)
+        case "wgrad":
+            r, s = some((geometry.R, geometry.S), TAPS, generator, problem.x.device)
+            expected = torch.stack(
+                [taps_at(problem.x, problem.y, geometry, *tap) for tap in zip(r.tolist(), s.tolist(), strict=True)], -1
+            )
+            return Sample(operator, (slice(None), slice(None), r, s), expected, geometry.gemm("wgrad").K)
+
+
+def verify(of: Pass, problem: Problem, results: Sequence[Tensor], expected: Sequence[Sample]) -> tuple[float, float]:
+    """The largest RMS and maximum error of the results of a pass. Raises WrongResult beyond the tests' tolerances.
+
+    On top of those, float32 sums of K products may drift by 2^-24 sqrt(K): a random walk of one rounding each, which
+    is longer here than in the tests' small problems.
+    """
+    found = [0.0, 0.0]
+    for result, each in zip(results, expected, strict=True):
+        drift = 2**-24 * sqrt(each.products)
+        for i, (error, allowed, what) in enumerate(
+            zip(each.errors(result), TOLERANCES[problem.dtype], ("RMS", "maximum"), strict=True)
+        ):
+            allowed = allowed + drift * (5 if what == "maximum" else 1)
+            if not error <= allowed:  # nor if it is NaN
+                raise WrongResult(
+                    f"{problem.layer.name} {of}: {each.operator} in {problem.dtype} is off by {error:.2e} ({what}), "
+                    f"{allowed:.1e} is allowed"
+                )
+            found[i] = max(found[i], error)
+    return found[0], found[1]
+
+
+def some(extents: tuple[int, ...], most: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
+    """Index tensors of all positions, or of `most`: the first, the last, and others at random, each once."""
+    total = torch.Size(extents).numel()
+    if total <= most:
+        flat = torch.arange(total)
+    else:
+        drawn = torch.randint(total, (most - 2,), generator=generator)
+        flat = torch.cat([torch.tensor([0, total - 1]), drawn]).unique()
+    return tuple(index.to(device) for index in torch.unravel_index(flat, extents))
+
+
+def features_at(x: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    """y[b, :, p, q]: the pixels under each position, times the filters."""
+    r, s = torch.arange(geometry.R, device=x.device), torch.arange(geometry.S, device=x.device)
+    h = p[:, None] * geometry.stride_h + r * geometry.dilation_h - geometry.pad_h
+    w = q[:, None] * geometry.stride_w + s * geometry.dilation_w - geometry.pad_w
+    patches = gathered(x, b, h, w, (h >= 0) & (h < geometry.H), (w >= 0) & (w < geometry.W))
+    filters = weight.double().unflatten(0, (geometry.G, -1))
+    return torch.einsum("nrsgc,gfcrs->ngf", patches.unflatten(-1, (geometry.G, -1)), filters).flatten(1)
+
+
+def pixels_at(y: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, h: Tensor, w: Tensor) -> Tensor:
+    """x[b, :, h, w]: the positions that have each pixel under one of their taps, times the filters."""
+    r, s = torch.arange(geometry.R, device=y.device), torch.arange(geometry.S, device=y.device)
+    far_h = h[:, None] + geometry.pad_h - r * geometry.dilation_h
+    far_w = w[:, None] + geometry.pad_w - s * geometry.dilation_w
+    p, q = far_h // geometry.stride_h, far_w // geometry.stride_w
+    inside_h = (far_h % geometry.stride_h == 0) & (p >= 0) & (p < geometry.P)
+    inside_w = (far_w % geometry.stride_w == 0) & (q >= 0) & (q < geometry.Q)
+    spread = gathered(y, b, p, q, inside_h, inside_w)
+    filters = weight.double().unflatten(0, (geometry.G, -1))
+    return torch.einsum("nrsgf,gfcrs->ngc", spread.unflatten(-1, (geometry.G, -1)), filters).flatten(1)
+
+
+def gathered(side: Tensor, b: Tensor, rows: Tensor, columns: Tensor, in_rows: Tensor, in_columns: Tensor) -> Tensor:
+    """side[b, :, rows, columns] in float64, of shape (n, R, S, channels); zero where it is not inside."""
+    inside = in_rows[:, :, None] & in_columns[:, None, :]
+    rows, columns = rows.where(in_rows, 0), columns.where(in_columns, 0)
+    values = side.permute(0, 2, 3, 1)[b[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return values.double().where(inside[..., None], 0.0)
+
+
+def taps_at(x: Tensor, y: Tensor, geometry: ConvGeometry, r: int, s: int) -> Tensor:
+    """weight[:, :, r, s], of shape (F, C/G): the image as one tap sees it, times the features."""
+    h = torch.arange(geometry.P, device=x.device) * geometry.stride_h + r * geometry.dilation_h - geometry.pad_h
+    w = torch.arange(geometry.Q, device=x.device) * geometry.stride_w + s * geometry.dilation_w - geometry.pad_w
+    p, q = (index.nonzero()[:, 0] for index in ((h >= 0) & (h < geometry.H), (w >= 0) & (w < geometry.W)))
+    total = x.new_zeros((geometry.G, geometry.F // geometry.G, geometry.C // geometry.G), dtype=torch.float64)
+    for image, features in zip(x, y, strict=True):  # one at a time, for memory
+        seen = image[:, h[p]][:, :, w[q]].double().flatten(1).unflatten(0, (geometry.G, -1))
+        there = features[:, p][:, :, q].double().flatten(1).unflatten(0, (geometry.G, -1))
+        total += there @ seen.mT
+    return total.flatten(0, 1)

@@ -1,0 +1,201 @@
+"""What is timed: each pass of a layer, as each contender would compute it.
+
+The passes `fprop`, `dgrad` and `wgrad` are the three operators; `step` is forward and backward through autograd. Of a
+Conv2d, fprop is the forward pass and dgrad the input's gradient; of a ConvTranspose2d it is the other way round.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, conv_transpose2d
+
+import tritonconv
+from bench.layers import Layer
+from tests.oracle import convolution_precision
+from tritonconv import dispatch
+from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.ops import operators
+
+Pass = Literal["fprop", "dgrad", "wgrad", "step"]
+PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad", "step")
+CONTENDERS = ("torch", "triton", "torch-nchw", "reference", "compile", "flag_gems")
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
+Call = Callable[[], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layer in a dtype, with random operands on `device`: image x, weight, and features y, in channels_last.
+
+    y is the incoming gradient of a Conv2d, and the input of a ConvTranspose2d, whose incoming gradient is x.
+    """
+
+    layer: Layer
+    dtype: str
+    geometry: ConvGeometry
+    x: Tensor
+    weight: Tensor
+    y: Tensor
+
+    @classmethod
+    def draw(cls, layer: Layer, dtype: str, device: torch.device, seed: int = 0) -> "Problem":
+        generator = torch.Generator(device).manual_seed(seed)
+        geometry = layer.geometry
+
+        def normal(shape: tuple[int, ...]) -> Tensor:
+            drawn = torch.randn(shape, generator=generator, dtype=DTYPES[dtype], device=device)
+            return drawn.contiguous(memory_format=torch.channels_last)
+
+        shapes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
+        return cls(layer, dtype, geometry, *map(normal, shapes))
+
+    def contiguous(self) -> "Problem":
+        """The same numbers in NCHW."""
+        operands = (t.contiguous() for t in (self.x, self.weight, self.y))
+        return Problem(self.layer, self.dtype, self.geometry, *operands)
+
+    @property
+    def forward(self) -> Operator:
+        return "dgrad" if self.layer.case.transposed else "fprop"
+
+    @property
+    def input(self) -> Tensor:
+        return self.y if self.layer.case.transposed else self.x
+
+    @property
+    def gradient(self) -> Tensor:
+        return self.x if self.layer.case.transposed else self.y
+
+
+def parts(of: Pass, problem: Problem) -> tuple[Operator, ...]:
+    """Which operator each result of a pass is of. A step gives result, input gradient and weight gradient."""
+    if of != "step":
+        return (of,)
+    return ("dgrad", "fprop", "wgrad") if problem.layer.case.transposed else ("fprop", "dgrad", "wgrad")
+
+
+def why_not(contender: str, of: Pass, problem: Problem) -> str | None:
+    """Why `contender` can not compute this pass; None if it can."""
+    match contender:
+        case "triton":
+            about = dispatch.Problem(problem.forward, problem.geometry, problem.x.dtype, problem.x.device)
+            return dispatch.why_not("triton", about)
+        case "flag_gems":
+            if find_spec("flag_gems") is None:
+                return "flag_gems is not installed"
+            if problem.layer.case.transposed or of in ("dgrad", "wgrad"):
+                return "flag_gems has a conv2d, forward and backward together, and no transposed one"
+    return None
+
+
+def call(contender: str, of: Pass, problem: Problem) -> Call:
+    """A function without arguments that computes the pass anew each time, and returns its results."""
+    match contender:
+        case "triton" | "reference":
+            return _tritonconv(contender, of, problem)
+        case "torch":
+            return _torch(of, problem)
+        case "torch-nchw":
+            return _torch(of, problem.contiguous())
+        case "compile":
+            return _torch(of, problem, lambda function: torch.compile(function, dynamic=False))
+        case "flag_gems":
+            return _flag_gems(of, problem)
+    raise ValueError(f"contenders are {', '.join(CONTENDERS)}, not {contender}")
+
+
+def _tritonconv(implementation: str, of: Pass, problem: Problem) -> Call:
+    case, geometry = problem.layer.case, problem.geometry
+    if of == "step":
+        function = tritonconv.conv_transpose2d if case.transposed else tritonconv.conv2d
+        return _step(problem, lambda *operands: function(*operands, **case.arguments, implementation=implementation))
+    sampling = (
+        (geometry.stride_h, geometry.stride_w),
+        (geometry.pad_h, geometry.pad_w),
+        (geometry.dilation_h, geometry.dilation_w),
+        geometry.G,
+        True,
+        implementation,
+    )
+    match of:
+        case "fprop":
+            return lambda: (operators.fprop(problem.x, problem.weight, None, geometry.feature_shape[2:], *sampling),)
+        case "dgrad":
+            return lambda: (operators.dgrad(problem.y, problem.weight, None, geometry.image_shape[2:], *sampling),)
+        case "wgrad":
+            return lambda: (operators.wgrad(problem.x, problem.y, geometry.weight_shape[2:], *sampling),)
+
+
+def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda function: function) -> Call:
+    """torch's own convolution: cuDNN on NVIDIA. Gradients by the operator that its autograd calls."""
+    case = problem.layer.case
+    function = conv_transpose2d if case.transposed else conv2d
+
+    def forward(input: Tensor, weight: Tensor) -> Tensor:
+        result: Tensor = function(input, weight, **case.arguments)
+        return result
+
+    if of == "step":
+        return _step(problem, transform(forward))
+    if of == problem.forward:
+        transformed = transform(forward)
+        return lambda: (transformed(problem.input, problem.weight),)
+    wanted = [of != "wgrad", of == "wgrad", False]
+    sampling = [[n, n] for n in (case.stride, case.padding, case.dilation)]
+
+    def backward(gradient: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+        gradients = torch.ops.aten.convolution_backward(
+            gradient, input, weight, None, *sampling, case.transposed, [0, 0], case.groups, wanted
+        )
+        result: Tensor = gradients[1 if of == "wgrad" else 0]
+        return result
+
+    backward = transform(backward)
+    return lambda: (backward(problem.gradient, problem.input, problem.weight),)
+
+
+def _flag_gems(of: Pass, problem: Problem) -> Call:
+    import flag_gems
+
+    case = problem.layer.case
+    sampling = (case.stride, case.padding, case.dilation, case.groups)
+
+    def forward(input: Tensor, weight: Tensor) -> Tensor:
+        result: Tensor = flag_gems.conv2d(input, weight, None, *sampling)
+        return result
+
+    return _step(problem, forward) if of == "step" else lambda: (forward(problem.x, problem.weight),)
+
+
+def _step(problem: Problem, function: Callable[[Tensor, Tensor], Tensor]) -> Call:
+    input, weight = problem.input.detach().requires_grad_(), problem.weight.detach().requires_grad_()
+
+    def step() -> tuple[Tensor, ...]:
+        result = function(input, weight)
+        return result.detach(), *torch.autograd.grad(result, (input, weight), problem.gradient)
+
+    return step
+
+
+@contextmanager
+def at_its_best(dtype: str) -> Iterator[None]:
+    """torch's switches as a user who wants speed sets them: cuDNN tries all its algorithms, TF32 as the dtype says."""
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.benchmark_limit, matmul.fp32_precision
+    precision = "tf32" if dtype == "tf32" else "ieee"
+    with convolution_precision(precision):
+        try:
+            cudnn.benchmark, matmul.fp32_precision = True, precision
+            if before[1] is not None:  # there is a cuDNN
+                cudnn.benchmark_limit = 0
+            yield
+        finally:
+            cudnn.benchmark, matmul.fp32_precision = before[0], before[2]
+            if before[1] is not None:
+                cudnn.benchmark_limit = before[1]

@@ -1,0 +1,141 @@
+"""The benchmark's layers, as `layers.csv` lists them: where they come from, what family they belong to."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.cases import Case
+from tritonconv.geometry import ConvGeometry
+
+FAMILIES = ("dense 3x3", "1x1", "strided", "transposed", "grouped", "depthwise", "stem", "few filters", "local")
+
+# A stem reads an image of so few channels, and a layer with few filters writes one.
+STEM_CHANNELS = 4
+FEW_FILTERS = 16
+
+# Twelve layers that between them have every family.
+SMOKE = (
+    "rn50_c3_3x3",
+    "rn50_c2_1x1_expand",
+    "rn50_c3_3x3_s2",
+    "unet_up1",
+    "resnext50_32x4d_c2_g32",
+    "convnext_t_dw7_384_at_14",
+    "rn50_conv1",
+    "sd_vae_conv_out_128_to_3",
+    "sd15_unet_1280_at_16",
+    "rn50_c5_3x3",
+    "dcgan_up_512_to_256_4x4_s2",
+    "deepface_l4_local_9x9",
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a real network: a named problem, in channels_last and without a bias, and the network it is in."""
+
+    case: Case
+    operator: str
+    network: str
+
+    @property
+    def name(self) -> str:
+        return self.case.name
+
+    @property
+    def family(self) -> str:
+        """What decides which kernel suits it. A layer that is of several families counts as the first of these."""
+        into, out = self.case.channels
+        groups = self.case.groups
+        if self.operator == "locally_connected2d":
+            return "local"
+        if self.case.transposed:
+            return "transposed"
+        if groups > 1:
+            return "depthwise" if groups == into == out else "grouped"
+        if into <= STEM_CHANNELS:
+            return "stem"
+        if out <= FEW_FILTERS:
+            return "few filters"
+        if self.case.stride > 1:
+            return "strided"
+        return "1x1" if self.case.kernel == (1, 1) else f"dense {self.case.kernel[0]}x{self.case.kernel[1]}"
+
+    @property
+    def why_not(self) -> str | None:
+        """Why nothing runs this layer, if nothing does."""
+        return "there is no locally connected layer yet" if self.family == "local" else None
+
+    @property
+    def geometry(self) -> ConvGeometry:
+        case = self.case
+        here = case.size
+        if case.transposed:
+            there = [
+                (n - 1) * case.stride - 2 * case.padding + case.dilation * (k - 1) + 1
+                for n, k in zip(here, case.kernel, strict=True)
+            ]
+            (F, C), (P, Q), (H, W) = case.channels, here, there
+        else:
+            there = [
+                (n + 2 * case.padding - case.dilation * (k - 1) - 1) // case.stride + 1
+                for n, k in zip(here, case.kernel, strict=True)
+            ]
+            (C, F), (H, W), (P, Q) = case.channels, here, there
+        sampling = dict(
+            stride_h=case.stride,
+            stride_w=case.stride,
+            pad_h=case.padding,
+            pad_w=case.padding,
+            dilation_h=case.dilation,
+            dilation_w=case.dilation,
+        )
+        assert case.batch is not None
+        return ConvGeometry(case.batch, C, H, W, F, P, Q, *case.kernel, case.groups, **sampling)
+
+    def scaled_down(self) -> "Layer":
+        """The same kind of layer, small enough for a CPU to take milliseconds: what is timed is not the layer."""
+        case = self.case
+        groups = case.groups if case.groups == 1 else 4 if self.family == "grouped" else 32
+        channels = tuple(groups * min(n // case.groups, 32 // groups) for n in case.channels)
+        reach = case.dilation * (max(case.kernel) - 1) + 1 - 2 * case.padding
+        size = max(min(min(case.size), 16), 1 if case.transposed else reach)
+        small = replace(case, batch=min(case.batch or 1, 2), channels=channels, size=(size, size), groups=groups)
+        return replace(self, case=small)
+
+
+def read(path: Path = Path(__file__).with_name("layers.csv")) -> list[Layer]:
+    """The layers of a table with the columns of `layers.csv`, in its order."""
+    layers = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            case = Case(
+                row["name"],
+                batch=int(row["batch"]),
+                channels=(int(row["in_channels"]), int(row["out_channels"])),
+                size=(int(row["height"]), int(row["width"])),
+                kernel=(int(row["kernel_h"]), int(row["kernel_w"])),
+                stride=int(row["stride"]),
+                padding=int(row["padding"]),
+                dilation=int(row["dilation"]),
+                groups=int(row["groups"]),
+                transposed=row["operator"] == "conv_transpose2d",
+                bias=False,
+                x="channels_last",
+                weight="channels_last",
+            )
+            layers.append(Layer(case, row["operator"], row["network"]))
+    return layers
+
+
+def select(rows: str | Sequence[str], layers: Sequence[Layer] | None = None) -> list[Layer]:
+    """Layers by name: "all", "smoke", or names with commas between them. Raises ValueError for what is not there."""
+    layers = read() if layers is None else layers
+    names = list(rows) if not isinstance(rows, str) else {"smoke": list(SMOKE)}.get(rows, rows.split(","))
+    if names == ["all"]:
+        return list(layers)
+    known = {layer.name: layer for layer in layers}
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"no such layer: {', '.join(unknown)}; there are all, smoke, {', '.join(known)}")
+    return [known[name] for name in names]

@@ -1,0 +1,186 @@
+"""What can be measured without a GPU: every kernel compiled offline, and what its machine code is made of."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+
+from bench import assembly, publish, results
+from bench.chips import CHIPS
+from bench.layers import Layer, select
+from bench.lowering_table import LEGEND, Row, full, load
+from bench.offline import DTYPES, KERNELS, Job, compiled, for_memory, jobs, picked
+from bench.results import RESULTS
+
+# What a row is about; the rest is what was found.
+KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
+
+
+def lower(job: Job) -> Row:
+    """Compile, and one row of what came out: resources, instructions, and the bound that they set."""
+    kernel, _, arguments = for_memory(job)
+    chip, tile = job.chip, job.tile
+    if chip.capability:
+        binary = compiled(kernel, arguments, GPUTarget("cuda", chip.capability, 32))
+        listing, usage = assembly.read_cubin(binary.asm["cubin"])
+    else:
+        binary = compiled(kernel, arguments, GPUTarget("hip", job.arch, 64))
+        listing, usage = assembly.read_amdgcn(binary.asm["amdgcn"])
+    promised = None if tile is None else tile.shared_bytes(job.operator, DTYPES[job.dtype].itemsize)
+    return {
+        "kernel": job.kernel,
+        "tile": str(arguments["BLOCK"] if tile is None else tile),
+        "dtype": job.dtype,
+        "arch": job.arch,
+        "x_vector": job.memory.x,
+        "y_vector": job.memory.y,
+        "registers": usage.registers,
+        # Whichever shows: memory set aside on the stack, or instructions that use it.
+        "spill_bytes": max(usage.stack_bytes, 4 * listing.count(assembly.SPILL)),
+        "shared_bytes": binary.metadata.shared,
+        "shared_bytes_promised": promised,
+        "occupancy": round(chip.occupancy(usage.registers, binary.metadata.num_warps, binary.metadata.shared), 3),
+        "mma": ", ".join(listing.kinds(assembly.MATRIX)) or None,
+        "copy": ", ".join(listing.kinds(assembly.COPY)) or None,
+        **main_loop(listing, job),
+        "triton": triton.__version__,
+    }
+
+
+def main_loop(listing: assembly.Listing, job: Job) -> Row:
+    """What one step of the main loop takes, in instructions that each warp issues, and what that leads to.
+
+    A multiprocessor forms a step's products in `step / chip.products` cycles if its tensor cores never wait, and can
+    issue `chip.issues` instructions in each: with more of them per such cycle, it is the instructions that bound it.
+    FMAs outside tensor cores are instructions themselves, so there it is the share of FMAs among them that says so.
+    """
+    loop, tile, chip = listing.main_loop(), job.tile, job.chip
+    found = dict.fromkeys(("instructions_per_step", "instructions_per_mma_cycle", "ffma_share", "bound_tflops"))
+    if tile is None or not loop:
+        return found
+    step = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K
+    instructions = len(loop) / max(1, round(assembly.products(loop) * tile.num_warps / step))
+    found["instructions_per_step"] = round(instructions)
+    if not assembly.count(loop, assembly.MATRIX):
+        found["ffma_share"] = round(assembly.count(loop, assembly.FUSED_MULTIPLY_ADD) / len(loop), 3)
+    if chip.capability:  # AMD issues instructions by other rules
+        multiply = step / chip.products(job.dtype)
+        issue = instructions * tile.num_warps / chip.issues
+        if found["ffma_share"] is None:
+            found["instructions_per_mma_cycle"] = round(instructions * tile.num_warps / multiply, 2)
+        found["bound_tflops"] = round(chip.bound_tflops(step, max(multiply, issue)))
+    return found
+
+
+def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | None = None) -> Iterator[Row]:
+    """The rows of `jobs`, in their order, as parallel processes finish them.
+
+    `default` is true where `pick` chooses the tile, in this memory, for one of `layers`, and `layers` says for which.
+    """
+    chosen: dict[Job, list[str]] = {}
+    for arch, dtype in dict.fromkeys((job.arch, job.dtype) for job in jobs):
+        chosen |= picked(layers, dtype, arch)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes or os.cpu_count(), context) as pool:
+        for job, row in zip(jobs, pool.map(lower, jobs), strict=True):
+            yield row | {"default": job in chosen, "layers": chosen.get(job, [])}
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in KEYS)
+
+
+def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float = 0.02) -> list[str]:
+    """What got worse than in `committed`: spills, shared memory, the class of instructions, or their number.
+
+    Only rows of the same compiler can be compared. The number of instructions may grow by `tolerance`.
+    """
+    before = {(*key(row), row["triton"]): row for row in committed}
+    found = []
+    for row in rows:
+        old = before.get((*key(row), row["triton"]))
+        if old is None:
+            continue
+        what = f"{' '.join(map(str, key(row)))}:"
+        for name in ("spill_bytes", "shared_bytes"):
+            if row[name] > old[name]:
+                found.append(f"{what} {name} {old[name]} -> {row[name]}")
+        for name in ("mma", "copy"):
+            if row[name] != old[name]:
+                found.append(f"{what} {name} {old[name]} -> {row[name]}")
+        now, then = row["instructions_per_step"], old["instructions_per_step"]
+        if (now is None) != (then is None) or (now is not None and now > then * (1 + tolerance)):
+            found.append(f"{what} instructions_per_step {then} -> {now}")
+        if row["occupancy"] < old["occupancy"]:
+            found.append(f"{what} occupancy {old['occupancy']} -> {row['occupancy']}")
+    return found
+
+
+def compared(rows: Sequence[Row], committed: Sequence[Row]) -> int:
+    """How many of `rows` have one of the same compiler to be compared with."""
+    before = {(*key(row), row["triton"]) for row in committed}
+    return sum((*key(row), row["triton"]) in before for row in rows)
+
+
+COMMITTED = RESULTS / "lowering.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", nargs="+", choices=["all", *CHIPS], default=["sm_80", "sm_90", "sm_100"])
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=["all", *DTYPES],
+        default=["bfloat16", "tf32", "float32"],
+        help="float16 is left out unless it is asked for: its code is bfloat16's but for a few instructions",
+    )
+    parser.add_argument("--kernel", nargs="+", choices=["all", *KERNELS], default=["all"])
+    parser.add_argument("--everywhere", action="store_true", help="each tile in every alignment that it ships for")
+    parser.add_argument("--rows", default="all", help="layers that say which tiles are defaults: all, smoke, or names")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a list")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="?",
+        const=COMMITTED,
+        metavar="FILE",
+        help="fail if something got worse than in FILE (bench/results/lowering.json)",
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="write bench/results/lowering.json and the README's section"
+    )
+    parser.add_argument("--processes", type=int, help="by default, one for each CPU")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Compile, print the table and what got worse. Returns the exit status."""
+    archs, dtypes, kernels = (
+        list(every) if "all" in chosen else chosen
+        for chosen, every in ((args.arch, CHIPS), (args.dtype, DTYPES), (args.kernel, KERNELS))
+    )
+    committed = load(args.against) if args.against else []
+    layers = select(args.rows)
+    wanted = jobs(archs, dtypes, kernels, layers, args.everywhere)
+    rows = []
+    for row in lower_all(wanted, layers, args.processes):
+        rows.append(row)
+        if sys.stderr.isatty():
+            print(f"\r{len(rows)} of {len(wanted)} kernels compiled", end="", file=sys.stderr, flush=True)
+    print(f"\n{full(rows)}\n\n{LEGEND}\n{len(rows)} kernels compiled with Triton {triton.__version__}.")
+    for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
+        results.write(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    if args.publish:
+        publish.update()
+    if not args.against:
+        return 0
+    worse = regressions(rows, committed)
+    print(f"{compared(rows, committed)} of {len(rows)} rows compared with {args.against}, {len(worse)} got worse")
+    print("\n".join(worse))
+    return 1 if worse or not compared(rows, committed) else 0

@@ -1,0 +1,125 @@
+"""The pictures of a report: sorted speed-ups, a roofline, and throughput over commits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from bench import compare
+from bench.layers import FAMILIES
+from bench.results import Results, Row
+
+COLORS = dict(zip(FAMILIES, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+MARKERS = {"torch": "x", "triton": "o", "reference": "s"}
+
+
+def save(figure: Any, path: Path, results: Results) -> Path:
+    """Write the picture, with the run that it shows, and, across it, that it is only a sample if it is one."""
+    environment = results["environment"]
+    machine = environment["gpu"] or environment["cpu"]
+    where = f"{machine}, torch {environment['torch']}, commit {environment['commit']}, {environment['date'][:10]}"
+    figure.text(0.99, 0.005, where, ha="right", va="bottom", fontsize=7, color="0.4")
+    mark = "SAMPLE" if "sample" in results else "REHEARSAL" if "rehearsal" in results else None
+    if mark:
+        figure.text(0.5, 0.5, mark, ha="center", va="center", fontsize=70, color="0.5", alpha=0.2, rotation=30)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+    pyplot.close(figure)
+    return path
+
+
+def speedup_bars(results: Results, contender: str, dtype: str, path: Path) -> Path:
+    """One bar for each layer, sorted, for each pass: how many times as fast as torch, on a logarithmic scale."""
+    rows: Sequence[Row] = results["rows"]
+    found = compare.speedups(rows, contender, dtype)
+    families = {row["layer"]: row["family"] for row in rows}
+    passes = list(dict.fromkeys(name for _, name in found))
+    most = max((sum(pass_ == name for _, pass_ in found) for name in passes), default=1)
+    figure, axes = pyplot.subplots(1, len(passes), figsize=(4.6 * len(passes), 1.5 + 0.17 * most), squeeze=False)
+    for axis, of in zip(axes[0], passes, strict=True):
+        bars = sorted((value, layer) for (layer, pass_), value in found.items() if pass_ == of)
+        values = [value for value, _ in bars]
+        axis.barh(range(len(bars)), [v - 1 for v in values], left=1, color=[COLORS[families[n]] for _, n in bars])
+        axis.set_yticks(range(len(bars)), [layer for _, layer in bars], fontsize=6)
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_title(f"{of}: geometric mean {compare.geometric_mean(values):.2f}", fontsize=10)
+        logarithmic(axis, "x")
+        axis.margins(y=0.01)
+    figure.supxlabel(f"{contender} over torch in {dtype}: times as fast", fontsize=9)
+    present = [family for family in FAMILIES if family in {families[layer] for layer, _ in found}]
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLORS[family]) for family in present]
+    figure.legend(handles, present, loc="upper center", ncols=len(present), fontsize=8, bbox_to_anchor=(0.5, 1.04))
+    figure.tight_layout()
+    return save(figure, path, results)
+
+
+def roofline(results: Results, contenders: Sequence[str], dtype: str, path: Path) -> Path:
+    """TFLOP/s of every layer and pass over its operations per byte, under the ceilings measured in the same run."""
+    ceilings = results["ceilings"]
+    figure, axis = pyplot.subplots(figsize=(8, 5.5))
+    intensities = []
+    for contender in contenders:
+        rows = [r for r in results["rows"] if (r["contender"], r["dtype"], r["status"]) == (contender, dtype, "ok")]
+        for family in FAMILIES:
+            points = [(r["flops"] / r["bytes"], r["tflops"]) for r in rows if r["family"] == family]
+            intensities += [x for x, _ in points]
+            style = dict(marker=MARKERS.get(contender, "^"), s=22, alpha=0.8, linewidths=1, color=COLORS[family])
+            axis.scatter(*(zip(*points, strict=True) if points else ([], [])), **style)
+    low, high = min(intensities, default=1) / 1.5, max(intensities, default=100) * 1.5
+    ridge = ceilings[dtype] * 1e3 / ceilings["copy"]
+    xs = [low, *([ridge] if low < ridge < high else []), high]
+    axis.plot(xs, [min(ceilings[dtype], x * ceilings["copy"] / 1e3) for x in xs], color="black", linewidth=1.2)
+    logarithmic(axis, "x")
+    logarithmic(axis, "y")
+    axis.set_xlabel("operations per byte, each operand and result moved once")
+    axis.set_ylabel("TFLOP/s")
+    axis.set_title(f"{dtype}: {ceilings[dtype]:.4g} TFLOP/s in a matrix product, {ceilings['copy']:.4g} GB/s in a copy")
+    shown = [
+        pyplot.Line2D([], [], linestyle="", marker=MARKERS.get(n, "^"), color="black", label=n) for n in contenders
+    ]
+    present = {row["family"] for row in results["rows"] if row["status"] == "ok"}
+    shown += [pyplot.Line2D([], [], linewidth=5, color=COLORS[f], label=f) for f in FAMILIES if f in present]
+    axis.legend(handles=shown, fontsize=8)
+    return save(figure, path, results)
+
+
+def over_commits(runs: Sequence[Results], contenders: Sequence[str], dtype: str, path: Path) -> Path:
+    """The geometric mean of TFLOP/s in each pass, run by run: of the layers that all of the runs have."""
+    figure, axes = pyplot.subplots(1, len(contenders), figsize=(5 * len(contenders), 4), squeeze=False, sharey=True)
+    for axis, contender in zip(axes[0], contenders, strict=True):
+        timed = [
+            {p: row for p, row in compare.of(run["rows"], contender, dtype).items() if "tflops" in row} for run in runs
+        ]
+        shared = set.intersection(*map(set, timed))
+        for of in dict.fromkeys(pass_ for _, pass_ in timed[0]):
+            means = [
+                compare.geometric_mean(rows[p]["tflops"] for p in rows if p in shared and p[1] == of) for rows in timed
+            ]
+            if None not in means:
+                axis.plot(range(len(runs)), means, marker="o", label=of)
+        labels = [f"{run['environment']['commit']}\n{run['environment']['date'][:10]}" for run in runs]
+        axis.set_xticks(range(len(runs)), labels, fontsize=7)
+        axis.set_title(f"{contender}, {len({layer for layer, _ in shared})} layers", fontsize=10)
+        logarithmic(axis, "y")
+        axis.legend(fontsize=8)
+    axes[0][0].set_ylabel(f"TFLOP/s in {dtype}, geometric mean")
+    figure.tight_layout()
+    return save(figure, path, runs[-1])
+
+
+def logarithmic(axis: Axes, which: str) -> None:
+    """A logarithmic scale with plain numbers, at more than the powers of ten where it does not span many."""
+    getattr(axis, f"set_{which}scale")("log")
+    scale = getattr(axis, f"{which}axis")
+    low, high = getattr(axis, f"get_{which}lim")()
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    scale.set_major_formatter(plain)
+    scale.set_minor_formatter(plain if high / low < 30 else NullFormatter())
+    axis.tick_params(axis=which, which="both", labelsize=7)
+    axis.grid(axis=which, which="major", alpha=0.3)

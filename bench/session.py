@@ -1,0 +1,57 @@
+"""What the benchmarks of one run share: the device, its ceilings, and the problem at hand with its rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bench import results
+from bench.contenders import Pass, Problem
+from bench.layers import Layer
+from bench.measure import measure, skipped
+from bench.roof import Ceilings, ceilings
+from bench.timing import BUDGET
+
+
+class Session:
+    """Measures each problem once, all contenders side by side. On a CPU, layers are scaled down to what it can do."""
+
+    def __init__(self, device: torch.device, contenders: Sequence[str], dtypes: Sequence[str]) -> None:
+        self.device = device
+        self.contenders = contenders
+        self.environment = results.environment(device)
+        self.ceilings: Ceilings = ceilings(dtypes, device)
+        self.small = device.type != "cuda"
+        self.budget = BUDGET / 10 if self.small else BUDGET
+        self._problem: Problem | None = None
+        self._rows: dict[tuple[str, str, str], list[results.Row]] = {}
+
+    def problem(self, layer: Layer, dtype: str) -> Problem:
+        """The operands of a layer: those of one at a time are kept."""
+        held = self._problem
+        if held is None or (held.layer.name, held.dtype) != (layer.name, dtype):
+            self._problem = held = None  # before the next is drawn, for memory
+            self._problem = Problem.draw(layer.scaled_down() if self.small else layer, dtype, self.device)
+        assert self._problem is not None
+        return self._problem
+
+    def measure(self, layer: Layer, of: Pass, dtype: str) -> list[results.Row]:
+        """One row for each contender."""
+        about = (layer.name, of, dtype)
+        if about not in self._rows:
+            if layer.why_not is not None:
+                self._rows[about] = skipped(layer, of, dtype, self.contenders, layer.why_not)
+            else:
+                problem = self.problem(layer, dtype)
+                self._rows[about] = measure(problem, of, self.contenders, self.ceilings, self.environment, self.budget)
+        return self._rows[about]
+
+    def rows(self) -> list[results.Row]:
+        return [row for rows in self._rows.values() for row in rows]
+
+    def record(self) -> dict[str, Any]:
+        """All of `bench.results` but the rows."""
+        about: dict[str, Any] = {"environment": self.environment, "ceilings": self.ceilings}
+        if self.small:
+            about["rehearsal"] = "on a CPU, layers scaled down"
+        return about

@@ -1,0 +1,29 @@
+"""Tables as text: in columns for a terminal, or in Markdown."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def text(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def columns(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Columns as wide as they must be, numbers to the right."""
+    body = [list(row) for row in rows]
+    cells = [list(header), *([text(value) for value in row] for row in body)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [all(isinstance(row[i], int | float | None) for row in body) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in cells
+    )
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table, whose first column is aligned to the left and the others to the right."""
+    body = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(text(value) for value in row)} |" for row in body)

@@ -1,0 +1,32 @@
+"""`pytest bench`: every layer, pass and contender, checked and timed. Its table is that of `python -m bench report`."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from bench.contenders import Pass, at_its_best, call
+from bench.layers import Layer
+from bench.session import Session
+
+
+def test_throughput(
+    request: pytest.FixtureRequest, session: Session, layer: Layer, of: Pass, contender: str, dtype: str
+) -> None:
+    """Timed twice: side by side, which is what `extra_info` carries, and by pytest-benchmark, one after another."""
+    row = next(row for row in session.measure(layer, of, dtype) if row["contender"] == contender)
+    if row["status"] == "skipped":
+        pytest.skip(row["reason"])
+    assert row["status"] == "ok", row["reason"]
+    run = call(contender, of, session.problem(layer, dtype))
+
+    def to_the_end() -> None:
+        run()
+        if session.device.type == "cuda":
+            torch.cuda.synchronize(session.device)
+
+    benchmark: Any = request.getfixturevalue("benchmark")
+    benchmark.group = f"{layer.name} {of} {dtype}"
+    benchmark.extra_info.update(row)
+    with at_its_best(dtype):
+        benchmark.pedantic(to_the_end, rounds=3, warmup_rounds=1)

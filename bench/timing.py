@@ -1,0 +1,144 @@
+"""How long calls take: on the device, in eager mode, and on the host, side by side in alternating order."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+Call = Callable[[], Any]
+
+# Bytes that are overwritten between two runs, to throw operands out of the L2 cache: several times the largest.
+COLD = 512 << 20
+# Seconds that the timed runs of one call may take, and how many runs there are at least and at most.
+BUDGET = 0.25
+FEWEST, MOST = 10, 100
+# Seconds from which on a call is slow, and how many runs of it are enough.
+SLOW, FEWEST_OF_SLOW = 0.25, 3
+
+
+@dataclass
+class Times:
+    """What one call took, in microseconds, once for each run."""
+
+    device: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)
+    extra_bytes: int | None = None
+    how: str = "wall"
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of the others lie, by linear interpolation between the two nearest ranks."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def spread(values: Sequence[float]) -> dict[str, float] | None:
+    """Median, 20th and 80th percentile, rounded to nanoseconds, and how many there are."""
+    if not values:
+        return None
+    named = {"median": statistics.median(values), "p20": quantile(values, 0.2), "p80": quantile(values, 0.8)}
+    return {**{name: round(value, 3) for name, value in named.items()}, "runs": len(values)}
+
+
+def side_by_side(calls: dict[str, Call], device: torch.device, budget: float = BUDGET) -> dict[str, Times]:
+    """Time each of `calls`, in turns, so that a machine that gets slower does so for all."""
+    times = on_device(calls, device, budget) if device.type == "cuda" else {name: Times() for name in calls}
+    _in_eager_mode(calls, times, device, budget)
+    return times
+
+
+def on_device(calls: dict[str, Call], device: torch.device, budget: float = BUDGET) -> dict[str, Times]:
+    """Replays of a CUDA graph between two events, with a cold L2 cache, in turns."""
+    times = {name: Times() for name in calls}
+    replays = {}
+    for name, call in calls.items():
+        replays[name], times[name].how, times[name].extra_bytes = captured(call, device)
+    cold = torch.empty(COLD, dtype=torch.uint8, device=device)
+    for name in turns({name: _seconds(replay) for name, replay in replays.items()}, budget):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        cold.zero_()  # long enough for what follows to be queued by the time it ends
+        start.record()
+        replays[name]()
+        end.record()
+        end.synchronize()
+        times[name].device.append(1e3 * start.elapsed_time(end))
+    return times
+
+
+def captured(call: Call, device: torch.device) -> tuple[Call, str, int]:
+    """A replay of `call`, what it is called, and the peak of the memory it takes beside operands and results.
+
+    What can not be captured is called as it is.
+    """
+    call()
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    results = call()
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device) - before
+    extra = peak - sum(t.untyped_storage().nbytes() for t in results)
+    del results
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            kept = call()
+    except RuntimeError:
+        torch.cuda.synchronize(device)
+        return call, "events", extra
+
+    def replay(kept: Any = kept) -> Any:
+        graph.replay()
+        return kept  # what the graph writes to
+
+    return replay, "graph", extra
+
+
+def _in_eager_mode(calls: dict[str, Call], times: dict[str, Times], device: torch.device, budget: float) -> None:
+    """From the call to its result, as a user waits; and, on a GPU, until the host is free for the next call."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for call in calls.values():
+        call()
+    for name in turns({name: _seconds(call, wait) for name, call in calls.items()}, budget):
+        wait()
+        start = time.perf_counter()
+        calls[name]()
+        free = time.perf_counter()
+        wait()
+        times[name].wall.append(1e6 * (time.perf_counter() - start))
+        if device.type == "cuda":
+            times[name].host.append(1e6 * (free - start))
+
+
+def turns(seconds: dict[str, float], budget: float) -> list[str]:
+    """Whose turn it is: as often as the slowest fits into `budget`, forwards and backwards in alternation."""
+    longest = max(seconds.values(), default=0.0)
+    fewest = FEWEST if longest < SLOW else FEWEST_OF_SLOW
+    rounds = max(fewest, min(MOST, int(budget / max(longest, 1e-9))))
+    order = list(seconds)
+    return [name for turn in range(rounds) for name in (order if turn % 2 == 0 else order[::-1])]
+
+
+def _seconds(call: Call, wait: Call = torch.cuda.synchronize) -> float:
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - start
