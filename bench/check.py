@@ -1,4 +1,4 @@
-"""Whether a result may be timed: positions of it against the sum of products in float64, formed without a convolution."""
+"""Whether a result may be timed: positions of it against the sum of products in float64, formed by gathering."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Sample:
 
 def samples(of: Pass, problem: Problem, seed: int = 0) -> list[Sample]:
     """What to check each result of a pass by: the corners, and other positions at random."""
-    return [sample(operator, problem, seed) for operator in parts(of, problem)]
+    return [sample(operator, problem, seed) for operator in parts(of, problem.layer)]
 
 
 def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:

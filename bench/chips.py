@@ -51,7 +51,7 @@ class Chip:
         return blocks * num_warps / self.warps
 
     def bound_tflops(self, products: int, cycles: float) -> float:
-        """TFLOP/s if every multiprocessor does `products`, of two operations each, in `cycles`, without ever waiting."""
+        """TFLOP/s if every multiprocessor does `products`, of two operations each, in `cycles` and never waits."""
         return 2 * products * self.multiprocessors * self.clock_ghz / cycles / 1e3
 
 

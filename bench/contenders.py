@@ -23,7 +23,7 @@ from tritonconv.ops import operators
 
 Pass = Literal["fprop", "dgrad", "wgrad", "step"]
 PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad", "step")
-CONTENDERS = ("torch", "triton", "torch-nchw", "reference", "compile", "flag_gems")
+CONTENDERS = ("torch", "triton", "torch-nchw", "triton-nchw", "reference", "compile", "flag_gems")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
 Call = Callable[[], tuple[Tensor, ...]]
 
@@ -72,17 +72,17 @@ class Problem:
         return self.x if self.layer.case.transposed else self.y
 
 
-def parts(of: Pass, problem: Problem) -> tuple[Operator, ...]:
+def parts(of: Pass, layer: Layer) -> tuple[Operator, ...]:
     """Which operator each result of a pass is of. A step gives result, input gradient and weight gradient."""
     if of != "step":
         return (of,)
-    return ("dgrad", "fprop", "wgrad") if problem.layer.case.transposed else ("fprop", "dgrad", "wgrad")
+    return ("dgrad", "fprop", "wgrad") if layer.case.transposed else ("fprop", "dgrad", "wgrad")
 
 
 def why_not(contender: str, of: Pass, problem: Problem) -> str | None:
     """Why `contender` can not compute this pass; None if it can."""
     match contender:
-        case "triton":
+        case "triton" | "triton-nchw":
             about = dispatch.Problem(problem.forward, problem.geometry, problem.x.dtype, problem.x.device)
             return dispatch.why_not("triton", about)
         case "flag_gems":
@@ -97,7 +97,9 @@ def call(contender: str, of: Pass, problem: Problem) -> Call:
     """A function without arguments that computes the pass anew each time, and returns its results."""
     match contender:
         case "triton" | "reference":
-            return _tritonconv(contender, of, problem)
+            return _tritonconv(contender, of, problem, channels_last=True)
+        case "triton-nchw":
+            return _tritonconv("triton", of, problem.contiguous(), channels_last=False)
         case "torch":
             return _torch(of, problem)
         case "torch-nchw":
@@ -109,7 +111,7 @@ def call(contender: str, of: Pass, problem: Problem) -> Call:
     raise ValueError(f"contenders are {', '.join(CONTENDERS)}, not {contender}")
 
 
-def _tritonconv(implementation: str, of: Pass, problem: Problem) -> Call:
+def _tritonconv(implementation: str, of: Pass, problem: Problem, channels_last: bool) -> Call:
     case, geometry = problem.layer.case, problem.geometry
     if of == "step":
         function = tritonconv.conv_transpose2d if case.transposed else tritonconv.conv2d
@@ -119,7 +121,7 @@ def _tritonconv(implementation: str, of: Pass, problem: Problem) -> Call:
         (geometry.pad_h, geometry.pad_w),
         (geometry.dilation_h, geometry.dilation_w),
         geometry.G,
-        True,
+        channels_last,
         implementation,
     )
     match of:

@@ -98,14 +98,17 @@ class Layer:
         """The same kind of layer, small enough for a CPU to take milliseconds: what is timed is not the layer."""
         case = self.case
         groups = case.groups if case.groups == 1 else 4 if self.family == "grouped" else 32
-        channels = tuple(groups * min(n // case.groups, 32 // groups) for n in case.channels)
+        into, out = (groups * min(n // case.groups, 32 // groups) for n in case.channels)
         reach = case.dilation * (max(case.kernel) - 1) + 1 - 2 * case.padding
         size = max(min(min(case.size), 16), 1 if case.transposed else reach)
-        small = replace(case, batch=min(case.batch or 1, 2), channels=channels, size=(size, size), groups=groups)
+        small = replace(case, batch=min(case.batch or 1, 2), channels=(into, out), size=(size, size), groups=groups)
         return replace(self, case=small)
 
 
-def read(path: Path = Path(__file__).with_name("layers.csv")) -> list[Layer]:
+TABLE = Path(__file__).with_name("layers.csv")
+
+
+def read(path: Path = TABLE) -> list[Layer]:
     """The layers of a table with the columns of `layers.csv`, in its order."""
     layers = []
     with path.open(newline="") as file:

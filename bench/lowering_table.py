@@ -61,8 +61,8 @@ def summary(path: Path, dtype: str = "bfloat16", archs: Sequence[str] = ("sm_80"
     return (
         f"{table.markdown(header, body)}\n\n"
         f"From [bench/results/lowering.json](bench/results/lowering.json): {len(load(path))} kernels compiled with "
-        f"Triton {', '.join(sorted({row['triton'] for row in rows}))}, {worst} of which spill registers. Here, the tile "
-        "that most of the benchmark's layers choose; instructions of each warp per step of the main loop, and of all "
+        f"Triton {', '.join(sorted({row['triton'] for row in rows}))}, {worst} of which spill registers. Here, the "
+        "tile that most of the benchmark's layers choose; instructions of each warp per step of the main loop, and of all "
         "warps per cycle of the tensor cores, of which 4 can be issued; bound: TFLOP/s of the data sheet's chip if "
         "nothing else took time. None of it was measured."
     )

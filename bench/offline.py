@@ -144,21 +144,20 @@ def launches(
     device: tiles.Device,
     tile: tiles.Tile | None = None,
     bias: bool = True,
+    channels_last: bool = True,
 ) -> list[launch.Launch]:
-    """What is launched for `geometry` in channels_last, on tensors without data."""
+    """What is launched for `geometry`, on tensors without data."""
     size: dict[str, Any] = dict(dtype=DTYPES[dtype], device="meta")
-    x, y = (
-        torch.empty(shape, **size).contiguous(memory_format=torch.channels_last)
-        for shape in (geometry.image_shape, geometry.feature_shape)
-    )
-    weight = torch.empty(geometry.weight_shape, **size).contiguous(memory_format=torch.channels_last)
+    shapes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x, weight, y = (torch.empty(shape, **size).contiguous(memory_format=layout) for shape in shapes)
     factors = {
         "fprop": (x, weight, torch.empty(geometry.F, **size) if bias else None),
         "dgrad": (y, weight, torch.empty(geometry.C, **size) if bias else None),
         "wgrad": (x, y, bias),
     }
     with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
-        return launch.PLANS[operator](*factors[operator], geometry, True, device, tile).launches
+        return launch.PLANS[operator](*factors[operator], geometry, channels_last, device, tile).launches
 
 
 def for_memory(job: Job) -> launch.Launch:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -10,7 +10,9 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench import compare
 from bench.layers import FAMILIES
@@ -53,7 +55,7 @@ def speedup_bars(results: Results, contender: str, dtype: str, path: Path) -> Pa
         axis.margins(y=0.01)
     figure.supxlabel(f"{contender} over torch in {dtype}: times as fast", fontsize=9)
     present = [family for family in FAMILIES if family in {families[layer] for layer, _ in found}]
-    handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLORS[family]) for family in present]
+    handles = [Rectangle((0, 0), 1, 1, color=COLORS[family]) for family in present]
     figure.legend(handles, present, loc="upper center", ncols=len(present), fontsize=8, bbox_to_anchor=(0.5, 1.04))
     figure.tight_layout()
     return save(figure, path, results)
@@ -71,21 +73,19 @@ def roofline(results: Results, contenders: Sequence[str], dtype: str, path: Path
             intensities += [x for x, _ in points]
             style = dict(marker=MARKERS.get(contender, "^"), s=22, alpha=0.8, linewidths=1, color=COLORS[family])
             axis.scatter(*(zip(*points, strict=True) if points else ([], [])), **style)
-    low, high = min(intensities, default=1) / 1.5, max(intensities, default=100) * 1.5
     ridge = ceilings[dtype] * 1e3 / ceilings["copy"]
-    xs = [low, *([ridge] if low < ridge < high else []), high]
+    low, high = min([*intensities, ridge]) / 1.5, max([*intensities, ridge]) * 1.5
+    xs = [low, ridge, high]
     axis.plot(xs, [min(ceilings[dtype], x * ceilings["copy"] / 1e3) for x in xs], color="black", linewidth=1.2)
     logarithmic(axis, "x")
     logarithmic(axis, "y")
     axis.set_xlabel("operations per byte, each operand and result moved once")
     axis.set_ylabel("TFLOP/s")
     axis.set_title(f"{dtype}: {ceilings[dtype]:.4g} TFLOP/s in a matrix product, {ceilings['copy']:.4g} GB/s in a copy")
-    shown = [
-        pyplot.Line2D([], [], linestyle="", marker=MARKERS.get(n, "^"), color="black", label=n) for n in contenders
-    ]
+    shown = [Line2D([], [], linestyle="", marker=MARKERS.get(n, "^"), color="black", label=n) for n in contenders]
     present = {row["family"] for row in results["rows"] if row["status"] == "ok"}
-    shown += [pyplot.Line2D([], [], linewidth=5, color=COLORS[f], label=f) for f in FAMILIES if f in present]
-    axis.legend(handles=shown, fontsize=8)
+    shown += [Line2D([], [], linewidth=5, color=COLORS[f], label=f) for f in FAMILIES if f in present]
+    axis.legend(handles=shown, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return save(figure, path, results)
 
 
@@ -113,13 +113,13 @@ def over_commits(runs: Sequence[Results], contenders: Sequence[str], dtype: str,
     return save(figure, path, runs[-1])
 
 
-def logarithmic(axis: Axes, which: str) -> None:
-    """A logarithmic scale with plain numbers, at more than the powers of ten where it does not span many."""
+def logarithmic(axis: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic scale with plain numbers, at 1, 2 and 5, or at powers of ten where it spans many."""
     getattr(axis, f"set_{which}scale")("log")
     scale = getattr(axis, f"{which}axis")
     low, high = getattr(axis, f"get_{which}lim")()
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
-    scale.set_major_formatter(plain)
-    scale.set_minor_formatter(plain if high / low < 30 else NullFormatter())
-    axis.tick_params(axis=which, which="both", labelsize=7)
-    axis.grid(axis=which, which="major", alpha=0.3)
+    scale.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+    scale.set_minor_locator(NullLocator())
+    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.tick_params(axis=which, labelsize=7)
+    axis.grid(axis=which, alpha=0.3)

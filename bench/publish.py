@@ -43,13 +43,13 @@ def update(folder: Path = RESULTS, readme: Path = README) -> Path:
 
 
 def section(folder: Path = RESULTS) -> str:
-    """What the README says: of the GPU that was measured last, or, without any, what the compiler makes of the kernels."""
+    """What the README says: of the GPU that was measured last; without any, what the compiler makes of the kernels."""
     runs = results.evidence(folder)
     if not runs:
         return "\n\n".join(
             [
-                "**Nothing has been timed on a GPU yet.** What can be said without one is what the compiler makes of the "
-                "kernels:",
+                "**Nothing has been timed on a GPU yet.** What can be said without one is what the compiler makes of "
+                "the kernels:",
                 lowering_table.summary(folder / "lowering.json"),
             ]
         )

@@ -91,7 +91,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": _version("triton"),
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if gpu else None,  # type: ignore[no-untyped-call]
+        "cudnn": torch.backends.cudnn.version() if gpu else None,
         "commit": head(),
         "changed": bool(_output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")),
         "kernels": kernel_hashes(),
@@ -105,9 +105,10 @@ def head() -> str | None:
 
 def kernel_hashes(folder: Path = ROOT / "tritonconv" / "kernels") -> dict[str, str]:
     """For each operator a hash of its kernel and what that imports, as code: comments and docstrings do not count."""
-    hashes = {}
+    hashes: dict[str, str] = {}
     for operator in OPERATORS:
-        names, code = [operator], []
+        names: list[str] = [operator]
+        code = []
         for name in names:  # grows
             tree = ast.parse((folder / f"{name}.py").read_text())
             imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

@@ -45,7 +45,7 @@ class Roof(NamedTuple):
 
     @classmethod
     def of(cls, of: Pass, problem: Problem, ceilings: Ceilings) -> "Roof":
-        operators = len(parts(of, problem))
+        operators = len(parts(of, problem.layer))
         flops, moved = problem.geometry.flops, problem.geometry.minimal_bytes(problem.x.element_size())
         arithmetic, memory = flops / ceilings[problem.dtype] / 1e6, moved / ceilings["copy"] / 1e3
         bound = "arithmetic" if arithmetic > memory else "memory"

@@ -1,14 +1,14 @@
 """What the benchmarks of one run share: the device, its ceilings, and the problem at hand with its rows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from bench import results
-from bench.contenders import Pass, Problem
+from bench.contenders import Pass, Problem, parts
 from bench.layers import Layer
-from bench.measure import measure, skipped
+from bench.measure import measure, skipped, tiles_of
 from bench.roof import Ceilings, ceilings
 from bench.timing import BUDGET
 
@@ -19,6 +19,7 @@ class Session:
     def __init__(self, device: torch.device, contenders: Sequence[str], dtypes: Sequence[str]) -> None:
         self.device = device
         self.contenders = contenders
+        self.dtypes = dtypes
         self.environment = results.environment(device)
         self.ceilings: Ceilings = ceilings(dtypes, device)
         self.small = device.type != "cuda"
@@ -26,12 +27,15 @@ class Session:
         self._problem: Problem | None = None
         self._rows: dict[tuple[str, str, str], list[results.Row]] = {}
 
+    def scaled(self, layer: Layer) -> Layer:
+        return layer.scaled_down() if self.small else layer
+
     def problem(self, layer: Layer, dtype: str) -> Problem:
         """The operands of a layer: those of one at a time are kept."""
         held = self._problem
         if held is None or (held.layer.name, held.dtype) != (layer.name, dtype):
             self._problem = held = None  # before the next is drawn, for memory
-            self._problem = Problem.draw(layer.scaled_down() if self.small else layer, dtype, self.device)
+            self._problem = Problem.draw(self.scaled(layer), dtype, self.device)
         assert self._problem is not None
         return self._problem
 
@@ -45,6 +49,22 @@ class Session:
                 problem = self.problem(layer, dtype)
                 self._rows[about] = measure(problem, of, self.contenders, self.ceilings, self.environment, self.budget)
         return self._rows[about]
+
+    def tiles(self, layer: Layer, of: Pass, dtype: str) -> dict[str, str]:
+        """The tile that each operator of a pass chooses here."""
+        return tiles_of(self.scaled(layer), of, dtype, self.device)
+
+    def precompile(self, passes: Iterable[tuple[Layer, Pass, str]]) -> int:
+        """Compile what the passes will launch, in parallel processes. Returns how many kernels; none on a CPU."""
+        if self.small:
+            return 0
+        from bench.offline import launches, precompile
+        from tritonconv import processor
+
+        gpu = processor.device_of(self.device)
+        wanted = {(layer, operator, dtype) for layer, of, dtype in passes for operator in parts(of, layer)}
+        plans = (launches(operator, dtype, layer.geometry, gpu, bias=False) for layer, operator, dtype in wanted)
+        return precompile(plans, self.device)
 
     def rows(self) -> list[results.Row]:
         return [row for rows in self._rows.values() for row in rows]

@@ -2,13 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 Call = Callable[[], Any]
+Name = TypeVar("Name", bound=Hashable)
 
 # Bytes that are overwritten between two runs, to throw operands out of the L2 cache: several times the largest.
 COLD = 512 << 20
@@ -39,22 +40,20 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Median, 20th and 80th percentile, rounded to nanoseconds, and how many there are."""
-    if not values:
-        return None
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, 20th and 80th percentile, rounded to nanoseconds, and how many there are: one at least."""
     named = {"median": statistics.median(values), "p20": quantile(values, 0.2), "p80": quantile(values, 0.8)}
     return {**{name: round(value, 3) for name, value in named.items()}, "runs": len(values)}
 
 
-def side_by_side(calls: dict[str, Call], device: torch.device, budget: float = BUDGET) -> dict[str, Times]:
+def side_by_side(calls: dict[Name, Call], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
     """Time each of `calls`, in turns, so that a machine that gets slower does so for all."""
     times = on_device(calls, device, budget) if device.type == "cuda" else {name: Times() for name in calls}
     _in_eager_mode(calls, times, device, budget)
     return times
 
 
-def on_device(calls: dict[str, Call], device: torch.device, budget: float = BUDGET) -> dict[str, Times]:
+def on_device(calls: dict[Name, Call], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
     """Replays of a CUDA graph between two events, with a cold L2 cache, in turns."""
     times = {name: Times() for name in calls}
     replays = {}
@@ -107,7 +106,7 @@ def captured(call: Call, device: torch.device) -> tuple[Call, str, int]:
     return replay, "graph", extra
 
 
-def _in_eager_mode(calls: dict[str, Call], times: dict[str, Times], device: torch.device, budget: float) -> None:
+def _in_eager_mode(calls: dict[Name, Call], times: dict[Name, Times], device: torch.device, budget: float) -> None:
     """From the call to its result, as a user waits; and, on a GPU, until the host is free for the next call."""
 
     def wait() -> None:
@@ -127,7 +126,7 @@ def _in_eager_mode(calls: dict[str, Call], times: dict[str, Times], device: torc
             times[name].host.append(1e6 * (free - start))
 
 
-def turns(seconds: dict[str, float], budget: float) -> list[str]:
+def turns(seconds: dict[Name, float], budget: float) -> list[Name]:
     """Whose turn it is: as often as the slowest fits into `budget`, forwards and backwards in alternation."""
     longest = max(seconds.values(), default=0.0)
     fewest = FEWEST if longest < SLOW else FEWEST_OF_SLOW
