@@ -5,6 +5,8 @@ import os
 import sys
 from importlib import import_module
 
+import torch
+
 COMMANDS = {
     "report": "tables and pictures of results",
     "lowering": "what the compiler makes of every kernel, without a GPU",
@@ -16,16 +18,24 @@ COMMANDS = {
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True)
-    name = sys.argv[1] if len(sys.argv) > 1 else None
     for command, what in COMMANDS.items():
         subparser = subparsers.add_parser(command, help=what, description=what)
-        if command == name:
-            if command == "lowering":
-                os.environ.pop("TRITON_INTERPRET", None)  # read when kernels are imported; they are compiled here
+        if command in sys.argv[1:2]:
+            choose_interpreter(command)
             module = import_module(f"bench.{command}")
             module.add_arguments(subparser)
-    status: int = module.main(parser.parse_args())
+            subparser.set_defaults(main=module.main)
+    args = parser.parse_args()
+    status: int = args.main(args)
     return status
+
+
+def choose_interpreter(command: str) -> None:
+    """Before anything imports triton: kernels are compiled to look at them, and interpreted to rehearse."""
+    if command == "lowering":
+        os.environ.pop("TRITON_INTERPRET", None)
+    elif command == "device" and not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ NCHW. Without a GPU this is a rehearsal: small problems, in Triton's interpreter
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from bench import cache
+from bench import cache, correctness, throughput
 from bench.schedule import Clock
 
 PARTS = ("correctness", "layers", "profile", "precision")
@@ -40,11 +39,8 @@ def main(args: argparse.Namespace) -> int:
     """Run the parts one after another. Returns the exit status: 1 if something is wrong or was stopped by an error."""
     gpu = torch.cuda.is_available()
     if not gpu:
-        os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
         print("no GPU: this is a rehearsal, of small problems in Triton's interpreter", file=sys.stderr)
     device = torch.device("cuda" if gpu else "cpu")
-    from bench import correctness, throughput
-
     parts: dict[str, Callable[[argparse.Namespace, torch.device, Clock], int]] = {
         "correctness": correctness.run,
         "layers": throughput.run_layers,

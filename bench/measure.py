@@ -25,8 +25,8 @@ def measure(
 
     `ok`       the result is right, and there are times: `device_us` (replays of a CUDA graph, cold L2 cache),
                `wall_us` (eager, from the call to the result) and `host_us` (eager, until the call returns), each with
-               median, p20, p80 and runs; `tflops`, `gbps` and `roof` (the fraction of what the ceilings allow) follow from the
-               median on the device, or of the wall where there is none
+               median, p20, p80 and runs; `tflops`, `gbps` and `roof` (the fraction of what the ceilings allow) follow
+               from the median on the device, or of the wall where there is none
     `wrong`    it is not, `reason` says by how much, and there are none
     `skipped`  it can not run this, and says why
     `failed`   it raised

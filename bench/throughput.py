@@ -15,6 +15,10 @@ from bench.schedule import Clock, Record, in_time
 from bench.session import Session
 
 
+# Bad rows that are printed; all are in the record.
+SHOWN = 20
+
+
 @dataclass(frozen=True)
 class Unit:
     """One pass of one layer in one dtype."""
@@ -94,7 +98,7 @@ def measure_all(session: Session, todo: Sequence[Unit], args: argparse.Namespace
     record.close(stopped or ("the time was up" if record.content["remaining"] else None))
     results.write(args.out / f"{part}.md", report.report(record.content))
     bad = [row for row in record.content["rows"] if row["status"] in ("wrong", "failed")]
-    for row in bad:
+    for row in bad[:SHOWN]:
         print(f"{row['status'].upper()}: {' '.join(results.key(row))}: {row['reason']}")
     print(f"{part}: {len(todo) - len(record.content['remaining'])} of {len(todo)} passes timed, {len(bad)} rows bad")
     return int(bool(bad))
