@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all test-oldest lint clean
+.PHONY: train test test-all test-oldest bench lint clean
 
 train: .venv/installed
 	$(BIN)/python examples/mnist.py $(ARGS)
@@ -11,6 +11,11 @@ test: .venv/installed
 
 test-all: .venv/installed
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# On a GPU, the fused layers beside cuDNN; without one, the reference beside torch.nn, on small layers.
+bench: .venv/installed
+	$(BIN)/python -m pytest bench -q --benchmark-quiet --benchmark-json build/bench.json $(ARGS)
+	$(BIN)/python -m bench report build/bench.json --out build/bench
 
 # The kernels under the oldest torch and Triton that are supported, in an environment of their own.
 test-oldest: .venv-oldest/installed

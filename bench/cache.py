@@ -4,7 +4,7 @@ import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,20 +12,21 @@ ARCHIVE = "triton-cache.tar.xz"
 
 
 @contextmanager
-def kept(folder: Path | None) -> Iterator[None]:
-    """Within this block Triton's cache is a folder of its own, that starts as `folder` holds it and is kept there.
+def kept(folder: Path | None) -> Iterator[Callable[[], None]]:
+    """Within this block Triton's cache is a folder of its own, that starts as `folder` holds it.
 
-    Without a `folder`, the cache is Triton's usual one.
+    What the block is given keeps in `folder` what is there by then, and so does the block's end. Without a `folder`,
+    the cache is Triton's usual one.
     """
     if folder is None:
-        yield
+        yield lambda: None
         return
     before = os.environ.get("TRITON_CACHE_DIR")
     with tempfile.TemporaryDirectory(prefix="triton-cache-") as live:
         unpack(folder / ARCHIVE, Path(live))
         os.environ["TRITON_CACHE_DIR"] = live  # Triton reads it at each compilation, and other processes inherit it
         try:
-            yield
+            yield lambda: pack(Path(live), folder / ARCHIVE)
         finally:
             pack(Path(live), folder / ARCHIVE)
             os.environ.pop("TRITON_CACHE_DIR") if before is None else os.environ.update(TRITON_CACHE_DIR=before)

@@ -48,7 +48,8 @@ def main(args: argparse.Namespace) -> int:
         "precision": throughput.run_precision,
     }
     status = 0
-    with cache.kept(args.cache):
+    with cache.kept(args.cache) as keep:
         for part in args.part:
             status |= parts[part](args, device, Clock(args.seconds))
+            keep()
     return status

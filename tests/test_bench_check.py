@@ -1,0 +1,122 @@
+"""What is wrong is not timed: the benchmark's check finds what torch would, and a planted error."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import check, measure, test_throughput
+from bench.contenders import CONTENDERS, PASSES, Pass, Problem, call, parts, why_not
+from bench.layers import Layer, read, select
+from tests.oracle import errors
+
+CPU = torch.device("cpu")
+LAYERS = [layer.scaled_down() for layer in read() if layer.why_not is None]
+CEILINGS = {"float32": 0.1, "copy": 10.0}
+ENVIRONMENT = {"kernels": {"fprop": "f", "dgrad": "d", "wgrad": "w"}, "commit": "c"}
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_expected_is_what_torch_computes_in_float64(layer: Layer) -> None:
+    problem = Problem.draw(layer, "float32", CPU)
+    wide = Problem(layer, "float64", problem.geometry, *(t.double() for t in (problem.x, problem.weight, problem.y)))
+    results = call("torch", "step", wide)()
+    for result, sample in zip(results, check.samples("step", problem), strict=True):
+        assert max(sample.errors(result)) < 1e-12
+        assert sample.expected.numel() > 0
+
+
+@pytest.mark.parametrize("of", PASSES)
+@pytest.mark.parametrize("contender", ["torch", "torch-nchw", "reference"])
+def test_contenders_compute_the_same(contender: str, of: Pass) -> None:
+    for layer in select("rn50_c3_3x3_s2,unet_up1,resnext50_32x4d_c2_g32,fsrcnn_deconv_9x9_s3"):
+        problem = Problem.draw(layer.scaled_down(), "float32", CPU)
+        assert why_not(contender, of, problem) is None
+        results = call(contender, of, problem)()
+        assert len(results) == len(parts(of, layer)) == len(check.samples(of, problem))
+        check.verify(of, problem, results, check.samples(of, problem))
+
+
+def test_the_fused_layers_compete_in_both_formats() -> None:
+    """Here in Triton's interpreter, with a problem of a few steps."""
+    (layer,) = select("rn50_c5_1x1_s2_down")
+    problem = Problem.draw(layer.scaled_down(), "float32", CPU)
+    for contender in ("triton", "triton-nchw"):
+        (row,) = measure.measure(problem, "fprop", [contender], CEILINGS, ENVIRONMENT)
+        assert (row["status"], row["kernels"]) == ("ok", {"fprop": "f"})
+        assert list(row["tile"]) == ["fprop"]
+
+
+@pytest.mark.parametrize("of", ["fprop", "dgrad", "wgrad"])
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_one_wrong_element_is_found(of: Pass, where: str) -> None:
+    """The corners are among the positions that are checked, however many there are."""
+    (layer,) = select("rn50_c3_3x3")
+    problem = Problem.draw(layer.scaled_down(), "float32", CPU)
+    (result,) = call("torch", of, problem)()
+    samples = check.samples(of, problem)
+    check.verify(of, problem, [result], samples)
+    flat = result.clone(memory_format=torch.contiguous_format).view(-1)
+    flat[0 if where == "first" else -1] += 0.01
+    with pytest.raises(check.WrongResult, match="rn50_c3_3x3"):
+        check.verify(of, problem, [flat.view(result.shape)], samples)
+
+
+def test_large_results_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "POSITIONS", 16)
+    problem = Problem.draw(LAYERS[4], "float32", CPU)
+    (sample,) = check.samples("fprop", problem)
+    b, _, p, q = sample.at
+    assert isinstance(b, Tensor)
+    assert 10 <= len(b) <= 16
+    places = list(zip(b.tolist(), p.tolist(), q.tolist(), strict=True))
+    geometry = problem.geometry
+    assert {(0, 0, 0), (geometry.B - 1, geometry.P - 1, geometry.Q - 1)} < set(places)
+
+
+@pytest.mark.parametrize("of", PASSES)
+@pytest.mark.parametrize("spoil", [lambda t: t * float("nan"), lambda t: t * 1.001, lambda t: t.roll(1, -1)])
+def test_a_wrong_result_shows_no_speed(
+    of: Pass, spoil: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = call
+
+    def wrong(contender: str, of: Pass, problem: Problem) -> Any:
+        compute = right(contender, of, problem)
+        return compute if contender == "torch" else lambda: tuple(spoil(t) for t in compute())
+
+    monkeypatch.setattr(measure, "call", wrong)
+    problem = Problem.draw(LAYERS[2], "float32", CPU)
+    good, bad = measure.measure(problem, of, ["torch", "reference"], CEILINGS, ENVIRONMENT)
+    assert good["status"] == "ok"
+    assert {"wall_us", "tflops", "roof", "gbps"} <= set(good)
+    assert bad["status"] == "wrong"
+    assert "is off by" in bad["reason"]
+    assert not {"wall_us", "device_us", "tflops", "roof", "gbps"} & set(bad)
+
+
+def test_a_wrong_result_fails_the_benchmark() -> None:
+    class Wrong:
+        def measure(self, *_: Any) -> list[dict[str, Any]]:
+            return [{"contender": "triton", "status": "wrong", "reason": "off by one"}]
+
+    with pytest.raises(AssertionError, match="off by one"):
+        test_throughput.test_throughput(None, Wrong(), LAYERS[0], "fprop", "triton", "float32")  # type: ignore[arg-type]
+
+
+def test_what_raises_or_refuses_is_a_row() -> None:
+    problem = Problem.draw(LAYERS[0], "float32", CPU)
+    refused, raised = measure.measure(problem, "dgrad", ["flag_gems", "nonsense"], CEILINGS, ENVIRONMENT)
+    assert (refused["status"], refused["reason"]) == ("skipped", "flag_gems is not installed")
+    assert (raised["status"], raised["reason"]) == ("failed", f"contenders are {', '.join(CONTENDERS)}, not nonsense")
+
+
+def test_errors_are_those_of_the_oracle() -> None:
+    problem = Problem.draw(LAYERS[0], "float32", CPU)
+    (result,) = call("torch", "fprop", problem)()
+    (sample,) = check.samples("fprop", problem)
+    rms, most = check.verify("fprop", problem, [result], [sample])
+    assert (rms, most) == errors(result[sample.at], sample.expected)
+    assert 0 < rms < most < 1e-5

@@ -1,0 +1,216 @@
+"""The standing GPU work: its clock, its record that is whole at any moment, and what it chooses to measure."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import cache, results
+from bench.layers import SMOKE, select
+from bench.results import ROOT
+from bench.schedule import Clock, Record, in_time
+from bench.throughput import Unit, stale, units
+
+
+class Time:
+    """A clock's hand that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def worked(lasting: list[float], seconds: float, reserve: float = 0.0) -> int:
+    """How many units of these lengths are begun within the time."""
+    hand, begun = Time(), 0
+    for length in in_time(lasting, Clock(seconds, hand), reserve):
+        begun += 1
+        hand.now += length
+    return begun
+
+
+def test_no_unit_is_begun_that_may_not_end_in_time() -> None:
+    assert worked([1, 1, 1, 1], 4) == 4
+    assert worked([1, 1, 1, 1], 3.5) == 3
+    assert worked([1, 3, 1, 1], 6) == 2  # after one of 3, 2 are left
+    assert worked([1, 1, 1, 1], 4, reserve=2) == 2
+    assert worked([5, 1], 3) == 1
+    assert worked([1], 0) == 0
+
+
+def environment(**kernels: str) -> dict[str, Any]:
+    return {"gpu": "NVIDIA Test", "date": "2026-01-01", "kernels": kernels}
+
+
+def test_the_record_is_whole_after_every_unit(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "layers.json"
+    record = Record(path, part="layers", environment=environment(), ceilings={})
+    for expected in ([], ["a", "b"]):
+        assert results.load(path)["remaining"] == expected
+        assert not results.load(path)["complete"]
+        record.plan(["a", "b"])
+    record.add("a", [{"layer": "a"}])
+    assert results.load(path)["rows"] == [{"layer": "a"}]
+    assert results.load(path)["remaining"] == ["b"]
+    record.close("the time was up")
+    assert (results.load(path)["complete"], results.load(path)["stopped"]) == (False, "the time was up")
+    record.add("b", [{"layer": "b"}])
+    record.close()
+    assert results.load(path)["complete"]
+    assert [p.name for p in path.parent.iterdir()] == ["layers.json"]
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    results.write(path, "old")
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        results.write(path, "new")
+    assert path.read_bytes() == b"old"
+
+
+def test_smoke_rows_and_bfloat16_come_first() -> None:
+    order = units(select("all"), ["bfloat16", "tf32"])
+    assert [unit.of for unit in order[:4]] == ["fprop", "dgrad", "wgrad", "step"]
+    measured = [name for name in SMOKE if "local" not in name]
+    assert {unit.layer.name for unit in order[: 4 * len(measured)]} == set(measured)
+    assert [unit.dtype for unit in order] == ["bfloat16"] * 176 + ["tf32"] * 176
+    assert len({unit.name for unit in order}) == 352
+
+
+HASHES = {"fprop": "1", "dgrad": "2", "wgrad": "3"}
+
+
+def measured_row(unit: Unit, **changed: Any) -> dict[str, Any]:
+    hashes = {name: HASHES[name] for name in results.KERNELS_OF[unit.of]}
+    about = {"layer": unit.layer.name, "pass": unit.of, "contender": "triton", "dtype": unit.dtype}
+    return {**about, "status": "ok", "kernels": hashes, "tile": {"a": "tile"}, **changed}
+
+
+def test_only_what_changed_is_stale() -> None:
+    everything = units(select("unet_up1,rn50_conv1"), ["bfloat16"])
+
+    def names(known: list[dict[str, Any]] | None, hashes: dict[str, str] = HASHES, tile: str = "tile") -> set[str]:
+        old = None if known is None else {"rows": known}
+        return {f"{u.layer.name} {u.of}" for u in stale(everything, old, hashes, lambda _: {"a": tile})}
+
+    rows = [measured_row(unit) for unit in everything]
+    both = [f"{layer} {{}}".format for layer in ("unet_up1", "rn50_conv1")]
+    assert names(rows) == set()
+    assert names(None) == names([]) == {f(of) for f in both for of in ("fprop", "dgrad", "wgrad", "step")}
+    assert names(rows, HASHES | {"wgrad": "new"}) == {f(of) for f in both for of in ("wgrad", "step")}
+    assert names(rows, tile="another") == names(None)
+    assert names(rows[1:]) == {f"{everything[0].layer.name} fprop"}
+    wrong = measured_row(everything[0], status="wrong", tile=None, kernels=None)
+    assert names([wrong, *rows[1:]]) == {f"{everything[0].layer.name} fprop"}
+
+
+@pytest.fixture
+def kernels(tmp_path: Path) -> Iterator[Path]:
+    for path in (ROOT / "tritonconv" / "kernels").glob("*.py"):
+        (tmp_path / path.name).write_text(path.read_text())
+    yield tmp_path
+
+
+def changed_hashes(folder: Path, name: str, old: str, new: str) -> set[str]:
+    before = results.kernel_hashes(folder)
+    path = folder / name
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    after = results.kernel_hashes(folder)
+    return {operator for operator in before if before[operator] != after[operator]}
+
+
+def test_the_hash_is_of_the_code(kernels: Path) -> None:
+    assert results.kernel_hashes(kernels) == results.kernel_hashes()
+    assert len(set(results.kernel_hashes().values())) == 3
+    assert changed_hashes(kernels, "wgrad.py", "\nimport triton\n", "\n# a comment\nimport triton\n") == set()
+    assert changed_hashes(kernels, "wgrad.py", '"""', '"""Words. ') == set()
+    assert changed_hashes(kernels, "wgrad.py", "import triton\n", "import triton\n\nx = 1\n") == {"wgrad"}
+
+
+def test_the_hash_follows_imports(kernels: Path) -> None:
+    assert changed_hashes(kernels, "gemm.py", "import triton\n", "import triton\n\nx = 1\n") == {"fprop", "dgrad"}
+    assert changed_hashes(kernels, "index.py", "import triton\n", "import triton\n\nx = 1\n") == set(HASHES)
+    assert changed_hashes(kernels, "dgrad.py", "import triton\n", "import triton\n\nx = 1\n") == {"dgrad"}
+
+
+def test_compiled_kernels_are_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one folder into another, where Triton's index must name the files as they lie there."""
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    with cache.kept(tmp_path) as keep:
+        first = Path(os.environ["TRITON_CACHE_DIR"])
+        (first / "KEY").mkdir()
+        (first / "KEY" / "kernel.cubin").write_bytes(b"code")
+        group = {"child_paths": {"kernel.cubin": str(first / "KEY" / "kernel.cubin")}}
+        (first / "KEY" / "__grp__kernel.json").write_text(json.dumps(group))
+        keep()
+        assert (tmp_path / cache.ARCHIVE).exists()
+    assert "TRITON_CACHE_DIR" not in os.environ
+    assert not first.exists()
+    with cache.kept(tmp_path):
+        second = Path(os.environ["TRITON_CACHE_DIR"])
+        found = json.loads((second / "KEY" / "__grp__kernel.json").read_text())["child_paths"]
+        assert Path(found["kernel.cubin"]).read_bytes() == b"code"
+        assert Path(found["kernel.cubin"]).is_relative_to(second)
+
+
+def test_without_a_folder_the_cache_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "mine")
+    with cache.kept(None) as keep:
+        keep()
+        assert os.environ["TRITON_CACHE_DIR"] == "mine"
+
+
+def device(folder: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "bench", "device", "--out", str(folder), "--rows", "rn50_c5_1x1_s2_down", *options]
+
+
+def test_a_rehearsal(tmp_path: Path) -> None:
+    """Both parts, stopped by their clocks: the tests in the middle, the rest between two problems."""
+    done = subprocess.run(device(tmp_path, "--seconds", "25"), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["correctness.json", "layers.json", "layers.md", "tests.log"]
+    correctness, layers = (results.load(tmp_path / f"{name}.json") for name in ("correctness", "layers"))
+    assert "rehearsal" in correctness
+    assert "rehearsal" in layers
+    tests, problems = correctness["rows"]
+    assert tests["outcomes"].get("passed", 0) > 0
+    assert not tests["failures"]
+    assert not problems["failures"]
+    assert problems["problems"] > 0
+    assert layers["environment"]["kernels"] == results.kernel_hashes()
+    assert layers["rows"]
+    for row in layers["rows"]:
+        assert row["status"] == "ok", row
+        assert ("kernels" in row) == (row["contender"] == "triton")
+    assert layers["complete"] == (layers["remaining"] == [])
+
+
+def test_killed_in_the_middle(tmp_path: Path) -> None:
+    """Whatever was found by then is there, and the file is valid."""
+    path = tmp_path / "layers.json"
+    options = ("--part", "layers", "--seconds", "100", "--rows", "smoke")
+    with subprocess.Popen(device(tmp_path, *options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not (path.exists() and results.load(path)["rows"]):
+            time.sleep(0.05)
+        run.send_signal(signal.SIGKILL)
+    left = results.load(path)
+    assert left["rows"]
+    assert not left["complete"]
+    assert 0 < len(left["remaining"]) < 44

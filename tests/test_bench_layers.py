@@ -1,0 +1,52 @@
+"""The benchmark's layers are those of the table, and their geometry is torch's."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.nn.functional import conv2d, conv_transpose2d
+
+from bench.layers import FAMILIES, SMOKE, Layer, read, select
+
+LAYERS = read()
+CONVOLUTIONS = [layer for layer in LAYERS if layer.why_not is None]
+
+
+def test_all_are_there() -> None:
+    assert len(LAYERS) == len({layer.name for layer in LAYERS}) == 47
+    assert [layer.why_not for layer in LAYERS if layer.why_not] == ["there is no locally connected layer yet"] * 3
+    assert [layer.name for layer in select("smoke")] == list(SMOKE)
+    assert len(SMOKE) == 12
+    assert {layer.family for layer in select("smoke")} == {layer.family for layer in LAYERS} == set(FAMILIES)
+    assert Counter(layer.family for layer in LAYERS)["depthwise"] == 10
+
+
+def test_selection_by_name() -> None:
+    assert [layer.name for layer in select("unet_up1,rn50_conv1")] == ["unet_up1", "rn50_conv1"]
+    with pytest.raises(ValueError, match="no such layer: nonsense"):
+        select("unet_up1,nonsense")
+
+
+@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=lambda layer: layer.name)
+def test_geometry_is_that_of_torch(layer: Layer, small: bool) -> None:
+    layer = layer.scaled_down() if small else layer
+    case, geometry = layer.case, layer.geometry
+    function = conv_transpose2d if case.transposed else conv2d
+    input, weight = (torch.empty(shape, device="meta") for shape in (case.input_shape, case.weight_shape))
+    result = function(input, weight, **case.arguments)
+    sides = (geometry.feature_shape, geometry.image_shape)
+    assert (input.shape, result.shape) == (sides if case.transposed else sides[::-1])
+    assert weight.shape == geometry.weight_shape
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_scaled_down_stays_what_it_is(layer: Layer) -> None:
+    small = layer.scaled_down()
+    assert small.family == layer.family
+    assert (small.case.kernel, small.case.stride, small.case.dilation) == (
+        layer.case.kernel,
+        layer.case.stride,
+        layer.case.dilation,
+    )
+    assert small.geometry.flops < 1e8

@@ -1,0 +1,141 @@
+"""What is read out of machine code, and what counts as having got worse."""
+
+from typing import Any
+
+import pytest
+
+from bench import assembly
+from bench.assembly import FUSED_MULTIPLY_ADD, MATRIX, parse_amdgcn, parse_sass
+from bench.chips import CHIPS
+
+pytest.importorskip("triton")
+
+from bench import lowering, offline
+
+SASS = """
+.text.kernel:
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+.L_x_0:
+        /*0010*/                   LDGSTS.E.BYPASS.128 [R2], desc[UR4][R4.64] ;
+.L_x_1:
+        /*0020*/              @!P0 HMMA.16816.F32.BF16 R4, R8, R10, R4 ;
+        /*0030*/                   HMMA.16816.F32.BF16 R4, R8, R10, R4 ;
+        /*0040*/              @P1  BRA `(.L_x_1) ;
+        /*0050*/                   IADD3 R2, R2, 0x1, RZ ;
+        /*0060*/                   HMMA.16816.F32.BF16 R4, R8, R10, R4 ;
+        /*0070*/               @P2 BRA `(.L_x_0) ;
+        /*0080*/                   STL [R1], R2 ;
+.L_x_2:
+        /*0090*/                   IADD3 R2, R2, 0x1, RZ ;
+        /*00a0*/               @P3 BRA `(.L_x_2) ;
+        /*00b0*/                   BRA `(.L_x_3) ;
+.L_x_3:
+        /*00c0*/                   EXIT ;
+"""
+
+
+def test_the_main_loop_is_the_smallest_that_holds_all_matrix_instructions() -> None:
+    listing = parse_sass(SASS)
+    assert len(listing.instructions) == 13
+    loop = listing.main_loop()
+    assert [one.opcode.split(".")[0] for one in loop] == ["LDGSTS", "HMMA", "HMMA", "BRA", "IADD3", "HMMA", "BRA"]
+    assert assembly.count(loop, MATRIX) == 3
+    assert assembly.products(loop) == 3 * 16 * 8 * 16
+    assert listing.count(assembly.SPILL) == 1
+    assert listing.kinds(assembly.COPY) == ["LDGSTS.E.BYPASS.128"]
+
+
+def test_a_loop_of_fmas() -> None:
+    text = SASS.replace("HMMA.16816.F32.BF16", "FFMA")
+    assert assembly.products(parse_sass(text).main_loop()) == 3 * 32
+    assert assembly.count(parse_sass(text).main_loop(), FUSED_MULTIPLY_ADD) == 3
+    assert parse_sass(SASS.replace("HMMA", "IMAD")).main_loop() == []
+
+
+def test_products_of_warpgroups() -> None:
+    """A wgmma of 64x128x16 is formed by four warps, an FFMA2 forms two products."""
+    lines = "        /*0010*/  {} R4, R8 ;\n"
+    assert assembly.products(parse_sass(lines.format("HGMMA.64x128x16.F32.BF16")).instructions) == 64 * 128 * 16 // 4
+    assert assembly.products(parse_sass(lines.format("HMMA.1688.F32.TF32")).instructions) == 16 * 8 * 8
+    assert assembly.products(parse_sass(lines.format("FFMA2")).instructions) == 64
+
+
+def test_amd() -> None:
+    text = ".LBB0_1:\n\tv_mfma_f32_32x32x8_bf16 a[0:15], v[0:1]\n\ts_cbranch_scc1 .LBB0_1\n\ts_endpgm\n"
+    listing = parse_amdgcn(text)
+    assert [one.opcode for one in listing.main_loop()] == ["v_mfma_f32_32x32x8_bf16", "s_cbranch_scc1"]
+
+
+@pytest.mark.parametrize(
+    ("arch", "registers", "warps", "shared", "blocks", "of"),
+    [
+        ("sm_90", 128, 8, 0, 2, 64),  # 65,536 registers are 16 warps of 4,096
+        ("sm_90", 138, 8, 0, 1, 64),  # 138 * 32 rounds up to 4,608: 14 warps
+        ("sm_90", 32, 4, 98_432, 2, 64),  # 228 KiB over 98,432 + 1,024 bytes
+        ("sm_86", 32, 4, 0, 12, 48),  # 48 warps
+        ("sm_89", 16, 1, 0, 24, 48),  # 24 blocks
+        ("gfx942", 128, 4, 0, 4, 32),  # 512 registers a lane and SIMD: 4 waves on each of 4 SIMDs
+    ],
+)
+def test_occupancy(arch: str, registers: int, warps: int, shared: int, blocks: int, of: int) -> None:
+    assert CHIPS[arch].occupancy(registers, warps, shared) == pytest.approx(blocks * warps / of)
+
+
+def test_the_bound_is_the_data_sheets_rate() -> None:
+    """128x128x64 products in 512 cycles, which is what the tensor cores of an H100 take: 989 TFLOP/s."""
+    chip = CHIPS["sm_90"]
+    step = 128 * 128 * 64
+    assert step / chip.products("bfloat16") == 512
+    assert chip.bound_tflops(step, 512) == pytest.approx(989, rel=0.01)
+    assert chip.bound_tflops(step, 1024) == pytest.approx(989 / 2, rel=0.01)
+    assert CHIPS["sm_80"].bound_tflops(1024, 1) == pytest.approx(312, rel=0.01)
+
+
+def row(**changed: Any) -> lowering.Row:
+    about = dict(kernel="fprop", tile="128x128x64w8s3", dtype="bfloat16", arch="sm_90", x_vector=8, y_vector=8)
+    found = dict(spill_bytes=0, shared_bytes=1000, mma="HGMMA", copy="LDGSTS.128", instructions_per_step=100, occupancy=0.5)
+    return about | found | {"triton": "3.7.1"} | changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"spill_bytes": 8}, "spill_bytes 0 -> 8"),
+        ({"shared_bytes": 1001}, "shared_bytes 1000 -> 1001"),
+        ({"mma": None}, "mma HGMMA -> None"),
+        ({"copy": "LDGSTS.32"}, "copy LDGSTS.128 -> LDGSTS.32"),
+        ({"instructions_per_step": 103}, "instructions_per_step 100 -> 103"),
+        ({"instructions_per_step": None}, "instructions_per_step 100 -> None"),
+        ({"occupancy": 0.25}, "occupancy 0.5 -> 0.25"),
+    ],
+)
+def test_regressions_are_found(changed: dict[str, Any], words: str) -> None:
+    (found,) = lowering.regressions([row(**changed)], [row()])
+    assert found.endswith(words)
+    assert "fprop 128x128x64w8s3 bfloat16 sm_90" in found
+
+
+def test_what_is_better_or_can_not_be_compared_is_no_regression() -> None:
+    better = row(instructions_per_step=90, occupancy=0.75, shared_bytes=500)
+    assert lowering.regressions([better, row(instructions_per_step=102)], [row()]) == []
+    other = [row(triton="3.6.0", spill_bytes=8), row(tile="64x64x64w4s3", spill_bytes=8)]
+    assert lowering.regressions(other, [row()]) == []
+    assert lowering.compared([*other, row()], [row()]) == 1
+
+
+def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
+    from bench.layers import read
+
+    layers = read()
+    found = offline.jobs(["sm_80", "sm_90"], ["bfloat16"], offline.KERNELS, layers, everywhere=False)
+    assert {job.kernel for job in found} == set(offline.KERNELS)
+    assert {job.arch for job in found} == {"sm_80", "sm_90"}
+    assert len(set(found)) == len(found)
+    chosen = offline.picked(layers, "bfloat16", "sm_90")
+    assert set(chosen) <= set(found)
+    measured = {layer.name for layer in layers if layer.why_not is None}
+    for kernel in offline.KERNELS:
+        named = [name for job, names in chosen.items() if job.kernel == kernel for name in names]
+        assert sorted(named) == sorted(measured), kernel
+    everywhere = offline.jobs(["sm_90"], ["bfloat16"], ["fprop"], [], everywhere=True)
+    assert {job.memory for job in everywhere} == set(offline.memories("fprop", 2))

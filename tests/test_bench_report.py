@@ -1,0 +1,105 @@
+"""Reports from the committed sample, and the README's section from the committed evidence."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import compare, publish, report, results
+from bench.results import RESULTS, ROOT
+
+pytest.importorskip("matplotlib")
+
+SAMPLE = sorted((ROOT / "bench" / "sample").glob("*.json"))
+
+
+def test_the_sample_says_what_it_is() -> None:
+    assert len(SAMPLE) == 2
+    for path in SAMPLE:
+        run = results.load(path)
+        assert "sample" in run
+        assert report.report(run).splitlines()[2].startswith("**A sample")
+        assert path.stat().st_size < 200_000
+        with pytest.raises(ValueError, match="a sample can not be published"):
+            publish.publish(run)
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "report", *map(str, SAMPLE), "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    drawn = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert drawn == [f"report-{kind}-float32.png" for kind in ("commits", "reference", "roofline")]
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in tmp_path.glob("*.png"))
+    assert (tmp_path / "report.md").read_text() in done.stdout
+    merged = results.merged([results.load(path) for path in SAMPLE])
+    ratio = compare.speedups(merged["rows"], "reference", "float32")["rn50_c3_3x3", "fprop"]
+    assert re.search(rf"\| rn50_c3_3x3 \| {ratio:.2f} \(", done.stdout)
+
+
+def test_against_older_results(capsys: pytest.CaptureFixture[str]) -> None:
+    old = results.load(SAMPLE[0])
+    slower = {**old, "rows": [dict(row) for row in old["rows"]]}
+    changed = next(row for row in slower["rows"] if row["contender"] == "reference" and row["status"] == "ok")
+    changed["wall_us"] = {name: value * 10 for name, value in changed["wall_us"].items()}
+    assert report.against(old, old, 0.05) == 0
+    assert report.against(slower, old, 0.05) == 1
+    assert f"{changed['layer']} {changed['pass']} reference float32: 10.00x the time" in capsys.readouterr().out
+
+
+def test_the_readme_speaks_of_the_evidence() -> None:
+    text = (ROOT / "README.md").read_text()
+    section = text.split(publish.BEGIN)[1].split(publish.END)[0].strip()
+    assert section == publish.section(RESULTS), "run python -m bench lowering --publish, or report --publish"
+    if not results.evidence():
+        assert "Nothing has been timed on a GPU yet" in section
+
+
+def evidence(**environment: Any) -> results.Results:
+    """A run as a GPU would give it: here of the sample's numbers, to see what is made of it."""
+    run = {name: value for name, value in results.load(SAMPLE[0]).items() if name not in ("sample", "rehearsal")}
+    gpu = dict(gpu="NVIDIA Test", driver="1", date="2026-01-02T03:04:05", kernels=results.kernel_hashes(), commit="abc")
+    rows = [row | {"contender": {"reference": "triton"}.get(row["contender"], "torch")} for row in run["rows"]]
+    run["rows"] = [row for row in rows if row["status"] == "ok"]
+    return run | {"environment": run["environment"] | gpu | environment}
+
+
+def test_publishing(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{publish.BEGIN}\nold\n{publish.END}\nafter\n")
+    written = publish.publish(evidence(), tmp_path, readme)
+    assert {"nvidia-test-2026-01-02.json", "nvidia-test-2026-01-02.md", "README.md"} <= {path.name for path in written}
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    for words in ("NVIDIA Test", "Worst: ", "Best: ", "old"):
+        assert (words in text) == (words != "old")
+    ratios = compare.speedups(evidence()["rows"], "triton", "float32")
+    wins = sum(ratio > 1 for ratio in ratios.values())
+    assert f"Faster than cuDNN in {wins} of {len(ratios)}" in text
+    worst = min(ratios, key=lambda place: ratios[place])
+    assert f"Worst: {worst[0]} {worst[1]} {ratios[worst]:.2f}" in text
+    known = results.committed("NVIDIA Test", tmp_path)
+    assert known is not None
+    assert len(known["rows"]) == len(evidence()["rows"])
+    assert results.committed("NVIDIA Other", tmp_path) is None
+
+
+def test_a_run_without_a_commit_is_known_by_its_kernels(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{publish.BEGIN}{publish.END}")
+    with pytest.raises(ValueError, match="does not know its commit"):
+        publish.publish(evidence(commit=None, kernels={"fprop": "other"}), tmp_path, readme)
+    if results.head() is not None:
+        publish.publish(evidence(commit=None), tmp_path, readme)
+        (path,) = tmp_path.glob("*.json")
+        assert results.load(path)["environment"]["commit"] == results.head()
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('{"something": 1}')
+    with pytest.raises(ValueError, match="holds no results"):
+        results.load(path)
