@@ -1,6 +1,7 @@
 """The rows of `bench lowering` as tables. Needs no compiler."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,13 @@ def summary(path: Path, dtype: str = "bfloat16", archs: Sequence[str] = ("sm_80"
             names = ("registers", "spill_bytes", "instructions_per_step", "instructions_per_mma_cycle", "bound_tflops")
             body.append([f"{arch} `{kernel}`", best["tile"], len(best["layers"]), *(best[name] for name in names)])
     header = ["bfloat16", "tile", "layers", "registers", "spilled", "instr./step", "per mma cycle", "bound"]
-    worst = sum(row["spill_bytes"] > 0 for row in load(path))
-    return (
-        f"{table.markdown(header, body)}\n\n"
-        f"From [bench/results/lowering.json](bench/results/lowering.json): {len(load(path))} kernels compiled with "
-        f"Triton {', '.join(sorted({row['triton'] for row in rows}))}, {worst} of which spill registers. Here, the "
-        "tile that most of the benchmark's layers choose; instructions of each warp per step of the main loop, and of "
-        "all warps per cycle of the tensor cores, of which 4 can be issued; bound: TFLOP/s of the data sheet's chip if "
-        "nothing else took time. None of it was measured."
+    compiled = load(path)
+    spilled = sum(row["spill_bytes"] > 0 for row in compiled)
+    text = (
+        f"From [bench/results/lowering.json](bench/results/lowering.json): {len(compiled)} kernels compiled with "
+        f"Triton {', '.join(sorted({row['triton'] for row in rows}))}, {spilled} of which spill registers. Here, the tile that "
+        "most of the benchmark's layers choose; instructions of each warp per step of the main loop, and of all warps "
+        "per cycle of the tensor cores, of which 4 can be issued; bound: TFLOP/s of the data sheet's chip if nothing "
+        "else took time. None of it was measured."
     )
+    return f"{table.markdown(header, body)}\n\n{textwrap.fill(text, 120, break_on_hyphens=False)}"

@@ -53,7 +53,7 @@ def speedup_bars(results: Results, contender: str, dtype: str, path: Path) -> Pa
         axis.set_title(f"{of}: geometric mean {compare.geometric_mean(values):.2f}", fontsize=10)
         logarithmic(axis, "x")
         axis.margins(y=0.01)
-    figure.supxlabel(f"{contender} over torch in {dtype}: times as fast", fontsize=9)
+    figure.supxlabel(f"{contender} over torch in {dtype}: how many times as fast; above 1 is a win", fontsize=9)
     present = [family for family in FAMILIES if family in {families[layer] for layer, _ in found}]
     handles = [Rectangle((0, 0), 1, 1, color=COLORS[family]) for family in present]
     figure.legend(handles, present, loc="upper center", ncols=len(present), fontsize=8, bbox_to_anchor=(0.5, 1.04))

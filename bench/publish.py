@@ -48,8 +48,7 @@ def section(folder: Path = RESULTS) -> str:
     if not runs:
         return "\n\n".join(
             [
-                "**Nothing has been timed on a GPU yet.** What can be said without one is what the compiler makes of "
-                "the kernels:",
+                "**Nothing has been timed on a GPU yet.** Without one, this is what the compiler makes of the kernels:",
                 lowering_table.summary(folder / "lowering.json"),
             ]
         )

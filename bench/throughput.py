@@ -14,7 +14,6 @@ from bench.measure import about
 from bench.schedule import Clock, Record, in_time
 from bench.session import Session
 
-
 # Bad rows that are printed; all are in the record.
 SHOWN = 20
 

@@ -3,11 +3,11 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,6 +15,7 @@ from bench import check, results
 from bench.contenders import DTYPES, Problem, at_its_best
 from bench.layers import Layer, select
 from bench.offline import launches, operands_for, precompile
+from bench.schedule import Clock, in_time
 from bench.timing import on_device, spread
 from tritonconv import launch, measured, processor, tiles
 from tritonconv.geometry import Operator
@@ -40,41 +41,51 @@ def main(args: argparse.Namespace) -> int:
         return 2
     device = torch.device("cuda")
     gpu = processor.device_of(device)
-    path = args.out or measured.FOLDER / measured.file_of(gpu.name)
-    table = Table(path, gpu.name, results.kernel_hashes())
-    todo = [
-        (dtype, layer, operator)
-        for dtype in args.dtypes
-        for layer in select(args.rows)
-        for operator in results.OPERATORS
-        if layer.why_not is None and (args.again or not table.has(key_of(layer, operator, dtype, gpu), operator))
-    ]
-    deadline = time.monotonic() + args.seconds if args.seconds else float("inf")
-    tried = [
-        (layer, dtype, operator, candidates(layer, operator, dtype, gpu, args.grid)) for dtype, layer, operator in todo
-    ]
-    precompile(
-        (launches(o, d, layer.geometry, gpu, tile, bias=False) for layer, d, o, ts in tried for tile in ts), device
-    )
-    wrong = 0
+    table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu.name, results.kernel_hashes())
+    todo = tasks(select(args.rows), args.dtypes, gpu, None if args.again else table, args.grid)
+    clock = Clock(args.seconds or float("inf"))
+    precompile((task.launches(tile, gpu) for task in todo for tile in task.candidates), device)
+    wrong = done = 0
     problem: Problem | None = None
-    for done, (layer, dtype, operator, ts) in enumerate(tried):
-        if time.monotonic() > deadline:
-            print(f"the time is up: {len(tried) - done} of {len(tried)} problems are left; call again to go on")
-            break
-        if problem is None or (problem.layer, problem.dtype) != (layer, dtype):
-            problem = None
-            problem = Problem.draw(layer, dtype, device)
-        row, refused = tune(problem, operator, ts, gpu, timer=lambda calls: medians(calls, device))
-        wrong += len(refused)
-        print("\n".join(refused), end="\n" * bool(refused))
+    for task in in_time(todo, clock):
+        if problem is None or (problem.layer, problem.dtype) != (task.layer, task.dtype):
+            problem = None  # before the next is drawn, for memory
+            problem = Problem.draw(task.layer, task.dtype, device)
+        row, refused = tune(problem, task.operator, task.candidates, gpu, timer=lambda calls: medians(calls, device))
+        wrong, done = wrong + len(refused), done + 1
+        for line in refused:
+            print(line)
         if row is not None:
             table.add(row)
-            print(
-                f"{layer.name} {operator} {dtype}: {row['name']} {row['microseconds']} us, margin {row['margin']}",
-                flush=True,
-            )
+            result = f"{row['name']} in {row['microseconds']} us, margin {row['margin']}"
+            print(f"{task.layer.name} {task.operator} {task.dtype}: {result}", flush=True)
+    print(f"{done} of {len(todo)} problems tuned{'' if done == len(todo) else ', call again to go on'}: {table.path}")
     return 1 if wrong else 0
+
+
+class Task(NamedTuple):
+    """One problem to tune, and the tiles to try."""
+
+    layer: Layer
+    operator: Operator
+    dtype: str
+    candidates: list[tiles.Tile]
+
+    def launches(self, tile: tiles.Tile, gpu: tiles.Device) -> list[launch.Launch]:
+        return launches(self.operator, self.dtype, self.layer.geometry, gpu, tile, bias=False)
+
+
+def tasks(
+    layers: Sequence[Layer], dtypes: Sequence[str], gpu: tiles.Device, known: "Table | None", grid: bool
+) -> list[Task]:
+    """What `known` has no row of. Of layers that share a row, the first stands for all."""
+    found: dict[measured.Key, Task] = {}
+    for dtype, layer, operator in product(dtypes, layers, results.OPERATORS):
+        if layer.why_not is None:
+            key = key_of(layer, operator, dtype, gpu)
+            if key not in found and not (known and known.has(key, operator)):
+                found[key] = Task(layer, operator, dtype, candidates(layer, operator, dtype, gpu, grid))
+    return list(found.values())
 
 
 def key_of(layer: Layer, operator: Operator, dtype: str, gpu: tiles.Device) -> measured.Key:
@@ -119,11 +130,7 @@ def tune(
         ranking = sorted(timer(calls).items(), key=lambda item: item[1])
     (best, fastest), *others = ranking
     row = {
-        "key": list(
-            measured.key(
-                problem.geometry, operator, *astuple(operands_for(operator, problem.dtype, problem.geometry, gpu))
-            )
-        ),
+        "key": list(key_of(problem.layer, operator, problem.dtype, gpu)),
         "tile": list(astuple(best)),
         "name": str(best),
         "microseconds": round(fastest, 3),
@@ -146,7 +153,7 @@ class Table:
     def __init__(self, path: Path, gpu: str, hashes: dict[str, str]) -> None:
         self.path = path
         self.hashes = hashes
-        found = json.loads(path.read_text()) if path.exists() else {"gpu": gpu, "rows": []}
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"gpu": gpu, "rows": []}
         if found["gpu"] != gpu:
             raise ValueError(f"{path} is the table of {found['gpu']}, not of {gpu}")
         self.gpu = gpu

@@ -93,7 +93,9 @@ def test_the_bound_is_the_data_sheets_rate() -> None:
 
 def row(**changed: Any) -> lowering.Row:
     about = dict(kernel="fprop", tile="128x128x64w8s3", dtype="bfloat16", arch="sm_90", x_vector=8, y_vector=8)
-    found = dict(spill_bytes=0, shared_bytes=1000, mma="HGMMA", copy="LDGSTS.128", instructions_per_step=100, occupancy=0.5)
+    found = dict(
+        spill_bytes=0, shared_bytes=1000, mma="HGMMA", copy="LDGSTS.128", instructions_per_step=100, occupancy=0.5
+    )
     return about | found | {"triton": "3.7.1"} | changed
 
 

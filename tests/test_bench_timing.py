@@ -1,0 +1,131 @@
+"""The order of things when a GPU is timed, on a GPU that only writes down what it is told to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from bench import timing
+
+CPU = torch.device("cpu")
+
+
+class Log(list[str]):
+    """Stands in for torch.cuda."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.capturing = False
+        self.clock = 0.0
+        self.refuses = False
+
+    def event(self, **_: Any) -> Any:
+        log = self
+
+        class Event:
+            def record(self) -> None:
+                log.append("event")
+                self.time = log.clock
+
+            def synchronize(self) -> None: ...
+
+            def elapsed_time(self, end: Any) -> float:
+                elapsed: float = end.time - self.time
+                return elapsed
+
+        return Event()
+
+    def graph_of(self) -> Any:
+        log = self
+
+        class Graph:
+            def replay(self) -> None:
+                log.append("replay")
+                log.clock += 2.0  # milliseconds
+
+        return Graph()
+
+    @contextmanager
+    def capture(self, graph: Any) -> Iterator[None]:
+        if self.refuses:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.capturing = True
+        yield
+        self.capturing = False
+
+    @contextmanager
+    def on_stream(self, stream: Any) -> Iterator[None]:
+        yield
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    log = Log()
+
+    class Stream:
+        def __init__(self, *_: Any) -> None: ...
+
+        def wait_stream(self, other: Any) -> None: ...
+
+    replaced = {
+        "Event": log.event,
+        "CUDAGraph": log.graph_of,
+        "graph": log.capture,
+        "stream": log.on_stream,
+        "Stream": Stream,
+        "current_stream": Stream,
+        "synchronize": lambda *_: None,
+        "memory_allocated": lambda *_: 1000,
+        "max_memory_allocated": lambda *_: 1900,
+        "reset_peak_memory_stats": lambda *_: None,
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    plain = torch.Tensor.zero_
+
+    def zero(tensor: torch.Tensor) -> torch.Tensor:
+        log.append("flush" if tensor.nbytes == timing.COLD else "zero")
+        return plain(tensor)
+
+    monkeypatch.setattr(timing, "COLD", 1 << 10)
+    monkeypatch.setattr(torch.Tensor, "zero_", zero)
+    return log
+
+
+def test_each_run_is_a_replay_between_events_after_a_flush(log: Log) -> None:
+    def call() -> tuple[torch.Tensor, ...]:
+        log.append("captured" if log.capturing else "called")
+        return (torch.ones(50),)
+
+    times = timing.on_device({"a": call, "b": call}, CPU, budget=0.0)
+    assert log.count("captured") == 2
+    first = log.index("flush")
+    assert "called" not in log[first:]
+    assert log[first:] == ["flush", "event", "replay", "event"] * 20
+    for name in ("a", "b"):
+        assert times[name].device == [2000.0] * 10  # microseconds
+        assert times[name].how == "graph"
+        assert times[name].extra_bytes == 900 - 200  # the peak, without operands and without the result
+
+
+def test_what_can_not_be_captured_is_called(log: Log) -> None:
+    log.refuses = True
+
+    def call() -> tuple[torch.Tensor, ...]:
+        log.append("called")
+        log.clock += 1.0
+        return ()
+
+    times = timing.on_device({"a": call}, CPU, budget=0.0)["a"]
+    first = log.index("flush")
+    assert log[first:] == ["flush", "event", "called", "event"] * 10
+    assert (times.how, times.device) == ("events", [1000.0] * 10)
+
+
+def test_eager_calls_are_timed_to_their_end() -> None:
+    times = timing.side_by_side({"a": lambda: (torch.ones(1),)}, CPU, budget=0.001)["a"]
+    assert times.device == times.host == []
+    assert len(times.wall) >= 10
+    assert all(0 < wall < 1e5 for wall in times.wall)
