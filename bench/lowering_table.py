@@ -60,11 +60,9 @@ def summary(path: Path, dtype: str = "bfloat16", archs: Sequence[str] = ("sm_80"
     header = ["bfloat16", "tile", "layers", "registers", "spilled", "instr./step", "per mma cycle", "bound"]
     compiled = load(path)
     spilled = sum(row["spill_bytes"] > 0 for row in compiled)
-    text = (
-        f"From [bench/results/lowering.json](bench/results/lowering.json): {len(compiled)} kernels compiled with "
-        f"Triton {', '.join(sorted({row['triton'] for row in rows}))}, {spilled} of which spill registers. Here, the tile that "
-        "most of the benchmark's layers choose; instructions of each warp per step of the main loop, and of all warps "
-        "per cycle of the tensor cores, of which 4 can be issued; bound: TFLOP/s of the data sheet's chip if nothing "
-        "else took time. None of it was measured."
-    )
-    return f"{table.markdown(header, body)}\n\n{textwrap.fill(text, 120, break_on_hyphens=False)}"
+    text = f"""From [bench/results/lowering.json](bench/results/lowering.json): {len(compiled)} kernels compiled with
+        Triton {", ".join(sorted({row["triton"] for row in rows}))}, {spilled} of which spill registers. Here, the tile
+        that most of the benchmark's layers choose; instructions of each warp per step of the main loop, and of all
+        warps per cycle of the tensor cores, of which 4 can be issued; bound: TFLOP/s of the data sheet's chip if
+        nothing else took time. None of it was measured."""
+    return f"{table.markdown(header, body)}\n\n{textwrap.fill(' '.join(text.split()), 120, break_on_hyphens=False)}"

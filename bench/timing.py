@@ -60,7 +60,7 @@ def on_device(calls: dict[Name, Call], device: torch.device, budget: float = BUD
     for name, call in calls.items():
         replays[name], times[name].how, times[name].extra_bytes = captured(call, device)
     cold = torch.empty(COLD, dtype=torch.uint8, device=device)
-    for name in turns({name: _seconds(replay) for name, replay in replays.items()}, budget):
+    for name in turns({name: _seconds(replay, device) for name, replay in replays.items()}, budget):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         cold.zero_()  # long enough for what follows to be queued by the time it ends
         start.record()
@@ -108,19 +108,14 @@ def captured(call: Call, device: torch.device) -> tuple[Call, str, int]:
 
 def _in_eager_mode(calls: dict[Name, Call], times: dict[Name, Times], device: torch.device, budget: float) -> None:
     """From the call to its result, as a user waits; and, on a GPU, until the host is free for the next call."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     for call in calls.values():
         call()
-    for name in turns({name: _seconds(call, wait) for name, call in calls.items()}, budget):
-        wait()
+    for name in turns({name: _seconds(call, device) for name, call in calls.items()}, budget):
+        _wait(device)
         start = time.perf_counter()
         calls[name]()
         free = time.perf_counter()
-        wait()
+        _wait(device)
         times[name].wall.append(1e6 * (time.perf_counter() - start))
         if device.type == "cuda":
             times[name].host.append(1e6 * (free - start))
@@ -135,9 +130,14 @@ def turns(seconds: dict[Name, float], budget: float) -> list[Name]:
     return [name for turn in range(rounds) for name in (order if turn % 2 == 0 else order[::-1])]
 
 
-def _seconds(call: Call, wait: Call = torch.cuda.synchronize) -> float:
-    wait()
+def _seconds(call: Call, device: torch.device) -> float:
+    _wait(device)
     start = time.perf_counter()
     call()
-    wait()
+    _wait(device)
     return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
