@@ -21,13 +21,13 @@ pytest.importorskip("triton")
 from bench.lowering import compared, regressions
 
 COMMITTED = load(RESULTS / "lowering.json")
-KERNELS = ["fprop", "dgrad", "wgrad", "wgrad_with_bias", "sum_partials"]
+KERNELS = ["fprop", "dgrad", "wgrad_with_bias", "wgrad"]
 
 
-def lowered(folder: Path, arch: str, dtype: str, kernel: str, *more: str) -> list[dict[str, Any]]:
+def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, Any]]:
     """The rows that `python -m bench lowering` writes: a process that interprets kernels can not compile them."""
     path = folder / "rows.json"
-    options = ["--arch", arch, "--dtype", dtype, "--kernel", kernel, "--processes", "1", "--json", str(path), *more]
+    options = ["--arch", arch, "--dtype", dtype, "--processes", "1", "--json", str(path), *more]
     done = subprocess.run(
         [sys.executable, "-m", "bench", "lowering", *options],
         cwd=ROOT,
@@ -44,7 +44,7 @@ def lowered(folder: Path, arch: str, dtype: str, kernel: str, *more: str) -> lis
 
 @pytest.mark.parametrize("kernel", KERNELS[:3])
 def test_amd(kernel: str, tmp_path: Path) -> None:
-    rows = lowered(tmp_path, "gfx942", "bfloat16", kernel)
+    rows = lowered(tmp_path, "gfx942", "bfloat16", "--kernel", kernel)
     assert len(rows) >= 8
     for row in rows:
         assert row["mma"].startswith("v_mfma"), row
@@ -69,17 +69,17 @@ def test_amd(kernel: str, tmp_path: Path) -> None:
     ],
 )
 def test_every_shipped_tile(arch: str, dtype: str, kernel: str, tmp_path: Path) -> None:
-    # wgrad without the bias is a part of wgrad with it, and compiled only where it runs best.
-    rows = lowered(tmp_path, arch, dtype, kernel, *(["--everywhere"] if kernel != "wgrad" else []))
+    # wgrad without the bias is a part of wgrad with it, and compiled only where it runs best or layers need it.
+    more = ["wgrad", "sum_partials"] if kernel == "wgrad" else [kernel, "--everywhere"]
+    rows = lowered(tmp_path, arch, dtype, "--kernel", *more)
     assert regressions(rows, COMMITTED) == []
     if rows[0]["triton"] == COMMITTED[0]["triton"]:
-        assert compared(rows, COMMITTED) >= (1 if kernel == "sum_partials" else 4)
-    if kernel == "sum_partials":
-        assert [row["spill_bytes"] for row in rows] == [0]
-        return
+        assert compared(rows, COMMITTED) >= 4
+    adding = [row for row in rows if row["kernel"] == "sum_partials"]
+    assert [row["spill_bytes"] for row in adding] == [0] * (kernel == "wgrad")
     itemsize = 2 if dtype == "bfloat16" else 4
     assert any(row["tile"].startswith("128x128x" if dtype != "float32" else "128x64x") for row in rows)
-    for row in rows:
+    for row in (row for row in rows if row not in adding):
         # Of fprop and dgrad the one side is loaded and the other stored; wgrad loads both.
         sides = {"x": row["x_vector"], "y": row["y_vector"]}
         loaded = {"fprop": [sides["x"]], "dgrad": [sides["y"]]}.get(kernel, [*sides.values()])
@@ -89,7 +89,9 @@ def test_every_shipped_tile(arch: str, dtype: str, kernel: str, tmp_path: Path) 
         assert bool(row["mma"]) != (dtype == "float32"), row
         assert (row["ffma_share"] is None) != (dtype == "float32"), row
         assert row["instructions_per_step"] > 0, row
-        assert bool(row["copy"]) >= (max(loaded) * itemsize >= 4), row
+        # On sm_80, a side of wgrad that can not be copied asynchronously keeps the other from it.
+        asynchronous = min(loaded) if kernel == "wgrad" else max(loaded)
+        assert bool(row["copy"]) >= (asynchronous * itemsize >= 4), row
         if kernel in ("fprop", "dgrad") and loaded[0] * itemsize == 16:
             assert any(name.endswith(".128") for name in copies), row
         if kernel.startswith("wgrad") and dtype == "bfloat16" and min(loaded) == 8:
