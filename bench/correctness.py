@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from itertools import count
@@ -48,12 +49,12 @@ def run(args: argparse.Namespace, device: torch.device, clock: Clock) -> int:
     return int(bool(tests["failures"] or problems["failures"]))
 
 
-def run_tests(seconds: float, log: Path) -> results.Row:
+def run_tests(seconds: float, log: Path, names: Sequence[str] = TESTS) -> results.Row:
     """The outcomes of as many tests as fit into the time, in processes of their own."""
     with tempfile.TemporaryDirectory() as folder:
         outcomes = Path(folder) / "outcomes"
         workers = ["-n", str(min(8, os.cpu_count() or 1))] if find_spec("xdist") else []
-        files = [f"tests/test_{name}.py" for name in TESTS]
+        files = [f"tests/test_{name}.py" for name in names]
         options = ["-q", "-m", "not slow", "-p", "bench.recorder", "--record", str(outcomes)]
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -119,7 +120,7 @@ def check_random(seed: int, transposed: bool, dtype: str, device: torch.device) 
     case = random_case(seed, transposed)
     operands = case.operands(DTYPES[dtype], str(device))
     layout = ("all_zero_strides", *LAYOUTS)[seed % (1 + len(LAYOUTS))]
-    gradient = hostile(forward(case, *operands).shape, DTYPES[dtype], layout).to(device)
+    gradient = hostile(forward(case, *operands).shape, DTYPES[dtype], layout, device=str(device))
     function = tritonconv.conv_transpose2d if transposed else tritonconv.conv2d
     with at_its_best(dtype):
         actual = step(partial(function, **case.arguments, implementation="triton"), operands, gradient)

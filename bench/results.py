@@ -30,6 +30,15 @@ OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
 # Which kernels a pass of a layer runs: a step runs all three.
 KERNELS_OF: dict[str, tuple[Operator, ...]] = {name: (name,) for name in OPERATORS} | {"step": OPERATORS}
 
+# What CUDA says, by way of torch or Triton, when a context is broken for good.
+STICKY = (
+    "illegal memory access",
+    "misaligned address",
+    "illegal instruction",
+    "unspecified launch failure",
+    "device-side assert",
+)
+
 Row = dict[str, Any]
 Results = dict[str, Any]
 
@@ -138,7 +147,7 @@ def matches(row: Row, hashes: dict[str, str]) -> bool:
 
 def is_sticky(error: Exception) -> bool:
     """Whether the GPU is lost to this process: every call from now on would fail, and nothing of it would be true."""
-    return "CUDA error" in str(error) and not isinstance(error, torch.OutOfMemoryError)
+    return any(words in f"{error}" for words in STICKY)
 
 
 def _version(package: str) -> str | None:

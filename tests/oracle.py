@@ -95,11 +95,14 @@ def scales(case: Case, operands: Sequence[Tensor | None], gradient: Tensor) -> l
     return [max(part.mean().sqrt().item(), 1e-30) if part.numel() else 1e-30 for part in parts]
 
 
-def hostile(shape: torch.Size, dtype: torch.dtype, layout: str, integer: bool = False) -> Tensor:
-    """An incoming gradient in a layout that backward has been known to mishandle."""
+def hostile(shape: torch.Size, dtype: torch.dtype, layout: str, integer: bool = False, device: str = "cpu") -> Tensor:
+    """An incoming gradient in a layout that backward has been known to mishandle.
+
+    It is laid out on its device: on the way to another, a tensor loses its strides if it has gaps or overlaps.
+    """
     if layout == "all_zero_strides":  # what y.sum().backward() hands over
-        return torch.ones((), dtype=dtype).expand(shape)
+        return torch.ones((), dtype=dtype, device=device).expand(shape)
     generator = torch.Generator().manual_seed(1)
     if integer:
-        return laid_out(torch.randint(-2, 3, shape, generator=generator).to(dtype), layout)
-    return laid_out(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype), layout)
+        return laid_out(torch.randint(-2, 3, shape, generator=generator).to(device, dtype), layout)
+    return laid_out(torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype), layout)

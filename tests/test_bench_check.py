@@ -39,10 +39,10 @@ def test_contenders_compute_the_same(contender: str, of: Pass) -> None:
         check.verify(of, problem, results, check.samples(of, problem))
 
 
-def test_the_fused_layers_compete_in_both_formats() -> None:
-    """Here in Triton's interpreter, with a problem of a few steps."""
+def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
+    """On the GPU, or in Triton's interpreter with a problem of a few steps."""
     (layer,) = select("rn50_c5_1x1_s2_down")
-    problem = Problem.draw(layer.scaled_down(), "float32", CPU)
+    problem = Problem.draw(layer.scaled_down(), "float32", torch.device(device))
     for contender in ("triton", "triton-nchw"):
         (row,) = measure.measure(problem, "fprop", [contender], CEILINGS, ENVIRONMENT)
         assert (row["status"], row["kernels"]) == ("ok", {"fprop": "f"})

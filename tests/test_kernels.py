@@ -56,7 +56,7 @@ def steps(case: Case, dtype: str, device: str, layout: str, **drawn: Any) -> lis
     operands = [guarded(t) for t in case.operands(DTYPES[dtype], device, **drawn)]
     function = tritonconv.conv_transpose2d if case.transposed else tritonconv.conv2d
     shape = forward(case, *operands).shape
-    gradient = guarded(hostile(shape, DTYPES[dtype], layout, drawn.get("integer", False)).to(device))
+    gradient = guarded(hostile(shape, DTYPES[dtype], layout, drawn.get("integer", False), device))
     actual = step(partial(function, **case.arguments, implementation="triton"), operands, gradient)
     expected, scale = expected_step(case, operands, gradient), scales(case, operands, gradient)
     return [Part(*values) for values in zip(PARTS, actual, expected, scale, strict=False)]
