@@ -14,8 +14,9 @@ test-all: .venv/installed
 
 # On a GPU, the fused layers beside cuDNN; without one, the reference beside torch.nn, on small layers.
 bench: .venv/installed
-	$(BIN)/python -m pytest bench -q --benchmark-quiet --benchmark-json build/bench.json $(ARGS)
-	$(BIN)/python -m bench report build/bench.json --out build/bench
+	@mkdir -p build && rm -f build/bench.json
+	$(BIN)/python -m pytest bench -q --benchmark-quiet --save build/bench.json $(ARGS); status=$$?; \
+	$(BIN)/python -m bench report build/bench.json --out build/bench && exit $$status
 
 # The kernels under the oldest torch and Triton that are supported, in an environment of their own.
 test-oldest: .venv-oldest/installed

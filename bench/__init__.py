@@ -1,1 +1,16 @@
-"""Throughput, side by side with what a user would pick instead, and the evidence it produced (`bench/results/`)."""
+"""Throughput, side by side with what a user would pick instead, and the evidence it produced (`results/`).
+
+    layers            the problems: 47 layers of real networks, and their families
+    contenders        what is timed: each pass, as torch, tritonconv and others compute it
+    check, timing     is it right, against float64; and how long does it take
+    roof              how long would it take at the ceilings of this machine
+    measure, session  all of that for one problem, and for one run: the rows of the record
+    test_throughput   `pytest bench`
+    results           the record as JSON: rows, ceilings, environment
+    report/           tables, pictures, what changed, and the README's section
+    device/           the standing work for a GPU that is there only for minutes
+    tune/             which tile is best, measured: `tritonconv/gpus/`
+    lowering/         what the compiler makes of every kernel, without a GPU
+
+The last four are commands: `python -m bench report|device|tune|lowering`.
+"""

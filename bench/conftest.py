@@ -1,10 +1,13 @@
-"""`pytest bench`: its options, and the record it leaves in the JSON of pytest-benchmark."""
+"""`pytest bench`: its options, and the records it leaves."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from bench import results
 from bench.contenders import CONTENDERS, DTYPES, PASSES
 from bench.layers import select
 from bench.session import Session
@@ -19,43 +22,52 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--contenders", default=contenders, help=", ".join(CONTENDERS))
     group.addoption("--passes", default=",".join(PASSES), help="some of these, with commas between them")
     group.addoption("--dtypes", default="bfloat16" if GPU else "float32", help=", ".join(DTYPES))
+    group.addoption("--save", type=Path, metavar="FILE", help="where to write the record, for python -m bench report")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse what is not there before anything runs."""
+    config.addinivalue_line("filterwarnings", "ignore:Not saving anything")  # where all was skipped
+    option = config.getoption
+    try:
+        select(option("--rows"))
+        for name, known in (("--contenders", CONTENDERS), ("--passes", PASSES), ("--dtypes", DTYPES)):
+            if unknown := [each for each in option(name).split(",") if each not in known]:
+                raise ValueError(f"{name} {', '.join(unknown)}: there are only {', '.join(known)}")
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One benchmark for each dtype, layer, pass and contender, those of one problem next to each other."""
-    if "contender" not in metafunc.fixturenames:
-        return
-    option = metafunc.config.getoption
-    try:
-        layers = select(option("--rows"))
-    except ValueError as error:
-        raise pytest.UsageError(f"--rows: {error}") from None
-    metafunc.parametrize("dtype", some(option("--dtypes"), DTYPES))
-    metafunc.parametrize("layer", layers, ids=[layer.name for layer in layers])
-    metafunc.parametrize("of", some(option("--passes"), PASSES))
-    metafunc.parametrize("contender", some(option("--contenders"), CONTENDERS))
+    if "contender" in metafunc.fixturenames:
+        layers = select(metafunc.config.getoption("--rows"))
+        metafunc.parametrize("dtype", chosen(metafunc.config, "--dtypes"))
+        metafunc.parametrize("layer", layers, ids=[layer.name for layer in layers])
+        metafunc.parametrize("of", chosen(metafunc.config, "--passes"))
+        metafunc.parametrize("contender", chosen(metafunc.config, "--contenders"))
 
 
-def some(names: str, known: Any) -> list[str]:
-    chosen = names.split(",")
-    if unknown := [name for name in chosen if name not in known]:
-        raise pytest.UsageError(f"{', '.join(unknown)}: there are only {', '.join(known)}")
-    return chosen
+def chosen(config: pytest.Config, option: str) -> list[str]:
+    return list(dict.fromkeys(config.getoption(option).split(",")))
 
 
 SESSION = pytest.StashKey[Session]()
 
 
 @pytest.fixture(scope="session")
-def session(request: pytest.FixtureRequest) -> Session:
-    option = request.config.getoption
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    config = request.config
     device = torch.device("cuda" if GPU else "cpu")
-    request.config.stash[SESSION] = Session(device, option("--contenders").split(","), option("--dtypes").split(","))
-    return request.config.stash[SESSION]
+    session = Session(device, chosen(config, "--contenders"), chosen(config, "--dtypes"))
+    config.stash[SESSION] = session
+    yield session
+    if config.getoption("--save"):
+        results.save(config.getoption("--save"), {**session.record(), "rows": session.rows()})
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    """What `bench.results.load` reads beside each benchmark's `extra_info`."""
+    """What `bench.results.read` wants beside each benchmark's `extra_info`."""
     session = config.stash[SESSION]
     output_json["tritonconv"] = session.record()
     output_json["tritonconv_unmeasured"] = [row for row in session.rows() if row["status"] != "ok"]

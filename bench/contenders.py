@@ -24,6 +24,7 @@ from tritonconv.ops import operators
 Pass = Literal["fprop", "dgrad", "wgrad", "step"]
 PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad", "step")
 CONTENDERS = ("torch", "triton", "torch-nchw", "triton-nchw", "reference", "compile", "flag_gems")
+# float32 outside the tensor cores, and tf32, which is float32 rounded for them.
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
 Call = Callable[[], tuple[Tensor, ...]]
 
@@ -105,7 +106,7 @@ def call(contender: str, of: Pass, problem: Problem) -> Call:
         case "torch-nchw":
             return _torch(of, problem.contiguous())
         case "compile":
-            return _torch(of, problem, lambda function: torch.compile(function, dynamic=False))
+            return _torch(of, problem, compiled)
         case "flag_gems":
             return _flag_gems(of, problem)
     raise ValueError(f"contenders are {', '.join(CONTENDERS)}, not {contender}")
@@ -159,6 +160,13 @@ def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda 
 
     backward = transform(backward)
     return lambda: (backward(problem.gradient, problem.input, problem.weight),)
+
+
+def compiled(function: Any) -> Any:
+    """torch.compile at its best. Without what it compiled before, of which it keeps only so much, and or else fails."""
+    torch.compiler.reset()
+    mode = "max-autotune-no-cudagraphs" if torch.cuda.is_available() else None
+    return torch.compile(function, dynamic=False, fullgraph=True, mode=mode)
 
 
 def _flag_gems(of: Pass, problem: Problem) -> Call:

@@ -30,15 +30,6 @@ OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
 # Which kernels a pass of a layer runs: a step runs all three.
 KERNELS_OF: dict[str, tuple[Operator, ...]] = {name: (name,) for name in OPERATORS} | {"step": OPERATORS}
 
-# What CUDA says, by way of torch or Triton, when a context is broken for good.
-STICKY = (
-    "illegal memory access",
-    "misaligned address",
-    "illegal instruction",
-    "unspecified launch failure",
-    "device-side assert",
-)
-
 Row = dict[str, Any]
 Results = dict[str, Any]
 
@@ -47,8 +38,11 @@ def write(path: Path, text: str) -> None:
     """Write the file, or leave the old one: never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path)
+    try:
+        beside.write_text(text)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def dump(results: Results) -> str:
@@ -62,15 +56,26 @@ def save(path: Path, results: Results) -> None:
     write(path, dump(results))
 
 
-def load(path: Path) -> Results:
+def read(path: Path) -> Results:
     """What `save` or pytest-benchmark wrote. Raises ValueError if it is neither."""
-    read = json.loads(path.read_text())
-    if isinstance(read, dict) and "benchmarks" in read:
-        rows = [each["extra_info"] for each in read["benchmarks"] if each["extra_info"]]
-        return {**read.get("tritonconv", {}), "rows": [*rows, *read.get("tritonconv_unmeasured", [])]}
-    if not isinstance(read, dict) or not {"environment", "rows"} <= set(read):
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError:
+        raise ValueError(f"{path} is no JSON") from None
+    if isinstance(found, dict) and "tritonconv" in found:
+        rows = [each["extra_info"] for each in found["benchmarks"] if each["extra_info"]]
+        found = {**found["tritonconv"], "rows": [*rows, *found["tritonconv_unmeasured"]]}
+    if not isinstance(found, dict) or not {"environment", "ceilings", "rows"} <= set(found):
         raise ValueError(f"{path} holds no results of tritonconv's benchmarks")
-    return read
+    return found
+
+
+def load(path: Path) -> Results:
+    """A record of times. Raises ValueError for a record of something else, or what is none."""
+    record = read(path)
+    if record.get("part") in ("correctness", "profile"):
+        raise ValueError(f"{path} holds no times, but what the part {record['part']} found")
+    return record
 
 
 def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
@@ -93,7 +98,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "gpu": gpu.name if gpu else None,
         "multiprocessors": gpu.multi_processor_count if gpu else None,
         "memory_gb": round(gpu.total_memory / 1e9) if gpu else None,
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if gpu else None,
+        "driver": _smi("driver_version") if gpu else None,
+        "clocks": _smi("clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu") if gpu else None,
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -102,14 +108,28 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if gpu else None,
         "commit": head(),
-        "changed": bool(_output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")),
+        "changed": changed(),
         "kernels": kernel_hashes(),
+        "package": package_hash(),
     }
 
 
 def head() -> str | None:
     """The commit that is checked out, if this is a checkout."""
     return _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
+
+
+def changed() -> bool | None:
+    """Whether tracked files differ from the commit. None if that is not known."""
+    status = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
+    return None if status is None else bool(status)
+
+
+def package_hash(folder: Path = ROOT / "tritonconv") -> str:
+    """A hash of all that can change a time: the package's code and its tables of measured tiles."""
+    files = sorted([*folder.rglob("*.py"), *folder.rglob("gpus/*.json")])
+    content = b"".join(str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def kernel_hashes(folder: Path = ROOT / "tritonconv" / "kernels") -> dict[str, str]:
@@ -123,7 +143,7 @@ def kernel_hashes(folder: Path = ROOT / "tritonconv" / "kernels") -> dict[str, s
             imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
             ours = [module.split(".")[-1] for module in imported if module and "tritonconv.kernels." in module]
             names += [module for module in ours if module not in names]
-            code.append(ast.dump(_without_docstrings(tree)))
+            code.append(ast.unparse(_without_docstrings(tree)))  # unlike dump, the same in every version of Python
         hashes[operator] = hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
     return hashes
 
@@ -145,9 +165,20 @@ def matches(row: Row, hashes: dict[str, str]) -> bool:
     return bool(row.get("kernels")) and row["kernels"] == {name: hashes[name] for name in KERNELS_OF[row["pass"]]}
 
 
-def is_sticky(error: Exception) -> bool:
-    """Whether the GPU is lost to this process: every call from now on would fail, and nothing of it would be true."""
-    return any(words in f"{error}" for words in STICKY)
+def lost(device: torch.device) -> bool:
+    """Whether the GPU is lost to this process: every call from now on fails. A CUDA error does that, or does not."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+        return bool(torch.ones(1, device=device).item() != 1)
+    except Exception:
+        return True
+
+
+def in_short(error: Exception) -> str:
+    """The first line of what an exception says, or what it is."""
+    return (f"{error}".splitlines() or [type(error).__name__])[0][:300]
 
 
 def _version(package: str) -> str | None:
@@ -167,6 +198,10 @@ def _cpu() -> str:
         return platform.processor()
 
 
+def _smi(query: str) -> str | None:
+    return _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
+
+
 def _output(*command: str) -> str | None:
     """What a program prints, or None where it is not there or fails."""
     try:
@@ -176,11 +211,31 @@ def _output(*command: str) -> str | None:
 
 
 def merged(runs: Sequence[Results]) -> Results:
-    """One record of several: the later run's rows in the place of the earlier's. Raises ValueError across GPUs."""
-    gpus = {run["environment"]["gpu"] for run in runs}
-    if len(gpus) > 1:
-        raise ValueError(f"results of different GPUs can not be merged: {', '.join(map(str, sorted(gpus, key=str)))}")
+    """One record of several: the later run's rows in the place of the earlier's. Raises ValueError across machines.
+
+    `environment` and `ceilings` are those of the last; `runs` has the environments of all that still have rows.
+    """
+    machines = {run["environment"]["gpu"] or run["environment"]["cpu"] for run in runs}
+    if len(machines) > 1:
+        raise ValueError(f"results of different machines can not be merged: {', '.join(sorted(machines))}")
     ordered = sorted(runs, key=lambda run: run["environment"]["date"])
-    rows = {key(row): row for run in ordered for row in run["rows"]}
-    ceilings = {name: value for run in ordered for name, value in run["ceilings"].items()}
-    return {**ordered[-1], "ceilings": ceilings, "rows": list(rows.values())}
+    rows: dict[tuple[str, ...], tuple[int, Row]] = {}
+    for i, run in enumerate(ordered):
+        for row in run["rows"]:
+            old = rows.get(key(row), (i, row))[1]
+            # What could not be timed this time does not take away what was, of the same kernels.
+            if (
+                row["status"] == "ok"
+                or old["status"] != "ok"
+                or row.get("kernels", old.get("kernels")) != old.get("kernels")
+            ):
+                rows[key(row)] = i, row
+    together = dict(ordered[-1])
+    for run in ordered:
+        together |= {name: run[name] for name in ("sample", "rehearsal", "stopped") if run.get(name)}
+    return together | {
+        "ceilings": {name: value for run in ordered for name, value in run["ceilings"].items()},
+        "complete": all(run.get("complete", True) for run in ordered),
+        "runs": [run["environment"] for i, run in enumerate(ordered) if i in {each for each, _ in rows.values()}],
+        "rows": [row for _, row in rows.values()],
+    }

@@ -8,7 +8,7 @@ import torch
 from bench import results
 from bench.contenders import Pass, Problem, parts
 from bench.layers import Layer
-from bench.measure import measure, skipped, tiles_of
+from bench.measure import failure, measure, tiles_of, untimed
 from bench.roof import Ceilings, ceilings
 from bench.timing import BUDGET
 
@@ -40,14 +40,18 @@ class Session:
         return self._problem
 
     def measure(self, layer: Layer, of: Pass, dtype: str) -> list[results.Row]:
-        """One row for each contender."""
+        """One row for each contender, whatever happens: only a GPU that is lost raises."""
         about = (layer.name, of, dtype)
         if about not in self._rows:
-            if layer.why_not is not None:
-                self._rows[about] = skipped(layer, of, dtype, self.contenders, layer.why_not)
-            else:
-                problem = self.problem(layer, dtype)
-                self._rows[about] = measure(problem, of, self.contenders, self.ceilings, self.environment, self.budget)
+            nothing = (layer, of, dtype, self.contenders, self.environment["commit"])
+            try:
+                if layer.why_not is not None:
+                    self._rows[about] = untimed(*nothing, "skipped", layer.why_not)
+                else:
+                    given = (self.contenders, self.ceilings, self.environment, self.budget)
+                    self._rows[about] = measure(self.problem(layer, dtype), of, *given)
+            except Exception as error:
+                self._rows[about] = untimed(*nothing, **failure(error, self.device))
         return self._rows[about]
 
     def tiles(self, layer: Layer, of: Pass, dtype: str) -> dict[str, str]:
@@ -58,12 +62,17 @@ class Session:
         """Compile what the passes will launch, in parallel processes. Returns how many kernels; none on a CPU."""
         if self.small:
             return 0
-        from bench.offline import launches, precompile
+        from bench.lowering.offline import launches, precompile
         from tritonconv import processor
 
         gpu = processor.device_of(self.device)
         wanted = {(layer, operator, dtype) for layer, of, dtype in passes for operator in parts(of, layer)}
-        plans = (launches(operator, dtype, layer.geometry, gpu, bias=False) for layer, operator, dtype in wanted)
+        layouts = [name == "triton" for name in self.contenders if name.startswith("triton")]
+        plans = (
+            launches(operator, dtype, layer.geometry, gpu, bias=False, channels_last=channels_last)
+            for layer, operator, dtype in wanted
+            for channels_last in layouts
+        )
         return precompile(plans, self.device)
 
     def rows(self) -> list[results.Row]:

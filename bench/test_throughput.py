@@ -1,4 +1,4 @@
-"""`pytest bench`: every layer, pass and contender, checked and timed. Its table is that of `python -m bench report`."""
+"""`pytest bench`: every layer, pass and contender, checked and timed; `python -m bench report` makes its table."""
 
 from typing import Any
 
@@ -10,6 +10,8 @@ from bench.layers import Layer
 from bench.session import Session
 
 
+# What a contender warns of is no reason not to time it.
+@pytest.mark.filterwarnings("default")
 def test_throughput(
     request: pytest.FixtureRequest, session: Session, layer: Layer, of: Pass, contender: str, dtype: str
 ) -> None:

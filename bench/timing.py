@@ -13,22 +13,28 @@ Name = TypeVar("Name", bound=Hashable)
 
 # Bytes that are overwritten between two runs, to throw operands out of the L2 cache: several times the largest.
 COLD = 512 << 20
-# Seconds that the timed runs of one call may take, and how many runs there are at least and at most.
+# Seconds that the runs of one call take, where neither the fewest nor the most runs say otherwise.
 BUDGET = 0.25
 FEWEST, MOST = 10, 100
-# Seconds from which on a call is slow, and how many runs of it are enough.
+# Seconds from which on a call is slow, and how many runs of it have to do.
 SLOW, FEWEST_OF_SLOW = 0.25, 3
 
 
 @dataclass
 class Times:
-    """What one call took, in microseconds, once for each run."""
+    """What one call took, in microseconds, once for each run.
+
+    `how` it was timed on the device: replays of a "graph", or, where that could not be captured, eager calls between
+    "events", gaps and all; "wall" if there is none. `results` are those of the last replay. `extra_bytes` is the peak
+    of the memory it took beside operands and results.
+    """
 
     device: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
     host: list[float] = field(default_factory=list)
     extra_bytes: int | None = None
     how: str = "wall"
+    results: Any = None
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -64,7 +70,7 @@ def on_device(calls: dict[Name, Call], device: torch.device, budget: float = BUD
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         cold.zero_()  # long enough for what follows to be queued by the time it ends
         start.record()
-        replays[name]()
+        times[name].results = replays[name]()
         end.record()
         end.synchronize()
         times[name].device.append(1e3 * start.elapsed_time(end))
@@ -91,11 +97,15 @@ def captured(call: Call, device: torch.device) -> tuple[Call, str, int]:
         for _ in range(3):
             call()
     torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
     try:
         with torch.cuda.graph(graph):
             kept = call()
+    except torch.OutOfMemoryError:
+        torch.cuda.set_stream(stream)
+        raise
     except RuntimeError:
+        torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own stream behind
         torch.cuda.synchronize(device)
         return call, "events", extra
 
@@ -122,12 +132,16 @@ def _in_eager_mode(calls: dict[Name, Call], times: dict[Name, Times], device: to
 
 
 def turns(seconds: dict[Name, float], budget: float) -> list[Name]:
-    """Whose turn it is: as often as the slowest fits into `budget`, forwards and backwards in alternation."""
-    longest = max(seconds.values(), default=0.0)
-    fewest = FEWEST if longest < SLOW else FEWEST_OF_SLOW
-    rounds = max(fewest, min(MOST, int(budget / max(longest, 1e-9))))
-    order = list(seconds)
-    return [name for turn in range(rounds) for name in (order if turn % 2 == 0 else order[::-1])]
+    """Whose turn it is, forwards and backwards in alternation: each as often as it fits into `budget`."""
+    rounds = {
+        name: max(FEWEST if each < SLOW else FEWEST_OF_SLOW, min(MOST, int(budget / max(each, 1e-9))))
+        for name, each in seconds.items()
+    }
+    order = []
+    for turn in range(max(rounds.values(), default=0)):
+        there = [name for name in rounds if turn < rounds[name]]
+        order += there if turn % 2 == 0 else there[::-1]
+    return order
 
 
 def _seconds(call: Call, device: torch.device) -> float:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from bench import check, measure, test_throughput
-from bench.contenders import CONTENDERS, PASSES, Pass, Problem, call, parts, why_not
+from bench.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best, call, parts, why_not
 from bench.layers import Layer, read, select
 from tests.oracle import errors
+from tritonconv.explain import Listener
 
 CPU = torch.device("cpu")
 LAYERS = [layer.scaled_down() for layer in read() if layer.why_not is None]
@@ -43,10 +44,79 @@ def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
     """On the GPU, or in Triton's interpreter with a problem of a few steps."""
     (layer,) = select("rn50_c5_1x1_s2_down")
     problem = Problem.draw(layer.scaled_down(), "float32", torch.device(device))
-    for contender in ("triton", "triton-nchw"):
+    for contender, channels_last in (("triton", True), ("triton-nchw", False)):
+        heard: list[tuple[str, Any]] = []
+        with Listener(lambda *call, heard=heard: heard.append(call)):
+            (result,) = call(contender, "fprop", problem)()
+        assert [name for name, _ in heard] == ["fprop"]
+        assert heard[0][1][-1] == "triton"
+        assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
         (row,) = measure.measure(problem, "fprop", [contender], CEILINGS, ENVIRONMENT)
         assert (row["status"], row["kernels"]) == ("ok", {"fprop": "f"})
         assert list(row["tile"]) == ["fprop"]
+
+
+def test_formats_and_switches() -> None:
+    """channels_last but for the contenders named after NCHW; every algorithm of cuDNN; TF32 where it is asked for."""
+    problem = Problem.draw(LAYERS[2], "float32", CPU)
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (problem.x, problem.weight, problem.y))
+    assert all(t.is_contiguous() for t in (problem.contiguous().x, problem.contiguous().weight, problem.contiguous().y))
+    (nchw,) = call("torch-nchw", "fprop", problem)()
+    assert nchw.is_contiguous()
+    before = torch.backends.cudnn.benchmark
+    for dtype, precision in (("bfloat16", "ieee"), ("float32", "ieee"), ("tf32", "tf32")):
+        with at_its_best(dtype):
+            assert torch.backends.cudnn.benchmark
+            assert torch.backends.cudnn.benchmark_limit in (0, None)
+            assert torch.backends.cudnn.conv.fp32_precision == precision
+            assert torch.backends.cuda.matmul.fp32_precision == precision
+    assert torch.backends.cudnn.benchmark == before
+
+
+@pytest.mark.filterwarnings("default")  # torch's own
+def test_compile_compiles_every_layer() -> None:
+    """Beyond the number of versions of one function that torch keeps."""
+    for layer in LAYERS[:10]:
+        problem = Problem.draw(layer, "float32", CPU)
+        (result,) = call("compile", "fprop", problem)()
+        check.verify("fprop", problem, [result], check.samples("fprop", problem), measure.LOOSER)
+
+
+def test_a_contender_that_fails_to_be_timed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = measure.side_by_side
+
+    def side_by_side(calls: dict[str, Any], *rest: Any) -> Any:
+        if "reference" in calls:
+            raise RuntimeError("CUDA out of memory\nand much more")
+        return plain(calls, *rest)
+
+    monkeypatch.setattr(measure, "side_by_side", side_by_side)
+    problem = Problem.draw(LAYERS[2], "float32", CPU)
+    good, bad = measure.measure(problem, "fprop", ["torch", "reference"], CEILINGS, ENVIRONMENT)
+    assert good["wall_us"]["median"] > 0
+    assert (bad["status"], bad["reason"]) == ("failed", "CUDA out of memory")
+
+
+def test_what_the_timed_replay_leaves_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = measure.side_by_side
+
+    def side_by_side(calls: dict[str, Any], *rest: Any) -> Any:
+        times = plain(calls, *rest)
+        times["torch"].results = [result * 2 for result in calls["torch"]()]
+        return times
+
+    monkeypatch.setattr(measure, "side_by_side", side_by_side)
+    problem = Problem.draw(LAYERS[2], "float32", CPU)
+    bad, good = measure.measure(problem, "fprop", ["torch", "reference"], CEILINGS, ENVIRONMENT)
+    assert (bad["status"], good["status"]) == ("wrong", "ok")
+    assert "tflops" not in bad
+
+
+def test_a_lost_gpu_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "lost", lambda device: True)
+    problem = Problem.draw(LAYERS[2], "float32", CPU)
+    with pytest.raises(ValueError, match="contenders are"):
+        measure.measure(problem, "fprop", ["nonsense"], CEILINGS, ENVIRONMENT)
 
 
 @pytest.mark.parametrize("of", ["fprop", "dgrad", "wgrad"])

@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from bench import cache, correctness, results
+from bench import results
+from bench.device import cache, correctness
+from bench.device.schedule import Clock, Record, in_time
+from bench.device.speed import Unit, stale, units
 from bench.layers import SMOKE, select
 from bench.results import ROOT
-from bench.schedule import Clock, Record, in_time
-from bench.throughput import Unit, stale, units
 
 
 class Time:
@@ -46,6 +49,9 @@ def test_no_unit_is_begun_that_may_not_end_in_time() -> None:
     assert worked([1], 0) == 0
 
 
+HASH_OF_SNIPPET = "0b8153daeeca"
+
+
 def environment(**kernels: str) -> dict[str, Any]:
     return {"gpu": "NVIDIA Test", "date": "2026-01-01", "kernels": kernels}
 
@@ -53,7 +59,7 @@ def environment(**kernels: str) -> dict[str, Any]:
 def test_the_record_is_whole_after_every_unit(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "layers.json"
     record = Record(path, part="layers", environment=environment(), ceilings={})
-    for expected in ([], ["a", "b"]):
+    for expected in (None, ["a", "b"]):
         assert results.load(path)["remaining"] == expected
         assert not results.load(path)["complete"]
         record.plan(["a", "b"])
@@ -72,13 +78,15 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "file"
     results.write(path, "old")
 
-    def full(*_: Any) -> None:
+    def full(path: Path, _: str) -> None:
+        path.touch()
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="no space"):
         results.write(path, "new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_smoke_rows_and_bfloat16_come_first() -> None:
@@ -141,6 +149,13 @@ def test_the_hash_is_of_the_code(kernels: Path) -> None:
     assert changed_hashes(kernels, "wgrad.py", "import triton\n", "import triton\n\nx = 1\n") == {"wgrad"}
 
 
+def test_the_hash_is_the_same_in_every_python(kernels: Path) -> None:
+    """3.12 and 3.13 have other syntax trees than 3.11."""
+    for name in results.OPERATORS:
+        (kernels / f"{name}.py").write_text("def f(x, *, y: int = 1) -> str:\n    return f'{x}' + \"y\"  # words\n")
+    assert set(results.kernel_hashes(kernels).values()) == {HASH_OF_SNIPPET}
+
+
 def test_the_hash_follows_imports(kernels: Path) -> None:
     assert changed_hashes(kernels, "gemm.py", "import triton\n", "import triton\n\nx = 1\n") == {"fprop", "dgrad"}
     assert changed_hashes(kernels, "index.py", "import triton\n", "import triton\n\nx = 1\n") == set(HASHES)
@@ -167,6 +182,13 @@ def test_compiled_kernels_are_carried(tmp_path: Path, monkeypatch: pytest.Monkey
         assert Path(found["kernel.cubin"]).is_relative_to(second)
 
 
+def test_a_broken_archive_is_no_hindrance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / cache.ARCHIVE).write_bytes(b"\xfd7zXZ\x00 and no more")
+    with cache.kept(tmp_path):
+        assert list(Path(os.environ["TRITON_CACHE_DIR"]).iterdir()) == []
+    assert "can not be read" in capsys.readouterr().err
+
+
 def test_without_a_folder_the_cache_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", "mine")
     with cache.kept(None) as keep:
@@ -188,8 +210,8 @@ def test_a_rehearsal(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=WITHOUT_GPU, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     files = sorted(path.name for path in tmp_path.iterdir())
-    assert files == ["correctness.json", "layers.json", "layers.md", "tests.log"]
-    correctness, layers = (results.load(tmp_path / f"{name}.json") for name in ("correctness", "layers"))
+    assert files == ["correctness.json", "layers.json", "layers.md"]
+    correctness, layers = (results.read(tmp_path / f"{name}.json") for name in ("correctness", "layers"))
     assert "rehearsal" in correctness
     assert "rehearsal" in layers
     tests, problems = correctness["rows"]
@@ -205,18 +227,64 @@ def test_a_rehearsal(tmp_path: Path) -> None:
     assert layers["complete"] == (layers["remaining"] == [])
 
 
-def test_the_tests_outcomes_are_collected(tmp_path: Path) -> None:
+def test_the_tests_outcomes_are_collected() -> None:
     """Of those that ran, also if they were stopped."""
-    done = correctness.run_tests(300, tmp_path / "log", ["geometry"])
+    done = list(correctness.run_tests(300, ["geometry"]))[-1]
     assert done["finished"]
     assert set(done["outcomes"]) == {"passed"}
     assert done["outcomes"]["passed"] >= 5
     assert done["failures"] == []
-    stopped = correctness.run_tests(0.2, tmp_path / "log", ["geometry"])
+    stopped = list(correctness.run_tests(0.2, ["geometry"]))[-1]
     assert (stopped["finished"], stopped["outcomes"], stopped["failures"]) == (False, {}, [])
-    missing = correctness.run_tests(300, tmp_path / "log", ["nonsense"])
+    missing = list(correctness.run_tests(300, ["nonsense"]))[-1]
     (failure,) = missing["failures"]
-    assert failure["message"] in ("exit status 4: see log", "exit status 5: see log")  # without xdist, with it
+    assert failure["message"].startswith(("exit status 4", "exit status 5"))  # without xdist, with it
+    assert "no tests ran" in failure["message"]
+
+
+def test_random_problems_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that is off by a thousandth, in float32."""
+    right = correctness.step
+
+    def wrong(*arguments: Any) -> list[torch.Tensor]:
+        return [part * 1.001 for part in right(*arguments)]
+
+    cpu = torch.device("cpu")
+    checked = [correctness.check_random(seed, False, "float32", cpu) for seed in range(4)]
+    assert checked == [None] * 4
+    monkeypatch.setattr(correctness, "step", wrong)
+    assert all("is off by" in str(correctness.check_random(seed, False, "float32", cpu)) for seed in range(4))
+    *_, found = correctness.random_problems(cpu, Clock(60), first=3)
+    assert len(found["failures"]) == correctness.FAILURES
+    assert {"seed", "transposed", "dtype", "what"} == set(found["failures"][0])
+    assert found["seeds"][0] == 3
+
+
+def alive(argument: str) -> bool:
+    """Whether there is a process with such a part of an argument."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if argument in path.read_text(errors="replace") and path.parent.name != str(os.getpid()):
+                return True
+    return False
+
+
+def test_told_to_stop_in_the_tests(tmp_path: Path) -> None:
+    """Nothing goes on behind its back, and what the tests have found is there."""
+    path, recorded = tmp_path / "correctness.json", str(tmp_path / "tmp")
+    os.mkdir(recorded)
+    command = device(tmp_path, "--part", "correctness", "layers", "--seconds", "200")
+    with subprocess.Popen(command, cwd=ROOT, env=WITHOUT_GPU | {"TMPDIR": recorded}, stdout=subprocess.DEVNULL) as run:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not (path.exists() and results.read(path)["rows"]):
+            time.sleep(0.1)
+        assert alive(recorded)
+        run.terminate()
+        run.wait(30)
+    left = results.read(path)
+    assert left["rows"][0]["what"] == "tests"
+    assert (left["complete"], left["stopped"]) == (False, "killed")
+    assert not alive(recorded)
 
 
 def test_killed_in_the_middle(tmp_path: Path) -> None:

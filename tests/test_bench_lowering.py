@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
-from bench import assembly
-from bench.assembly import FUSED_MULTIPLY_ADD, MATRIX, parse_amdgcn, parse_sass
-from bench.chips import CHIPS
+from bench.lowering import assembly
+from bench.lowering.assembly import FUSED_MULTIPLY_ADD, MATRIX, parse_amdgcn, parse_sass
+from bench.lowering.chips import CHIPS
 
 pytest.importorskip("triton")
 
-from bench import lowering, offline
+from bench.lowering import offline
+from bench.lowering import rows as lowering
 
 SASS = """
 .text.kernel:

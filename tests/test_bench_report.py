@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench import compare, publish, report, results
+from bench import results
+from bench.report import command, compare, publish, tables
 from bench.results import RESULTS, ROOT
 
 pytest.importorskip("matplotlib")
@@ -21,7 +22,7 @@ def test_the_sample_says_what_it_is() -> None:
     for path in SAMPLE:
         run = results.load(path)
         assert "sample" in run
-        assert report.report(run).splitlines()[2].startswith("**A sample")
+        assert tables.report(run).splitlines()[2].startswith("**A sample")
         assert path.stat().st_size < 200_000
         with pytest.raises(ValueError, match="a sample can not be published"):
             publish.publish(run)
@@ -33,7 +34,9 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     drawn = sorted(path.name for path in tmp_path.glob("*.png"))
     assert drawn == [f"report-{kind}-float32.png" for kind in ("commits", "reference", "roofline")]
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in tmp_path.glob("*.png"))
-    assert (tmp_path / "report.md").read_text() in done.stdout
+    report = (tmp_path / "report.md").read_text()
+    assert report.split("## Every time")[0].strip() in done.stdout
+    assert report.count("| reference |") >= 44
     merged = results.merged([results.load(path) for path in SAMPLE])
     ratio = compare.speedups(merged["rows"], "reference", "float32")["rn50_c3_3x3", "fprop"]
     assert re.search(rf"\| rn50_c3_3x3 \| {ratio:.2f} \(", done.stdout)
@@ -44,9 +47,9 @@ def test_against_older_results(capsys: pytest.CaptureFixture[str]) -> None:
     slower = {**old, "rows": [dict(row) for row in old["rows"]]}
     changed = next(row for row in slower["rows"] if row["contender"] == "reference" and row["status"] == "ok")
     changed["wall_us"] = {name: value * 10 for name, value in changed["wall_us"].items()}
-    assert report.against(old, old, 0.05) == 0
-    assert report.against(slower, old, 0.05) == 1
-    assert f"{changed['layer']} {changed['pass']} reference float32: 10.00x the time" in capsys.readouterr().out
+    assert command.against(old, old, 0.05) == 0
+    assert command.against(slower, old, 0.05) == 1
+    assert f"{changed['layer']} {changed['pass']} reference float32: 10.00 times as long" in capsys.readouterr().out
 
 
 def test_the_readme_speaks_of_the_evidence() -> None:
@@ -60,7 +63,8 @@ def test_the_readme_speaks_of_the_evidence() -> None:
 def evidence(**environment: Any) -> results.Results:
     """A run as a GPU would give it: here of the sample's numbers, to see what is made of it."""
     run = {name: value for name, value in results.load(SAMPLE[0]).items() if name not in ("sample", "rehearsal")}
-    gpu = dict(gpu="NVIDIA Test", driver="1", date="2026-01-02T03:04:05", kernels=results.kernel_hashes(), commit="abc")
+    gpu = dict(gpu="NVIDIA Test", driver="1", date="2026-01-02T03:04:05", commit="abc", changed=False)
+    gpu |= dict(package=results.package_hash(), kernels=results.kernel_hashes())
     rows = [row | {"contender": {"reference": "triton"}.get(row["contender"], "torch")} for row in run["rows"]]
     run["rows"] = [row for row in rows if row["status"] == "ok"]
     return run | {"environment": run["environment"] | gpu | environment}
@@ -87,15 +91,23 @@ def test_publishing(tmp_path: Path) -> None:
     assert results.committed("NVIDIA Other", tmp_path) is None
 
 
-def test_a_run_without_a_commit_is_known_by_its_kernels(tmp_path: Path) -> None:
+def test_a_run_without_a_commit_is_known_by_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"{publish.BEGIN}{publish.END}")
+    monkeypatch.setattr(results, "head", lambda: "head")
+    monkeypatch.setattr(results, "changed", lambda: True)
+    unknown = evidence(commit=None, changed=None)
+    for run in (unknown, evidence(changed=True), evidence(commit=None, package="other")):
+        with pytest.raises(ValueError, match="does not know its commit"):
+            publish.publish(run, tmp_path, readme)
+    monkeypatch.setattr(results, "changed", lambda: False)
     with pytest.raises(ValueError, match="does not know its commit"):
-        publish.publish(evidence(commit=None, kernels={"fprop": "other"}), tmp_path, readme)
-    if results.head() is not None:
-        publish.publish(evidence(commit=None), tmp_path, readme)
-        (path,) = tmp_path.glob("*.json")
-        assert results.load(path)["environment"]["commit"] == results.head()
+        publish.publish(evidence(commit=None, package="other"), tmp_path, readme)
+    for expected in ("nvidia-test-2026-01-02.json", "nvidia-test-2026-01-02-2.json"):
+        publish.publish(unknown, tmp_path, readme)
+        published = results.load(tmp_path / expected)
+        assert published["environment"]["commit"] == "head"
+        assert {row["commit"] for row in published["rows"]} == {"head"}
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -103,3 +115,27 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_text('{"something": 1}')
     with pytest.raises(ValueError, match="holds no results"):
         results.load(path)
+    path.write_text("# words")
+    with pytest.raises(ValueError, match="is no JSON"):
+        results.load(path)
+    results.save(path, results.load(SAMPLE[0]) | {"part": "profile"})
+    with pytest.raises(ValueError, match="holds no times"):
+        results.load(path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "missing.json"],
+        ["report", "README.md"],
+        ["lowering", "--rows", "nonsense"],
+        ["device", "--out", "x", "--rows", "nonsense"],
+    ],
+)
+def test_bad_arguments_are_said_in_one_line(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"python -m bench {arguments[0]}: ")
+    assert done.stderr.count("\n") == 1

@@ -3,9 +3,15 @@
 from typing import Any
 
 import pytest
+import torch
 
-from bench import compare, report, results
-from bench.timing import quantile, spread, turns
+from bench import results, roof
+from bench.layers import read
+from bench.measure import timed
+from bench.report import command, compare, tables
+from bench.roof import Roof
+from bench.timing import Times, quantile, spread, turns
+from tritonconv.geometry import ConvGeometry
 
 Row = dict[str, Any]
 
@@ -54,8 +60,9 @@ def test_speedups_are_ratios_of_medians() -> None:
 def test_what_is_wrong_has_no_speed() -> None:
     rows = [row("a", "torch", 10.0), without_time("a", "triton", "wrong") | {"device_us": {"median": 1.0}}]
     assert compare.speedups(rows, "triton", "bfloat16") == {}
-    text = report.report(run(*rows, row("b", "torch", 4.0), row("b", "triton", 2.0)))
+    text = tables.report(run(*rows, row("b", "torch", 4.0), row("b", "triton", 2.0)))
     assert "| a | wrong | - | - | - | 1x1 |" in text
+    assert "| 1x1 (1) | 2.00 (50 %) |" in text
     assert "| b | 2.00 (50 %) | - | - | - | 1x1 |" in text
     assert "- 1 wrong: because (a fprop)" in text
 
@@ -89,21 +96,53 @@ def test_a_change_is_beyond_the_spread() -> None:
 
 def test_a_lost_result_is_a_change() -> None:
     old = [row("a", "triton", 10.0), row("b", "triton", 10.0)]
-    (change,) = compare.changes([without_time("a", "triton", "failed"), without_time("b", "triton", "skipped")], old)
-    assert (change.about[0], change.factor, change.fails(10.0)) == ("a", None, True)
+    new = [without_time("a", "triton", "failed"), without_time("b", "triton", "skipped")]
+    found = compare.changes(new, old)
+    assert [(change.about[0], change.factor, change.fails(10.0)) for change in found] == [
+        ("a", None, True),
+        ("b", None, True),
+    ]
+
+
+def test_a_machine_that_got_slower_is_not_held_against_us() -> None:
+    """Ours takes 1.5 times as long and torch too; then ours 1.5 times and torch 1.2; then torch is not there."""
+    old = [row("a", "triton", 10.0), row("a", "torch", 20.0)]
+    for torch_now, drift, fails in ((30.0, 1.5, False), (24.0, 1.2, True), (None, 1.0, True)):
+        new = [row("a", "triton", 15.0), *([row("a", "torch", torch_now)] if torch_now else [])]
+        (change,) = (change for change in compare.changes(new, old) if change.about[2] == "triton")
+        assert (change.factor, change.drift) == (1.5, pytest.approx(drift))
+        assert change.fails(0.05) == fails
+
+
+def test_different_machines_are_not_compared() -> None:
+    ours, theirs = run(row("a", "triton", 1.0)), run(row("a", "triton", 1.0))
+    assert compare.differences(ours, theirs) == []
+    theirs["environment"]["torch"] = "1"
+    assert compare.differences(ours, theirs) == ["torch 1 -> 2"]
+    with pytest.raises(ValueError, match="a rehearsal can not be compared"):
+        compare.differences(ours | {"rehearsal": "small"}, theirs)
+    theirs["environment"]["gpu"] = "another"
+    with pytest.raises(ValueError, match="different machines"):
+        compare.differences(ours, theirs)
 
 
 @pytest.mark.parametrize(
     ("contender", "now", "threshold", "status"),
-    [("triton", 13.0, 0.05, 1), ("triton", 13.0, 0.5, 0), ("triton", 5.0, 0.05, 0), ("torch", 13.0, 0.05, 0)],
+    [
+        ("triton", 13.0, 0.05, 1),
+        ("triton", 13.0, 0.5, 0),
+        ("triton", 5.0, 0.05, 0),
+        ("torch", 13.0, 0.05, 0),
+        ("torch-nchw", 13.0, 0.05, 0),
+    ],
 )
 def test_exit_status(contender: str, now: float, threshold: float, status: int) -> None:
     """Non-zero if we got slower by more than the threshold; torch may do as it likes."""
-    assert report.against(run(row("a", contender, now)), run(row("a", contender, 10.0)), threshold) == status
+    assert command.against(run(row("a", contender, now)), run(row("a", contender, 10.0)), threshold) == status
 
 
 def test_nothing_in_common_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.against(run(row("a", "triton", 1.0)), run(row("b", "triton", 1.0)), 0.05) == 1
+    assert command.against(run(row("a", "triton", 1.0)), run(row("b", "triton", 1.0)), 0.05) == 1
     assert "Of 0 rows in both" in capsys.readouterr().out
 
 
@@ -113,15 +152,83 @@ def test_a_later_run_replaces_an_earlier_one() -> None:
     merged = results.merged([second, first])
     assert {each["layer"]: each["device_us"]["median"] for each in merged["rows"]} == {"a": 2.0, "b": 1.0}
     assert merged["environment"]["date"] == "2026-02-01"
+    assert [about["date"] for about in merged["runs"]] == ["2026-01-01", "2026-02-01"]
     second["environment"]["gpu"] = "another"
-    with pytest.raises(ValueError, match="different GPUs"):
+    with pytest.raises(ValueError, match="different machines"):
         results.merged([first, second])
+
+
+def test_what_failed_later_does_not_take_away_what_was_measured() -> None:
+    good = run(row("a", "triton", 1.0, kernels={"fprop": "1"}), row("a", "torch", 1.0))
+    same = without_time("a", "triton", "failed") | {"kernels": {"fprop": "1"}}
+    bad = run(same, without_time("a", "torch", "failed"), date="2026-02-01")
+    assert [each["status"] for each in results.merged([good, bad])["rows"]] == ["ok", "ok"]
+    changed = run(same | {"kernels": {"fprop": "2"}}, date="2026-02-01")
+    assert [each["status"] for each in results.merged([good, changed])["rows"]] == ["failed", "ok"]
+
+
+def test_a_sample_stays_one() -> None:
+    first = run(row("a", "triton", 1.0), sample="invented", complete=False, stopped="time")
+    merged = results.merged([first, run(row("b", "triton", 1.0), date="2026-02-01", complete=True, stopped=None)])
+    assert (merged["sample"], merged["complete"], merged["stopped"]) == ("invented", False, "time")
 
 
 def test_turns_alternate() -> None:
     order = turns({"a": 1e-3, "b": 2e-3}, budget=0.02)
     assert order[:6] == ["a", "b", "b", "a", "a", "b"]
-    assert len(order) == 20
+    assert (order.count("a"), order.count("b")) == (20, 10)
+    assert set(order[20:]) == {"a"}  # the slow one has had its share
     assert len(turns({"a": 1e-9}, budget=1.0)) == 100
     assert len(turns({"a": 1.0}, budget=0.1)) == 3
     assert turns({}, budget=1.0) == []
+
+
+GEOMETRY = ConvGeometry(B=2, C=4, H=5, W=5, F=8, P=3, Q=3, R=3, S=3)
+FLOPS = 2 * 2 * 8 * 9 * 4 * 9
+BYTES = 4 * (2 * 4 * 25 + 8 * 4 * 9 + 2 * 8 * 9)
+
+
+class Tensors:
+    """As much of a problem as the roof looks at."""
+
+    dtype = "float32"
+    geometry = GEOMETRY
+    x = torch.zeros(1)
+    layer = next(layer for layer in read() if layer.name == "rn50_c3_3x3")
+
+
+@pytest.mark.parametrize(
+    ("ceilings", "microseconds", "bound"),
+    [
+        ({"float32": 1e-3, "copy": 1e9}, FLOPS / 1e3, "arithmetic"),  # 1e-3 TFLOP/s are 1e3 a microsecond
+        ({"float32": 1e9, "copy": 1e-1}, BYTES / 1e2, "memory"),  # 0.1 GB/s are 100 bytes a microsecond
+    ],
+)
+@pytest.mark.parametrize(("of", "operators"), [("fprop", 1), ("step", 3)])
+def test_the_roof(of: Any, operators: int, ceilings: dict[str, float], microseconds: float, bound: str) -> None:
+    found = Roof.of(of, Tensors, ceilings)  # type: ignore[arg-type]
+    assert found.microseconds == pytest.approx(operators * microseconds)
+    assert (found.flops, found.bytes, found.bound) == (operators * FLOPS, operators * BYTES, bound)
+
+
+def test_what_follows_from_a_time() -> None:
+    """4 TFLOP and 8 GB in 2 milliseconds, of which 1 would do; eager it takes 3, and the host 1."""
+    times = Times(device=[2000.0] * 3, wall=[3000.0] * 3, host=[1000.0] * 3, extra_bytes=7, how="graph")
+    found = timed(times, Roof(1000.0, 4 * 10**12, 8 * 10**9, "memory"))
+    assert (found["tflops"], found["gbps"], found["roof"]) == (2000.0, 4000.0, 0.5)
+    medians = [found[name]["median"] for name in ("device_us", "wall_us", "host_us")]
+    assert medians == [2000.0, 3000.0, 1000.0]
+    assert (found["extra_bytes"], found["how"], found["bound"]) == (7, "graph", "memory")
+    on_cpu = timed(Times(wall=[500.0]), Roof(1000.0, 4 * 10**12, 8 * 10**9, "memory"))
+    assert (on_cpu["roof"], on_cpu["device_us"], on_cpu["host_us"]) == (2.0, None, None)
+
+
+def test_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product of n^3 multiplications and additions, and a copy that reads and writes, in a millisecond each."""
+    monkeypatch.setattr(roof, "LARGE", {"cpu": (100, 1 << 10)})
+    monkeypatch.setattr(roof, "_seconds", lambda call, device: call() and 1e-3)
+    found = roof.ceilings(["float32"], torch.device("cpu"))
+    assert found == {
+        "float32": pytest.approx(2 * 100**3 / 1e-3 / 1e12),
+        "copy": pytest.approx(2 * 1024 / 1e-3 / 1e9, 1e-3),
+    }

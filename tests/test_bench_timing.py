@@ -19,7 +19,7 @@ class Log(list[str]):
         super().__init__()
         self.capturing = False
         self.clock = 0.0
-        self.refuses = False
+        self.refuses: Exception | None = None
 
     def event(self, **_: Any) -> Any:
         log = self
@@ -49,11 +49,12 @@ class Log(list[str]):
 
     @contextmanager
     def capture(self, graph: Any) -> Iterator[None]:
-        if self.refuses:
-            raise RuntimeError("operation not permitted when stream is capturing")
         self.capturing = True
         yield
         self.capturing = False
+        if self.refuses:
+            self.append("left on the capture stream")
+            raise self.refuses
 
     @contextmanager
     def on_stream(self, stream: Any) -> Iterator[None]:
@@ -77,6 +78,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
         "Stream": Stream,
         "current_stream": Stream,
         "synchronize": lambda *_: None,
+        "set_stream": lambda _: log.append("back"),
         "memory_allocated": lambda *_: 1000,
         "max_memory_allocated": lambda *_: 1900,
         "reset_peak_memory_stats": lambda *_: None,
@@ -111,7 +113,7 @@ def test_each_run_is_a_replay_between_events_after_a_flush(log: Log) -> None:
 
 
 def test_what_can_not_be_captured_is_called(log: Log) -> None:
-    log.refuses = True
+    log.refuses = RuntimeError("operation not permitted when stream is capturing")
 
     def call() -> tuple[torch.Tensor, ...]:
         log.append("called")
@@ -120,8 +122,16 @@ def test_what_can_not_be_captured_is_called(log: Log) -> None:
 
     times = timing.on_device({"a": call}, CPU, budget=0.0)["a"]
     first = log.index("flush")
+    left = log.index("left on the capture stream")
+    assert log[left + 1] == "back"
     assert log[first:] == ["flush", "event", "called", "event"] * 10
     assert (times.how, times.device) == ("events", [1000.0] * 10)
+
+
+def test_too_little_memory_is_no_reason_to_time_it_otherwise(log: Log) -> None:
+    log.refuses = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        timing.on_device({"a": lambda: ()}, CPU, budget=0.0)
 
 
 def test_eager_calls_are_timed_to_their_end() -> None:

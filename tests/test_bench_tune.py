@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench import tune
 from bench.contenders import Problem
 from bench.layers import select
+from bench.lowering.offline import operands_for
+from bench.tune import search
+from bench.tune.table import Table
 from tritonconv import launch, measured, tiles
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.tiles import INTERPRETER, Device, Operands, Tile
@@ -37,7 +39,7 @@ def timed(calls: dict[Tile, Callable[[], Any]]) -> dict[Tile, float]:
 @here
 @pytest.mark.parametrize("operator", ["fprop", "dgrad", "wgrad"])
 def test_the_fastest_wins_by_its_margin(operator: Operator, problem: Problem) -> None:
-    row, refused = tune.tune(problem, operator, TILES, INTERPRETER, timed)
+    row, refused = search.tune(problem, operator, TILES, INTERPRETER, timed)
     assert refused == []
     assert row is not None
     assert (row["tile"], row["runner_up"]) == (list(astuple(TILES[1])), str(TILES[2]))
@@ -53,12 +55,12 @@ def test_a_wrong_tile_does_not_compete(problem: Problem, monkeypatch: pytest.Mon
         return tuple(t * (2 if blocks["BLOCK_M"] == 32 else 1) for t in right(plan))
 
     monkeypatch.setattr(launch, "run", wrong)
-    row, refused = tune.tune(problem, "fprop", TILES, INTERPRETER, timed)
+    row, refused = search.tune(problem, "fprop", TILES, INTERPRETER, timed)
     assert row is not None
     assert row["tile"] == list(astuple(TILES[2]))
     assert len(refused) == 1
     assert refused[0].startswith(f"WRONG with {TILES[1]}")
-    none, refused = tune.tune(problem, "fprop", TILES[1:2], INTERPRETER, timed)
+    none, refused = search.tune(problem, "fprop", TILES[1:2], INTERPRETER, timed)
     assert none is None
     assert len(refused) == 1
 
@@ -89,24 +91,24 @@ def test_the_table_goes_on_where_it_was_stopped(folder: Path) -> None:
     path = folder / measured.file_of("NVIDIA H200")
     assert path.name == "nvidia-h200.json"
     hashes = {"fprop": "1", "dgrad": "2", "wgrad": "3"}
-    tune.Table(path, "NVIDIA H200", hashes).add(row_for(TILES[0]))
-    tune.Table(path, "NVIDIA H200", hashes).add(row_for(TILES[1], "dgrad"))
-    tune.Table(path, "NVIDIA H200", hashes).add(row_for(TILES[2]))
-    found = tune.Table(path, "NVIDIA H200", hashes)
+    Table(path, "NVIDIA H200", hashes).add(row_for(TILES[0]))
+    Table(path, "NVIDIA H200", hashes).add(row_for(TILES[1], "dgrad"))
+    Table(path, "NVIDIA H200", hashes).add(row_for(TILES[2]))
+    found = Table(path, "NVIDIA H200", hashes)
     assert sorted(row["tile"] for row in found.rows.values()) == sorted(list(astuple(t)) for t in (TILES[1], TILES[2]))
     key = tuple(row_for(TILES[0])["key"])
     assert found.has(key, "fprop")
     assert not found.has(key[:-1], "fprop")
-    assert not tune.Table(path, "NVIDIA H200", hashes | {"fprop": "changed"}).has(key, "fprop")
+    assert not Table(path, "NVIDIA H200", hashes | {"fprop": "changed"}).has(key, "fprop")
     with pytest.raises(ValueError, match="the table of NVIDIA H200, not of NVIDIA A100"):
-        tune.Table(path, "NVIDIA A100", hashes)
+        Table(path, "NVIDIA A100", hashes)
     json.loads(path.read_text())
 
 
 def test_pick_takes_what_was_measured(folder: Path) -> None:
     """On that GPU, for that problem and batch sizes near it, and nowhere else."""
     best = Tile(128, 64, 64, 4, 3)
-    tune.Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(best))
+    Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(best))
     model = tiles.pick(GEOMETRY, "fprop", OPERANDS, Device.of(90, 132))
     assert model != best
     assert tiles.pick(GEOMETRY, "fprop", OPERANDS, H200) == best
@@ -118,7 +120,7 @@ def test_pick_takes_what_was_measured(folder: Path) -> None:
 
 
 def test_a_measured_tile_that_does_not_fit_is_not_picked(folder: Path) -> None:
-    tune.Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(Tile(256, 256, 64, 8, 4)))
+    Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(Tile(256, 256, 64, 8, 4)))
     tile = tiles.pick(GEOMETRY, "fprop", OPERANDS, H200)
     assert tiles.fits(tile, "fprop", 2, H200)
 
@@ -129,7 +131,7 @@ def test_measured_tiles_are_shipped(folder: Path) -> None:
     before = tiles.shipped("fprop", OPERANDS)
     assert new not in before
     row = row_for(replace(new, SPLIT_K=4))
-    tune.Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row)
+    Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row)
     measured.everywhere.cache_clear()
     assert tiles.shipped("fprop", OPERANDS) == [*before, new]
     assert new not in tiles.shipped("fprop", Operands(4, 4))
@@ -139,9 +141,9 @@ def test_measured_tiles_are_shipped(folder: Path) -> None:
 def test_candidates_fit_and_hold_what_is_picked(folder: Path) -> None:
     for layer in select("rn50_c3_3x3,rn50_conv1,unet_up1"):
         for operator in ("fprop", "dgrad", "wgrad"):
-            shipped = tune.candidates(layer, operator, "bfloat16", H200, grid=False)
-            grid = tune.candidates(layer, operator, "bfloat16", H200, grid=True)
+            shipped = search.candidates(layer, operator, "bfloat16", H200, grid=False)
+            grid = search.candidates(layer, operator, "bfloat16", H200, grid=True)
             assert all(tiles.fits(tile, operator, 2, H200) for tile in shipped + grid)
             assert len(set(grid)) == len(grid) > len(shipped)
-            operands = tune.operands_for(operator, "bfloat16", layer.geometry, H200)
+            operands = operands_for(operator, "bfloat16", layer.geometry, H200)
             assert tiles.pick(layer.geometry, operator, operands, H200) in shipped

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from bench.lowering_table import load
+from bench.lowering.table import load
 from bench.results import RESULTS, ROOT
 from tritonconv.tiles import SHARED_BYTES
 
 pytest.importorskip("triton")
 
-from bench.lowering import compared, regressions
+from bench.lowering.rows import compared, regressions
 
 COMMITTED = load(RESULTS / "lowering.json")
 KERNELS = ["fprop", "dgrad", "wgrad_with_bias", "wgrad"]

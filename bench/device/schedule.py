@@ -24,12 +24,13 @@ class Clock:
 class Record:
     """What a part of the work has found, written after each addition.
 
-    `rows` is what was found, `remaining` what was planned and not done yet; `complete` is true when that is nothing.
+    `rows` is what was found, `remaining` what was planned and not done yet (None before there is a plan); `complete` is
+    true in the end if all was done, and else `stopped` says why not.
     """
 
     def __init__(self, path: Path, **about: Any) -> None:
         self.path = path
-        self.content: dict[str, Any] = {**about, "complete": False, "stopped": None, "remaining": [], "rows": []}
+        self.content: dict[str, Any] = {**about, "complete": False, "stopped": "killed", "remaining": None, "rows": []}
         self.save()
 
     def save(self) -> None:
@@ -39,6 +40,10 @@ class Record:
         self.content["remaining"] = list(names)
         self.save()
 
+    def show(self, rows: list[results.Row]) -> None:
+        """The rows as they are so far, of a unit that goes on."""
+        results.save(self.path, self.content | {"rows": [*self.content["rows"], *rows]})
+
     def add(self, name: str, rows: Iterable[results.Row]) -> None:
         """The unit of that name is done."""
         self.content["rows"] += rows
@@ -47,7 +52,9 @@ class Record:
 
     def close(self, stopped: str | None = None) -> None:
         """Say why it ended, if it did so before all was done."""
-        self.content |= {"stopped": stopped, "complete": stopped is None and not self.content["remaining"]}
+        if stopped is None and self.content["remaining"]:
+            stopped = "the time was up"
+        self.content |= {"stopped": stopped, "complete": stopped is None}
         self.save()
 
 

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from bench import compare
 from bench.layers import FAMILIES
-from bench.results import Results, Row
+from bench.report import compare
+from bench.results import Results, Row, merged
 
 COLORS = dict(zip(FAMILIES, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
 MARKERS = {"torch": "x", "triton": "o", "reference": "s"}
@@ -36,56 +36,86 @@ def save(figure: Any, path: Path, results: Results) -> Path:
     return path
 
 
+def draw(runs: Sequence[Results], folder: Path, stem: str) -> list[Path]:
+    """The pictures of what was timed in `runs`, taken together; over commits where there are several."""
+    folder.mkdir(parents=True, exist_ok=True)
+    together = merged(runs)
+    rows = together["rows"]
+    drawn = []
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        timed = list(dict.fromkeys(r["contender"] for r in rows if (r["dtype"], r["status"]) == (dtype, "ok")))
+        for contender in timed:
+            if contender != compare.BASELINE and compare.speedups(rows, contender, dtype):
+                drawn.append(speedup_bars(together, contender, dtype, folder / f"{stem}-{contender}-{dtype}.png"))
+        if timed and dtype in together["ceilings"]:
+            drawn.append(roofline(together, timed, dtype, folder / f"{stem}-roofline-{dtype}.png"))
+        if timed and len(runs) > 1:
+            ordered = sorted(runs, key=lambda run: run["environment"]["date"])
+            drawn.append(over_commits(ordered, timed, dtype, folder / f"{stem}-commits-{dtype}.png"))
+    return drawn
+
+
 def speedup_bars(results: Results, contender: str, dtype: str, path: Path) -> Path:
     """One bar for each layer, sorted, for each pass: how many times as fast as torch, on a logarithmic scale."""
     rows: Sequence[Row] = results["rows"]
     found = compare.speedups(rows, contender, dtype)
     families = {row["layer"]: row["family"] for row in rows}
     passes = list(dict.fromkeys(name for _, name in found))
-    most = max((sum(pass_ == name for _, pass_ in found) for name in passes), default=1)
-    figure, axes = pyplot.subplots(1, len(passes), figsize=(4.6 * len(passes), 1.5 + 0.17 * most), squeeze=False)
+    most = max(sum(pass_ == name for _, pass_ in found) for name in passes)
+    figure, axes = pyplot.subplots(
+        1, len(passes), figsize=(4.6 * len(passes), 1.5 + 0.2 * most), squeeze=False, sharex=True
+    )
     for axis, of in zip(axes[0], passes, strict=True):
         bars = sorted((value, layer) for (layer, pass_), value in found.items() if pass_ == of)
         values = [value for value, _ in bars]
-        axis.barh(range(len(bars)), [v - 1 for v in values], left=1, color=[COLORS[families[n]] for _, n in bars])
-        axis.set_yticks(range(len(bars)), [layer for _, layer in bars], fontsize=6)
+        colors = [COLORS.get(families[layer], "0.3") for _, layer in bars]
+        drawn = axis.barh(range(len(bars)), [value - 1 for value in values], left=1, color=colors)
+        axis.bar_label(drawn, [f"{value:.2g}" for value in values], fontsize=6, padding=2)
+        axis.set_yticks(range(len(bars)), [layer for _, layer in bars], fontsize=7)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set_title(f"{of}: geometric mean {compare.geometric_mean(values):.2f}", fontsize=10)
+        axis.margins(x=0.15, y=0.01)
         logarithmic(axis, "x")
-        axis.margins(y=0.01)
     figure.supxlabel(f"{contender} over torch in {dtype}: how many times as fast; above 1 is a win", fontsize=9)
     present = [family for family in FAMILIES if family in {families[layer] for layer, _ in found}]
     handles = [Rectangle((0, 0), 1, 1, color=COLORS[family]) for family in present]
-    figure.legend(handles, present, loc="upper center", ncols=len(present), fontsize=8, bbox_to_anchor=(0.5, 1.04))
+    figure.legend(handles, present, loc="lower center", ncols=len(present), fontsize=8, bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     return save(figure, path, results)
 
 
 def roofline(results: Results, contenders: Sequence[str], dtype: str, path: Path) -> Path:
-    """TFLOP/s of every layer and pass over its operations per byte, under the ceilings measured in the same run."""
-    ceilings = results["ceilings"]
-    figure, axis = pyplot.subplots(figsize=(8, 5.5))
-    intensities = []
-    for contender in contenders:
-        rows = [r for r in results["rows"] if (r["contender"], r["dtype"], r["status"]) == (contender, dtype, "ok")]
-        for family in FAMILIES:
-            points = [(r["flops"] / r["bytes"], r["tflops"]) for r in rows if r["family"] == family]
-            intensities += [x for x, _ in points]
-            style = dict(marker=MARKERS.get(contender, "^"), s=22, alpha=0.8, linewidths=1, color=COLORS[family])
-            axis.scatter(*(zip(*points, strict=True) if points else ([], [])), **style)
-    ridge = ceilings[dtype] * 1e3 / ceilings["copy"]
-    low, high = min([*intensities, ridge]) / 1.5, max([*intensities, ridge]) * 1.5
-    xs = [low, ridge, high]
-    axis.plot(xs, [min(ceilings[dtype], x * ceilings["copy"] / 1e3) for x in xs], color="black", linewidth=1.2)
-    logarithmic(axis, "x")
-    logarithmic(axis, "y")
-    axis.set_xlabel("operations per byte, each operand and result moved once")
-    axis.set_ylabel("TFLOP/s")
-    axis.set_title(f"{dtype}: {ceilings[dtype]:.4g} TFLOP/s in a matrix product, {ceilings['copy']:.4g} GB/s in a copy")
+    """TFLOP/s of every layer over its operations per byte, under the ceilings measured in the same run: by pass."""
+    peak, copy = results["ceilings"][dtype], results["ceilings"]["copy"]
+    rows = [row for row in results["rows"] if (row["dtype"], row["status"]) == (dtype, "ok")]
+    ridge = peak * 1e3 / copy
+    intensities = [*(row["flops"] / row["bytes"] for row in rows), ridge]
+    reach = [min(intensities) / 1.5, ridge, max(intensities) * 1.5]
+    passes = list(dict.fromkeys(row["pass"] for row in rows))
+    figure, axes = pyplot.subplots(1, len(passes), figsize=(4.4 * len(passes), 4.4), squeeze=False, sharey=True)
+    for axis, of in zip(axes[0], passes, strict=True):
+        for row in rows:
+            if row["pass"] == of and row["contender"] in contenders:
+                style = dict(marker=MARKERS.get(row["contender"], "^"), color=COLORS.get(row["family"], "0.3"))
+                axis.scatter(row["flops"] / row["bytes"], row["tflops"], s=18, alpha=0.8, linewidths=1, **style)
+        for share, line in ((1.0, "-"), (0.5, ":")):
+            axis.plot(reach, [share * min(peak, x * copy / 1e3) for x in reach], line, color="black", linewidth=1)
+        axis.set_title(of, fontsize=10)
+        logarithmic(axis, "x")
+        logarithmic(axis, "y")
+    axes[0][0].set_ylabel("TFLOP/s")
+    figure.supxlabel(
+        f"operations per byte in {dtype}; lines: {peak:.4g} TFLOP/s in a matrix product, {copy:.4g} GB/s in a copy, "
+        "and half of that",
+        fontsize=9,
+    )
     shown = [Line2D([], [], linestyle="", marker=MARKERS.get(n, "^"), color="black", label=n) for n in contenders]
-    present = {row["family"] for row in results["rows"] if row["status"] == "ok"}
-    shown += [Line2D([], [], linewidth=5, color=COLORS[f], label=f) for f in FAMILIES if f in present]
-    axis.legend(handles=shown, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    present = {row["family"] for row in rows}
+    shown += [
+        Line2D([], [], linewidth=5, color=COLORS[family], label=family) for family in FAMILIES if family in present
+    ]
+    figure.legend(handles=shown, fontsize=8, loc="lower center", ncols=len(shown), bbox_to_anchor=(0.5, 1.0))
+    figure.tight_layout()
     return save(figure, path, results)
 
 

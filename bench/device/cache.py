@@ -1,7 +1,10 @@
 """Carry what Triton has compiled from one machine to another of the same kind, as one file."""
 
 import json
+import lzma
 import os
+import shutil
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,27 +31,35 @@ def kept(folder: Path | None) -> Iterator[Callable[[], None]]:
         try:
             yield lambda: pack(Path(live), folder / ARCHIVE)
         finally:
-            pack(Path(live), folder / ARCHIVE)
             os.environ.pop("TRITON_CACHE_DIR") if before is None else os.environ.update(TRITON_CACHE_DIR=before)
+            pack(Path(live), folder / ARCHIVE)
 
 
 def pack(live: Path, archive: Path) -> None:
     """Write the archive, whole or not at all."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     beside = archive.with_name(f".{archive.name}.{os.getpid()}")
-    with tarfile.open(beside, "w:xz", preset=1) as tar:
-        for path in sorted(live.rglob("*")):
-            if path.is_file() and "tmp.pid" not in str(path) and path.suffix != ".lock":
-                tar.add(path, path.relative_to(live))
-    beside.replace(archive)
+    try:
+        with tarfile.open(beside, "w:xz", preset=1) as tar:
+            for path in sorted(live.rglob("*")):
+                if path.is_file() and "tmp.pid" not in str(path):  # what is being written, by Triton's name for it
+                    tar.add(path, path.relative_to(live))
+        beside.replace(archive)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def unpack(archive: Path, live: Path) -> None:
-    """Read the archive, if it is there. Triton notes where each file lies, so that is written anew."""
+    """Read the archive, if it is there and whole. Triton notes where each file lies, so that is written anew."""
     if not archive.exists():
         return
-    with tarfile.open(archive) as tar:
-        tar.extractall(live, filter="data")
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(live, filter="data")
+    except (tarfile.TarError, EOFError, lzma.LZMAError) as error:
+        print(f"{archive} can not be read, and kernels are compiled anew: {error}", file=sys.stderr)
+        shutil.rmtree(live)
+        live.mkdir()
     for group in live.rglob("__grp__*.json"):
         names = json.loads(group.read_text())["child_paths"]
         group.write_text(json.dumps({"child_paths": {name: str(group.with_name(name)) for name in names}}))

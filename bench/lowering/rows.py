@@ -1,24 +1,19 @@
-"""What can be measured without a GPU: every kernel compiled offline, and what its machine code is made of."""
+"""One row for each kernel: what its machine code is made of, and the bound that follows from it."""
 
-import argparse
-import json
 import multiprocessing
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 
-from bench import assembly, publish, results
-from bench.chips import CHIPS
-from bench.layers import Layer, select
-from bench.lowering_table import LEGEND, Row, full, load
-from bench.offline import DTYPES, KERNELS, Job, compiled, for_memory, jobs, picked
-from bench.results import RESULTS
+from bench.contenders import DTYPES
+from bench.layers import Layer
+from bench.lowering import assembly
+from bench.lowering.offline import Job, compiled, for_memory, picked
+from bench.lowering.table import Row
 
 # What a row is about; the rest is what was found.
 KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
@@ -61,6 +56,7 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
     A multiprocessor forms a step's products in `step / chip.products` cycles if its tensor cores never wait, and can
     issue `chip.issues` instructions in each: with more of them per such cycle, it is the instructions that bound it.
     FMAs outside tensor cores are instructions themselves, so there it is the share of FMAs among them that says so.
+    Where opcodes do not tell how much they multiply (sm_100, AMD), the loop is taken to do one step.
     """
     loop, tile, chip = listing.main_loop(), job.tile, job.chip
     found = dict.fromkeys(("instructions_per_step", "instructions_per_mma_cycle", "ffma_share", "bound_tflops"))
@@ -128,60 +124,3 @@ def compared(rows: Sequence[Row], committed: Sequence[Row]) -> int:
     """How many of `rows` have one of the same compiler to be compared with."""
     before = {(*key(row), row["triton"]) for row in committed}
     return sum((*key(row), row["triton"]) in before for row in rows)
-
-
-COMMITTED = RESULTS / "lowering.json"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", nargs="+", choices=["all", *CHIPS], default=["sm_80", "sm_90", "sm_100"])
-    parser.add_argument(
-        "--dtype",
-        nargs="+",
-        choices=["all", *DTYPES],
-        default=["bfloat16", "tf32", "float32"],
-        help="float16 is left out unless it is asked for: its code is bfloat16's but for a few instructions",
-    )
-    parser.add_argument("--kernel", nargs="+", choices=["all", *KERNELS], default=["all"])
-    parser.add_argument("--everywhere", action="store_true", help="each tile in every alignment that it ships for")
-    parser.add_argument("--rows", default="all", help="layers that say which tiles are defaults: all, smoke, or names")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a list")
-    parser.add_argument(
-        "--against",
-        type=Path,
-        nargs="?",
-        const=COMMITTED,
-        metavar="FILE",
-        help="fail if something got worse than in FILE (bench/results/lowering.json)",
-    )
-    parser.add_argument(
-        "--publish", action="store_true", help="write bench/results/lowering.json and the README's section"
-    )
-    parser.add_argument("--processes", type=int, help="by default, one for each CPU")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Compile, print the table and what got worse. Returns the exit status."""
-    archs, dtypes, kernels = (
-        list(every) if "all" in chosen else chosen
-        for chosen, every in ((args.arch, CHIPS), (args.dtype, DTYPES), (args.kernel, KERNELS))
-    )
-    committed = load(args.against) if args.against else []
-    layers = select(args.rows)
-    wanted = jobs(archs, dtypes, kernels, layers, args.everywhere)
-    rows = []
-    for row in lower_all(wanted, layers, args.processes):
-        rows.append(row)
-        if sys.stderr.isatty():
-            print(f"\r{len(rows)} of {len(wanted)} kernels compiled", end="", file=sys.stderr, flush=True)
-    print(f"\n{full(rows)}\n\n{LEGEND}\n{len(rows)} kernels compiled with Triton {triton.__version__}.")
-    for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
-        results.write(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-    if args.publish:
-        publish.update()
-    if not args.against:
-        return 0
-    worse = regressions(rows, committed)
-    print(f"{compared(rows, committed)} of {len(rows)} rows compared with {args.against}, {len(worse)} got worse")
-    print("\n".join(worse))
-    return 1 if worse or not compared(rows, committed) else 0

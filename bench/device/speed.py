@@ -3,15 +3,17 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench import report, results
+from bench import results
 from bench.contenders import PASSES, Pass, at_its_best, call
+from bench.device.schedule import Clock, Record, in_time
 from bench.layers import SMOKE, Layer, select
 from bench.measure import about
-from bench.schedule import Clock, Record, in_time
+from bench.report import tables
 from bench.session import Session
 
 # Bad rows that are printed; all are in the record.
@@ -53,73 +55,77 @@ def stale(
     return [unit for unit in units if not fresh(unit)]
 
 
-def run_layers(args: argparse.Namespace, device: torch.device, clock: Clock) -> int:
+def run_layers(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
     """`layers.json`: what has changed since the newest committed results, torch and triton side by side."""
-    session = Session(
-        device, ["torch", "triton"], ["bfloat16", "tf32", "float32"] if device.type == "cuda" else ["float32"]
-    )
-    todo = units(select(args.rows), session.dtypes)
+    dtypes = ["bfloat16", "tf32", "float32"] if device.type == "cuda" else ["float32"]
+    session = Session(device, ["torch", "triton"], dtypes)
+    todo = units(select(args.rows), dtypes)
     if not args.again:
         known = results.committed(session.environment["gpu"])
-        todo = stale(
-            todo, known, session.environment["kernels"], lambda unit: session.tiles(unit.layer, unit.of, unit.dtype)
-        )
-    return measure_all(session, todo, args, clock, "layers")
+        hashes = session.environment["kernels"]
+        todo = stale(todo, known, hashes, lambda unit: session.tiles(unit.layer, unit.of, unit.dtype))
+    status = measure_all(session, todo, args.out / "layers.json", clock, keep)
+    results.write(args.out / "layers.md", tables.report(results.load(args.out / "layers.json")))
+    return status
 
 
-def run_precision(args: argparse.Namespace, device: torch.device, clock: Clock) -> int:
+def run_precision(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
     """`precision.json`: the smoke rows in other dtypes, and in NCHW."""
     dtypes = ["float16", "tf32", "bfloat16"] if device.type == "cuda" else ["float32"]
     session = Session(device, ["torch", "triton", "torch-nchw", "triton-nchw"], dtypes)
-    return measure_all(session, units(select("smoke"), dtypes), args, clock, "precision")
+    return measure_all(session, units(select("smoke"), dtypes), args.out / "precision.json", clock, keep)
 
 
-def measure_all(session: Session, todo: Sequence[Unit], args: argparse.Namespace, clock: Clock, part: str) -> int:
+def measure_all(session: Session, todo: Sequence[Unit], path: Path, clock: Clock, keep: Callable[[], None]) -> int:
     """Compile everything first, then measure unit by unit. 1 if a result was wrong or something failed."""
-    record = Record(args.out / f"{part}.json", part=part, **session.record())
+    record = Record(path, part=path.stem, **session.record())
     record.plan(unit.name for unit in todo)
     compiled = session.precompile((unit.layer, unit.of, unit.dtype) for unit in todo)
-    print(f"{part}: {len(todo)} passes to time, {compiled} kernels compiled, {clock.left():.0f} s left", flush=True)
+    keep()
+    print(
+        f"{path.stem}: {len(todo)} passes to time, {compiled} kernels compiled, {clock.left():.0f} s left", flush=True
+    )
     stopped = None
     for unit in in_time(todo, clock, reserve=2.0):
         try:
             rows = session.measure(unit.layer, unit.of, unit.dtype)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {f'{error}'[:300]}"
-            rows = [
-                about(unit.layer, unit.of, name, unit.dtype) | {"status": "failed", "reason": reason}
-                for name in session.contenders
-            ]
-            stopped = reason if results.is_sticky(error) else None
-        record.add(unit.name, rows)
-        if stopped:
+        except Exception as error:  # the GPU is lost
+            stopped = f"{unit.name}: {results.in_short(error)}"
             break
-    record.close(stopped or ("the time was up" if record.content["remaining"] else None))
-    results.write(args.out / f"{part}.md", report.report(record.content))
+        record.add(unit.name, rows)
+    record.close(stopped)
     bad = [row for row in record.content["rows"] if row["status"] in ("wrong", "failed")]
     for row in bad[:SHOWN]:
         print(f"{row['status'].upper()}: {' '.join(results.key(row))}: {row['reason']}")
-    print(f"{part}: {len(todo) - len(record.content['remaining'])} of {len(todo)} passes timed, {len(bad)} rows bad")
-    return int(bool(bad))
+    timed = len(todo) - len(record.content["remaining"])
+    print(
+        f"{path.stem}: {timed} of {len(todo)} passes timed, {len(bad)} rows bad, {record.content['stopped'] or 'done'}"
+    )
+    return int(bool(bad or stopped))
 
 
-def run_profile(args: argparse.Namespace, device: torch.device, clock: Clock) -> int:
+def run_profile(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
     """`profile.json`: the kernels that torch runs for each pass, and how long each takes, in microseconds."""
     session = Session(device, ["torch"], ["bfloat16" if device.type == "cuda" else "float32"])
     todo = [unit for unit in units(select(args.rows), session.dtypes) if unit.of != "step"]
     record = Record(args.out / "profile.json", part="profile", **session.record())
     record.plan(unit.name for unit in todo)
+    stopped = None
     for unit in in_time(todo, clock, reserve=2.0):
-        run = call("torch", unit.of, session.problem(unit.layer, unit.dtype))
-        with at_its_best(unit.dtype):
-            kernels = profile(run, device)
-        record.add(
-            unit.name,
-            [about(unit.layer, unit.of, "torch", unit.dtype) | {"status": "profiled", "kernels_of_torch": kernels}],
-        )
-    record.close("the time was up" if record.content["remaining"] else None)
-    print(f"profile: {len(record.content['rows'])} of {len(todo)} passes")
-    return 0
+        row = about(unit.layer, unit.of, "torch", unit.dtype)
+        try:
+            run = call("torch", unit.of, session.problem(unit.layer, unit.dtype))
+            with at_its_best(unit.dtype):
+                row |= {"status": "profiled", "kernels_of_torch": profile(run, device)}
+        except Exception as error:
+            row |= {"status": "failed", "reason": results.in_short(error)}
+            stopped = row["reason"] if results.lost(device) else None
+        record.add(unit.name, [row])
+        if stopped:
+            break
+    record.close(stopped)
+    print(f"profile: {len(record.content['rows'])} of {len(todo)} passes, {record.content['stopped'] or 'done'}")
+    return int(stopped is not None)
 
 
 def profile(run: Callable[[], Any], device: torch.device, runs: int = 5) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Which kernels there are to compile, for which operands and tiles, and how that is done without a GPU."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bench.chips import CHIPS, Chip
+from bench.contenders import DTYPES
 from bench.layers import Layer
+from bench.lowering.chips import CHIPS, Chip
 from tests.oracle import convolution_precision
 from tritonconv import launch, tiles
 from tritonconv.compiling import compile_all, cpus
@@ -19,8 +21,6 @@ from tritonconv.geometry import ConvGeometry, Operator
 
 # Of the three operators the kernels; wgrad once more with the bias's sum, and the kernel that adds up its parts.
 KERNELS = ("fprop", "dgrad", "wgrad", "wgrad_with_bias", "sum_partials")
-# float32 is outside the tensor cores, tf32 is float32 rounded for them.
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
 TRITON_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -183,10 +183,13 @@ def operands_for(operator: Operator, dtype: str, geometry: ConvGeometry, device:
 
 
 def precompile(plans: Iterable[Sequence[launch.Launch]], device: torch.device) -> int:
-    """Compile what `plans` launch for the GPU `device`, in parallel processes. Returns how many kernels there are."""
+    """Compile what `plans` launch for the GPU `device`, in parallel processes. Returns how many kernels there are.
+
+    What does not compile is left for its launch to complain about.
+    """
     variants = list({started.variant: started for plan in plans for started in plan}.values())
     if variants:
-        with torch.cuda.device(device):
+        with torch.cuda.device(device), suppress(Exception):
             compile_all(variants, cpus())
     return len(variants)
 

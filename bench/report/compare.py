@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import exp, log
 
 from bench.layers import FAMILIES
-from bench.results import Row, key
+from bench.results import Results, Row, key
 
 BASELINE = "torch"
 # A layer and a pass.
@@ -53,32 +53,59 @@ def by_family(values: Mapping[Place, float], families: Mapping[str, str], of: st
 
 @dataclass(frozen=True)
 class Change:
-    """One row then and now. `factor` above 1 is slower: 1.1 takes a tenth longer. None if it has no time any more."""
+    """One row then and now.
 
-    about: tuple[str, ...]
+    `factor` above 1 is slower: 1.1 takes a tenth longer. None if there is no result any more. `drift` is the factor of
+    torch's own in the same place, and 1 if that is not known: what has become of the machine rather than of us.
+    """
+
+    about: tuple[str, str, str, str]
     factor: float | None
+    drift: float
     what: str
 
+    def __str__(self) -> str:
+        how = "lost" if self.factor is None else f"{self.factor:.2f} times as long (torch {self.drift:.2f})"
+        return f"{' '.join(self.about)}: {how}, {self.what}"
+
     def fails(self, threshold: float) -> bool:
-        """Whether it got slower by more than `threshold`, or lost its result."""
-        return self.factor is None or self.factor > 1 + threshold
+        """Whether one of ours lost its result, or got slower by more than `threshold`, also in relation to torch."""
+        if self.about[2].startswith(BASELINE):
+            return False
+        return self.factor is None or min(self.factor, self.factor / self.drift) > 1 + threshold
 
 
 def changes(new: Sequence[Row], old: Sequence[Row]) -> list[Change]:
     """What is slower or faster beyond the spread, slowest first: the p20 of the one lies above the p80 of the other.
 
-    A result that was right and is not there any more counts as a change; what is only in one of the two does not.
+    A result that was right and is none any more counts as a change; what is only in one of the two does not.
     """
-    before = {key(row): row for row in old}
+    before, after = ({key(row): row for row in rows} for rows in (old, new))
     found = []
-    for row in new:
-        then = times(before[key(row)]) if key(row) in before else None
-        if then is None or row["status"] == "skipped":
+    for about, row in after.items():
+        then = times(before[about]) if about in before else None
+        if then is None:
             continue
         now = times(row)
         if now is None:
-            found.append(Change(key(row), None, f"{row['status']}: {row['reason']}"))
+            found.append(Change(about, None, 1.0, f"{row['status']}: {row['reason']}"))
         elif now["p20"] > then["p80"] or now["p80"] < then["p20"]:
-            factor = now["median"] / then["median"]
-            found.append(Change(key(row), factor, f"{then['median']:.1f} -> {now['median']:.1f} us"))
+            layer, pass_, _, dtype = about
+            theirs = [times(rows[layer, pass_, BASELINE, dtype]) for rows in (before, after)
+                      if (layer, pass_, BASELINE, dtype) in rows]  # fmt: skip
+            drift = theirs[1]["median"] / theirs[0]["median"] if len(theirs) == 2 and theirs[0] and theirs[1] else 1.0
+            what = f"{then['median']:.1f} -> {now['median']:.1f} us"
+            found.append(Change(about, now["median"] / then["median"], drift, what))
     return sorted(found, key=lambda change: -(change.factor or float("inf")))
+
+
+def differences(new: Results, old: Results) -> list[str]:
+    """What beside the code may have changed the times. Raises ValueError where the runs can not be compared."""
+    ours, theirs = new["environment"], old["environment"]
+    for name in ("gpu", "cpu") if not ours["gpu"] else ("gpu",):
+        if ours[name] != theirs[name]:
+            raise ValueError(f"runs on different machines can not be compared: {ours[name]}, {theirs[name]}")
+    if ("rehearsal" in new) != ("rehearsal" in old) and "sample" not in new | old:
+        raise ValueError("a rehearsal can not be compared with a measurement")
+    names = ("driver", "torch", "triton", "cuda", "cudnn", "python")
+    return [f"{name} {theirs[name]} -> {ours[name]}" for name in names if ours[name] != theirs[name]]

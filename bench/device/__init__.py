@@ -1,0 +1,1 @@
+"""`python -m bench device`: the standing work for a GPU that is there only for minutes."""

@@ -1,0 +1,150 @@
+"""Whether the kernels are right on this GPU: the tests, and random problems until the time is up."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tritonconv
+from bench import results
+from bench.contenders import DTYPES, at_its_best
+from bench.device.schedule import Clock, Record, in_time
+from tests.cases import LAYOUTS, random_case
+from tests.oracle import PARTS, TOLERANCES, errors, expected_step, forward, hostile, precision_on, scales, step
+
+# The tests that run kernels, those first that say most: every shipped tile in every dtype.
+TESTS = ("every_tile", "kernels", "phases", "autograd", "torch_cases", "contract", "dispatch", "warmup")
+# The share of the time that the tests may take; the rest is for random problems.
+TESTS_SHARE = 0.6
+# Failures that are kept, and those that are printed.
+FAILURES, SHOWN = 20, 5
+
+
+def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
+    """`correctness.json`: one row for the tests, one for the random problems. 1 if anything failed."""
+    about: dict[str, Any] = {"part": "correctness", "environment": results.environment(device), "ceilings": {}}
+    if device.type == "cpu":
+        about["rehearsal"] = "in Triton's interpreter"
+    record = Record(args.out / "correctness.json", **about)
+    record.plan(["tests", "random problems"])
+    for tests in run_tests(clock.left() * TESTS_SHARE):
+        record.show([tests])
+    record.add("tests", [tests])
+    keep()
+    for problems in random_problems(device, clock, args.seed):
+        record.show([problems])
+    record.add("random problems", [problems])
+    record.close(problems["stopped"] or (None if tests["finished"] else "the time of the tests was up"))
+    ended = "all" if tests["finished"] else "stopped by the clock"
+    print(f"correctness: tests ({ended}): {tests['outcomes']}, {len(tests['failures'])} failures")
+    print(f"correctness: {problems['problems']} random problems, {len(problems['failures'])} wrong")
+    for each in [*tests["failures"], *problems["failures"]][:SHOWN]:
+        print(f"  {each}")
+    return int(bool(tests["failures"] or problems["failures"]))
+
+
+def run_tests(seconds: float, names: Sequence[str] = TESTS) -> Iterator[results.Row]:
+    """The outcomes of the tests, in processes of their own, as they come: the last is that of all that had time."""
+    clock = Clock(seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes, log = Path(folder) / "outcomes", Path(folder) / "log"
+        workers = ["-n", str(min(8, os.cpu_count() or 1))] if find_spec("xdist") else []
+        files = [f"tests/test_{name}.py" for name in names]
+        options = ["-q", "-m", "not slow", "-p", "bench.device.recorder", "--record", str(outcomes)]
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *files, *workers, *options],
+                cwd=results.ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                while process.poll() is None and clock.left() > 0:
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(max(0.0, min(5.0, clock.left())))
+                    yield of_tests(outcomes, finished=process.poll() is not None)
+            finally:  # also if this process is told to stop
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+        row = of_tests(outcomes, finished=process.returncode != -signal.SIGKILL)
+        if row["finished"] and process.returncode not in (0, 1):
+            said = log.read_text()[-2000:]
+            row["failures"].append({"test": "pytest", "message": f"exit status {process.returncode}: {said}"})
+        yield row
+
+
+def of_tests(outcomes: Path, finished: bool) -> results.Row:
+    """What has been written of the tests so far."""
+    lines = outcomes.read_text().splitlines() if outcomes.exists() else []
+    ran = []
+    for line in lines:
+        with suppress(json.JSONDecodeError):  # the last may be half written
+            ran.append(json.loads(line))
+    return {
+        "what": "tests",
+        "finished": finished,
+        "outcomes": dict(Counter(each["outcome"] for each in ran)),
+        "tiles": dict(Counter(each["outcome"] for each in ran if "test_every_tile" in each["test"])),
+        "skipped": dict(Counter(each["message"] for each in ran if each["outcome"] == "skipped")),
+        "failures": [each for each in ran if each["outcome"] == "failed"][:FAILURES],
+    }
+
+
+def random_problems(device: torch.device, clock: Clock, first: int) -> Iterator[results.Row]:
+    """One seed after another, forward and all gradients, against float64: what was found so far, now and then."""
+    done: Counter[str] = Counter()
+    found: results.Row = {"what": "random problems", "failures": [], "stopped": None}
+    shown = clock.left()
+    warnings.filterwarnings("ignore", "Using padding='same'")  # torch's, of the yardstick
+    for seed in in_time(count(first), clock):
+        dtype = list(DTYPES)[seed % len(DTYPES)]
+        transposed = seed // len(DTYPES) % 2 == 1
+        try:
+            wrong = check_random(seed, transposed, dtype, device)
+        except Exception as error:
+            wrong = f"{type(error).__name__}: {results.in_short(error)}"
+            found["stopped"] = wrong if results.lost(device) else None
+        if wrong:
+            found["failures"].append(dict(seed=seed, transposed=transposed, dtype=dtype, what=wrong))
+        done[dtype] += 1
+        found |= {"seeds": [first, seed], "problems": sum(done.values()), "by_dtype": dict(done)}
+        if shown - clock.left() > 5:
+            shown = clock.left()
+            yield found
+        if found["stopped"] or len(found["failures"]) >= FAILURES:
+            break
+    yield {"seeds": [], "problems": 0, "by_dtype": {}} | found
+
+
+def check_random(seed: int, transposed: bool, dtype: str, device: torch.device) -> str | None:
+    """What is wrong with one random problem: `tests.cases.random_case` of that seed. None if nothing is."""
+    case = random_case(seed, transposed)
+    operands = case.operands(DTYPES[dtype], str(device))
+    layout = ("all_zero_strides", *LAYOUTS)[seed % (1 + len(LAYOUTS))]
+    gradient = hostile(forward(case, *operands).shape, DTYPES[dtype], layout, device=str(device))
+    function = tritonconv.conv_transpose2d if transposed else tritonconv.conv2d
+    with at_its_best(dtype):
+        actual = step(partial(function, **case.arguments, implementation="triton"), operands, gradient)
+    expected, scale = expected_step(case, operands, gradient), scales(case, operands, gradient)
+    allowed = TOLERANCES[precision_on(device, dtype)]
+    for name, mine, theirs, of in zip(PARTS, actual, expected, scale, strict=False):
+        found = errors(mine, theirs, of)
+        if not all(error <= most for error, most in zip(found, allowed, strict=True)):
+            return f"{case}: {name} in {dtype} is off by {found[0]:.2e} (RMS), {found[1]:.2e} (maximum)"
+    return None

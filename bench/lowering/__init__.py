@@ -1,0 +1,1 @@
+"""`python -m bench lowering`: what the compiler makes of every kernel, without a GPU."""

@@ -1,0 +1,82 @@
+"""What can be measured without a GPU: every kernel compiled offline, and what its machine code is made of."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import triton
+
+from bench import results
+from bench.contenders import DTYPES
+from bench.layers import select
+from bench.lowering.chips import CHIPS
+from bench.lowering.offline import KERNELS, jobs
+from bench.lowering.rows import compared, lower_all, regressions
+from bench.lowering.table import LEGEND, full, load
+from bench.report import publish
+from bench.results import RESULTS
+
+COMMITTED = RESULTS / "lowering.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", nargs="+", choices=["all", *CHIPS], default=["sm_80", "sm_90", "sm_100"])
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=["all", *DTYPES],
+        default=["bfloat16", "tf32", "float32"],
+        help="float16 is left out unless it is asked for: its code is bfloat16's but for a few instructions",
+    )
+    parser.add_argument("--kernel", nargs="+", choices=["all", *KERNELS], default=["all"])
+    parser.add_argument("--everywhere", action="store_true", help="each tile in every alignment that it ships for")
+    parser.add_argument(
+        "--rows", default="all", help="the layers whose tiles are marked as defaults: all, smoke, or names"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a list")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="?",
+        const=COMMITTED,
+        metavar="FILE",
+        help="fail if something got worse than in FILE (bench/results/lowering.json)",
+    )
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="compile for every architecture and dtype, and write bench/results/lowering.json and the README's section",
+    )
+    parser.add_argument("--processes", type=int, help="by default, one for each CPU")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Compile, print the table and what got worse. Returns the exit status."""
+    if args.publish and (args.everywhere or args.rows != "all"):
+        raise ValueError("--publish is of all layers, and not of --everywhere")
+    archs, dtypes, kernels = (
+        list(every) if "all" in chosen or args.publish else chosen
+        for chosen, every in ((args.arch, CHIPS), (args.dtype, DTYPES), (args.kernel, KERNELS))
+    )
+    committed = load(args.against) if args.against else []
+    layers = select(args.rows)
+    wanted = jobs(archs, dtypes, kernels, layers, args.everywhere)
+    rows = []
+    for row in lower_all(wanted, layers, args.processes):
+        rows.append(row)
+        if sys.stderr.isatty():
+            print(f"\r{len(rows)} of {len(wanted)} kernels compiled", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(f"{full(rows)}\n\n{LEGEND}\n{len(rows)} kernels compiled with Triton {triton.__version__}.")
+    for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
+        results.write(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    if args.publish:
+        publish.update()
+    if not args.against:
+        return 0
+    worse = regressions(rows, committed)
+    print(f"{compared(rows, committed)} of {len(rows)} rows compared with {args.against}, {len(worse)} got worse")
+    print("\n".join(worse))
+    return 1 if worse or not compared(rows, committed) else 0

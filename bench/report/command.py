@@ -1,0 +1,62 @@
+"""Tables and pictures of results, what changed since older ones, and the README's section on performance."""
+
+import argparse
+from pathlib import Path
+
+from bench import results
+from bench.report import compare, pictures, publish, tables
+from bench.results import Results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILES",
+        help="runs of one machine: JSON from pytest bench --benchmark-json, or layers.json from bench device",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.md and the pictures there")
+    parser.add_argument(
+        "--against", type=Path, metavar="OLD.json", help="say what changed since OLD; the exit status is 1 if for worse"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.05, help="with --against: the share by which to be slower to fail (0.05)"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="keep the results in bench/results and rewrite the README's section"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the table of FILES, taken together. Returns the exit status."""
+    runs = [results.load(path) for path in args.files]
+    together = results.merged(runs)
+    old = results.load(args.against) if args.against else None
+    print(tables.report(together))
+    written = []
+    if args.out:
+        results.write(args.out / "report.md", f"{tables.report(together)}\n{tables.details(together)}")
+        written += [args.out / "report.md", *pictures.draw(runs, args.out, "report")]
+    if args.publish:
+        written += publish.publish(together)
+    for path in written:
+        print(f"written: {path}")
+    return against(together, old, args.threshold) if old else 0
+
+
+def against(new: Results, old: Results, threshold: float) -> int:
+    """Print what changed. 1 if a contender other than torch got worse, or if there is nothing to compare."""
+    for warning in compare.differences(new, old):
+        print(f"Not the same: {warning}.")
+    found = compare.changes(new["rows"], old["rows"])
+    shared = {results.key(row) for row in new["rows"]} & {results.key(row) for row in old["rows"]}
+    only_old = len({results.key(row) for row in old["rows"] if row["status"] == "ok"} - shared)
+    print(f"Of {len(shared)} rows in both, {len(found)} changed by more than the spread within a run:")
+    for change in found:
+        print(f"  {change}")
+    if only_old:
+        print(f"{only_old} timed rows of the old results are not in the new ones.")
+    worse = [change for change in found if change.fails(threshold)]
+    print(f"{len(worse)} rows of ours got slower by more than {100 * threshold:g} %, also beside torch, or were lost.")
+    return 1 if worse or not shared else 0

@@ -1,0 +1,105 @@
+"""Measure the tiles for layers on this GPU. The winners become rows of `tritonconv/gpus/`, which `pick` looks up."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from bench import results
+from bench.contenders import DTYPES, Problem
+from bench.device import cache
+from bench.device.schedule import Clock, in_time
+from bench.layers import Layer, select
+from bench.lowering.offline import launches, precompile
+from bench.tune.search import candidates, key_of, medians, tune
+from bench.tune.table import Table
+from tritonconv import measured, processor, tiles
+from tritonconv.geometry import Operator
+from tritonconv.launch import Launch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", default="all", help="layers: all, smoke, or names with commas between them")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=list(DTYPES), default=["bfloat16"], help="one or more (bfloat16)"
+    )
+    parser.add_argument("--seconds", type=float, help="stop after this time; the next call goes on from there")
+    parser.add_argument("--grid", action="store_true", help="try every legal tile, not only those that are shipped")
+    parser.add_argument(
+        "--again", action="store_true", help="measure also what the table has a row of these kernels for"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the table to write: by default that of the package, in tritonconv/gpus",
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep what Triton compiles in DIR, as one file, and begin with it"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Tune, and print one line for each problem. Returns the exit status: 1 if a tile was wrong, or failed."""
+    layers = select(args.rows)
+    if not torch.cuda.is_available():
+        print("python -m bench tune measures tiles on a GPU, and there is none", file=sys.stderr)
+        return 2
+    gpu = processor.device_of(torch.device("cuda"))
+    table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu.name, results.kernel_hashes())
+    todo = tasks(layers, args.dtypes, gpu, None if args.again else table, args.grid)
+    clock = Clock(args.seconds or float("inf"))
+    with cache.kept(args.cache):
+        done, refused = tune_all(todo, table, clock, gpu)
+    print(f"{done} of {len(todo)} problems tuned{'' if done == len(todo) else ', call again to go on'}: {table.path}")
+    return int(refused > 0)
+
+
+def tune_all(todo: "Sequence[Task]", table: Table, clock: Clock, gpu: tiles.Device) -> tuple[int, int]:
+    """Tune as many as there is time for. Returns how many those were, and how many tiles were refused."""
+    device = torch.device("cuda")
+    done = refusals = 0
+    problem: Problem | None = None
+    for task in in_time(todo, clock):
+        precompile((task.launches(tile, gpu) for tile in task.candidates), device)
+        if problem is None or (problem.layer, problem.dtype) != (task.layer, task.dtype):
+            problem = None  # before the next is drawn, for memory
+            problem = Problem.draw(task.layer, task.dtype, device)
+        row, refused = tune(problem, task.operator, task.candidates, gpu, timer=lambda calls: medians(calls, device))
+        done, refusals = done + 1, refusals + len(refused)
+        for line in refused:
+            print(line)
+        if row is not None:
+            table.add(row)
+            result = f"{row['name']} in {row['microseconds']} us, margin {row['margin']}"
+            print(f"{task.layer.name} {task.operator} {task.dtype}: {result}", flush=True)
+    return done, refusals
+
+
+class Task(NamedTuple):
+    """One problem to tune, and the tiles to try."""
+
+    layer: Layer
+    operator: Operator
+    dtype: str
+    candidates: list[tiles.Tile]
+
+    def launches(self, tile: tiles.Tile, gpu: tiles.Device) -> list[Launch]:
+        return launches(self.operator, self.dtype, self.layer.geometry, gpu, tile, bias=False)
+
+
+def tasks(
+    layers: Sequence[Layer], dtypes: Sequence[str], gpu: tiles.Device, known: Table | None, grid: bool
+) -> list[Task]:
+    """What `known` has no row of. Of layers that share a row, the first stands for all."""
+    found: dict[measured.Key, Task] = {}
+    for dtype, layer, operator in product(dtypes, layers, results.OPERATORS):
+        if layer.why_not is None:
+            key = key_of(layer, operator, dtype, gpu)
+            if key not in found and not (known and known.has(key, operator)):
+                found[key] = Task(layer, operator, dtype, candidates(layer, operator, dtype, gpu, grid))
+    return list(found.values())

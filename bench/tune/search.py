@@ -1,0 +1,87 @@
+"""Which tile is best for one problem: only those compete whose result is right."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from itertools import islice
+from typing import Any
+
+import torch
+
+from bench import check, results
+from bench.contenders import Problem, at_its_best
+from bench.layers import Layer
+from bench.lowering.offline import operands_for
+from bench.timing import on_device, spread
+from bench.tune.table import Row
+from tritonconv import launch, measured, tiles
+from tritonconv.geometry import Operator
+
+# Tiles that are timed in turns: each graph holds its results and its workspace.
+AT_ONCE = 16
+# Microseconds of each call, by the tile it is of.
+Timer = Callable[[dict[tiles.Tile, Callable[[], Any]]], dict[tiles.Tile, float]]
+
+
+def key_of(layer: Layer, operator: Operator, dtype: str, gpu: tiles.Device) -> measured.Key:
+    """The key of the row that `pick` would look up."""
+    operands = operands_for(operator, dtype, layer.geometry, gpu)
+    return measured.key(layer.geometry, operator, *astuple(operands))
+
+
+def candidates(layer: Layer, operator: Operator, dtype: str, gpu: tiles.Device, grid: bool) -> list[tiles.Tile]:
+    """The shipped tiles that fit, or all that are legal; for wgrad with the splits that the model considers."""
+    operands = operands_for(operator, dtype, layer.geometry, gpu)
+    found = (tiles.legal if grid else tiles.available)(operator, operands, gpu)
+    return tiles.with_splits(found, operator, layer.geometry.gemm(operator), gpu)
+
+
+def tune(
+    problem: Problem, operator: Operator, tried: Sequence[tiles.Tile], gpu: tiles.Device, timer: Timer
+) -> tuple[Row | None, list[str]]:
+    """The winning row, and what was refused: tiles whose result is wrong do not compete, however fast."""
+    factors = {"fprop": (problem.x, problem.weight, None), "dgrad": (problem.y, problem.weight, None)}
+    first, second, bias = factors.get(operator, (problem.x, problem.y, False))
+    expected = check.samples(operator, problem)
+    calls: dict[tiles.Tile, Callable[[], Any]] = {}
+    refused = []
+    with at_its_best(problem.dtype):
+        for tile in tried:
+
+            def call(tile: tiles.Tile = tile) -> tuple[torch.Tensor, ...]:
+                return launch.run(launch.PLANS[operator](first, second, bias, problem.geometry, True, gpu, tile))
+
+            try:
+                check.verify(operator, problem, call(), expected)
+                calls[tile] = call
+            except check.WrongResult as error:
+                refused.append(f"WRONG with {tile}: {error}")
+            except Exception as error:
+                if results.lost(problem.x.device):
+                    raise
+                refused.append(f"failed with {tile}: {results.in_short(error)}")
+        ranking = sorted(timer(calls).items(), key=lambda item: item[1]) if calls else []
+    if not ranking:
+        return None, refused
+    (best, fastest), *others = ranking
+    row = {
+        "key": list(key_of(problem.layer, operator, problem.dtype, gpu)),
+        "tile": list(astuple(best)),
+        "name": str(best),
+        "microseconds": round(fastest, 3),
+        "runner_up": str(others[0][0]) if others else None,
+        "margin": round(others[0][1] / fastest, 4) if others else None,
+        "tried": len(calls),
+        "layer": problem.layer.name,
+    }
+    return row, refused
+
+
+def medians(calls: dict[tiles.Tile, Callable[[], Any]], device: torch.device) -> dict[tiles.Tile, float]:
+    """On the device, in turns, with a cold L2 cache: of all that a graph could be captured of."""
+    found: dict[tiles.Tile, float] = {}
+    rest = iter(calls.items())
+    while some := dict(islice(rest, AT_ONCE)):
+        for tile, times in on_device(some, device, budget=0.05).items():
+            if times.how == "graph":
+                found[tile] = spread(times.device)["median"]
+    return found

@@ -1,0 +1,37 @@
+"""The table of one GPU: rows of `tritonconv/gpus/`, which `tritonconv.tiles.pick` looks up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import results
+from tritonconv import measured
+from tritonconv.geometry import Operator
+
+Row = dict[str, Any]
+
+
+class Table:
+    """The rows of one GPU, on disk after each: a call that is stopped loses nothing, and the next one goes on."""
+
+    def __init__(self, path: Path, gpu: str, hashes: dict[str, str]) -> None:
+        self.path = path
+        self.hashes = hashes
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"gpu": gpu, "rows": []}
+        if found["gpu"] != gpu:
+            raise ValueError(f"{path} is the table of {found['gpu']}, not of {gpu}")
+        self.gpu = gpu
+        self.rows: dict[measured.Key, Row] = {tuple(row["key"]): row for row in found["rows"]}
+
+    def has(self, key: measured.Key, operator: Operator) -> bool:
+        """Whether there is a row that was measured with the kernel as it is."""
+        return key in self.rows and self.rows[key]["kernel"] == self.hashes[operator]
+
+    def add(self, row: Row) -> None:
+        """Keep the row, in the place of an older one."""
+        key = tuple(row["key"])
+        self.rows[key] = row | {"kernel": self.hashes[key[0]], "torch": torch.__version__}
+        lines = ",\n".join(json.dumps(self.rows[key]) for key in sorted(self.rows, key=str))
+        results.write(self.path, f'{{"gpu": {json.dumps(self.gpu)}, "rows": [\n{lines}\n]}}\n')
