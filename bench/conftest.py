@@ -27,7 +27,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse what is not there before anything runs."""
-    config.addinivalue_line("filterwarnings", "ignore:Not saving anything")  # where all was skipped
     option = config.getoption
     try:
         select(option("--rows"))

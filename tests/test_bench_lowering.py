@@ -12,6 +12,7 @@ pytest.importorskip("triton")
 
 from bench.lowering import offline
 from bench.lowering import rows as lowering
+from tritonconv.tiles import Tile
 
 SASS = """
 .text.kernel:
@@ -44,6 +45,13 @@ def test_the_main_loop_is_the_smallest_that_holds_all_matrix_instructions() -> N
     assert assembly.products(loop) == 3 * 16 * 8 * 16
     assert listing.count(assembly.SPILL) == 1
     assert listing.kinds(assembly.COPY) == ["LDGSTS.E.BYPASS.128"]
+
+
+def test_of_equal_loops_the_smallest() -> None:
+    """A loop around the loop holds the same matrix instructions, and more."""
+    inner = [assembly.Instruction("HMMA.16816.F32", None), assembly.Instruction("BRA", "inner")]
+    outer = [assembly.Instruction("MOV", None), *inner, assembly.Instruction("BRA", "outer")]
+    assert assembly.Listing(outer, {"outer": 0, "inner": 1}).main_loop() == inner
 
 
 def test_a_loop_of_fmas() -> None:
@@ -90,6 +98,49 @@ def test_the_bound_is_the_data_sheets_rate() -> None:
     assert chip.bound_tflops(step, 512) == pytest.approx(989, rel=0.01)
     assert chip.bound_tflops(step, 1024) == pytest.approx(989 / 2, rel=0.01)
     assert CHIPS["sm_80"].bound_tflops(1024, 1) == pytest.approx(312, rel=0.01)
+
+
+def loop(**counts: int) -> assembly.Listing:
+    """A listing that is one loop of so many instructions of each kind."""
+    kinds = {"hgmma": "HGMMA.64x128x16.F32.BF16", "ffma": "FFMA", "other": "IADD3"}
+    body = [assembly.Instruction(kinds[kind], None) for kind, count in counts.items() for _ in range(count)]
+    return assembly.Listing([*body[:-1], assembly.Instruction(body[-1].opcode, "top")], {"top": 0})
+
+
+TILE = Tile(128, 128, 64, 8, 3)
+
+
+def job(arch: str = "sm_90", dtype: str = "bfloat16", tile: Tile = TILE) -> offline.Job:
+    return offline.Job("fprop", dtype, offline.Memory(8, 8), tile, arch)
+
+
+def test_instructions_for_each_cycle_of_the_tensor_cores() -> None:
+    """A step of 128x128x64 takes an H100 512 cycles, in which 8 warps issue 98 instructions each, or 400."""
+    few = lowering.main_loop(loop(hgmma=4, other=94), job())
+    assert (few["instructions_per_step"], few["instructions_per_mma_cycle"]) == (98, round(98 * 8 / 512, 2))
+    assert (few["ffma_share"], few["bound_tflops"]) == (None, 989)
+    many = lowering.main_loop(loop(hgmma=4, other=396), job())
+    assert many["bound_tflops"] == round(989.4 * 512 / (400 * 8 / 4))
+    twice = lowering.main_loop(loop(hgmma=8, other=188), job())
+    assert twice == few
+
+
+def test_fmas_are_a_share_of_the_instructions() -> None:
+    """64x64x16 products by 256 threads are 256 FMAs each; an A100 issues FMAs for 64 threads a cycle, an H100 128."""
+    small = Tile(64, 64, 16, 8, 4)
+    found = [lowering.main_loop(loop(ffma=256, other=64), job(arch, "float32", small)) for arch in ("sm_80", "sm_90")]
+    assert [each["ffma_share"] for each in found] == [0.8, 0.8]
+    assert [each["instructions_per_mma_cycle"] for each in found] == [None, None]
+    # 256 FMAs of 8 warps in 1024 cycles, on the H100 in 512, but 320 instructions of 8 warps in 640 at least.
+    assert [each["bound_tflops"] for each in found] == [
+        round(2 * 65536 * 108 * 1.41 / 1024 / 1e3),
+        round(2 * 65536 * 132 * 1.83 / 640 / 1e3),
+    ]
+
+
+def test_what_has_no_loop_has_no_bound() -> None:
+    empty = lowering.main_loop(assembly.Listing([], {}), job())
+    assert set(empty.values()) == {None}
 
 
 def row(**changed: Any) -> lowering.Row:

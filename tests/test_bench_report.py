@@ -14,6 +14,10 @@ from bench.results import RESULTS, ROOT
 
 pytest.importorskip("matplotlib")
 
+from matplotlib.axes import Axes
+
+from bench.report import pictures
+
 SAMPLE = sorted((ROOT / "bench" / "sample").glob("*.json"))
 
 
@@ -40,6 +44,32 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     merged = results.merged([results.load(path) for path in SAMPLE])
     ratio = compare.speedups(merged["rows"], "reference", "float32")["rn50_c3_3x3", "fprop"]
     assert re.search(rf"\| rn50_c3_3x3 \| {ratio:.2f} \(", done.stdout)
+
+
+def test_over_commits_a_partial_run_goes_on_from_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All, then only wgrad at twice the speed: one point each, and the other passes as they were."""
+    first = results.load(SAMPLE[0])
+    rows = [
+        row | {"tflops": 2 * row["tflops"]} for row in first["rows"] if row["pass"] == "wgrad" and row["status"] == "ok"
+    ]
+    second = first | {"rows": rows, "environment": first["environment"] | {"date": "2027-01-01"}}
+    drawn: dict[str, Any] = {}
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda axis, x, y, **k: drawn.update({k["label"]: y}) or plot(axis, x, y, **k))
+    pictures.over_commits([first, second], ["reference"], "float32", tmp_path / "picture.png")
+    assert set(drawn) == {"fprop", "dgrad", "wgrad", "step"}
+    for of, (before, after) in drawn.items():
+        assert after == pytest.approx(before * (2 if of == "wgrad" else 1))
+
+
+def test_speedup_bars_show_speedups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[float] = []
+    barh = Axes.barh
+    monkeypatch.setattr(Axes, "barh", lambda axis, y, width, **k: widths.extend(width) or barh(axis, y, width, **k))
+    run = results.load(SAMPLE[0])
+    pictures.speedup_bars(run, "reference", "float32", tmp_path / "picture.png")
+    ratios = compare.speedups(run["rows"], "reference", "float32")
+    assert sorted(1 + width for width in widths) == pytest.approx(sorted(ratios.values()))
 
 
 def test_against_older_results(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +114,7 @@ def test_publishing(tmp_path: Path) -> None:
     wins = sum(ratio > 1 for ratio in ratios.values())
     assert f"Faster than cuDNN in {wins} of {len(ratios)}" in text
     worst = min(ratios, key=lambda place: ratios[place])
-    assert f"Worst: {worst[0]} {worst[1]} {ratios[worst]:.2f}" in text
+    assert f"Worst: {worst[0]} {worst[1]} {ratios[worst]:.2g}" in text
     known = results.committed("NVIDIA Test", tmp_path)
     assert known is not None
     assert len(known["rows"]) == len(evidence()["rows"])

@@ -73,6 +73,15 @@ def test_wall_time_stands_in_where_there_is_no_device() -> None:
     assert compare.speedups(rows, "reference", "bfloat16") == {("a", "fprop"): 4.0}
 
 
+def test_graphs_are_not_compared_with_eager_calls() -> None:
+    """Where only one could be captured, both are compared as a user waits for them."""
+    torchs = row("a", "torch", 1.0, how="events") | {"wall_us": {"median": 6.0, "p20": 5.0, "p80": 7.0}}
+    ours = row("a", "triton", 1.0, how="graph") | {"wall_us": {"median": 2.0, "p20": 1.0, "p80": 3.0}}
+    assert compare.speedups([torchs, ours], "triton", "bfloat16") == {("a", "fprop"): 3.0}
+    (change,) = compare.changes([ours | {"how": "events", "wall_us": {"median": 8.0, "p20": 7.0, "p80": 9.0}}], [ours])
+    assert change.factor == 4.0
+
+
 def test_families_have_means_of_their_own() -> None:
     values = {("a", "fprop"): 4.0, ("b", "fprop"): 1.0, ("c", "fprop"): 3.0, ("c", "dgrad"): 9.0}
     families = {"a": "1x1", "b": "1x1", "c": "stem"}

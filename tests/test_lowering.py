@@ -79,6 +79,8 @@ def test_every_shipped_tile(arch: str, dtype: str, kernel: str, tmp_path: Path) 
     assert [row["spill_bytes"] for row in adding] == [0] * (kernel == "wgrad")
     itemsize = 2 if dtype == "bfloat16" else 4
     assert any(row["tile"].startswith("128x128x" if dtype != "float32" else "128x64x") for row in rows)
+    assert any(row["default"] for row in rows)
+    assert all(row["default"] == bool(row["layers"]) for row in rows)
     for row in (row for row in rows if row not in adding):
         # Of fprop and dgrad the one side is loaded and the other stored; wgrad loads both.
         sides = {"x": row["x_vector"], "y": row["y_vector"]}

@@ -8,14 +8,21 @@ from bench.layers import FAMILIES
 from bench.results import Results, Row, key
 
 BASELINE = "torch"
-# A layer and a pass.
+# A layer and a pass; and with contender and dtype.
 Place = tuple[str, str]
+Key = tuple[str, str, str, str]
 
 
-def times(row: Row) -> dict[str, float] | None:
-    """Median, p20 and p80 in microseconds, on the device, or eager where there is none. None if it was not timed."""
-    found: dict[str, float] | None = row.get("device_us") or row.get("wall_us")
-    return found if row["status"] == "ok" else None
+def times(row: Row | None, beside: Row | None) -> dict[str, float] | None:
+    """Median, p20 and p80 in microseconds, to be compared with those of `beside`. None if one of them was not timed.
+
+    On the device where both were timed in the same way there, else of eager calls.
+    """
+    if row is None or beside is None or {row["status"], beside["status"]} != {"ok"}:
+        return None
+    same = row.get("how") == beside.get("how") and row.get("device_us") and beside.get("device_us")
+    found: dict[str, float] = row["device_us"] if same else row["wall_us"]
+    return found
 
 
 def of(rows: Iterable[Row], contender: str, dtype: str) -> dict[Place, Row]:
@@ -27,7 +34,7 @@ def speedups(rows: Sequence[Row], contender: str, dtype: str, baseline: str = BA
     found = {}
     theirs = of(rows, baseline, dtype)
     for place, row in of(rows, contender, dtype).items():
-        mine, other = times(row), times(theirs[place]) if place in theirs else None
+        mine, other = times(row, theirs.get(place)), times(theirs.get(place), row)
         if mine and other:
             found[place] = other["median"] / mine["median"]
     return found
@@ -59,7 +66,7 @@ class Change:
     torch's own in the same place, and 1 if that is not known: what has become of the machine rather than of us.
     """
 
-    about: tuple[str, str, str, str]
+    about: Key
     factor: float | None
     drift: float
     what: str
@@ -83,20 +90,22 @@ def changes(new: Sequence[Row], old: Sequence[Row]) -> list[Change]:
     before, after = ({key(row): row for row in rows} for rows in (old, new))
     found = []
     for about, row in after.items():
-        then = times(before[about]) if about in before else None
-        if then is None:
-            continue
-        now = times(row)
-        if now is None:
+        then, now = times(before.get(about), row), times(row, before.get(about))
+        if then and now:
+            if now["p20"] > then["p80"] or now["p80"] < then["p20"]:
+                what = f"{then['median']:.1f} -> {now['median']:.1f} us"
+                found.append(Change(about, now["median"] / then["median"], drift(about, before, after), what))
+        elif about in before and before[about]["status"] == "ok":
             found.append(Change(about, None, 1.0, f"{row['status']}: {row['reason']}"))
-        elif now["p20"] > then["p80"] or now["p80"] < then["p20"]:
-            layer, pass_, _, dtype = about
-            theirs = [times(rows[layer, pass_, BASELINE, dtype]) for rows in (before, after)
-                      if (layer, pass_, BASELINE, dtype) in rows]  # fmt: skip
-            drift = theirs[1]["median"] / theirs[0]["median"] if len(theirs) == 2 and theirs[0] and theirs[1] else 1.0
-            what = f"{then['median']:.1f} -> {now['median']:.1f} us"
-            found.append(Change(about, now["median"] / then["median"], drift, what))
     return sorted(found, key=lambda change: -(change.factor or float("inf")))
+
+
+def drift(about: Key, before: Mapping[Key, Row], after: Mapping[Key, Row]) -> float:
+    """The factor by which torch's own time has changed in the same place; 1 if that is not known."""
+    layer, of_, _, dtype = about
+    then, now = (rows.get((layer, of_, BASELINE, dtype)) for rows in (before, after))
+    old, new = times(then, now), times(now, then)
+    return new["median"] / old["median"] if old and new else 1.0
 
 
 def differences(new: Results, old: Results) -> list[str]:

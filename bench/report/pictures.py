@@ -120,11 +120,15 @@ def roofline(results: Results, contenders: Sequence[str], dtype: str, path: Path
 
 
 def over_commits(runs: Sequence[Results], contenders: Sequence[str], dtype: str, path: Path) -> Path:
-    """The geometric mean of TFLOP/s in each pass, run by run: of the layers that all of the runs have."""
+    """The geometric mean of TFLOP/s in each pass, run by run: of the layers that were there from the first on.
+
+    A run need not time all of them: what it left out counts as it was before.
+    """
+    known = [merged(runs[: i + 1]) for i in range(len(runs))]
     figure, axes = pyplot.subplots(1, len(contenders), figsize=(5 * len(contenders), 4), squeeze=False, sharey=True)
     for axis, contender in zip(axes[0], contenders, strict=True):
         timed = [
-            {p: row for p, row in compare.of(run["rows"], contender, dtype).items() if "tflops" in row} for run in runs
+            {p: row for p, row in compare.of(run["rows"], contender, dtype).items() if "tflops" in row} for run in known
         ]
         shared = set.intersection(*map(set, timed))
         for of in dict.fromkeys(pass_ for _, pass_ in timed[0]):
@@ -137,7 +141,8 @@ def over_commits(runs: Sequence[Results], contenders: Sequence[str], dtype: str,
         axis.set_xticks(range(len(runs)), labels, fontsize=7)
         axis.set_title(f"{contender}, {len({layer for layer, _ in shared})} layers", fontsize=10)
         logarithmic(axis, "y")
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
     axes[0][0].set_ylabel(f"TFLOP/s in {dtype}, geometric mean")
     figure.tight_layout()
     return save(figure, path, runs[-1])

@@ -84,7 +84,7 @@ def section(folder: Path = RESULTS) -> str:
     wrong = sum(row["status"] in ("wrong", "failed") for row in rows)
     if wrong:
         parts.append(f"{wrong} rows have no time because their result was wrong, or there was none.")
-    files = sorted(path.name for path in folder.glob("*.md"))
+    files = sorted(path.name for path in folder.glob("*.md") if path.with_suffix(".json").exists())
     parts.append(f"Every layer and time: {', '.join(f'[{name}](bench/results/{name})' for name in files)}.")
     return "\n\n".join(parts)
 
