@@ -195,17 +195,15 @@ def _step(problem: Problem, function: Callable[[Tensor, Tensor], Tensor]) -> Cal
 @contextmanager
 def at_its_best(dtype: str) -> Iterator[None]:
     """torch's switches as a user who wants speed sets them: cuDNN tries all its algorithms, TF32 as the dtype says."""
+    precision = "tf32" if dtype == "tf32" else "ieee"
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.benchmark_limit, matmul.fp32_precision
-    precision = "tf32" if dtype == "tf32" else "ieee"
-    with convolution_precision(precision):
-        try:
-            cudnn.benchmark, matmul.fp32_precision = True, precision
-            if before[1] is not None:  # there is a cuDNN
-                cudnn.benchmark_limit = 0
+    _, benchmark, limit, *_ = cudnn.set_flags(_benchmark=True, _benchmark_limit=0, _fp32_precision=None)
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = precision
+        with convolution_precision(precision):
             yield
-        finally:
-            cudnn.benchmark, matmul.fp32_precision = before[0], before[2]
-            if before[1] is not None:
-                cudnn.benchmark_limit = before[1]
+    finally:
+        matmul.fp32_precision = before
+        cudnn.set_flags(_benchmark=benchmark, _benchmark_limit=limit, _fp32_precision=None)

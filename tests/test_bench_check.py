@@ -73,7 +73,7 @@ def test_formats_and_switches() -> None:
     assert torch.backends.cudnn.benchmark == before
 
 
-@pytest.mark.filterwarnings("default")  # torch's own
+@pytest.mark.filterwarnings("ignore")  # torch's own
 def test_compile_compiles_every_layer() -> None:
     """Beyond the number of versions of one function that torch keeps."""
     for layer in LAYERS[:10]:
