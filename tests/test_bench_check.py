@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from bench import check, measure, test_throughput
 from bench.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best, call, parts, why_not
@@ -78,7 +79,9 @@ def test_compile_compiles_every_layer() -> None:
     """Beyond the number of versions of one function that torch keeps."""
     for layer in LAYERS[:10]:
         problem = Problem.draw(layer, "float32", CPU)
+        before = counters["stats"]["unique_graphs"]
         (result,) = call("compile", "fprop", problem)()
+        assert counters["stats"]["unique_graphs"] == before + 1
         check.verify("fprop", problem, [result], check.samples("fprop", problem), measure.LOOSER)
 
 

@@ -1,5 +1,6 @@
 """The standing GPU work: its clock, its record that is whole at any moment, and what it chooses to measure."""
 
+import argparse
 import json
 import os
 import signal
@@ -258,6 +259,22 @@ def test_random_problems_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(found["failures"]) == correctness.FAILURES
     assert {"seed", "transposed", "dtype", "what"} == set(found["failures"][0])
     assert found["seeds"][0] == 3
+
+
+@pytest.mark.parametrize(("tests", "problems", "status"), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
+def test_a_failure_is_told(
+    tests: int, problems: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = {"test": "a", "message": "b"}
+    of_tests = {"what": "tests", "finished": True, "outcomes": {}, "failures": [failed] * tests}
+    of_problems = {"what": "random problems", "problems": 3, "failures": [failed] * problems, "stopped": None}
+    monkeypatch.setattr(correctness, "run_tests", lambda seconds: iter([of_tests]))
+    monkeypatch.setattr(correctness, "random_problems", lambda *_: iter([of_problems]))
+    args = argparse.Namespace(out=tmp_path, seed=0)
+    assert correctness.run(args, torch.device("cpu"), Clock(10), lambda: None) == status
+    record = results.read(tmp_path / "correctness.json")
+    assert record["rows"] == [of_tests, of_problems]
+    assert record["complete"]
 
 
 def alive(argument: str) -> bool:

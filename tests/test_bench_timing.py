@@ -1,5 +1,6 @@
 """The order of things when a GPU is timed, on a GPU that only writes down what it is told to do."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -77,11 +78,11 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
         "stream": log.on_stream,
         "Stream": Stream,
         "current_stream": Stream,
-        "synchronize": lambda *_: None,
+        "synchronize": lambda *_: log.append("wait"),
         "set_stream": lambda _: log.append("back"),
         "memory_allocated": lambda *_: 1000,
         "max_memory_allocated": lambda *_: 1900,
-        "reset_peak_memory_stats": lambda *_: None,
+        "reset_peak_memory_stats": lambda *_: log.append("reset"),
     }
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
@@ -103,9 +104,12 @@ def test_each_run_is_a_replay_between_events_after_a_flush(log: Log) -> None:
 
     times = timing.on_device({"a": call, "b": call}, CPU, budget=0.0)
     assert log.count("captured") == 2
+    # What the first call allocates for good does not count.
+    assert [each for each in log if each != "wait"][:3] == ["called", "reset", "called"]
     first = log.index("flush")
     assert "called" not in log[first:]
     assert log[first:] == ["flush", "event", "replay", "event"] * 20
+    assert "wait" in log[log.index("reset") : log.index("captured")]
     for name in ("a", "b"):
         assert times[name].device == [2000.0] * 10  # microseconds
         assert times[name].how == "graph"
@@ -134,8 +138,29 @@ def test_too_little_memory_is_no_reason_to_time_it_otherwise(log: Log) -> None:
         timing.on_device({"a": lambda: ()}, CPU, budget=0.0)
 
 
-def test_eager_calls_are_timed_to_their_end() -> None:
-    times = timing.side_by_side({"a": lambda: (torch.ones(1),)}, CPU, budget=0.001)["a"]
+def test_eager_calls_are_timed_to_their_end(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call keeps the host for 2 milliseconds, and the GPU for 5 more, which waiting for it shows."""
+    busy = [False]
+
+    def wait(*_: Any) -> None:
+        time.sleep(0.005 * busy[0])
+        busy[0] = False
+
+    def call() -> tuple[torch.Tensor, ...]:
+        time.sleep(0.002)
+        busy[0] = True
+        return ()
+
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    monkeypatch.setattr(timing, "on_device", lambda calls, *_: {name: timing.Times() for name in calls})
+    times = timing.side_by_side({"a": call}, torch.device("cuda"), budget=0.001)["a"]
+    assert len(times.wall) == len(times.host) == 10
+    assert 2_000 <= min(times.host) < 5_000
+    assert 7_000 <= min(times.wall) < 12_000
+
+
+def test_without_a_gpu_there_are_walls_only() -> None:
+    times = timing.side_by_side({"a": lambda: time.sleep(0.002)}, CPU, budget=0.001)["a"]
     assert times.device == times.host == []
-    assert len(times.wall) >= 10
-    assert all(0 < wall < 1e5 for wall in times.wall)
+    assert times.how == "wall"
+    assert 2_000 <= min(times.wall) < 5_000
