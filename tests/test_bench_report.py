@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from bench import results
-from bench.report import command, compare, publish, tables
+from bench.report import command, compare, tables
 from bench.results import RESULTS, ROOT
 
 pytest.importorskip("matplotlib")
 
 from matplotlib.axes import Axes
 
-from bench.report import pictures
+from bench.report import pictures, publish
 
 SAMPLE = sorted((ROOT / "bench" / "sample").glob("*.json"))
 

@@ -14,7 +14,6 @@ from bench.lowering.chips import CHIPS
 from bench.lowering.offline import KERNELS, jobs
 from bench.lowering.rows import compared, lower_all, regressions
 from bench.lowering.table import LEGEND, full, load
-from bench.report import publish
 from bench.results import RESULTS
 
 COMMITTED = RESULTS / "lowering.json"
@@ -73,6 +72,8 @@ def main(args: argparse.Namespace) -> int:
     for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
         results.write(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
     if args.publish:
+        from bench.report import publish  # draws, for which there must be matplotlib
+
         publish.update()
     if not args.against:
         return 0

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from bench import results
-from bench.report import compare, pictures, publish, tables
+from bench.report import compare, tables
 from bench.results import Results
 
 
@@ -36,9 +36,13 @@ def main(args: argparse.Namespace) -> int:
     print(tables.report(together))
     written = []
     if args.out:
+        from bench.report import pictures  # only here, because it needs matplotlib
+
         results.write(args.out / "report.md", f"{tables.report(together)}\n{tables.details(together)}")
         written += [args.out / "report.md", *pictures.draw(runs, args.out, "report")]
     if args.publish:
+        from bench.report import publish
+
         written += publish.publish(together)
     for path in written:
         print(f"written: {path}")
