@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from bench import check, measure, test_throughput
+from bench import check, measure, session, test_throughput
 from bench.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best, call, parts, why_not
 from bench.layers import Layer, read, select
 from tests.oracle import errors
@@ -184,6 +184,28 @@ def test_what_raises_or_refuses_is_a_row() -> None:
     refused, raised = measure.measure(problem, "dgrad", ["flag_gems", "nonsense"], CEILINGS, ENVIRONMENT)
     assert (refused["status"], refused["reason"]) == ("skipped", "flag_gems is not installed")
     assert (raised["status"], raised["reason"]) == ("failed", f"contenders are {', '.join(CONTENDERS)}, not nonsense")
+
+
+def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are scaled down, and the record says so; what raises, or is not there yet, is a row for each contender."""
+    monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
+    here = session.Session(CPU, ["torch", "reference"], ["float32"])
+    assert here.record()["rehearsal"] == "on a CPU, layers scaled down"
+    conv, local = select("rn50_c3_3x3,deepface_l4_local_9x9")
+    rows = here.measure(conv, "fprop", "float32")
+    assert [(row["contender"], row["status"]) for row in rows] == [("torch", "ok"), ("reference", "ok")]
+    assert rows[0]["image"][:2] == [2, 32]
+    assert here.measure(conv, "fprop", "float32") is rows
+    assert {row["status"] for row in here.measure(local, "step", "float32")} == {"skipped"}
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(session, "measure", broken)
+    failed = here.measure(conv, "dgrad", "float32")
+    assert [(row["status"], row["reason"]) for row in failed] == [("failed", "RuntimeError")] * 2
+    assert len(here.rows()) == 6
+    assert {row["commit"] for row in here.rows()} == {here.environment["commit"]}
 
 
 def test_errors_are_those_of_the_oracle() -> None:

@@ -17,8 +17,8 @@ import torch
 from bench import results
 from bench.device import cache, correctness
 from bench.device.schedule import Clock, Record, in_time
-from bench.device.speed import Unit, stale, units
-from bench.layers import SMOKE, select
+from bench.device.speed import Unit, measure_all, profile, stale, units
+from bench.layers import SMOKE, Layer, select
 from bench.results import ROOT
 
 
@@ -124,6 +124,67 @@ def test_only_what_changed_is_stale() -> None:
     assert names(rows[1:]) == {f"{everything[0].layer.name} fprop"}
     wrong = measured_row(everything[0], status="wrong", tile=None, kernels=None)
     assert names([wrong, *rows[1:]]) == {f"{everything[0].layer.name} fprop"}
+
+
+class FakeSession:
+    """Measures the same of everything, or raises."""
+
+    def __init__(self, outcome: str | Exception) -> None:
+        self.outcome = outcome
+        self.precompiled: list[Any] = []
+
+    def record(self) -> dict[str, Any]:
+        return {"environment": environment(), "ceilings": {}}
+
+    def precompile(self, passes: Any) -> int:
+        self.precompiled = list(passes)
+        return len(self.precompiled)
+
+    def measure(self, layer: Layer, of: str, dtype: str) -> list[dict[str, Any]]:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        row = {"layer": layer.name, "pass": of, "contender": "triton", "dtype": dtype, "status": self.outcome}
+        return [row | {"reason": "because"}]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "done", "stopped"),
+    [
+        ("ok", 0, 4, None),
+        ("skipped", 0, 4, None),
+        ("wrong", 1, 4, None),
+        ("failed", 1, 4, None),
+        (RuntimeError("illegal memory access"), 1, 0, "rn50_conv1 fprop bfloat16: illegal memory access"),
+    ],
+)
+def test_the_status_of_what_was_timed(
+    outcome: str | Exception, status: int, done: int, stopped: str | None, tmp_path: Path
+) -> None:
+    session: Any = FakeSession(outcome)
+    todo = units(select("rn50_conv1"), ["bfloat16"])
+    kept: list[None] = []
+    assert measure_all(session, todo, tmp_path / "layers.json", Clock(100), lambda: kept.append(None)) == status
+    record = results.load(tmp_path / "layers.json")
+    assert (len(record["rows"]), record["stopped"], record["complete"]) == (done, stopped, stopped is None)
+    assert len(session.precompiled) == 4
+    assert kept == [None]
+
+
+def test_time_that_is_up_is_no_failure(tmp_path: Path) -> None:
+    session: Any = FakeSession("ok")
+    assert measure_all(session, units(select("smoke"), ["tf32"]), tmp_path / "a.json", Clock(1), lambda: None) == 0
+    record = results.load(tmp_path / "a.json")
+    assert (record["rows"], record["stopped"], len(record["remaining"])) == ([], "the time was up", 44)
+
+
+def test_a_profile_is_of_one_call() -> None:
+    def sort() -> torch.Tensor:
+        return torch.arange(100_000.0).flip(0).sort().values
+
+    few, many = (profile(sort, torch.device("cpu"), runs) for runs in (2, 20))
+    assert few[0]["name"] == many[0]["name"] == "aten::sort"
+    assert many[0]["us"] < 5 * few[0]["us"]
+    assert many == sorted(many, key=lambda each: -each["us"])
 
 
 @pytest.fixture
