@@ -43,7 +43,9 @@ def test_the_main_loop_is_the_smallest_that_holds_all_matrix_instructions() -> N
     assert [one.opcode.split(".")[0] for one in loop] == ["LDGSTS", "HMMA", "HMMA", "BRA", "IADD3", "HMMA", "BRA"]
     assert assembly.count(loop, MATRIX) == 3
     assert assembly.products(loop) == 3 * 16 * 8 * 16
-    assert listing.count(assembly.SPILL) == 1
+    assert assembly.spill_bytes(listing, assembly.Usage(registers=255, stack_bytes=0)) == 4
+    assert assembly.spill_bytes(listing, assembly.Usage(registers=255, stack_bytes=16)) == 16
+    assert assembly.spill_bytes(parse_sass(""), assembly.Usage(registers=255, stack_bytes=0)) == 0
     assert listing.kinds(assembly.COPY) == ["LDGSTS.E.BYPASS.128"]
 
 
@@ -97,7 +99,26 @@ def test_the_bound_is_the_data_sheets_rate() -> None:
     assert step / chip.products("bfloat16") == 512
     assert chip.bound_tflops(step, 512) == pytest.approx(989, rel=0.01)
     assert chip.bound_tflops(step, 1024) == pytest.approx(989 / 2, rel=0.01)
-    assert CHIPS["sm_80"].bound_tflops(1024, 1) == pytest.approx(312, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arch", "half", "tf32", "float32"),
+    [
+        ("sm_80", 312, 156, 19.5),
+        ("sm_86", 154.8, 77.4, 38.7),
+        ("sm_89", 364, 182, 91),
+        ("sm_90", 989, 495, 62),
+        ("sm_100", 2250, 1125, 70),
+        ("sm_120", 504, 252, 126),
+        ("gfx942", 1307, 653, 163),
+    ],
+)
+def test_the_peaks_of_the_data_sheets(arch: str, half: float, tf32: float, float32: float) -> None:
+    """TFLOP/s, dense, summed in float32. The float32 of the H100 and the B200 is at the clock of their matrix rates."""
+    chip = CHIPS[arch]
+    peaks = {"bfloat16": half, "float16": half, "tf32": tf32, "float32": float32}
+    for dtype, peak in peaks.items():
+        assert chip.bound_tflops(chip.products(dtype), 1) == pytest.approx(peak, rel=0.02), dtype
 
 
 def loop(**counts: int) -> assembly.Listing:

@@ -119,6 +119,11 @@ class Usage(NamedTuple):
     stack_bytes: int
 
 
+def spill_bytes(listing: Listing, usage: Usage) -> int:
+    """Bytes by which registers did not suffice: whichever shows, memory on the stack or instructions that use it."""
+    return max(usage.stack_bytes, 4 * listing.count(SPILL))
+
+
 def read_cubin(cubin: bytes) -> tuple[Listing, Usage]:
     """Listing and resource usage, by the tools in Triton's own wheel."""
     from triton import knobs

@@ -38,8 +38,7 @@ def lower(job: Job) -> Row:
         "x_vector": job.memory.x,
         "y_vector": job.memory.y,
         "registers": usage.registers,
-        # Whichever shows: memory set aside on the stack, or instructions that use it.
-        "spill_bytes": max(usage.stack_bytes, 4 * listing.count(assembly.SPILL)),
+        "spill_bytes": assembly.spill_bytes(listing, usage),
         "shared_bytes": binary.metadata.shared,
         "shared_bytes_promised": promised,
         "occupancy": round(chip.occupancy(usage.registers, binary.metadata.num_warps, binary.metadata.shared), 3),
