@@ -60,11 +60,11 @@ def summary(path: Path, dtype: str = "bfloat16", arch: str = "sm_90", most: int 
             body.append([f"`{kernel}`", row["tile"], chosen, *(row[name] for name in names)])
     header = ["kernel", "tile", "layers", "registers", "instr./step", "per mma cycle", "limit"]
     spilled = [row for row in compiled if row["spill_bytes"]]
-    archs = ", ".join(sorted({row["arch"] for row in spilled}))
-    text = f"""{dtype} on {arch}, the {most} tiles that most of the benchmark's layers choose. Instructions of each warp
-        per step of the main loop, and of all warps per cycle of the tensor cores, of which 4 can be issued; limit:
-        TFLOP/s of the data sheet's chip if nothing but its tensor cores and the issue of instructions took time, what
-        a tile overhangs counted as work: no forecast, and nothing that was measured. All of it, for {len(compiled)}
-        kernels compiled with Triton {compiled[0]["triton"]}, is in
+    archs = ", ".join(dict.fromkeys(row["arch"] for row in spilled))
+    text = f"""{dtype} on {arch}, the {most} tiles that most of the benchmark's layers choose: BLOCK_M x BLOCK_N x
+        BLOCK_K, warps, stages. Instructions of each warp per step of the main loop, and of all warps per cycle of the
+        tensor cores, of which 4 can be issued; limit: TFLOP/s of the data sheet's chip if nothing but its tensor cores
+        and the issue of instructions took time, what a tile overhangs counted as work: no forecast, and nothing that
+        was measured. All of it, for {len(compiled)} kernels compiled with Triton {compiled[0]["triton"]}, is in
         [bench/results/lowering.json](bench/results/lowering.json); {len(spilled)} of them spill registers ({archs})."""
     return f"{table.markdown(header, body)}\n\n{textwrap.fill(' '.join(text.split()), 120, break_on_hyphens=False)}"
