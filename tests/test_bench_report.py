@@ -134,10 +134,11 @@ def test_a_run_without_a_commit_is_known_by_its_code(tmp_path: Path, monkeypatch
     with pytest.raises(ValueError, match="does not know its commit"):
         publish.publish(evidence(commit=None, package="other"), tmp_path, readme)
     for expected in ("nvidia-test-2026-01-02.json", "nvidia-test-2026-01-02-2.json"):
-        publish.publish(unknown, tmp_path, readme)
+        publish.publish(results.merged([unknown]), tmp_path, readme)
         published = results.load(tmp_path / expected)
         assert published["environment"]["commit"] == "head"
         assert {row["commit"] for row in published["rows"]} == {"head"}
+        assert "commit head;" in (tmp_path / expected).with_suffix(".md").read_text()
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import results
 from bench.lowering import table as lowering_table
@@ -32,15 +33,22 @@ def publish(run: Results, folder: Path = RESULTS, readme: Path = README) -> list
 
 
 def with_commit(run: Results) -> Results:
-    """The run with a commit. One that was made with changes, or without git, is known by the package's hash."""
-    about = run["environment"]
+    """The run, or several taken together, each with its commit: where it says none, that of its code here."""
+    runs = [identified(about) for about in run.get("runs", [run["environment"]])]
+    rows = [
+        row if row["commit"] in {about["commit"] for about in runs} else row | {"commit": results.head()}
+        for row in run["rows"]
+    ]
+    return run | {"environment": identified(run["environment"]), "runs": runs, "rows": rows}
+
+
+def identified(about: dict[str, Any]) -> dict[str, Any]:
+    """An environment with a commit. One that had changes, or no git, is known by the hash of the package."""
     if about["commit"] is not None and about["changed"] is False:
-        return run
+        return about
     if about["package"] != results.package_hash() or results.changed() is not False:
         raise ValueError("the run does not know its commit, and its code is not that of the one that is checked out")
-    commit = results.head()
-    rows = [row | {"commit": commit} for row in run["rows"]]
-    return run | {"environment": about | {"commit": commit, "changed": False}, "rows": rows}
+    return about | {"commit": results.head(), "changed": False}
 
 
 def unused(folder: Path, stem: str) -> str:
