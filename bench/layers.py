@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
+from reference.arguments import conv2d, conv_transpose2d
 from tests.cases import Case
 from tritonconv.geometry import ConvGeometry
+from tritonconv.ops import Sampling, geometry_of
 
 FAMILIES = ("dense 3x3", "1x1", "strided", "transposed", "grouped", "depthwise", "stem", "few filters", "local")
 
@@ -70,29 +74,10 @@ class Layer:
     @property
     def geometry(self) -> ConvGeometry:
         case = self.case
-        here = case.size
-        if case.transposed:
-            there = [
-                (n - 1) * case.stride - 2 * case.padding + case.dilation * (k - 1) + 1
-                for n, k in zip(here, case.kernel, strict=True)
-            ]
-            (F, C), (P, Q), (H, W) = case.channels, here, there
-        else:
-            there = [
-                (n + 2 * case.padding - case.dilation * (k - 1) - 1) // case.stride + 1
-                for n, k in zip(here, case.kernel, strict=True)
-            ]
-            (C, F), (H, W), (P, Q) = case.channels, here, there
-        sampling = dict(
-            stride_h=case.stride,
-            stride_w=case.stride,
-            pad_h=case.padding,
-            pad_w=case.padding,
-            dilation_h=case.dilation,
-            dilation_w=case.dilation,
-        )
-        assert case.batch is not None
-        return ConvGeometry(case.batch, C, H, W, F, P, Q, *case.kernel, case.groups, **sampling)
+        input, weight = (torch.empty(shape, device="meta") for shape in (case.input_shape, case.weight_shape))
+        call = (conv_transpose2d if case.transposed else conv2d)(input, weight, None, **case.arguments)
+        sampling = Sampling(call.size, call.stride, call.pad, call.dilation, call.groups, True, "auto")
+        return geometry_of("dgrad" if case.transposed else "fprop", input.shape, weight.shape, sampling)
 
     def scaled_down(self) -> "Layer":
         """The same kind of layer, small enough for a CPU to take milliseconds: what is timed is not the layer."""

@@ -8,7 +8,7 @@ import torch
 from bench import check
 from bench.contenders import Call, Pass, Problem, at_its_best, call, parts, why_not
 from bench.layers import Layer
-from bench.results import KERNELS_OF, Row, in_short, lost
+from bench.results import Row, in_short, kernels_of, lost
 from bench.roof import Ceilings, Roof
 from bench.timing import BUDGET, Times, side_by_side, spread
 
@@ -53,9 +53,8 @@ def measure(
                 calls[name] = call(name, of, problem)
                 verify(name, calls[name]())
                 if name.startswith("triton"):
-                    kernels = {operator: environment["kernels"][operator] for operator in KERNELS_OF[of]}
                     tile = tiles_of(problem.layer, of, problem.dtype, device, name == "triton")
-                    row |= {"kernels": kernels, "tile": tile}
+                    row |= {"kernels": kernels_of(of, environment["kernels"]), "tile": tile}
             except Exception as error:
                 calls.pop(name, None)
                 row |= failure(error, device)

@@ -16,7 +16,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +28,36 @@ from tritonconv.geometry import Operator
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
-# Which kernels a pass of a layer runs: a step runs all three.
-KERNELS_OF: dict[str, tuple[Operator, ...]] = {name: (name,) for name in OPERATORS} | {"step": OPERATORS}
 
 Row = dict[str, Any]
 Results = dict[str, Any]
 
 
-def write(path: Path, text: str) -> None:
-    """Write the file, or leave the old one: never half of it."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what becomes the file `path` at the end of the block: it, or the old one, but never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(text)
+        yield beside
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def dump(results: Results) -> str:
-    """JSON with one row to a line, so that two files can be compared line by line."""
-    head = {name: value for name, value in results.items() if name != "rows"}
-    rows = ",\n".join(json.dumps(row) for row in results["rows"])
-    return f'{json.dumps(head, indent=1)[:-2]},\n "rows": [\n{rows}\n ]\n}}\n'
+def write(path: Path, text: str) -> None:
+    with replacing(path) as beside:
+        beside.write_text(text)
+
+
+def lines(rows: Iterable[Row]) -> str:
+    """A JSON list with one row to a line, so that two files can be compared line by line."""
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
 
 
 def save(path: Path, results: Results) -> None:
-    write(path, dump(results))
+    head = {name: value for name, value in results.items() if name != "rows"}
+    write(path, f'{json.dumps(head, indent=1)[:-2]},\n "rows": {lines(results["rows"])}\n}}\n')
 
 
 def read(path: Path) -> Results:
@@ -160,9 +164,9 @@ def key(row: Row) -> tuple[str, str, str, str]:
     return row["layer"], row["pass"], row["contender"], row["dtype"]
 
 
-def matches(row: Row, hashes: dict[str, str]) -> bool:
-    """Whether the kernels that the row measured are those of `hashes`."""
-    return bool(row.get("kernels")) and row["kernels"] == {name: hashes[name] for name in KERNELS_OF[row["pass"]]}
+def kernels_of(pass_: str, hashes: dict[str, str]) -> dict[str, str]:
+    """Those of `hashes` that a pass runs the kernels of: a step runs all three."""
+    return {name: hashes[name] for name in (OPERATORS if pass_ == "step" else (pass_,))}
 
 
 def lost(device: torch.device) -> bool:

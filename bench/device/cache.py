@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.results import replacing
+
 ARCHIVE = "triton-cache.tar.xz"
 
 
@@ -37,16 +39,10 @@ def kept(folder: Path | None) -> Iterator[Callable[[], None]]:
 
 def pack(live: Path, archive: Path) -> None:
     """Write the archive, whole or not at all."""
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    beside = archive.with_name(f".{archive.name}.{os.getpid()}")
-    try:
-        with tarfile.open(beside, "w:xz", preset=1) as tar:
-            for path in sorted(live.rglob("*")):
-                if path.is_file() and "tmp.pid" not in str(path):  # what is being written, by Triton's name for it
-                    tar.add(path, path.relative_to(live))
-        beside.replace(archive)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(archive) as beside, tarfile.open(beside, "w:xz", preset=1) as tar:
+        for path in sorted(live.rglob("*")):
+            if path.is_file() and "tmp.pid" not in str(path):  # what is being written, by Triton's name for it
+                tar.add(path, path.relative_to(live))
 
 
 def unpack(archive: Path, live: Path) -> None:

@@ -50,7 +50,9 @@ def stale(
 
     def fresh(unit: Unit) -> bool:
         row = rows.get((unit.layer.name, unit.of, "triton", unit.dtype))
-        return row is not None and results.matches(row, hashes) and row["tile"] == tiles(unit)
+        return (
+            row is not None and row.get("kernels") == results.kernels_of(unit.of, hashes) and row["tile"] == tiles(unit)
+        )
 
     return [unit for unit in units if not fresh(unit)]
 

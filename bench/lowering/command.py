@@ -1,7 +1,6 @@
 """What can be measured without a GPU: every kernel compiled offline, and what its machine code is made of."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -70,14 +69,14 @@ def main(args: argparse.Namespace) -> int:
         print(file=sys.stderr)
     print(f"{full(rows)}\n\n{LEGEND}\n{len(rows)} kernels compiled with Triton {triton.__version__}.")
     for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
-        results.write(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+        results.write(path, f"{results.lines(rows)}\n")
     if args.publish:
         from bench.report import publish  # draws, for which there must be matplotlib
 
         publish.update()
     if not args.against:
         return 0
-    worse = regressions(rows, committed)
-    print(f"{compared(rows, committed)} of {len(rows)} rows compared with {args.against}, {len(worse)} got worse")
+    worse, count = regressions(rows, committed), compared(rows, committed)
+    print(f"{count} of {len(rows)} rows compared with {args.against}, {len(worse)} got worse")
     print("\n".join(worse))
-    return 1 if worse or not compared(rows, committed) else 0
+    return 1 if worse or not count else 0

@@ -90,7 +90,7 @@ def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | Non
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in KEYS)
+    return tuple(row[name] for name in (*KEYS, "triton"))
 
 
 def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float = 0.02) -> list[str]:
@@ -98,13 +98,9 @@ def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float 
 
     Only rows of the same compiler can be compared. The number of instructions may grow by `tolerance`.
     """
-    before = {(*key(row), row["triton"]): row for row in committed}
     found = []
-    for row in rows:
-        old = before.get((*key(row), row["triton"]))
-        if old is None:
-            continue
-        what = f"{' '.join(map(str, key(row)))}:"
+    for row, old in pairs(rows, committed):
+        what = f"{' '.join(str(row[name]) for name in KEYS)}:"
         for name in ("spill_bytes", "shared_bytes"):
             if row[name] > old[name]:
                 found.append(f"{what} {name} {old[name]} -> {row[name]}")
@@ -121,5 +117,10 @@ def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float 
 
 def compared(rows: Sequence[Row], committed: Sequence[Row]) -> int:
     """How many of `rows` have one of the same compiler to be compared with."""
-    before = {(*key(row), row["triton"]) for row in committed}
-    return sum((*key(row), row["triton"]) in before for row in rows)
+    return len(pairs(rows, committed))
+
+
+def pairs(rows: Sequence[Row], committed: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Each row with the committed one of the same kernel and compiler, if there is one."""
+    before = {key(row): row for row in committed}
+    return [(row, before[key(row)]) for row in rows if key(row) in before]

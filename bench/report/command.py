@@ -33,12 +33,13 @@ def main(args: argparse.Namespace) -> int:
     runs = [results.load(path) for path in args.files]
     together = results.merged(runs)
     old = results.load(args.against) if args.against else None
-    print(tables.report(together))
+    report = tables.report(together)
+    print(report)
     written = []
     if args.out:
         from bench.report import pictures  # only here, because it needs matplotlib
 
-        results.write(args.out / "report.md", f"{tables.report(together)}\n{tables.details(together)}")
+        results.write(args.out / "report.md", f"{report}\n{tables.details(together)}")
         written += [args.out / "report.md", *pictures.draw(runs, args.out, "report")]
     if args.publish:
         from bench.report import publish

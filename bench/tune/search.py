@@ -11,8 +11,8 @@ from bench import check, results
 from bench.contenders import Problem, at_its_best
 from bench.layers import Layer
 from bench.lowering.offline import operands_for
+from bench.results import Row
 from bench.timing import on_device, spread
-from bench.tune.table import Row
 from tritonconv import launch, measured, tiles
 from tritonconv.geometry import Operator
 

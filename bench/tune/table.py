@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from bench import results
+from bench.results import Row
 from tritonconv import measured
 from tritonconv.geometry import Operator
-
-Row = dict[str, Any]
 
 
 class Table:
@@ -33,5 +32,5 @@ class Table:
         """Keep the row, in the place of an older one."""
         key = tuple(row["key"])
         self.rows[key] = row | {"kernel": self.hashes[key[0]], "torch": torch.__version__}
-        lines = ",\n".join(json.dumps(self.rows[key]) for key in sorted(self.rows, key=str))
-        results.write(self.path, f'{{"gpu": {json.dumps(self.gpu)}, "rows": [\n{lines}\n]}}\n')
+        rows = results.lines(self.rows[key] for key in sorted(self.rows, key=str))
+        results.write(self.path, f'{{"gpu": {json.dumps(self.gpu)}, "rows": {rows}}}\n')
