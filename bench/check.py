@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 import torch
 from torch import Tensor
 
 from bench.contenders import Pass, Problem, parts
-from tests.oracle import TOLERANCES, errors, precision_on
+from tests.oracle import precision_on
 from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.tolerance import allowed, errors
 
 # So many positions of an image or of features are checked, all channels of each; or taps, all channels of each.
 POSITIONS = 512
@@ -62,23 +62,19 @@ def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:
 def verify(
     of: Pass, problem: Problem, results: Sequence[Tensor], expected: Sequence[Sample], looser: float = 1
 ) -> tuple[float, float]:
-    """The largest RMS and maximum error of the results of a pass. Raises WrongResult beyond the tests' tolerances.
+    """The largest RMS and maximum error of the results of a pass.
 
-    Those may be made `looser` by a factor. On top of them, float32 sums of K products may drift by 2^-24 sqrt(K): a
-    random walk of one rounding each, which is longer here than in the tests' small problems.
+    Raises WrongResult beyond the tolerances, made `looser` by a factor.
     """
     found = [0.0, 0.0]
     precision = precision_on(problem.x.device, problem.dtype)
     for result, each in zip(results, expected, strict=True):
-        drift = 2**-24 * sqrt(each.products)
-        for i, (error, allowed, what) in enumerate(
-            zip(each.errors(result), TOLERANCES[precision], ("RMS", "maximum"), strict=True)
-        ):
-            allowed = looser * allowed + drift * (5 if what == "maximum" else 1)
-            if not error <= allowed:  # nor if it is NaN
+        most = allowed(precision, each.products, looser)
+        for i, (error, bound, what) in enumerate(zip(each.errors(result), most, ("RMS", "maximum"), strict=True)):
+            if not error <= bound:  # nor if it is NaN
                 raise WrongResult(
                     f"{problem.layer.name} {of}: {each.operator} in {problem.dtype} is off by {error:.2e} ({what}), "
-                    f"{allowed:.1e} is allowed"
+                    f"{bound:.1e} is allowed"
                 )
             found[i] = max(found[i], error)
     return found[0], found[1]

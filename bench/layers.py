@@ -5,12 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
-from reference.arguments import conv2d, conv_transpose2d
 from tests.cases import Case
 from tritonconv.geometry import ConvGeometry
-from tritonconv.ops import Sampling, geometry_of
 
 FAMILIES = ("dense 3x3", "1x1", "strided", "transposed", "grouped", "depthwise", "stem", "few filters", "local")
 
@@ -73,11 +69,7 @@ class Layer:
 
     @property
     def geometry(self) -> ConvGeometry:
-        case = self.case
-        input, weight = (torch.empty(shape, device="meta") for shape in (case.input_shape, case.weight_shape))
-        call = (conv_transpose2d if case.transposed else conv2d)(input, weight, None, **case.arguments)
-        sampling = Sampling(call.size, call.stride, call.pad, call.dilation, call.groups, True, "auto")
-        return geometry_of("dgrad" if case.transposed else "fprop", input.shape, weight.shape, sampling)
+        return self.case.geometry
 
     def scaled_down(self) -> "Layer":
         """The same kind of layer, small enough for a CPU to take milliseconds: what is timed is not the layer."""

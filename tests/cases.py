@@ -1,19 +1,34 @@
 """The one table of named problems. Defaults are dull, so that a case says only what is special about it."""
 
-import random
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+from reference import arguments
+from tritonconv.geometry import ConvGeometry
+from tritonconv.ops import Sampling, geometry_of
+
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "tf32": torch.float32,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "offset")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of conv2d or conv_transpose2d. `channels` are those of input and result."""
+    """One call of conv2d or conv_transpose2d. `channels` are those of input and result.
+
+    Where a `padding_mode` other than zeros is given, it is a call of the module Conv2d. `dtype` and `gradient`, the
+    layout of the incoming gradient, are for the tests that do not go through several themselves.
+    """
 
     name: str
     batch: int | None = 2
@@ -30,6 +45,9 @@ class Case:
     x: str = "contiguous"
     weight: str = "contiguous"
     bias_layout: str = "contiguous"
+    padding_mode: str = "zeros"
+    dtype: str = "float32"
+    gradient: str = "channels_last"
 
     def __str__(self) -> str:
         return self.name
@@ -48,6 +66,33 @@ class Case:
     def weight_shape(self) -> tuple[int, ...]:
         into, out = self.channels
         return (into, out // self.groups, *self.kernel) if self.transposed else (out, into // self.groups, *self.kernel)
+
+    @property
+    def line(self) -> str:
+        """What makes this case, as it would stand in the table below: the name, and what is not as by default."""
+        special = [f for f in fields(self) if f.name == "name" or getattr(self, f.name) != f.default]
+        return f"Case({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in special)})".replace("name=", "", 1)
+
+    @property
+    def geometry(self) -> ConvGeometry:
+        """As the operators see it. Raises what torch raises where there is no such convolution."""
+        input, weight = (torch.empty(shape, device="meta") for shape in (self.input_shape, self.weight_shape))
+        check = arguments.conv_transpose2d if self.transposed else arguments.conv2d
+        call = check(input, weight, None, **self.arguments)
+        sampling = Sampling(call.size, call.stride, call.pad, call.dilation, call.groups, True, "auto")
+        return geometry_of("dgrad" if self.transposed else "fprop", call.input.shape, weight.shape, sampling)
+
+    def function(self, package: Any) -> Callable[..., Tensor]:
+        """Of (input, weight, bias): what `package`, one with torch.nn's names, computes for this case."""
+        if self.padding_mode == "zeros":
+            name = "conv_transpose2d" if self.transposed else "conv2d"
+            return partial(getattr(package.functional, name), **self.arguments)
+        if self.transposed:
+            raise ValueError("Only zeros padding mode is supported for ConvTranspose2d")
+        layer: nn.Conv2d = package.Conv2d(
+            *self.channels, self.kernel, **self.arguments, padding_mode=self.padding_mode, device="meta"
+        )
+        return layer._conv_forward
 
     def operands(
         self, dtype: torch.dtype = torch.float32, device: str = "cpu", integer: bool = False, seed: int = 0
@@ -144,51 +189,6 @@ TRANSPOSED = [
         Case("cropped", padding=2, kernel=(3, 4), stride=(1, 2)),
     )
 ]
-
-
-def random_case(seed: int, transposed: bool = False) -> Case:
-    """A legal problem over every parameter together, the same for the same seed."""
-    rng = random.Random(f"{seed} {transposed}")
-
-    def two(*choices: int) -> tuple[int, int]:
-        return rng.choice(choices), rng.choice(choices)
-
-    groups = rng.choice([1, 1, 1, 2, 3])
-    channels = (groups * rng.choice([1, 2, 3, 4, 8, 13]), groups * rng.choice([1, 2, 3, 5, 8, 16]))
-    case = Case(
-        f"random_{'transposed_' * transposed}{seed}",
-        batch=rng.choice([None, 0, 1, 1, 1, 2, 2, 2, 3, 3]),
-        channels=channels,
-        size=two(1, 2, 3, 5, 6, 7),
-        kernel=two(1, 1, 2, 3, 3, 4),
-        stride=two(1, 1, 2, 3, 4),
-        padding=two(0, 0, 1, 2, 3),
-        dilation=two(1, 1, 2, 3, 6),
-        groups=groups,
-        bias=rng.random() < 0.7,
-        transposed=transposed,
-        x=rng.choice(LAYOUTS),
-        weight=rng.choice(LAYOUTS),
-    )
-    if transposed:
-        most = [max(s, d) for s, d in zip(case.stride, case.dilation, strict=True)]
-        case = replace(case, output_padding=(rng.randrange(most[0]), rng.randrange(most[1])))
-    elif rng.random() < 0.2:
-        case = replace(case, stride=1, padding="same")
-    return case if legal(case) else random_case(seed + 1_000_003, transposed)
-
-
-def legal(case: Case) -> bool:
-    """Whether the other side has at least one pixel."""
-    if case.padding == "same":
-        return True
-    for n, k, s, p, d, extra in zip(
-        case.size, case.kernel, case.stride, case.padding, case.dilation, pair(case.output_padding), strict=True
-    ):
-        reach = d * (k - 1) + 1
-        if ((n - 1) * s - 2 * p + reach + extra if case.transposed else n + 2 * p - reach + 1) < 1:
-            return False
-    return True
 
 
 def pair(value: Any) -> tuple[int, int]:

@@ -4,13 +4,16 @@ A fence is memory before and after a tensor. Around inputs it holds NaN, so that
 Around outputs it holds a value that must still be there afterwards.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+
+from tritonconv import launch
+from tritonconv.processor import interpreted
 
 MARGIN = 64  # elements; keeps every alignment that the tensor had
 FENCE = -777.0
@@ -42,16 +45,37 @@ def fences_stand(result: Tensor, storage: Tensor) -> bool:
 
 
 @contextmanager
+def guarded_memory() -> Iterator[None]:
+    """Every output starts as NaN between two fences, which must stand at the end; the interpreter checks addresses."""
+    outputs: list[tuple[Tensor, Tensor]] = []
+    plain = launch.allocate
+
+    def poisoned(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
+        wanted = plain(shape, like, channels_last, dtype)
+        if wanted.device.type == "meta" or not guardable(wanted):
+            return wanted
+        result, storage = fence(wanted.fill_(float("nan")), FENCE)
+        outputs.append((result, storage))
+        return result
+
+    with pytest.MonkeyPatch.context() as patch, checked_addresses():
+        patch.setattr(launch, "allocate", poisoned)
+        yield
+    for result, storage in outputs:
+        assert fences_stand(result, storage), "a kernel wrote outside its output"
+
+
+@contextmanager
 def checked_addresses() -> Iterator[None]:
-    """In the interpreter: every address that a kernel really loads or stores lies inside a tensor it was given."""
-    from triton.runtime import interpreter
+    """In the interpreter: every address that a kernel really loads or stores lies inside a tensor of its launch.
 
-    from tritonconv.processor import interpreted
-
+    Loads and stores without a mask, and those of descriptors, end in the same two functions.
+    """
     if not interpreted():
         yield
         return
     import numpy as np
+    from triton.runtime import interpreter
 
     spans: list[tuple[int, int]] = []
     builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
@@ -64,16 +88,18 @@ def checked_addresses() -> Iterator[None]:
             inside |= (addresses >= np.uint64(first)) & (addresses <= np.uint64(last))
         assert inside.all(), f"{(~inside).sum()} addresses of a {what} lie outside every tensor of the launch"
 
-    def checked_load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
+    def checked_load(self: Any, ptrs: Any, mask: Any, *rest: Any, **more: Any) -> Any:
         check(ptrs, mask, "load")
-        return load(self, ptrs, mask, *rest)
+        return load(self, ptrs, mask, *rest, **more)
 
-    def checked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+    def checked_store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **more: Any) -> Any:
         check(ptrs, mask, "store")
-        return store(self, ptrs, value, mask, *rest)
+        return store(self, ptrs, value, mask, *rest, **more)
 
     def noted_run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        for tensor in (*args, *kwargs.values()):
+        spans.clear()
+        for given in (*args, *kwargs.values()):
+            tensor = getattr(given, "base", given)  # what a descriptor describes
             if isinstance(tensor, Tensor) and tensor.numel() > 0:
                 span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
                 spans.append((tensor.data_ptr(), tensor.data_ptr() + span * tensor.element_size()))

@@ -2,44 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv_transpose2d
 
 from tests.cases import Case, laid_out
+from tritonconv.tolerance import TOLERANCES, errors
 
 Function = Callable[..., Tensor]
-
-# RMS and maximum of the relative error. The floors are what a correct kernel shows: one rounding at the end for the
-# 16-bit types, accumulation in float32 before it; they hardly move with the length of the reduction. A tolerance is
-# about twice its floor. RMS alone would not see one wrong border pixel in bfloat16, the maximum does.
-#              allowed RMS, max   floor RMS, max
-TOLERANCES = {
-    "float64": (1e-14, 1e-13),
-    "float32": (5e-7, 3e-6),  # 2.4e-7, 1.5e-6
-    "tf32": (6e-4, 4e-3),  # 2.9e-4, 1.7e-3
-    "float16": (4e-4, 1e-3),  # 2.1e-4, 4.9e-4
-    "bfloat16": (3.4e-3, 8e-3),  # 1.7e-3, 3.9e-3
-    "bfloat16 cut": (6.8e-3, 1.6e-2),  # Triton's interpreter drops the lower bits instead of rounding: twice as much
-}
 
 
 def precision_on(device: torch.device | str, dtype: str) -> str:
     """The row of the table for results of the kernels on `device`: on a CPU, Triton's interpreter has computed them."""
     return "bfloat16 cut" if dtype == "bfloat16" and torch.device(device).type == "cpu" else dtype
-
-
-def errors(actual: Tensor, expected: Tensor, scale: float = 1e-30) -> tuple[float, float]:
-    """RMS(a-e)/RMS(e), and the largest |a-e|/max(RMS(e), |e|), where RMS(e) is taken to be `scale` at least."""
-    assert actual.shape == expected.shape, (actual.shape, expected.shape)
-    if expected.numel() == 0:
-        return 0.0, 0.0
-    wide = torch.complex128 if expected.is_complex() else torch.float64
-    expected, difference = expected.to(wide), (actual.to(wide) - expected.to(wide)).abs()
-    rms = expected.abs().square().mean().sqrt().clamp(min=scale)
-    return (difference.square().mean().sqrt() / rms).item(), (difference / expected.abs().clamp(min=rms)).max().item()
 
 
 def assert_close(actual: Tensor, expected: Tensor, precision: str, what: str = "", scale: float = 1e-30) -> None:
@@ -69,10 +44,9 @@ def widened(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def forward(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, **arguments: Any) -> Tensor:
+def forward(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """torch's own convolution, on operands raised to float64."""
-    function = conv_transpose2d if case.transposed else conv2d
-    return function(widened(input), widened(weight), widened(bias), **case.arguments, **arguments)
+    return case.function(torch.nn)(widened(input), widened(weight), widened(bias))
 
 
 PARTS = ("result", "gradient of input", "gradient of weight", "gradient of bias")

@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 from bench import check, measure, session, test_throughput
 from bench.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best, call, parts, why_not
 from bench.layers import Layer, read, select
-from tests.oracle import errors
 from tritonconv.explain import Listener
+from tritonconv.tolerance import errors
 
 CPU = torch.device("cpu")
 LAYERS = [layer.scaled_down() for layer in read() if layer.why_not is None]

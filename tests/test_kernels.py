@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -10,9 +9,10 @@ from torch import Tensor
 
 import tritonconv
 from tests import guards
-from tests.cases import CONV, DTYPES, LAYOUTS, TRANSPOSED, Case, laid_out, random_case
+from tests.cases import CONV, DTYPES, TRANSPOSED, Case, laid_out
 from tests.guards import guarded
-from tests.oracle import PARTS, assert_close, convolution_precision, expected_step, forward, hostile, scales, step
+from tests.oracle import PARTS, convolution_precision, expected_step, forward, hostile, precision_on, step
+from tests.steps import steps
 from tritonconv import launch, layout, operands, processor, tiles
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.ops import Sampling, geometry_of
@@ -20,7 +20,6 @@ from tritonconv.ops import Sampling, geometry_of
 pytestmark = pytest.mark.usefixtures("guarded_memory")
 
 KERNEL_DTYPES = ("float32", "bfloat16", "float16")
-GRADIENT_LAYOUTS = ("all_zero_strides", *LAYOUTS)
 
 
 @pytest.fixture(autouse=True)
@@ -35,33 +34,6 @@ def plain(size: tuple[int, int]) -> Sampling:
     )
 
 
-def precision(dtype: str) -> str:
-    return "bfloat16 cut" if dtype == "bfloat16" and processor.interpreted() else dtype
-
-
-class Part(NamedTuple):
-    """The result of a step, or a gradient: from the kernels, and from torch in float64."""
-
-    name: str
-    actual: Tensor
-    expected: Tensor
-    scale: float
-
-    def check(self, precision: str, what: str = "") -> None:
-        assert_close(self.actual, self.expected, precision, f"{self.name} {what}", self.scale)
-
-
-def steps(case: Case, dtype: str, device: str, layout: str, **drawn: Any) -> list[Part]:
-    """Forward and backward of `case`, with an incoming gradient in `layout`."""
-    operands = [guarded(t) for t in case.operands(DTYPES[dtype], device, **drawn)]
-    function = tritonconv.conv_transpose2d if case.transposed else tritonconv.conv2d
-    shape = forward(case, *operands).shape
-    gradient = guarded(hostile(shape, DTYPES[dtype], layout, drawn.get("integer", False), device))
-    actual = step(partial(function, **case.arguments, implementation="triton"), operands, gradient)
-    expected, scale = expected_step(case, operands, gradient), scales(case, operands, gradient)
-    return [Part(*values) for values in zip(PARTS, actual, expected, scale, strict=False)]
-
-
 ALL = [pytest.param(case, id=f"{'transposed_' * case.transposed}{case}") for case in CONV + TRANSPOSED]
 
 
@@ -69,13 +41,13 @@ ALL = [pytest.param(case, id=f"{'transposed_' * case.transposed}{case}") for cas
 def test_integers_are_exact(case: Case, device: str) -> None:
     for dtype in KERNEL_DTYPES:
         for part in steps(case, dtype, device, "contiguous", integer=True):
-            assert torch.equal(part.actual.double(), part.expected), (part.name, dtype)
+            part.check_exact(f"in {dtype}")
 
 
 @pytest.mark.parametrize("case", ALL)
 def test_agrees_with_float64(case: Case, device: str) -> None:
-    for part in steps(case, "float32", device, "channels_last"):
-        part.check("float32")
+    for part in steps(case, case.dtype, device, case.gradient):
+        part.check(precision_on(device, case.dtype))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -83,20 +55,7 @@ def test_agrees_with_float64(case: Case, device: str) -> None:
 def test_16_bits_are_rounded_once(case: Case, dtype: str, device: str) -> None:
     for part in steps(case, dtype, device, "contiguous"):
         assert part.actual.dtype == DTYPES[dtype]
-        part.check(precision(dtype))
-
-
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("block", range(10))
-def test_random_problems(block: int, transposed: bool, device: str) -> None:
-    """150 legal problems of each layer over every parameter together, some 15 of them with an empty batch.
-
-    Forward and all gradients, in every layout of input, weight and incoming gradient.
-    """
-    for seed in range(15 * block, 15 * block + 15):
-        case = random_case(seed, transposed)
-        for part in steps(case, "float32", device, GRADIENT_LAYOUTS[seed % 7], seed=seed):
-            part.check("float32", f"of {case}")
+        part.check(precision_on(device, dtype))
 
 
 def test_padding_does_not_spread_nan(device: str) -> None:

@@ -18,6 +18,8 @@ ORDER = [
     "tritonconv.batching",
     "tritonconv.autograd",
     "tritonconv.ops",
+    "tritonconv.verify",
+    "tritonconv.tolerance",
     "tritonconv.dispatch",
     "tritonconv.launch",
     "tritonconv.operands",

@@ -8,6 +8,7 @@ from tritonconv.dispatch import FallbackWarning, using
 from tritonconv.explain import explain
 from tritonconv.functional import conv2d, conv_transpose2d
 from tritonconv.layers import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
+from tritonconv.verify import WrongResult, verify
 from tritonconv.warmup import warmup
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "FallbackWarning",
     "LazyConv2d",
     "LazyConvTranspose2d",
+    "WrongResult",
     "conv2d",
     "conv_transpose2d",
     "explain",
     "using",
+    "verify",
     "warmup",
 ]

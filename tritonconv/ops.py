@@ -16,6 +16,7 @@ from tritonconv import launch, processor
 from tritonconv.dispatch import Problem, choose_and_warn
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.layout import allocate
+from tritonconv.verify import check
 
 Ints = Sequence[int]
 
@@ -111,9 +112,11 @@ def run(
     problem = Problem(operator, geometry, first.dtype, first.device)
     if choose_and_warn(problem, sampling.implementation) == "triton":
         plan = launch.PLANS[operator]
-        return launch.run(
+        results = launch.run(
             plan(first, second, bias, geometry, sampling.channels_last, processor.device_of(first.device))
         )
+        check(operator, first, second, bias, geometry, sampling.channels_last, results)
+        return results
     result: Tensor = getattr(reference, operator)(first, second, *sampling[:5])
     if isinstance(bias, Tensor):
         result = result + bias[:, None, None]

@@ -11,7 +11,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -19,12 +18,11 @@ from typing import Any
 
 import torch
 
-import tritonconv
 from bench import results
-from bench.contenders import DTYPES, at_its_best
+from bench.contenders import DTYPES
 from bench.device.schedule import Clock, Record, in_time
-from tests.cases import LAYOUTS, random_case
-from tests.oracle import PARTS, TOLERANCES, errors, expected_step, forward, hostile, precision_on, scales, step
+from tests.sweep.check import wrong
+from tests.sweep.problems import integers, problem
 
 # The tests that run kernels, those first that say most: every shipped tile in every dtype.
 TESTS = ("every_tile", "kernels", "phases", "autograd", "torch_cases", "contract", "dispatch", "warmup")
@@ -107,22 +105,19 @@ def of_tests(outcomes: Path, finished: bool) -> results.Row:
 
 
 def random_problems(device: torch.device, clock: Clock, first: int) -> Iterator[results.Row]:
-    """One seed after another, forward and all gradients, against float64: what was found so far, now and then."""
+    """One seed of the sweep after another, each in the next dtype: what was found so far, now and then."""
     done: Counter[str] = Counter()
     found: results.Row = {"what": "random problems", "failures": [], "stopped": None}
     shown = clock.left()
     warnings.filterwarnings("ignore", "Using padding='same'")  # torch's, of the yardstick
     for seed in in_time(count(first), clock):
-        dtype = list(DTYPES)[seed % len(DTYPES)]
-        transposed = seed // len(DTYPES) % 2 == 1
-        try:
-            wrong = check_random(seed, transposed, dtype, device)
-        except Exception as error:
-            wrong = f"{type(error).__name__}: {results.in_short(error)}"
-            found["stopped"] = wrong if results.lost(device) else None
-        if wrong:
-            found["failures"].append(dict(seed=seed, transposed=transposed, dtype=dtype, what=wrong))
-        done[dtype] += 1
+        # Every layer, and integers as well as others, in every dtype: four seeds have these, the next four the next.
+        case = problem(seed, list(DTYPES)[seed // 4 % len(DTYPES)])
+        failure = wrong(case, str(device), integers(seed), seed)
+        if failure is not None:
+            found["stopped"] = failure if results.lost(device) else None
+            found["failures"].append(dict(seed=seed, dtype=case.dtype, what=failure, case=case.line))
+        done[case.dtype] += 1
         found |= {"seeds": [first, seed], "problems": sum(done.values()), "by_dtype": dict(done)}
         if shown - clock.left() > 5:
             shown = clock.left()
@@ -130,21 +125,3 @@ def random_problems(device: torch.device, clock: Clock, first: int) -> Iterator[
         if found["stopped"] or len(found["failures"]) >= FAILURES:
             break
     yield {"seeds": [], "problems": 0, "by_dtype": {}} | found
-
-
-def check_random(seed: int, transposed: bool, dtype: str, device: torch.device) -> str | None:
-    """What is wrong with one random problem: `tests.cases.random_case` of that seed. None if nothing is."""
-    case = random_case(seed, transposed)
-    operands = case.operands(DTYPES[dtype], str(device))
-    layout = ("all_zero_strides", *LAYOUTS)[seed % (1 + len(LAYOUTS))]
-    gradient = hostile(forward(case, *operands).shape, DTYPES[dtype], layout, device=str(device))
-    function = tritonconv.conv_transpose2d if transposed else tritonconv.conv2d
-    with at_its_best(dtype):
-        actual = step(partial(function, **case.arguments, implementation="triton"), operands, gradient)
-    expected, scale = expected_step(case, operands, gradient), scales(case, operands, gradient)
-    allowed = TOLERANCES[precision_on(device, dtype)]
-    for name, mine, theirs, of in zip(PARTS, actual, expected, scale, strict=False):
-        found = errors(mine, theirs, of)
-        if not all(error <= most for error, most in zip(found, allowed, strict=True)):
-            return f"{case}: {name} in {dtype} is off by {found[0]:.2e} (RMS), {found[1]:.2e} (maximum)"
-    return None

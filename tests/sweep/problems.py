@@ -1,0 +1,105 @@
+"""A legal problem from each seed, over every parameter together."""
+
+import random
+from dataclasses import replace
+from math import ceil
+
+from tests.cases import LAYOUTS, Case, pair
+from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.tiles import INTERPRETER, Operands, pick
+
+DTYPES = ("float32", "bfloat16", "float16")
+GRADIENTS = ("all_zero_strides", *LAYOUTS)
+# Steps of a tile, of which Triton's interpreter takes 11 to 18 ms each, that one operator may take.
+MOST_STEPS = 60
+MOST_CHANNELS = 40
+
+
+def problem(seed: int, dtype: str | None = None) -> Case:
+    """The same problem for the same seed: of Conv2d if it is even, of ConvTranspose2d if it is odd.
+
+    In the dtype it draws, or in `dtype` unless torch does the padding.
+    """
+    rng = random.Random(seed)
+    while True:
+        case = draw(rng, seed)
+        if legal(case) and max(steps(case.geometry).values()) <= MOST_STEPS:
+            return replace(case, dtype=dtype) if dtype is not None and case.padding_mode == "zeros" else case
+
+
+def integers(seed: int) -> bool:
+    """Whether the problem's operands are small integers, which must come out exact: every other one of each layer."""
+    return seed // 2 % 2 == 0
+
+
+def draw(rng: random.Random, seed: int) -> Case:
+    def two(*choices: int) -> tuple[int, int]:
+        return rng.choice(choices), rng.choice(choices)
+
+    transposed = seed % 2 == 1
+    groups = rng.choice([1, 1, 1, 1, 2, 3, 4, 8])
+    into, out = (rng.choice([1, 2, 3, 4, 5, 8, 8, 13, 16, 24, 40, rng.randint(1, MOST_CHANNELS)]) for _ in range(2))
+    if groups == 8:  # depthwise
+        groups = into
+        out = into * rng.choice([1, 1, 2])
+    case = Case(
+        f"random_{seed}",
+        batch=rng.choice([None, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]),
+        channels=tuple(max(1, min(n, MOST_CHANNELS) // groups) * groups for n in (into, out)),  # type: ignore[arg-type]
+        size=two(1, 2, 3, 4, 5, 6, 7, 9),
+        kernel=two(1, 1, 1, 2, 2, 3, 3, 3, 4, 5, 6, 7),
+        stride=two(1, 1, 1, 2, 2, 3, 4),
+        padding=two(0, 0, 0, 1, 1, 2, 3, 5, 9),
+        dilation=two(1, 1, 1, 2, 3),
+        groups=groups,
+        bias=rng.random() < 0.7,
+        transposed=transposed,
+        x=rng.choice(LAYOUTS),
+        weight=rng.choice(LAYOUTS),
+        bias_layout=rng.choice(["contiguous", "contiguous", "sliced", "repeated", "offset"]),
+        dtype=rng.choice(DTYPES),
+        gradient=rng.choice(GRADIENTS),
+    )
+    if transposed:
+        most = [max(s, d) for s, d in zip(case.stride, case.dilation, strict=True)]
+        return replace(case, output_padding=(rng.randrange(most[0]), rng.randrange(most[1])))
+    if rng.random() < 0.15:
+        case = replace(case, stride=1, padding="same")
+    if rng.random() < 0.15:
+        # torch pads, and adds up the gradients of what it repeated in the dtype: 16 bits are rounded more than once.
+        case = replace(case, padding_mode=rng.choice(["reflect", "replicate", "circular"]), dtype="float32")
+    return case
+
+
+def legal(case: Case) -> bool:
+    """Whether the other side has at least one pixel, and padding other than with zeros finds enough of them."""
+    reach = [d * (k - 1) for k, d in zip(case.kernel, pair(case.dilation), strict=True)]
+    if case.padding == "same":
+        pads = [ceil(r / 2) for r in reach]
+    else:
+        pads = list(pair(case.padding))
+        sides = zip(case.size, reach, pair(case.stride), pads, pair(case.output_padding), strict=True)
+        for n, r, s, p, extra in sides:
+            if ((n - 1) * s - 2 * p + r + extra if case.transposed else n + 2 * p - r - 1) < 0:
+                return False
+    if case.padding_mode in ("reflect", "circular"):
+        beyond = max(p - n for p, n in zip(pads, case.size, strict=True))
+        return beyond < (0 if case.padding_mode == "reflect" else 1) and case.batch != 0
+    return True
+
+
+def steps(geometry: ConvGeometry) -> dict[Operator, int]:
+    """How many steps of a tile the interpreter takes for each operator; a program without any counts as one."""
+    found: dict[Operator, int] = {}
+    operators: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
+    for operator in operators:
+        M, N, K, G = geometry.gemm(operator)
+        tile = pick(geometry, operator, Operands(itemsize=4, vector=1), INTERPRETER)
+        taps, phases = 1 if operator == "wgrad" else geometry.R * geometry.S, 1
+        if operator == "dgrad":
+            phases = geometry.stride_h * geometry.stride_w
+            M = geometry.B * ceil(geometry.H / geometry.stride_h) * ceil(geometry.W / geometry.stride_w)
+        depth = ceil(K / taps / tile.BLOCK_K) * taps
+        programs = ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G
+        found[operator] = programs * max(depth, phases)
+    return found

@@ -1,0 +1,64 @@
+"""Compute again what `tritonconv.verify` complained about: the same launch, on other numbers."""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import tritonconv
+from tests.guards import guarded_memory
+from tests.oracle import convolution_precision
+from tritonconv import ops
+from tritonconv.geometry import ConvGeometry
+
+
+def wrong(text: str, device: str) -> str | None:
+    """What is wrong with one call of an operator, named in JSON as by `tritonconv.verify`; on random normal numbers."""
+    call: dict[str, Any] = json.loads(text)
+    geometry = ConvGeometry(**call["geometry"])
+    shapes = dict(x=geometry.image_shape, y=geometry.feature_shape, weight=geometry.weight_shape)
+    sizes = dict(x=(geometry.H, geometry.W), y=(geometry.P, geometry.Q), weight=(geometry.R, geometry.S))
+    names, left_out = {
+        "fprop": (["x", "weight"], "y"),
+        "dgrad": (["y", "weight"], "x"),
+        "wgrad": (["x", "y"], "weight"),
+    }[call["operator"]]
+    dtype = torch.float32 if call["dtype"] == "tf32" else getattr(torch, call["dtype"])
+    generator = torch.Generator().manual_seed(0)
+    factors = [
+        drawn(shapes[name], strides, offset, dtype, device, generator)
+        for name, (strides, offset) in zip(names, call["memory"], strict=True)
+    ]
+    bias: Any = call["bias"]
+    if call["operator"] != "wgrad":
+        channels = shapes[left_out][1]
+        bias = torch.randn(channels, generator=generator).to(device, dtype) if bias else None
+    sampling = ops.Sampling(
+        sizes[left_out],
+        (geometry.stride_h, geometry.stride_w),
+        (geometry.pad_h, geometry.pad_w),
+        (geometry.dilation_h, geometry.dilation_w),
+        geometry.G,
+        call["channels_last"],
+        "triton",
+    )
+    try:
+        with (
+            convolution_precision("tf32" if call["dtype"] == "tf32" else "ieee"),
+            tritonconv.verify(1),
+            guarded_memory(),
+        ):
+            ops.run(call["operator"], *factors, bias, sampling)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def drawn(
+    shape: tuple[int, ...], strides: list[int], offset: int, dtype: torch.dtype, device: str, generator: torch.Generator
+) -> Tensor:
+    """Normal numbers in memory with these strides, that begins `offset` elements after a multiple of 16 bytes."""
+    span = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1 if all(shape) else 0
+    storage = torch.randn(offset + span, generator=generator, dtype=torch.float32).to(device, dtype)
+    return storage.as_strided(shape, strides, offset)

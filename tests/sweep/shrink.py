@@ -1,0 +1,64 @@
+"""The least of a problem that is still wrong."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+from tests.cases import Case, pair
+from tests.sweep.problems import legal
+
+
+def shrink(case: Case, wrong: Callable[[Case], bool]) -> Case:
+    """`case` with as much as possible as dull as in the table's defaults, and the rest as small, while it is wrong."""
+    smaller: Case | None = case
+    while smaller is not None:
+        case, smaller = smaller, next((each for each in simpler(smaller) if wrong(each)), None)
+    return case
+
+
+def simpler(case: Case) -> Iterator[Case]:
+    """Legal cases with one thing less about them than `case`, those first that take most away."""
+    for field in fields(case):
+        value = getattr(case, field.name)
+        if field.name in ("name", "transposed") or value == field.default:
+            continue
+        for change in changes(field.name, value, field.default, case.groups):
+            each = replace(case, **{field.name: change})
+            if change != value and possible(each):
+                yield each
+
+
+def changes(name: str, value: Any, default: Any, groups: int) -> Iterator[Any]:
+    """What may take the place of `value`: the default, and numbers closer to the least there is."""
+    match name:
+        case "channels" | "size" | "kernel":
+            step = groups if name == "channels" else 1
+            for axis in (0, 1):
+                for less in (step, value[axis] // 2 // step * step, value[axis] - step):
+                    if step <= less < value[axis]:
+                        yield tuple(less if i == axis else n for i, n in enumerate(value))
+        case "stride" | "dilation" | "padding" | "output_padding" if value != "same":
+            yield default
+            least = pair(default)[0]
+            for axis in (0, 1):
+                for less in (least, pair(value)[axis] - 1):
+                    if less >= least:
+                        yield tuple(less if i == axis else n for i, n in enumerate(pair(value)))
+        case _:
+            yield default
+            if name == "batch" and value:
+                yield from range(1, value)
+
+
+def possible(case: Case) -> bool:
+    """Whether there is such a convolution."""
+    if any(n % case.groups for n in case.channels):
+        return False
+    if case.padding == "same" and pair(case.stride) != (1, 1):
+        return False
+    if case.transposed and not all(
+        extra < max(s, d)
+        for extra, s, d in zip(pair(case.output_padding), pair(case.stride), pair(case.dilation), strict=True)
+    ):
+        return False
+    return legal(case)
