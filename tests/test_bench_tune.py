@@ -113,10 +113,17 @@ def test_pick_takes_what_was_measured(folder: Path) -> None:
     assert model != best
     assert tiles.pick(GEOMETRY, "fprop", OPERANDS, H200) == best
     assert tiles.pick(replace(GEOMETRY, B=120), "fprop", OPERANDS, H200) == best
-    assert tiles.pick(replace(GEOMETRY, B=8), "fprop", OPERANDS, H200) != best
+    assert tiles.pick(replace(GEOMETRY, B=1024), "fprop", OPERANDS, H200) != best
     assert tiles.pick(GEOMETRY, "fprop", Operands(4, 4), H200) != best
     assert tiles.pick(GEOMETRY, "dgrad", OPERANDS, H200) != best
     assert tiles.pick(replace(GEOMETRY, F=512), "fprop", OPERANDS, H200) != best
+
+
+def test_a_measured_tile_of_another_depth_is_not_picked(folder: Path) -> None:
+    """It would add up a batch in another order than its images one by one."""
+    Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(Tile(256, 64, 32, 8, 4)))
+    assert tiles.depth(GEOMETRY, "fprop", OPERANDS, H200) == 64
+    assert tiles.pick(GEOMETRY, "fprop", OPERANDS, H200).BLOCK_K == 64
 
 
 def test_a_measured_tile_that_does_not_fit_is_not_picked(folder: Path) -> None:

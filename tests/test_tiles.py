@@ -1,6 +1,7 @@
 """Choosing a tile is a pure function of the problem and the device."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,6 +38,19 @@ def test_what_is_picked_fits(device: Device, operands: Operands, operator: Opera
         assert tile == tiles.pick(geometry, operator, operands, device)
         steps = -(-geometry.gemm("wgrad").K // tile.BLOCK_K)
         assert tile.SPLIT_K == 1 or (operator == "wgrad" and steps // tile.SPLIT_K >= tiles.LEAST_STEPS)
+
+
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Device.of(100, 148), INTERPRETER], ids=str)
+def test_the_order_of_a_sum_does_not_depend_on_the_batch(device: Device, operator: Operator) -> None:
+    """So that splitting a batch changes no bit: whatever tile is picked, a step takes as many products."""
+    rng, tiles_seen = random.Random(1), 0
+    for _ in range(60):
+        geometry, operands = some_geometry(rng), rng.choice(OPERANDS)
+        picked = {tiles.pick(replace(geometry, B=B), operator, operands, device) for B in (1, 2, 5, 16, 64, 128, 1024)}
+        assert len({tile.BLOCK_K for tile in picked}) == 1, (geometry, operands)
+        tiles_seen = max(tiles_seen, len(picked))
+    assert tiles_seen > 1
 
 
 def test_a_large_layer_gets_a_large_tile() -> None:

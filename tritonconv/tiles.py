@@ -96,7 +96,13 @@ _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (
 
 
 def shipped(operator: Operator, operands: Operands) -> list[Tile]:
-    """Every tile that `pick` may choose for such operands on some device."""
+    """Every tile that `pick` may choose for such operands on some device: those below, and those of the tables."""
+    found = [replace(Tile(*blocks), SPLIT_K=1) for blocks in measured.everywhere(operator, *astuple(operands))]
+    return list(dict.fromkeys(designed(operator, operands) + found))
+
+
+def designed(operator: Operator, operands: Operands) -> list[Tile]:
+    """The tiles of the rows above for such operands."""
     whole_loads = operands.vector * operands.itemsize == 16
     wide, narrow = _WIDE, _NARROW
     if operator == "wgrad":
@@ -109,9 +115,7 @@ def shipped(operator: Operator, operands: Operands) -> list[Tile]:
         rows = narrow[1:]
     else:
         rows = (_HUGE if operands.itemsize == 2 and operands.whole_stores else []) + wide + narrow
-    tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
-    found = [replace(Tile(*blocks), SPLIT_K=1) for blocks in measured.everywhere(operator, *astuple(operands))]
-    return list(dict.fromkeys(tiles + found))
+    return [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
 
 
 def legal(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
@@ -139,26 +143,49 @@ def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
 
 def available(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
     """The shipped tiles that fit, with the two stages that AMD's pipeliner wants."""
-    tiles = [replace(tile, num_stages=2) if device.capability == 0 else tile for tile in shipped(operator, operands)]
-    return [tile for tile in tiles if fits(tile, operator, operands.itemsize, device)]
+    return runnable(shipped(operator, operands), operator, operands, device)
+
+
+def runnable(tiles: list[Tile], operator: Operator, operands: Operands, device: Device) -> list[Tile]:
+    adapted = [replace(tile, num_stages=2) if device.capability == 0 else tile for tile in tiles]
+    return [tile for tile in adapted if fits(tile, operator, operands.itemsize, device)]
 
 
 @lru_cache(maxsize=4096)
 def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
     """The tile that was measured to be best on this device, if there is a row for such a problem that fits.
 
-    Else the one that the model in `expected` thinks will finish first; the larger one where it sees no difference.
+    Else the one that the model in `expected` thinks will finish first. fprop and dgrad keep to one `depth`.
     """
-    known = measured.table(device.name).get(measured.key(geometry, operator, *astuple(operands)))
-    if known and fits(Tile(*known), operator, operands.itemsize, device):
-        return Tile(*known)
     gemm = geometry.gemm(operator)
     if device == INTERPRETER:
-        depth = gemm.K if operator == "wgrad" else gemm.K // (geometry.R * geometry.S)
-        M, N, K = (min(64, power_of_two(extent)) for extent in (gemm.M, gemm.N, depth))
+        K = gemm.K if operator == "wgrad" else gemm.K // (geometry.R * geometry.S)
+        M, N, K = (min(64, power_of_two(extent)) for extent in (gemm.M, gemm.N, K))
         return Tile(M, N, K, num_warps=4, num_stages=1)
+    tiles = available(operator, operands, device)
+    if operator != "wgrad":
+        BLOCK_K = depth(geometry, operator, operands, device)
+        tiles = [tile for tile in tiles if tile.BLOCK_K == BLOCK_K]
+    known = measured.table(device.name).get(measured.key(geometry, operator, *astuple(operands)))
+    if known and replace(Tile(*known), SPLIT_K=1) in tiles:
+        return Tile(*known)
+    return first(tiles, geometry, operator, device)
+
+
+def depth(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> int:
+    """The BLOCK_K of fprop and dgrad for such a problem, whatever its batch: what the model wants for a usual one.
+
+    It decides in which order a result's products are added up. So a batch gives the same bits as its images do one by
+    one, though another tile computes them.
+    """
+    tiles = runnable(designed(operator, operands), operator, operands, device)
+    return first(tiles, replace(geometry, B=USUAL_BATCH), operator, device).BLOCK_K
+
+
+def first(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, device: Device) -> Tile:
+    """The one of `tiles` that is `expected` to finish first; the larger one where the model sees no difference."""
     return min(
-        with_splits(available(operator, operands, device), operator, gemm, device),
+        with_splits(tiles, operator, geometry.gemm(operator), device),
         key=lambda tile: (expected(tile, geometry, operator, device), -tile.BLOCK_M * tile.BLOCK_N, tile.SPLIT_K),
     )
 
@@ -203,6 +230,8 @@ def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, device: Dev
     return waves * (depth * max(arithmetic, traffic) + PER_PROGRAM) + PER_PARTIAL * partials / device.multiprocessors
 
 
+# The batch by which the depth of a step is chosen: what a GPU is trained with.
+USUAL_BATCH = 128
 # What a program costs beside its steps (indices, first loads, result), and what it costs to write a partial sum and to
 # read it again, in the model's units. Estimates.
 PER_PROGRAM = 2_000
