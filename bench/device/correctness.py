@@ -25,7 +25,19 @@ from tests.sweep.check import wrong
 from tests.sweep.problems import integers, problem
 
 # The tests that run kernels, those first that say most: every shipped tile in every dtype.
-TESTS = ("every_tile", "kernels", "phases", "autograd", "torch_cases", "contract", "dispatch", "warmup")
+TESTS = (
+    "every_tile",
+    "kernels",
+    "phases",
+    "guards",
+    "numbers",
+    "large",
+    "autograd",
+    "torch_cases",
+    "contract",
+    "dispatch",
+    "warmup",
+)
 # The share of the time that the tests may take; the rest is for random problems.
 TESTS_SHARE = 0.6
 # Failures that are kept, and those that are printed.

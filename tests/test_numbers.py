@@ -1,0 +1,127 @@
+"""NaN and infinity spread as in torch.nn, 16 bits saturate as there, and the same call gives the same bits."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+import tritonconv
+from tests.cases import DTYPES, Case
+from tests.oracle import forward, hostile, step, widened
+
+pytestmark = [
+    pytest.mark.usefixtures("guarded_memory"),
+    pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning"),  # numpy's, in Triton's interpreter
+]
+
+INPUTS = [
+    Case("plain", 3, (8, 20), (6, 7), padding=1),
+    Case("strided", 2, (5, 16), (9, 8), stride=(2, 3), padding=2, dilation=(1, 2)),
+    Case("beyond", 2, (4, 6), (5, 5), (2, 3), padding=2, stride=2),
+    Case("transposed", 2, (8, 5), (5, 6), stride=(1, 2), padding=1, transposed=True),
+    Case("transposed_dilated", 2, (6, 16), (4, 4), stride=2, dilation=(2, 3), transposed=True),
+    Case("grouped", 2, (8, 12), (6, 5), groups=4, padding=1),
+    Case("depthwise_transposed", 2, (6, 6), (5, 5), groups=6, stride=2, transposed=True),
+]
+
+
+def kinds(tensor: Tensor) -> Tensor:
+    """0 for a finite number, 1 for NaN, 2 and 3 for the infinities."""
+    return tensor.isnan() * 1 + tensor.isposinf() * 2 + tensor.isneginf() * 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("values", [("nan", "nan"), ("inf", "-inf")], ids=["nan", "inf"])
+@pytest.mark.parametrize("case", INPUTS, ids=str)
+def test_what_is_not_finite_spreads_as_in_torch(case: Case, values: tuple[str, str], dtype: str, device: str) -> None:
+    """From the input to the result, and from the incoming gradient to both others: nowhere else, and nowhere less."""
+    input, weight, bias = case.operands(DTYPES[dtype], device)
+    special = torch.tensor([float(value) for value in values], device=device).to(input.dtype)
+    input.view(-1)[[7, input.numel() // 2]] = special
+    gradient = hostile(forward(case, input, weight, bias).shape, input.dtype, "contiguous", device=device)
+    gradient.view(-1)[[3, gradient.numel() // 2]] = special
+    clean = case.operands(DTYPES[dtype], device)
+    for operands, incoming in (((input, weight, bias), torch.ones_like(gradient)), (clean, gradient)):
+        with tritonconv.using("triton"):
+            actual = step(case.function(tritonconv), operands, incoming)
+        expected = step(case.function(torch.nn), [widened(t) for t in operands], incoming.double())
+        for a, e in zip(actual, expected, strict=True):
+            assert torch.equal(kinds(a), kinds(e))
+            assert e.isfinite().any() or a.ndim == 1 or case.groups == 1
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_16_bits_saturate_as_in_torch(dtype: str, transposed: bool, device: str) -> None:
+    """Beyond the largest number infinity, with its sign; sums that pass it on the way and come back are kept."""
+    largest = torch.finfo(DTYPES[dtype]).max
+    case = Case("large", 1, (4, 3), (3, 4), (1, 1), bias=False, transposed=transposed)
+    input, weight, _ = case.operands(DTYPES[dtype], device, integer=True)
+    pixels = torch.tensor([[1.0, 1, -1, 0], [1, -1, -1, 0], [1, 1, 1, 1], [0.25, 0.25, 0.25, 0.125]], device=device)
+    input[0, :, 0] = pixels.to(input.dtype) * largest
+    weight.fill_(1.0)
+    with tritonconv.using("triton"):
+        actual = case.function(tritonconv)(input, weight, None)
+    expected = case.function(torch.nn)(input.float(), weight.float(), None).to(DTYPES[dtype])
+    assert kinds(expected).unique().numel() >= 2
+    assert torch.equal(kinds(actual), kinds(expected))
+    finite = expected.isfinite()
+    assert ((actual[finite] - expected[finite]).abs() <= largest * 2**-7).all()
+
+
+def test_a_weight_that_is_not_finite_spreads_to_its_filter(device: str) -> None:
+    """To all positions, also those where its tap falls outside, and to no other filter nor group."""
+    x, weight = torch.ones(2, 8, 5, 5, device=device), torch.ones(12, 4, 3, 3, device=device)
+    weight[7, 1, 0, 2] = float("nan")
+    y = tritonconv.conv2d(x, weight, padding=1, groups=2, implementation="triton")
+    expected = torch.zeros_like(y, dtype=torch.bool)
+    expected[:, 7] = True
+    assert torch.equal(y.isnan(), expected)
+    image = tritonconv.conv_transpose2d(y.nan_to_num(1.0), weight, padding=1, groups=2, implementation="triton")
+    nan = image.isnan().any((0, 2, 3))
+    assert nan.nonzero().flatten().tolist() == [5]
+
+
+REPEATED = [
+    Case("conv", 4, (16, 24), (9, 8), padding=1, stride=(1, 2)),
+    Case("transposed", 3, (12, 18), (6, 5), stride=2, groups=2, transposed=True, x="channels_last"),
+]
+
+
+def bits(case: Case, device: str) -> str:
+    """A digest of the result and all gradients."""
+    operands = case.operands(torch.float32, device)
+    gradient = hostile(forward(case, *operands).shape, torch.float32, "contiguous", device=device)
+    with tritonconv.using("triton"):
+        parts = step(case.function(tritonconv), operands, gradient)
+    return hashlib.sha256(b"".join(part.cpu().contiguous().numpy().tobytes() for part in parts)).hexdigest()
+
+
+@pytest.mark.parametrize("case", REPEATED, ids=str)
+def test_same_bits_every_time_in_any_thread_and_process(case: Case, device: str) -> None:
+    """A hundred times on a GPU; in the interpreter, which takes a second for each, a few."""
+    times = 100 if device == "cuda" else 4
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: bits(case, device), range(times)))
+    code = (
+        f"from tests import conftest, test_numbers as t; print(t.bits(t.REPEATED[{REPEATED.index(case)}], {device!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
+    assert found == {bits(case, device), done.stdout.strip()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("case", [*INPUTS, *REPEATED, Case("odd", 3, (3, 5), (5, 3), x="channels_last")], ids=str)
+def test_splitting_a_batch_changes_nothing(case: Case, dtype: str, device: str) -> None:
+    """Images one by one, of which most do not begin at a multiple of 16 bytes, give the bits of the whole batch."""
+    input, weight, bias = case.operands(DTYPES[dtype], device)
+    with tritonconv.using("triton"):
+        function = case.function(tritonconv)
+        whole = function(input, weight, bias)
+        parts = [function(image, weight, bias) for image in input.split(1)]
+    assert torch.equal(torch.cat(parts), whole)
