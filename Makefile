@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all test-oldest bench lint clean
+.PHONY: train test test-all test-oldest bench compile-grid lint clean
 
 train: .venv/installed
 	$(BIN)/python examples/mnist.py $(ARGS)
@@ -21,6 +21,11 @@ bench: .venv/installed
 # The kernels under the oldest torch and Triton that are supported, in an environment of their own.
 test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/python -m pytest -n 2 $(addprefix tests/test_,kernels.py every_tile.py phases.py lowering.py warmup.py) $(ARGS)
+
+# Every kernel and shipped tile for every architecture and dtype, with the pinned Triton and the oldest: all compile and fit.
+compile-grid: .venv/installed .venv-oldest/installed
+	$(BIN)/python -m bench lowering --arch all --dtype all --grid $(ARGS)
+	.venv-oldest/bin/python -m bench lowering --arch all --dtype all --grid $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -214,3 +214,37 @@ def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
         assert sorted(named) == sorted(measured), kernel
     everywhere = offline.jobs(["sm_90"], ["bfloat16"], ["fprop"], [], everywhere=True)
     assert {job.memory for job in everywhere} == set(offline.memories("fprop", 2))
+
+
+def test_what_does_not_compile_is_named_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = offline.jobs(["sm_90"], ["bfloat16"], ["fprop"], [], everywhere=False)[:2]
+
+    def lower(job: offline.Job) -> dict[str, Any]:
+        if job == bad:
+            raise RuntimeError("ptxas died\nof old age")
+        return {"kernel": job.kernel}
+
+    monkeypatch.setattr(lowering, "lower", lower)
+    assert lowering.attempt(good) == {"kernel": "fprop"}
+    failure = lowering.attempt(bad)
+    assert isinstance(failure, lowering.Failure)
+    assert failure == f"fprop {bad.tile} bfloat16 sm_90 x{bad.memory.x} y{bad.memory.y}: ptxas died"
+
+
+@pytest.mark.parametrize(
+    ("arch", "taken", "promised", "fits"),
+    [
+        ("sm_86", 101_376, 101_376, True),
+        ("sm_86", 101_377, 200_000, False),
+        ("sm_90", 120_001, 120_000, False),
+        ("sm_90", 100, None, True),
+        ("gfx942", 65_537, 70_000, False),
+    ],
+)
+def test_what_takes_more_shared_memory_than_there_is_does_not_fit(
+    arch: str, taken: int, promised: int | None, fits: bool
+) -> None:
+    row = dict(kernel="fprop", tile="t", dtype="tf32", arch=arch, x_vector=1, y_vector=1, shared_bytes=taken)
+    reason = lowering.unfit(row | {"shared_bytes_promised": promised})
+    assert (reason is None) == fits
+    assert fits or f"{taken} bytes of shared memory" in str(reason)

@@ -11,8 +11,8 @@ from bench.contenders import DTYPES
 from bench.layers import select
 from bench.lowering.chips import CHIPS
 from bench.lowering.offline import KERNELS, jobs
-from bench.lowering.rows import compared, lower_all, regressions
-from bench.lowering.table import LEGEND, full, load
+from bench.lowering.rows import Failure, compared, lower_all, regressions, unfit
+from bench.lowering.table import LEGEND, by_architecture, full, load
 from bench.results import RESULTS
 
 COMMITTED = RESULTS / "lowering.json"
@@ -46,11 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compile for every architecture and dtype, and write bench/results/lowering.json and the README's section",
     )
+    parser.add_argument(
+        "--grid", action="store_true", help="print only how many kernels compile and fit, by architecture and dtype"
+    )
     parser.add_argument("--processes", type=int, help="by default, one for each CPU")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Compile, print the table and what got worse. Returns the exit status."""
+    """Compile, print the table, what does not fit and what got worse. Returns the exit status.
+
+    Nothing is written or published unless all kernels compile and fit.
+    """
     if args.publish and (args.everywhere or args.rows != "all"):
         raise ValueError("--publish is of all layers, and not of --everywhere")
     archs, dtypes, kernels = (
@@ -60,14 +66,22 @@ def main(args: argparse.Namespace) -> int:
     committed = load(args.against) if args.against else []
     layers = select(args.rows)
     wanted = jobs(archs, dtypes, kernels, layers, args.everywhere)
-    rows = []
-    for row in lower_all(wanted, layers, args.processes):
-        rows.append(row)
+    rows, failures = [], []
+    for done, row in enumerate(lower_all(wanted, layers, args.processes), start=1):
+        if isinstance(row, Failure):
+            failures.append(row)
+        else:
+            rows.append(row)
         if sys.stderr.isatty():
-            print(f"\r{len(rows)} of {len(wanted)} kernels compiled", end="", file=sys.stderr, flush=True)
+            print(f"\r{done} of {len(wanted)} kernels compiled", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    print(f"{full(rows)}\n\n{LEGEND}\n{len(rows)} kernels compiled with Triton {triton.__version__}.")
+    print(by_architecture(rows) if args.grid else f"{full(rows)}\n\n{LEGEND}")
+    print(f"{len(rows)} kernels compiled with Triton {triton.__version__}, {len(failures)} did not compile.")
+    failures += [Failure(reason) for reason in map(unfit, rows) if reason is not None]
+    if failures:
+        print("\n".join(failures))
+        return 1
     for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
         results.write(path, f"{results.lines(rows)}\n")
     if args.publish:

@@ -9,14 +9,28 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 
+from bench import results
 from bench.contenders import DTYPES
 from bench.layers import Layer
 from bench.lowering import assembly
-from bench.lowering.offline import Job, compiled, for_memory, picked
+from bench.lowering.offline import Job, compiled, device_of, for_memory, picked
 from bench.lowering.table import Row
 
 # What a row is about; the rest is what was found.
 KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
+
+
+class Failure(str):
+    """Why a kernel could not be compiled."""
+
+
+def attempt(job: Job) -> Row | Failure:
+    """`lower`, or which job failed, and why."""
+    try:
+        return lower(job)
+    except Exception as error:
+        memory = f"x{job.memory.x} y{job.memory.y}"
+        return Failure(f"{job.kernel} {job.tile} {job.dtype} {job.arch} {memory}: {results.in_short(error)}")
 
 
 def lower(job: Job) -> Row:
@@ -75,8 +89,8 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
     return found
 
 
-def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | None = None) -> Iterator[Row]:
-    """The rows of `jobs`, in their order, as parallel processes finish them.
+def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | None = None) -> Iterator[Row | Failure]:
+    """The rows of `jobs`, or why there is none, in their order, as parallel processes finish them.
 
     `default` is true where `pick` chooses the tile, in this memory, for one of `layers`, and `layers` says for which.
     """
@@ -85,8 +99,19 @@ def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | Non
         chosen |= picked(layers, dtype, arch)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes or os.cpu_count(), context) as pool:
-        for job, row in zip(jobs, pool.map(lower, jobs), strict=True):
-            yield row | {"default": job in chosen, "layers": chosen.get(job, [])}
+        for job, row in zip(jobs, pool.map(attempt, jobs), strict=True):
+            yield row if isinstance(row, Failure) else row | {"default": job in chosen, "layers": chosen.get(job, [])}
+
+
+def unfit(row: Row) -> str | None:
+    """Why a kernel that was compiled can not be started, if it can not: it takes more shared memory than there is."""
+    most = device_of(row["arch"]).shared_bytes
+    if row["shared_bytes"] > min(most, row["shared_bytes_promised"] or most):
+        what = " ".join(str(row[name]) for name in KEYS)
+        return (
+            f"{what}: {row['shared_bytes']} bytes of shared memory, promised {row['shared_bytes_promised']} of {most}"
+        )
+    return None
 
 
 def key(row: Row) -> tuple[Any, ...]:

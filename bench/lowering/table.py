@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def full(rows: Sequence[Row]) -> str:
     """Every row, in columns."""
     body = [[len(row[name]) if name == "layers" else row[name] for name in COLUMNS.values()] for row in rows]
     return table.columns(list(COLUMNS), body)
+
+
+def by_architecture(rows: Sequence[Row]) -> str:
+    """How many kernels there are for each architecture and dtype."""
+    archs, dtypes = (list(dict.fromkeys(row[name] for row in rows)) for name in ("arch", "dtype"))
+    found = Counter((row["arch"], row["dtype"]) for row in rows)
+    return table.columns(["", *dtypes], [[arch, *(found[arch, dtype] for dtype in dtypes)] for arch in archs])
 
 
 def summary(path: Path, dtype: str = "bfloat16", arch: str = "sm_90", most: int = 3) -> str:
