@@ -30,7 +30,7 @@ def on_reference() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def guarded_memory() -> Iterator[None]:
     """Every output starts as NaN between two fences, which must stand at the end; the interpreter checks addresses."""
     with guards.guarded_memory():

@@ -29,7 +29,10 @@ def fence(tensor: Tensor, value: float = float("nan")) -> tuple[Tensor, Tensor]:
     start = MARGIN + tensor.storage_offset() % MARGIN
     storage = torch.full((start + span + MARGIN,), value, dtype=tensor.dtype, device=tensor.device)
     storage[start : start + span] = tensor.as_strided((span,), (1,), tensor.storage_offset())
-    return storage.as_strided(tensor.shape, tensor.stride(), start), storage
+    # Not as a view, of which autograd would think otherwise.
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
+        storage.untyped_storage(), start, tensor.shape, tensor.stride()
+    ), storage
 
 
 def guarded(tensor: Tensor | None) -> Tensor | None:

@@ -16,8 +16,6 @@ from tritonconv import launch, processor, tiles
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.layout import alignment
 
-pytestmark = pytest.mark.usefixtures("guarded_memory")
-
 OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -17,8 +17,6 @@ from tritonconv import launch, layout, operands, processor, tiles
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.ops import Sampling, geometry_of
 
-pytestmark = pytest.mark.usefixtures("guarded_memory")
-
 KERNEL_DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -14,10 +14,7 @@ import tritonconv
 from tests.cases import DTYPES, Case
 from tests.oracle import forward, hostile, step, widened
 
-pytestmark = [
-    pytest.mark.usefixtures("guarded_memory"),
-    pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning"),  # numpy's, in Triton's interpreter
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning")  # numpy's, in the interpreter
 
 INPUTS = [
     Case("plain", 3, (8, 20), (6, 7), padding=1),
