@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tritonconv
-from tritonconv import dispatch, processor, tiles
+from tritonconv import dispatch, notices, processor, tiles
 from tritonconv.dispatch import Problem, choose, why_not
 from tritonconv.geometry import ConvGeometry
 
@@ -260,12 +260,12 @@ def test_explain_a_model_that_differentiates() -> None:
 
 def test_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
-    dispatch._warn_once.cache_clear()
+    notices._said.clear()
     on_gpu = problem("dgrad", torch.float64, device="cuda")
     with pytest.warns(tritonconv.FallbackWarning, match="dgrad runs as reference: the kernels compute in float16"):
         dispatch.choose_and_warn(on_gpu, "auto")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dispatch.choose_and_warn(on_gpu, "auto")
-        dispatch._warn_once.cache_clear()
+        notices._said.clear()
         dispatch.choose_and_warn(on_gpu, "reference")  # as wished, so nothing to warn about

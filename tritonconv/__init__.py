@@ -4,10 +4,11 @@ One trilinear form, three operators (fprop, dgrad, wgrad), two layers.
 """
 
 from tritonconv import batching as _batching  # noqa: F401 - registers the vmap rules
-from tritonconv.dispatch import FallbackWarning, using
+from tritonconv.dispatch import using
 from tritonconv.explain import explain
 from tritonconv.functional import conv2d, conv_transpose2d
 from tritonconv.layers import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
+from tritonconv.notices import FallbackWarning
 from tritonconv.verify import WrongResult, verify
 from tritonconv.warmup import warmup
 

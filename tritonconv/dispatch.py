@@ -2,7 +2,6 @@
 
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,11 @@ import torch
 
 from tritonconv import processor
 from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.notices import warn_once
 
 # In the order of preference. "auto" takes the first that has no reason not to run.
 IMPLEMENTATIONS = ("triton", "reference")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
-
-class FallbackWarning(UserWarning):
-    """A call on a GPU runs the reference implementation. Raised once for each reason."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ def why_not(implementation: str, problem: Problem) -> str | None:
         return "Triton is not installed"
     if problem.dtype not in DTYPES:
         return f"the kernels compute in float16, bfloat16 or float32, not in {_name(problem.dtype)}"
-    return _why_not_device(problem.device) or _why_not_size(problem)
+    return _why_not_device(problem.device) or _why_not_size(problem) or _why_not_again(problem)
 
 
 def _why_not_device(device: torch.device) -> str | None:
@@ -78,6 +74,21 @@ def _why_not_size(problem: Problem) -> str | None:
     return None
 
 
+# Why what failed in this process is not tried again: an operator in a dtype on a device, or all that is on a device.
+_failures: dict[tuple[Operator, torch.dtype, torch.device] | torch.device, str] = {}
+
+
+def give_up(problem: Problem, reason: str, everything: bool) -> None:
+    """From now on, Triton runs neither `problem`'s operator in its dtype nor, if `everything`, any on its device."""
+    _failures[problem.device if everything else (problem.operator, problem.dtype, problem.device)] = reason
+
+
+def _why_not_again(problem: Problem) -> str | None:
+    if not _failures:
+        return None
+    return _failures.get(problem.device) or _failures.get((problem.operator, problem.dtype, problem.device))
+
+
 def choose(problem: Problem, wish: str = "auto") -> str:
     """The implementation that runs `problem`. A `wish` is granted or refused with NotImplementedError."""
     if wish == "auto":
@@ -91,16 +102,10 @@ def choose(problem: Problem, wish: str = "auto") -> str:
 def choose_and_warn(problem: Problem, wish: str) -> str:
     """`choose`, with a `FallbackWarning` where the user of a GPU would have expected a kernel."""
     chosen = choose(problem, wish)
-    if chosen == "reference" and wish != "reference" and problem.device.type == "cuda":
-        _warn_once(f"{problem.operator} runs as reference: {why_not('triton', problem)}")
+    if chosen == "reference" and wish != "reference" and processor.is_gpu(problem.device):
+        reason = why_not("triton", problem) or ""
+        warn_once(f"{problem.operator} runs as reference: {reason}", reason)
     return chosen
-
-
-@cache
-def _warn_once(message: str) -> None:
-    warnings.warn(
-        f"tritonconv: {message} (tritonconv.explain(model, input) lists every layer)", FallbackWarning, stacklevel=2
-    )
 
 
 @cache

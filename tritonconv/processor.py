@@ -12,6 +12,11 @@ def tf32_allowed() -> bool:
     return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
 
 
+def is_gpu(device: torch.device) -> bool:
+    """Whether who computes there expects kernels."""
+    return device.type == "cuda"
+
+
 @cache
 def interpreted() -> bool:
     """Whether the kernels run in Triton's interpreter: TRITON_INTERPRET=1 makes them, when they are first imported."""
