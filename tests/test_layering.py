@@ -20,6 +20,7 @@ ORDER = [
     "tritonconv.ops",
     "tritonconv.verify",
     "tritonconv.tolerance",
+    "tritonconv.recovery",
     "tritonconv.dispatch",
     "tritonconv.launch",
     "tritonconv.operands",
@@ -31,6 +32,7 @@ ORDER = [
     "tritonconv.kernels.index",
     "tritonconv.kernels",
     "tritonconv.layout",
+    "tritonconv.notices",
     "tritonconv.tiles",
     "tritonconv.measured",
     "tritonconv.geometry",
@@ -45,6 +47,8 @@ THIRD_PARTY = {
     "tritonconv.operands": {"torch", "triton"},
     "tritonconv.processor": {"torch", "triton"},
     "tritonconv.compiling": {"torch", "triton"},
+    "tritonconv.recovery": {"torch", "triton"},
+    "tritonconv.notices": set(),
 }
 
 

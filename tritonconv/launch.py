@@ -5,7 +5,10 @@ running it. Triton is imported with the first plan, so that the package imports,
 missing.
 """
 
+import os
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -14,8 +17,9 @@ from torch import Tensor
 
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.layout import adjacent, allocate, channels_first, filters_last, whole_stores, wide
+from tritonconv.notices import warn_once
 from tritonconv.operands import TAPS_IN_BITS, constants, integers, summary
-from tritonconv.tiles import Device, Tile, pick
+from tritonconv.tiles import Device, Operands, Tile, least, pick
 
 # Elements that one program of the second step of wgrad sums up.
 SUM_BLOCK = 512
@@ -43,15 +47,22 @@ def compiled_for(name: str, value: Any) -> Any:
 
 
 class Plan(NamedTuple):
-    """The results, not computed yet, and what computes them."""
+    """The results, not computed yet, and what computes them, with which tile."""
 
     results: tuple[Tensor, ...]
     launches: list[Launch]
+    tile: Tile
+
+
+# Neither the first start of a kernel, which compiles and loads it, nor the interpreter is safe in several threads.
+_starting = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 
 
 def run(plan: Plan) -> tuple[Tensor, ...]:
-    """Start the kernels of `plan`, on the device of its results."""
-    with torch.cuda.device_of(plan.results[0]):
+    """Start the kernels of `plan`, on the device of its results, one thread at a time."""
+    with _starting, torch.cuda.device_of(plan.results[0]):
         for kernel, programs, arguments in plan.launches:
             kernel[(programs,)](**arguments)
     return plan.results
@@ -73,7 +84,7 @@ def fprop(
     y = allocate(geometry.feature_shape, x, channels_last)
     x, align_x = adjacent(x, C)
     align_y = whole_stores(y, F)
-    tile = tile or pick(geometry, "fprop", summary(x, align_x, align_y > 1), device)
+    tile = tile or tile_for(geometry, "fprop", summary(x, align_x, align_y > 1), device)
     arguments = dict(
         x_ptr=x,
         weight_ptr=filters_last(weight),
@@ -85,7 +96,7 @@ def fprop(
         **constants(x, tile),
     )
     programs = ceildiv(geometry.B * geometry.P * geometry.Q, tile.BLOCK_M) * ceildiv(F, tile.BLOCK_N) * geometry.G
-    return plan((y,), Launch(fprop_kernel, programs, arguments))
+    return plan((y,), tile, Launch(fprop_kernel, programs, arguments))
 
 
 def dgrad(
@@ -104,7 +115,7 @@ def dgrad(
     x = allocate(geometry.image_shape, y, channels_last)
     y, align_y = adjacent(y, F)
     align_x = whole_stores(x, C)
-    tile = tile or pick(geometry, "dgrad", summary(y, align_y, align_x > 1), device)
+    tile = tile or tile_for(geometry, "dgrad", summary(y, align_y, align_x > 1), device)
     arguments = dict(
         y_ptr=y,
         weight_ptr=channels_first(weight, geometry.G),
@@ -120,7 +131,7 @@ def dgrad(
     in_phase = geometry.B * ceildiv(geometry.H, geometry.stride_h) * ceildiv(geometry.W, geometry.stride_w)
     phases = geometry.stride_h * geometry.stride_w
     programs = phases * ceildiv(in_phase, tile.BLOCK_M) * ceildiv(C, tile.BLOCK_N) * geometry.G
-    return plan((x,), Launch(dgrad_kernel, programs, arguments))
+    return plan((x,), tile, Launch(dgrad_kernel, programs, arguments))
 
 
 def wgrad(
@@ -135,7 +146,8 @@ def wgrad(
     """The weight (F, C/G, R, S) by which x (B, C, H, W) and y (B, F, P, Q) correlate, in their dtype; with the bias
     (F,), the sum of y, if that is wanted.
 
-    The workspace holds SPLIT_K weights, and biases, in float32.
+    The workspace holds SPLIT_K weights, and biases, in float32; fewer, with a warning, where memory does not suffice.
+    Raises torch.OutOfMemoryError if it does not suffice for one.
     """
     from tritonconv.kernels.wgrad import sum_partials_kernel, wgrad_kernel
 
@@ -144,11 +156,9 @@ def wgrad(
     bias = allocate((geometry.F,), x, False) if with_bias else None
     x, align_x = adjacent(x, C)
     y, align_y = adjacent(y, F)
-    tile = tile or pick(geometry, "wgrad", summary(x, min(align_x, align_y), True), device)
-    partials = allocate((tile.SPLIT_K, *weight.shape), x, False, torch.float32)
+    tile = tile or tile_for(geometry, "wgrad", summary(x, min(align_x, align_y), True), device)
     tiles_m, tiles_n = ceildiv(F, tile.BLOCK_M), ceildiv(taps * C, tile.BLOCK_N)
-    bias_splits = tile.SPLIT_K * tiles_n
-    bias_partials = allocate((bias_splits, geometry.F), x, False, torch.float32) if with_bias else None
+    tile, partials, bias_partials = workspace(tile, weight, bias, tiles_n)
     far_h, far_w = geometry.P * geometry.stride_h, geometry.Q * geometry.stride_w
     multiply = dict(
         x_ptr=x,
@@ -175,11 +185,12 @@ def wgrad(
         stride_r=stride_r,
         stride_s=stride_s,
         splits=tile.SPLIT_K,
-        bias_splits=bias_splits,
+        bias_splits=tile.SPLIT_K * tiles_n,
         BLOCK=SUM_BLOCK,
     )
     return plan(
         (weight,) if bias is None else (weight, bias),
+        tile,
         Launch(wgrad_kernel, tiles_m * tiles_n * geometry.G * tile.SPLIT_K, multiply),
         Launch(sum_partials_kernel, ceildiv(weight.numel(), SUM_BLOCK), add),
     )
@@ -188,8 +199,44 @@ def wgrad(
 PLANS: dict[Operator, Callable[..., Plan]] = {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}
 
 
-def plan(results: tuple[Tensor, ...], *launches: Launch) -> Plan:
-    return Plan(results, [launch for launch in launches if launch.programs > 0])
+def plan(results: tuple[Tensor, ...], tile: Tile, *launches: Launch) -> Plan:
+    return Plan(results, [launch for launch in launches if launch.programs > 0], tile)
+
+
+# The tiles that were picked and found to be too large, with a SPLIT_K of 1.
+too_large: set[tuple[Operator, Device, Tile]] = set()
+
+
+def tile_for(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
+    """The tile that is picked, or in the place of one that is too large the least."""
+    tile = pick(geometry, operator, operands, device)
+    if too_large and (operator, device, replace(tile, SPLIT_K=1)) in too_large:
+        return replace(least(operands.itemsize), SPLIT_K=tile.SPLIT_K)
+    return tile
+
+
+def workspace(tile: Tile, weight: Tensor, bias: Tensor | None, tiles_n: int) -> tuple[Tile, Tensor, Tensor | None]:
+    """Room for the partial sums of `tile`, or of one with half its SPLIT_K, and so on, until memory suffices."""
+    wanted = tile.SPLIT_K
+    while True:
+        try:
+            sums = partial_sums(tile.SPLIT_K, weight, bias, tiles_n)
+            break
+        except torch.OutOfMemoryError:
+            if tile.SPLIT_K == 1:
+                raise
+        tile = replace(tile, SPLIT_K=tile.SPLIT_K // 2)
+    if wanted != tile.SPLIT_K:
+        message = f"wgrad splits its sum into {tile.SPLIT_K} parts, not {wanted}, for lack of memory"
+        warn_once(message, "workspace")
+    return tile, *sums
+
+
+def partial_sums(splits: int, weight: Tensor, bias: Tensor | None, tiles_n: int) -> tuple[Tensor, Tensor | None]:
+    partials = allocate((splits, *weight.shape), weight, False, torch.float32)
+    if bias is None:
+        return partials, None
+    return partials, allocate((splits * tiles_n, *bias.shape), weight, False, torch.float32)
 
 
 def ceildiv(a: int, b: int) -> int:

@@ -118,6 +118,11 @@ def designed(operator: Operator, operands: Operands) -> list[Tile]:
     return [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
 
 
+def least(itemsize: int) -> Tile:
+    """The tile that fits every device, for any operands: the last that is shipped for those without alignment."""
+    return Tile(64, 16, 64 // itemsize, num_warps=8, num_stages=2)
+
+
 def legal(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
     """Every tile that fits: what may be tuned. Whether registers suffice, only the compiler knows."""
     grid = product((64, 128, 256), (16, 32, 64, 128, 256), (64, 128), (4, 8), (2, 3, 4))

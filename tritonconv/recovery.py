@@ -1,0 +1,151 @@
+"""What is done where a kernel can not be compiled or loaded: try again in another way, or leave it to the reference.
+
+Only from errors that arise before the kernel is started, and only while the GPU is well: what goes wrong in a running
+kernel is raised as it is.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from functools import cache
+from traceback import walk_tb
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tritonconv import launch, processor
+from tritonconv.dispatch import Problem, choose_and_warn, give_up
+from tritonconv.launch import Plan
+from tritonconv.notices import warn_once
+from tritonconv.tiles import least
+
+# Functions of Triton that are done before it starts a kernel. Should it rename them, their errors are raised.
+PREPARING = {"compile", "_init_handles", "_raise_error"}
+# Those that build what all kernels need, with a C compiler.
+BUILDING = {"compile_module_from_src", "_create_driver"}
+# What the GPU's driver says of a binary that was damaged on disk. All else that it says is raised.
+DAMAGED = ("kernel image", "named symbol not found")
+
+
+def run(problem: Problem, wish: str, *arguments: Any) -> tuple[Tensor, ...] | None:
+    """Plan with `arguments` and start, or None where that failed and the reference must compute, now and from now on.
+
+    Warns once for what was done. Where `wish` is "triton", raises NotImplementedError instead of returning None.
+    """
+    done: dict[str, str] = {}
+    while True:
+        plan = launch.PLANS[problem.operator](*arguments)
+        try:
+            results = launch.run(plan)
+        except Exception as error:
+            if processor.interpreted():
+                raise
+            forget_unfinished(plan)
+            fault = fault_of(error)
+            if fault is None:
+                raise
+            ask(problem.device)
+            remedy = None if fault in done else attempt(fault, error, plan, problem)
+            if remedy is None:
+                leave_to_reference(problem, wish, error)
+                return None
+            done[fault] = remedy
+        else:
+            for fault, remedy in done.items():
+                warn_once(remedy, "cache" if fault == "cache" else remedy)
+            return results
+        del plan  # its results are too large to keep while planning again
+
+
+def fault_of(error: Exception) -> str | None:
+    """What is to blame: the "size" of the tile, the "cache", the "kernel" or the "driver". None: not to be hidden."""
+    from triton.runtime.errors import OutOfResources
+
+    where = places(error)
+    if isinstance(error, torch.AcceleratorError | MemoryError) or not where & (PREPARING | BUILDING):
+        return None
+    if isinstance(error, OutOfResources):
+        return "size"
+    if str(error).startswith("Triton Error ["):
+        return "cache" if any(words in str(error) for words in DAMAGED) else None
+    # Of damaged metadata: no JSON, not even text, or without what should be in it.
+    if isinstance(error, OSError | ValueError | KeyError | StopIteration):
+        return "cache"
+    return "driver" if where & BUILDING else "kernel"
+
+
+def places(error: Exception) -> set[str]:
+    """The functions of Triton that `error` came through."""
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return {f.f_code.co_name for f in frames if f.f_globals.get("__name__", "").startswith("triton.")}
+
+
+def ask(device: torch.device) -> None:
+    """Raises what ails the GPU, if something does. One that is recording a graph can not be asked."""
+    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+        torch.cuda.synchronize(device)
+
+
+def attempt(fault: str, error: Exception, plan: Plan, problem: Problem) -> str | None:
+    """Change what may let `plan` succeed, and say what. None if there is nothing to change."""
+    if fault == "size":
+        smallest, tile = least(problem.dtype.itemsize), replace(plan.tile, SPLIT_K=1)
+        if tile == smallest:
+            return None
+        launch.too_large.add((problem.operator, processor.device_of(problem.device), tile))
+        return f"{problem.operator} runs with tile {smallest}, because {tile} does not fit this GPU: {error}"
+    if fault == "cache":
+        from triton import knobs
+
+        before = knobs.cache.dir
+        try:
+            knobs.cache.dir = private_folder()
+        except OSError:
+            return None
+        return f"Triton's cache in {before} failed, and a temporary folder takes its place: {short(error)}"
+    return None
+
+
+@cache
+def private_folder() -> str:
+    """A folder for this process, which it removes at its end."""
+    folder, owner = tempfile.mkdtemp(prefix="tritonconv-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not a forked child
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+def forget_unfinished(plan: Plan) -> None:
+    """Drop from memory the kernels that were not loaded to the end: Triton would start them all the same."""
+    for each in plan.launches:
+        for held, *_ in list(each.kernel.device_caches.values()):
+            for key, compiled in list(held.items()):
+                if getattr(compiled, "module", None) is None:
+                    held.pop(key, None)
+
+
+def leave_to_reference(problem: Problem, wish: str, error: Exception) -> None:
+    """Remember why Triton can not run `problem`, and warn. NotImplementedError if it must."""
+    everywhere = isinstance(error, OSError) or bool(places(error) & BUILDING)
+    dtype = str(problem.dtype).removeprefix("torch.")
+    what = "Triton does not work here" if everywhere else f"{problem.operator} can not be compiled for {dtype}"
+    give_up(problem, f"{what}: {short(error)}", everywhere)
+    try:
+        choose_and_warn(problem, wish)
+    except NotImplementedError as refusal:
+        raise refusal from error
+
+
+def short(error: Exception) -> str:
+    """The line of the error that says most: Triton's compiler shows the source first."""
+    from triton.compiler.errors import CompilationError
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[-1 if isinstance(error, CompilationError) else 0]}"
