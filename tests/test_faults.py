@@ -1,0 +1,149 @@
+"""Faults of kernels and GPUs end in a right result and one warning, or in an error: each in a process of its own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.processes import one_warning, seen
+from tritonconv import launch, recovery, tiles
+
+pytest.importorskip("triton")
+
+BREAK = """
+import triton
+from tritonconv.kernels.{name} import {name}_kernel as kernel
+kernel._unsafe_update_src(kernel.src + "    tl.static_assert(False, 'planted')\\n")
+"""
+
+
+def test_a_kernel_that_does_not_compile(tmp_path: Path) -> None:
+    """Its operator runs as the reference, the others do not, and nobody tries again."""
+    code = """
+import tritonconv
+tries = []
+kernel.add_pre_run_hook(lambda *_, **__: tries.append(1))
+gpu = install(Gpu())
+def reason():
+    chosen = {each.operator: each.reasons for each in tritonconv.explain(tritonconv.conv2d, *operands())}
+    return [len(tries), *map(str, chosen.values())]
+observe(step, step, reason, gpu=gpu)
+"""
+    found = seen(BREAK.format(name="dgrad") + code, tmp_path)
+    reason = "dgrad can not be compiled for float16: CompileTimeAssertionFailure: planted"
+    one_warning(found, f"dgrad runs as reference: {reason}")
+    assert found["results"] == [True, True, [1, "{}", f"{{'triton': '{reason}'}}", "{}"]]
+    assert {name.split("_kernel")[0] for name in found["started"]} == {"fprop", "wgrad", "sum_partials"}
+
+
+def test_a_kernel_that_does_not_compile_but_must(tmp_path: Path) -> None:
+    code = "gpu = install(Gpu())\nwish = lambda: forward(implementation='triton')\nobserve(wish, wish, gpu=gpu)"
+    found = seen(BREAK.format(name="fprop") + code, tmp_path)
+    refusal = "NotImplementedError: triton: fprop can not be compiled for float16: "
+    first, second = found["results"]
+    assert first.startswith(f"{refusal}CompileTimeAssertionFailure: planted <- CompileTimeAssertionFailure: at ")
+    assert second == f"{refusal}CompileTimeAssertionFailure: planted"
+    assert (found["warnings"], found["started"]) == ([], [])
+
+
+def test_compiler_passes_and_assembler_that_fail(tmp_path: Path) -> None:
+    code = """
+from triton.backends.nvidia.compiler import CUDABackend
+from triton.runtime.errors import PTXASError
+def fails(*_): raise {error}
+CUDABackend.{stage} = staticmethod(fails) if "{stage}" == "make_ttir" else fails
+observe(forward, forward, gpu=install(Gpu()))
+"""
+    for stage, error in (("make_ttir", "RuntimeError('PassManager::run failed')"), ("make_cubin", "PTXASError('no')")):
+        found = seen(code.format(stage=stage, error=error), tmp_path)
+        one_warning(found, "fprop runs as reference: fprop can not be compiled for float16")
+        assert (found["results"], found["started"]) == ([True, True], [])
+
+
+def test_out_of_resources(tmp_path: Path) -> None:
+    """The least tile takes over, and stays; where that is too large, too, the reference."""
+    found = seen("observe(forward, forward, gpu=install(Gpu(shared=16_000)))", tmp_path)
+    one_warning(found, "64x32x32w4s4 does not fit this GPU: out of resource: shared memory", "tile 64x16x32w8s2")
+    assert (found["results"], found["started"]) == ([True, True], ["fprop_kernel 64x16x32"] * 2)
+    found = seen("observe(forward, forward, gpu=install(Gpu(shared=1_000)))", tmp_path)
+    one_warning(found, "fprop runs as reference: fprop can not be compiled", "OutOfResources: out of resource")
+    assert (found["results"], found["started"]) == ([True, True], [])
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_the_least_tile_fits_everywhere(itemsize: int) -> None:
+    """It is a shipped one, which others compile and compare, and the smallest of all that may be tuned."""
+    least, device = tiles.least(itemsize), tiles.Device(86, 1, 48 * 1024)
+    for operator in launch.PLANS:
+        assert tiles.fits(least, operator, itemsize, device)
+        assert least in tiles.shipped(operator, tiles.Operands(itemsize, 1))
+        for other in tiles.legal(operator, tiles.Operands(itemsize, 1), device):
+            assert least.BLOCK_M * least.BLOCK_N <= other.BLOCK_M * other.BLOCK_N
+            assert least.num_stages <= other.num_stages
+
+
+def test_triton_is_not_installed(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["triton"] = None
+import tritonconv
+from tritonconv import processor
+processor.is_gpu = lambda _: True
+observe(step, step, lambda: forward(implementation="triton"))
+"""
+    found = seen(code, tmp_path)
+    one_warning(found, "fprop runs as reference: Triton is not installed")
+    assert found["results"] == [True, True, "NotImplementedError: triton: Triton is not installed"]
+
+
+def test_an_error_of_the_gpu_is_raised(tmp_path: Path) -> None:
+    """When a kernel is loaded or started, and however often; nothing is computed in its place, and nothing said."""
+    code = """
+import reference
+reference.fprop = lambda *_: 1 / 0
+gpu = install(Gpu())
+def fails(where, error):
+    def hook(event):
+        if event == where:
+            raise error
+    def call():
+        gpu.hook = hook
+        return forward()
+    return call
+lost = "Triton Error [CUDA]: an illegal memory access was encountered"
+def healthy():
+    gpu.hook = lambda event: None
+    return forward()
+calls = [
+    fails("load", RuntimeError(lost)), fails("load", RuntimeError("Triton Error [CUDA]: out of memory")),
+    fails("load", torch.AcceleratorError("CUDA error: misaligned address")), fails("start", RuntimeError(lost)),
+    fails("start", torch.AcceleratorError("CUDA error: unspecified launch failure")),
+]
+observe(*calls, healthy, gpu=gpu)
+"""
+    found = seen(code, tmp_path)
+    illegal = "RuntimeError: Triton Error [CUDA]: an illegal memory access was encountered"
+    assert found["results"] == [
+        illegal,
+        "RuntimeError: Triton Error [CUDA]: out of memory",
+        "AcceleratorError: CUDA error: misaligned address",
+        illegal,
+        "AcceleratorError: CUDA error: unspecified launch failure",
+        True,
+    ]
+    assert found["warnings"] == []
+
+
+def test_the_gpu_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is well, before anything else is tried on it; not while it records a graph."""
+
+    def unwell(_: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", unwell)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        recovery.ask(torch.device("cuda"))
+    recovery.ask(torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    recovery.ask(torch.device("cuda"))
