@@ -100,6 +100,8 @@ def test_an_error_of_the_gpu_is_raised(tmp_path: Path) -> None:
     """When a kernel is loaded or started, and however often; nothing is computed in its place, and nothing said."""
     code = """
 import reference
+from triton import knobs
+knobs.runtime.launch_enter_hook = None
 reference.fprop = lambda *_: 1 / 0
 gpu = install(Gpu())
 def fails(where, error):
@@ -118,6 +120,7 @@ calls = [
     fails("load", RuntimeError(lost)), fails("load", RuntimeError("Triton Error [CUDA]: out of memory")),
     fails("load", torch.AcceleratorError("CUDA error: misaligned address")), fails("start", RuntimeError(lost)),
     fails("start", torch.AcceleratorError("CUDA error: unspecified launch failure")),
+    fails("load", RuntimeError("CUDA error: misaligned address")), fails("start", RuntimeError("of any kind")),
 ]
 observe(*calls, healthy, gpu=gpu)
 """
@@ -129,6 +132,8 @@ observe(*calls, healthy, gpu=gpu)
         "AcceleratorError: CUDA error: misaligned address",
         illegal,
         "AcceleratorError: CUDA error: unspecified launch failure",
+        "RuntimeError: CUDA error: misaligned address",
+        "RuntimeError: of any kind",
         True,
     ]
     assert found["warnings"] == []

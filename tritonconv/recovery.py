@@ -69,7 +69,7 @@ def fault_of(error: Exception) -> str | None:
         return None
     if isinstance(error, OutOfResources):
         return "size"
-    if str(error).startswith("Triton Error ["):
+    if str(error).startswith(("Triton Error [", "CUDA error", "HIP error")):
         return "cache" if any(words in str(error) for words in DAMAGED) else None
     # Of damaged metadata: no JSON, not even text, or without what should be in it.
     if isinstance(error, OSError | ValueError | KeyError | StopIteration):
@@ -123,7 +123,10 @@ def private_folder() -> str:
 
 
 def forget_unfinished(plan: Plan) -> None:
-    """Drop from memory the kernels that were not loaded to the end: Triton would start them all the same."""
+    """Drop from memory the kernels that were not loaded to the end.
+
+    Triton would load the same bytes again, or, where its launch hooks were set to None, start what is not there.
+    """
     for each in plan.launches:
         for held, *_ in list(each.kernel.device_caches.values()):
             for key, compiled in list(held.items()):
