@@ -118,9 +118,10 @@ def healthy():
     return forward()
 calls = [
     fails("load", RuntimeError(lost)), fails("load", RuntimeError("Triton Error [CUDA]: out of memory")),
+    fails("load", RuntimeError("CUDA error: misaligned address")),
     fails("load", torch.AcceleratorError("CUDA error: misaligned address")), fails("start", RuntimeError(lost)),
     fails("start", torch.AcceleratorError("CUDA error: unspecified launch failure")),
-    fails("load", RuntimeError("CUDA error: misaligned address")), fails("start", RuntimeError("of any kind")),
+    fails("start", RuntimeError("of any kind")),
 ]
 observe(*calls, healthy, gpu=gpu)
 """
@@ -129,10 +130,10 @@ observe(*calls, healthy, gpu=gpu)
     assert found["results"] == [
         illegal,
         "RuntimeError: Triton Error [CUDA]: out of memory",
+        "RuntimeError: CUDA error: misaligned address",
         "AcceleratorError: CUDA error: misaligned address",
         illegal,
         "AcceleratorError: CUDA error: unspecified launch failure",
-        "RuntimeError: CUDA error: misaligned address",
         "RuntimeError: of any kind",
         True,
     ]
