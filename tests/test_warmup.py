@@ -137,13 +137,13 @@ with torch.autocast("cpu", torch.bfloat16):
 """
 
 
-def printed(tmp_path: Path, python: str) -> str:
+def printed(tmp_path: Path, python: str, cache: str = "cache") -> str:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     (tmp_path / "random.py").write_text("raise RuntimeError('this is not the random of the standard library')")
     done = subprocess.run(
         [sys.executable, "-P", "-c", SCRIPT.format(python=python)],
-        env=environment | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(tmp_path / "cache")},
+        env=environment | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(tmp_path / cache)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -165,3 +165,13 @@ def test_processes_that_fail(tmp_path: Path) -> None:
     output = printed(tmp_path, "/bin/false")
     assert "UserWarning: tritonconv.warmup: a process failed, and this one compiles instead" in output
     assert re.search(r": 0 compiled in 2 processes, [1-9]\d* in this one, 0 found in", output)
+
+
+def test_a_cache_that_can_not_be_written(tmp_path: Path) -> None:
+    """It says so and leaves it to the step, which takes a temporary folder."""
+    (tmp_path / "file").touch()
+    output = printed(tmp_path, sys.executable, "file/cache")
+    assert re.search(
+        r"UserWarning: tritonconv.warmup: (\d+) of \1 kernels can not be compiled; \w+: NotADirector", output
+    )
+    assert ": 0 compiled in 2 processes, 0 found in Triton's cache" in output

@@ -21,10 +21,11 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int]:
+def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]:
     """Compile in up to `processes` processes, then load what they left, and compile what they did not.
 
-    Returns how many were compiled there, in how many processes, and how many here.
+    Returns how many were compiled there, in how many processes, how many here, and how many not at all: of these it
+    warns, and what launches them must know what to do.
     """
     from triton import knobs
     from triton.runtime import driver
@@ -33,11 +34,19 @@ def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int]:
     shares = [jobs[i::processes] for i in range(min(processes, len(jobs)))]
     with ThreadPoolExecutor(len(shares)) as pool:
         elsewhere = sum(pool.map(lambda share: compile_elsewhere(share, target), shares))
+    failures = []
     with knobs.compilation.scope():
         missed = count_misses(knobs)
         for job in jobs:
-            job.kernel.warmup(grid=(job.programs,), **job.arguments)
-    return elsewhere, len(shares), len(missed)
+            try:
+                job.kernel.warmup(grid=(job.programs,), **job.arguments)
+            except Exception as error:
+                said = (str(error).strip().splitlines() or [""])[0]
+                failures.append(f"{job.kernel.__name__}: {type(error).__name__}: {said}")
+    if failures:
+        message = f"tritonconv.warmup: {len(failures)} of {len(jobs)} kernels can not be compiled; {failures[0]}"
+        warnings.warn(message, stacklevel=3)
+    return elsewhere, len(shares), len(missed), len(failures)
 
 
 def count_misses(knobs: Any) -> list[None]:

@@ -24,8 +24,8 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
     `torch.autocast` and `using` of the step. Forward and backward run on a copy of the model whose tensors have no
     data: nothing is computed, and the model stays as it is, though its hooks are called. At most `processes` (by
     default, one for each CPU) compile at a time, and leave what they compile in Triton's cache on disk, where the next
-    start of the program finds it. Raises RuntimeError if the model can not run without data, as one that decides by
-    the values it computes.
+    start of the program finds it. What can not be compiled is warned about, and left to the step. Raises RuntimeError
+    if the model can not run without data, as one that decides by the values it computes.
 
     >>> import torch, tritonconv
     >>> model = tritonconv.Conv2d(3, 8, 3, dtype=torch.float64)
@@ -46,10 +46,10 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
         print(f"tritonconv.warmup: nothing to compile, because Triton's interpreter runs {step}")
     else:
         with torch.cuda.device_of(calls[0][1][0]):
-            elsewhere, used, here = compile_all(jobs, processes or cpus())
+            elsewhere, used, here, failed = compile_all(jobs, processes or cpus())
         print(
             f"tritonconv.warmup: {len(jobs)} kernels for {step}: {elsewhere} compiled in {used} processes, "
-            f"{f'{here} in this one, ' * (here > 0)}{len(jobs) - elsewhere - here} found in Triton's cache; "
+            f"{f'{here} in this one, ' * (here > 0)}{len(jobs) - elsewhere - here - failed} found in Triton's cache; "
             f"{time.perf_counter() - start:.1f} s"
         )
 
