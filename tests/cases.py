@@ -143,6 +143,7 @@ CONV = [
     Case("pointwise_strided", kernel=(1, 1), stride=2),
     Case("uneven_kernel", kernel=(2, 4), padding=(0, 1)),
     Case("strided", stride=(2, 3), padding=1),
+    Case("many_tiles_in_a_phase", 1, (2, 3), (43, 8), stride=(2, 3), padding=(0, 6)),
     Case("stride_beyond_kernel", kernel=(2, 2), stride=4, size=(9, 11)),
     Case("dilated", dilation=(2, 1), padding=2),
     Case("dilation_shares_factor_with_stride", dilation=2, stride=2, size=(9, 8), padding=1),
@@ -175,14 +176,12 @@ CONV = [
     Case("offset", x="offset", weight="offset", channels=(8, 8)),
 ]
 
+# Illegal, or a large image, when transposed.
+CONV_ONLY = ("padding_beyond_kernel", "cut_off_image", "many_tiles_in_a_phase")
 TRANSPOSED = [
     replace(case, transposed=True)
     for case in (
-        *(
-            case
-            for case in CONV
-            if not isinstance(case.padding, str) and case.name not in ("padding_beyond_kernel", "cut_off_image")
-        ),
+        *(case for case in CONV if not isinstance(case.padding, str) and case.name not in CONV_ONLY),
         Case("output_padding", stride=2, output_padding=1),
         Case("output_padding_below_dilation", dilation=2, output_padding=1),
         Case("output_padding_beyond_stamps", kernel=(1, 1), stride=3, output_padding=2),

@@ -166,7 +166,7 @@ def test_when_offsets_are_wide() -> None:
     assert not layout.wide(torch.empty_strided((2, 1, 1, 1), (2**31 - 1, 1, 1, 1), device="meta"))
     x = torch.empty_strided((1, 1, 5, 1), (1, 1, 3 * 2**28, 1), device="meta")
     y = torch.empty_strided((1, 1, 2, 1), (1, 1, 1, 1), device="meta")
-    for stride, wide in ((3, True), (1, False)):
+    for stride, wide in ((3, True), (2, True), (1, False)):
         geometry = ConvGeometry(1, 1, 5, 1, 1, 2, 1, 1, 1, stride_h=stride)
         assert launch.wgrad(x, y, False, geometry, False, tiles.INTERPRETER).launches[0].arguments["WIDE"] is wide
 

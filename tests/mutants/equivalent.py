@@ -1,0 +1,191 @@
+"""Mutants that compute the same as the original for every legal input, and why."""
+
+from typing import NamedTuple
+
+from tests.mutants.finder import Mutant
+
+
+class Equivalent(NamedTuple):
+    """A mutant by its place, and the reason why no test can see it."""
+
+    file: str
+    function: str
+    old: str
+    new: str
+    reason: str
+    occurrence: int = 1
+
+    @property
+    def key(self) -> tuple[str, str, str, str, int]:
+        return self.file, self.function, self.old, self.new, self.occurrence
+
+
+ANOTHER_ORDER = "only phases without any tap come in another order, each still once"
+ALREADY_WIDE = "the other factor of each of its products is 64 bits wide"
+MASKED_AGAIN = "the load masks these rows again: it only saves their comparisons"
+IDLE_STEPS = "programs without a pixel take steps, or none, and store nothing either way"
+NO_FILTERS = "a program beyond the last filter sums what it does not store"
+NEVER_STORED = "what lies beyond the mask reaches no element that is stored"
+TIMES_ZERO = "beyond K it meets zeros of the side, and beyond N it reaches no element that is stored"
+WIDER = "offsets of 64 bits where 32 would do"
+COMPARED = "32 taps are compared one by one, instead of packed into bits"
+BEFORE_THE_END = "the last position lies one step before the bound, within 32 bits"
+EMPTY_GRID = "Triton starts nothing for an empty grid, and neither does its interpreter"
+
+EQUIVALENT = [
+    Equivalent("tritonconv/kernels/dgrad.py", "phase", "beyond = i - period", "beyond = i + period", ANOTHER_ORDER),
+    Equivalent(
+        "tritonconv/kernels/dgrad.py",
+        "dgrad_kernel",
+        "b = (m // (rows_h * rows_w)).to(tl.int64)",
+        "b = (m // (rows_h * rows_w))",
+        ALREADY_WIDE,
+    ),
+    Equivalent(
+        "tritonconv/kernels/fprop.py",
+        "fprop_kernel",
+        "b = (m // (P * Q)).to(tl.int64)",
+        "b = (m // (P * Q))",
+        ALREADY_WIDE,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "wgrad_kernel",
+        "b = (k // (P * Q)).to(tl.int64)",
+        "b = (k // (P * Q))",
+        ALREADY_WIDE,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "wgrad_kernel",
+        "stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)",
+        "stride_xc = 1 if ALIGN_X > 1 else stride_xc",
+        ALREADY_WIDE,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "wgrad_kernel",
+        "stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)",
+        "stride_yf = 1 if ALIGN_Y > 1 else stride_yf",
+        ALREADY_WIDE,
+    ),
+    Equivalent(
+        "tritonconv/kernels/dgrad.py",
+        "dgrad_kernel",
+        "bits_h = tl.where(valid_m, tap_bits(first_p, P, step_h, taps_h), 0)",
+        "bits_h = tap_bits(first_p, P, step_h, taps_h)",
+        MASKED_AGAIN,
+    ),
+    Equivalent(
+        "tritonconv/kernels/fprop.py",
+        "fprop_kernel",
+        "bits_h = tl.where(valid_m, tap_bits(first_h, H, dilation_h, R), 0)",
+        "bits_h = tap_bits(first_h, H, dilation_h, R)",
+        MASKED_AGAIN,
+    ),
+    Equivalent(
+        "tritonconv/kernels/dgrad.py",
+        "dgrad_kernel",
+        "tl.where(tile_m * BLOCK_M < pixels, steps, 0)",
+        "steps",
+        IDLE_STEPS,
+    ),
+    Equivalent(
+        "tritonconv/kernels/dgrad.py",
+        "dgrad_kernel",
+        "tl.where(tile_m * BLOCK_M < pixels, steps, 0)",
+        "tl.where(tile_m * BLOCK_M <= pixels, steps, 0)",
+        IDLE_STEPS,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "sum_partials_kernel",
+        "range(tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0))",
+        "range(bias_splits)",
+        NO_FILTERS,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "sum_partials_kernel",
+        "range(tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0))",
+        "range(tl.where(tl.program_id(0) * BLOCK <= filters, bias_splits, 0))",
+        NO_FILTERS,
+    ),
+    Equivalent(
+        "tritonconv/kernels/gemm.py",
+        "store_result",
+        "bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=0.0)",
+        "bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=1.0)",
+        NEVER_STORED,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "sum_partials_kernel",
+        "total += tl.load(partials_ptr + split * count + index, mask=index < count, other=0.0)",
+        "total += tl.load(partials_ptr + split * count + index, mask=index < count, other=1.0)",
+        NEVER_STORED,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "sum_partials_kernel",
+        "bias += tl.load(bias_partials_ptr + split * filters + index, mask=index < filters, other=0.0)",
+        "bias += tl.load(bias_partials_ptr + split * filters + index, mask=index < filters, other=1.0)",
+        NEVER_STORED,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "wgrad_kernel",
+        "tap_h = tl.where(valid_n, n // C // S * dilation_h - pad_h, H)",
+        "tap_h = (n // C // S * dilation_h - pad_h)",
+        NEVER_STORED,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "wgrad_kernel",
+        "tap_h = tl.where(valid_n, n // C // S * dilation_h - pad_h, H)",
+        "tap_h = tl.where(valid_n, n // C // S * dilation_h - pad_h, W)",
+        NEVER_STORED,
+    ),
+    Equivalent("tritonconv/kernels/gemm.py", "multiply_sum", "other=0.0", "other=1.0", TIMES_ZERO, occurrence=2),
+    Equivalent("tritonconv/kernels/gemm.py", "store_result", "ALIGN == 1 and WIDE", "WIDE", WIDER),
+    Equivalent("tritonconv/kernels/gemm.py", "store_result", "ALIGN == 1 and WIDE", "(ALIGN == 1)", WIDER),
+    Equivalent("tritonconv/kernels/gemm.py", "store_result", "ALIGN > 1 or WIDE", "ALIGN >= 1 or WIDE", WIDER),
+    Equivalent(
+        "tritonconv/launch.py",
+        "fprop",
+        "TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS",
+        "TAP_BITS=max(geometry.R, geometry.S) < TAPS_IN_BITS",
+        COMPARED,
+    ),
+    Equivalent(
+        "tritonconv/launch.py",
+        "dgrad",
+        "TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS",
+        "TAP_BITS=max(geometry.R, geometry.S) < TAPS_IN_BITS",
+        COMPARED,
+    ),
+    Equivalent(
+        "tritonconv/launch.py",
+        "wgrad",
+        "WIDE=far_h * x.stride(2) + far_w * x.stride(3) >= 2**31 or wide(y[:1])",
+        "WIDE=far_h * x.stride(2) + far_w * x.stride(3) > 2**31 or wide(y[:1])",
+        BEFORE_THE_END,
+    ),
+    Equivalent(
+        "tritonconv/launch.py",
+        "plan",
+        "return Plan(results, [launch for launch in launches if launch.programs > 0])",
+        "return Plan(results, [launch for launch in launches if launch.programs >= 0])",
+        EMPTY_GRID,
+    ),
+]
+
+
+def reasons() -> dict[tuple[str, str, str, str, int], str]:
+    return {entry.key: entry.reason for entry in EQUIVALENT}
+
+
+def stale(mutants: list[Mutant]) -> list[Equivalent]:
+    """Entries that describe no mutant any more."""
+    keys = {mutant.key for mutant in mutants}
+    return [entry for entry in EQUIVALENT if entry.key not in keys]

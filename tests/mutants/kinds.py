@@ -1,0 +1,148 @@
+"""The kinds of mistakes: for a node of the syntax tree, each says which spans could be written wrongly, and how."""
+
+import ast
+from collections.abc import Callable, Iterator
+
+from tests.mutants.text import Text
+
+# A span of the source in bytes, and what to write there.
+Change = tuple[int, int, str]
+
+WRONG_BOUNDS = {ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">")}
+WRONG_BOUNDS |= {ast.Eq: ("==", "!="), ast.NotEq: ("!=", "==")}
+WRONG_SIGNS = {ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "+"), ast.FloorDiv: ("//", "%")}
+WRONG_SIGNS |= {ast.Mod: ("%", "//"), ast.LShift: ("<<", ">>"), ast.RShift: (">>", "<<"), ast.BitOr: ("|", "&")}
+OTHER_AXIS = {"h": "w", "p": "q", "r": "s", "i": "j", "H": "W", "P": "Q", "R": "S"}
+OPPOSITE = {"tl.minimum": "tl.maximum", "tl.maximum": "tl.minimum", "min": "max", "max": "min"}
+WIDE = ".to(tl.int64)"
+
+
+def between(text: Text, left: ast.AST, right: ast.AST, signs: tuple[str, str]) -> Change:
+    """The operator that stands between two operands, replaced."""
+    start, end = text.span(left)[1], text.span(right)[0]
+    return start, end, text.source[start:end].decode().replace(*signs, 1)
+
+
+def bounds(node: ast.AST, text: Text) -> Iterator[Change]:
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in WRONG_BOUNDS:
+        yield between(text, node.left, node.comparators[0], WRONG_BOUNDS[type(node.ops[0])])
+
+
+def signs(node: ast.AST, text: Text) -> Iterator[Change]:
+    if isinstance(node, ast.BinOp) and type(node.op) in WRONG_SIGNS and not is_one_of_many(node, text):
+        yield between(text, node.left, node.right, WRONG_SIGNS[type(node.op)])
+    if isinstance(node, ast.AugAssign):
+        yield between(text, node.target, node.value, WRONG_SIGNS[type(node.op)])
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and not isinstance(node.operand, ast.Constant):
+        yield *text.span(node), text.operand(node.operand)
+
+
+def is_one_of_many(node: ast.BinOp, text: Text) -> bool:
+    """Of a sum of several terms one place is enough, and of products those that are computed for themselves: within
+    longer expressions each name is mistaken in `axes`, each sum here.
+    """
+    around = text.parents[node]
+    if isinstance(node.op, ast.Mult):
+        return not isinstance(around, ast.Assign | ast.AugAssign | ast.keyword)
+    return isinstance(around, ast.BinOp) and isinstance(around.op, type(node.op))
+
+
+def axes(node: ast.AST, text: Text) -> Iterator[Change]:
+    """A name of the vertical axis, replaced by that of the horizontal one, if there is such a name."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id[-1] in OTHER_AXIS:
+        other = node.id[:-1] + OTHER_AXIS[node.id[-1]]
+        if other in names_around(node, text):
+            yield *text.span(node), other
+    if isinstance(node, ast.Attribute) and text.of(node.value) == "geometry" and node.attr[-1] in OTHER_AXIS:
+        yield *text.span(node), f"geometry.{node.attr[:-1]}{OTHER_AXIS[node.attr[-1]]}"
+
+
+def names_around(node: ast.AST, text: Text) -> set[str]:
+    """The parameters and variables of the function that `node` stands in."""
+    while not isinstance(node, ast.FunctionDef):
+        node = text.parents[node]
+    stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return stored | {argument.arg for argument in node.args.args}
+
+
+def masks(node: ast.AST, text: Text) -> Iterator[Change]:
+    """One of several conditions left out, and a mask of a single condition made true everywhere."""
+    if isinstance(node, ast.BoolOp):
+        sign = " and " if isinstance(node.op, ast.And) else " or "
+        yield from all_but_one(node, node.values, sign, text)
+    elif is_and(node) and not is_and(text.parents[node]):
+        yield from all_but_one(node, conjuncts(node), " & ", text)
+    elif isinstance(node, ast.keyword) and node.arg == "mask" and not is_and(node.value):
+        yield *text.span(node.value), f"({text.of(node.value)}) | True"
+
+
+def is_and(node: ast.AST) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd) and not isinstance(node.right, ast.Constant)
+
+
+def conjuncts(node: ast.AST) -> list[ast.AST]:
+    return [*conjuncts(node.left), node.right] if is_and(node) else [node]
+
+
+def all_but_one(node: ast.AST, terms: list[ast.AST], sign: str, text: Text) -> Iterator[Change]:
+    for left_out in terms:
+        yield *text.span(node), sign.join(text.operand(term) for term in terms if term is not left_out)
+
+
+def skips(node: ast.AST, text: Text) -> Iterator[Change]:
+    """The last turn of a loop, or the step of a counter."""
+    if isinstance(node, ast.Call) and text.of(node.func) == "range":
+        yield *text.span(node), f"range({text.operand(node.args[0])} - 1)"
+    if isinstance(node, ast.AugAssign):
+        yield *text.span(node), "pass"
+    if isinstance(node, ast.Assign) and WIDE not in text.of(node) and isinstance(node.targets[0], ast.Name):
+        old = node.targets[0].id
+        if any(isinstance(name, ast.Name) and name.id == old for name in ast.walk(node.value)):
+            yield *text.span(node), "pass"
+
+
+def splits(node: ast.AST, text: Text) -> Iterator[Change]:
+    """A ragged end cut off, and the wrong one of two limits."""
+    if isinstance(node, ast.Call):
+        function = text.of(node.func)
+        if function in ("tl.cdiv", "ceildiv"):
+            yield *text.span(node), "({} // {})".format(*map(text.operand, node.args))
+        if function in OPPOSITE:
+            yield *text.span(node.func), OPPOSITE[function]
+
+
+def offsets(node: ast.AST, text: Text) -> Iterator[Change]:
+    """The term of a sum that finds the group, or the split."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        for term, rest in ((node.left, node.right), (node.right, node.left)):
+            names = {name.id for name in ast.walk(term) if isinstance(name, ast.Name)}
+            sums = any(isinstance(inner, ast.Add) for inner in ast.walk(term))
+            if names & {"g", "split"} and not sums:
+                yield *text.span(node), text.operand(rest)
+
+
+def widths(node: ast.AST, text: Text) -> Iterator[Change]:
+    if isinstance(node, ast.Call) and text.of(node).endswith(WIDE):
+        yield text.span(node)[1] - len(WIDE), text.span(node)[1], ""
+
+
+def unset(node: ast.AST, text: Text) -> Iterator[Change]:
+    """A sum that does not start at zero or forgets its past, a border that is not zero, a choice not made."""
+    if isinstance(node, ast.keyword) and node.arg == "other":
+        yield *text.span(node.value), "1.0"
+    if not isinstance(node, ast.Call):
+        return
+    function = text.of(node.func)
+    if function in ("tl.zeros", "tl.zeros_like"):
+        yield *text.span(node), f"{text.of(node)} + 1"
+    if function == "tl.dot":
+        yield text.span(node.args[1])[1], text.span(node.args[2])[1], ""
+    if function == "tl.where":
+        kept = {text.of(target) for target in getattr(text.parents[node], "targets", ())}  # left to `skips`
+        choices = [text.operand(choice) for choice in node.args[1:] if text.of(choice) not in kept]
+        yield from ((*text.span(node), choice) for choice in choices)
+
+
+KINDS: dict[str, Callable[[ast.AST, Text], Iterator[Change]]] = {
+    kind.__name__: kind for kind in (bounds, signs, axes, masks, skips, splits, offsets, widths, unset)
+}

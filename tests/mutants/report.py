@@ -1,0 +1,87 @@
+"""The outcomes of many mutants: run, said as they come, written down, and counted."""
+
+import json
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from tests.mutants.finder import Mutant
+from tests.mutants.runner import Outcome, run
+
+Key = tuple[str, str, str, str, int]
+
+
+def code_of(root: Path) -> str:
+    """A digest of the package: outcomes of other code say nothing."""
+    files = sorted((root / "tritonconv").glob("**/*.py"))
+    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+class Report:
+    """A row for each mutant that has an outcome, in the file `path` if there is one."""
+
+    def __init__(self, code: str, path: Path | None) -> None:
+        self.code = code
+        self.path = path
+        self.rows: dict[Key, dict[str, Any]] = {}
+        self.seconds = 0.0
+
+    def resume(self, path: Path, mutants: list[Mutant]) -> None:
+        """Keep what was killed in an earlier run: tests that were added since can only kill more."""
+        earlier = json.loads(path.read_text())
+        if earlier["code"] != self.code:
+            raise SystemExit(f"{path} has the outcomes of other code")
+        self.seconds = earlier["seconds"]
+        known = {mutant.key: mutant for mutant in mutants}
+        for row in earlier["mutants"]:
+            key = (row["file"], row["function"], row["old"], row["new"], row["occurrence"])
+            if key in known and row["status"] in ("killed", "hung", "crashed"):
+                self.rows[key] = row | {"line": known[key].line}
+
+    def set_aside(self, mutants: list[Mutant], reasons: dict[Key, str]) -> None:
+        """The mutants that can not be killed, without running them."""
+        for mutant in mutants:
+            if mutant.key in reasons:
+                self.add(mutant, Outcome("equivalent", "", 0.0, reasons[mutant.key]))
+
+    def run(self, mutants: list[Mutant], root: Path, processes: int, limit: int) -> bool:
+        """The outcome of each mutant that has none, beside one run without a change. False if that one fails."""
+        started, before = perf_counter(), self.seconds
+        waiting = [mutant for mutant in mutants if mutant.key not in self.rows]
+        with ThreadPoolExecutor(processes) as pool:
+            todo = (None, *waiting)
+            futures: dict[Future[Outcome], Mutant | None] = {pool.submit(run, m, root, limit): m for m in todo}
+            for future in as_completed(futures):
+                mutant, outcome = futures[future], future.result()
+                self.seconds = before + perf_counter() - started
+                if mutant is not None:
+                    self.add(mutant, outcome)
+                    print(f"{mutant}\n    {outcome.status} {outcome.test} ({outcome.seconds} s)", flush=True)
+                elif outcome.status != "survived":
+                    pool.shutdown(cancel_futures=True)
+                    print(f"Without any mutation {outcome.test} fails: {outcome.message}. No outcome means anything.")
+                    return False
+                self.write()
+        return True
+
+    def add(self, mutant: Mutant, outcome: Outcome) -> None:
+        place = {"file": mutant.file, "line": mutant.line, "function": mutant.function, "kind": mutant.kind}
+        change = {"old": mutant.old, "new": mutant.new, "occurrence": mutant.occurrence}
+        self.rows[mutant.key] = place | change | asdict(outcome)
+
+    def write(self) -> None:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            rows = sorted(self.rows.values(), key=lambda row: (row["file"], row["line"]))
+            whole = {"code": self.code, "seconds": round(self.seconds), "summary": self.summary(), "mutants": rows}
+            self.path.write_text(json.dumps(whole, indent=1) + "\n")
+
+    def count(self, *statuses: str) -> int:
+        return sum(row["status"] in statuses for row in self.rows.values())
+
+    def summary(self) -> str:
+        killed, survived = self.count("killed", "hung", "crashed"), self.count("survived")
+        return f"killed {killed}, survived {survived}, equivalent {self.count('equivalent')} of {len(self.rows)}"

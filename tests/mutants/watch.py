@@ -1,0 +1,61 @@
+"""A pytest plugin that is loaded by its path: the tests that find most mistakes first, each within a time limit."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+# How the names of the tests begin that go first: small problems that differ in all that kernels distinguish.
+EXACT = "tests/test_kernels.py::test_integers_are_exact"
+FIRST = (
+    f"{EXACT}[strided]",
+    f"{EXACT}[aligned_grouped]",
+    "tests/test_raster.py",
+    f"{EXACT}[many_channels]",
+    f"{EXACT}[transposed_uneven_kernel]",
+    "tests/test_large_offsets.py",
+    f"{EXACT}[kernel_taller_than_the_bits]",
+    f"{EXACT}[kernel_wider_than_the_bits]",
+    "tests/test_kernels.py::test_padding_does_not_spread_nan",
+    "tests/test_kernels.py::test_nan_stays_in_its_filter",
+    "tests/test_kernels.py::test_when_offsets_are_wide",
+    "tests/test_kernels.py::test_what_is_copied",
+    f"{EXACT}[dilation_and_stride_share_factors]",
+    f"{EXACT}[many_tiles_in_a_phase]",
+    "tests/test_phases.py",
+    "tests/test_kernels.py::test_split_reductions",
+    "tests/test_kernels.py::test_operands_beyond_32_bits",
+    "tests/test_kernels.py::test_results_beyond_32_bits",
+    EXACT,
+    "tests/test_every_tile.py",
+)
+# Seconds that one test may take; the slowest takes some ten of them.
+LIMIT = int(os.environ.get("MUTANTS_LIMIT", "90"))
+RUNNING = Path("running.txt")
+
+
+def rank(name: str) -> int:
+    return next((place for place, start in enumerate(FIRST) if name.startswith(start)), len(FIRST))
+
+
+def watch(name: str, limit: int = LIMIT) -> None:
+    """From here on `name` is what fails; the alarm ends the process, wherever it is."""
+    RUNNING.write_text(name)
+    signal.alarm(limit)
+
+
+def pytest_configure() -> None:
+    watch("collection", 180)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: rank(item.nodeid))
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    watch(nodeid)
+
+
+def pytest_sessionfinish() -> None:
+    signal.alarm(0)

@@ -1,0 +1,128 @@
+"""Offsets that pass 2^31 on the way to elements that a test can afford to touch: few pages of large tensors."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import guards
+from tests.oracle import convolution_precision
+from tritonconv import launch, processor, tiles
+from tritonconv.geometry import ConvGeometry, Operator
+
+needs_interpreter = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="starts the last of millions of programs alone, which a GPU can not"
+)
+TILE = tiles.Tile(16, 16, 16, 4, 1)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def sparse(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype = torch.float16) -> Tensor:
+    """Uninitialised memory with these strides."""
+    span = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
+    return torch.empty(span, dtype=dtype, device=DEVICE).as_strided(shape, strides)
+
+
+def integers(shape: Sequence[int], seed: int = 0) -> Tensor:
+    return torch.randint(-2, 3, shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, torch.float16)
+
+
+def planned(
+    operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry, tile: tiles.Tile = TILE
+) -> launch.Plan:
+    bias = False if operator == "wgrad" else None
+    with convolution_precision("ieee"):
+        return launch.PLANS[operator](first, second, bias, geometry, True, processor.device_of(DEVICE), tile)
+
+
+def computed(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry) -> Tensor:
+    with guards.checked_addresses():
+        return launch.run(planned(operator, first, second, geometry))[0]
+
+
+def last_computed(plan: launch.Plan) -> Tensor:
+    """The result, of which only the last program of each kernel has computed its part."""
+    for kernel, programs, arguments in plan.launches:
+        with guards.checked_addresses(), alone(programs - 1, programs):
+            kernel[(1,)](**arguments)
+    return plan.results[0]
+
+
+@contextmanager
+def alone(program: int, programs: int) -> Iterator[None]:
+    """In the interpreter: a grid of one program, which takes itself for one of many."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    dim, idx = InterpreterBuilder.set_grid_dim, InterpreterBuilder.set_grid_idx
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InterpreterBuilder, "set_grid_dim", lambda self, *_: dim(self, programs, 1, 1))
+        patch.setattr(InterpreterBuilder, "set_grid_idx", lambda self, *_: idx(self, program, 0, 0))
+        yield
+
+
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_images_2_to_the_31_apart_with_channels_in_vectors(operator: Operator) -> None:
+    """The stride itself passes 32 bits once it is multiplied by the 8 channels that it was divided by."""
+    near, weight = integers((2, 8, 2, 1)), integers((8, 8, 1, 1), seed=1)
+    far = sparse(near.shape, (2**31, 1, 8, 8)).copy_(near)
+    geometry = ConvGeometry(2, 8, 2, 1, 8, 2, 1, 1, 1)
+    subscripts = "bchw,fcrs->bfhw" if operator == "fprop" else "bfhw,fcrs->bchw"
+    expected = torch.einsum(subscripts, near.double(), weight.double())
+    assert torch.equal(computed(operator, far, weight, geometry).double(), expected)
+
+
+@pytest.mark.parametrize("far", [0, 1])
+def test_wgrad_steps_over_images_far_apart(far: int) -> None:
+    """16 positions further on are 4 images, 2^29 elements each."""
+    sides = [integers((5, 3, 2, 2), seed) for seed in (0, 1)]
+    expected = torch.einsum("bchw,bfhw->fc", *(side.double() for side in sides))
+    sides[far] = sparse((5, 3, 2, 2), (2**29, 4, 2, 1)).copy_(sides[far])
+    weight = computed("wgrad", *sides, ConvGeometry(5, 3, 2, 2, 3, 2, 2, 1, 1))
+    assert torch.equal(weight[:, :, 0, 0].double(), expected)
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_wgrad_taps_far_apart(axis: int) -> None:
+    """Where all positions of an image lie within 32 bits, the taps of the last may not."""
+    near, y = integers((2, 3, 4, 4)), integers((2, 5, 1, 1), seed=1)
+    strides = list(near.stride())
+    strides[axis] = 2**30
+    x = sparse(near.shape, strides).copy_(near)
+    geometry = ConvGeometry(2, 3, 4, 4, 5, 1, 1, 4, 4)
+    weight = computed("wgrad", x, y, geometry)
+    assert torch.equal(weight.double(), torch.einsum("bchw,bf->fchw", near.double(), y[:, :, 0, 0].double()))
+
+
+LONG = tiles.Tile(16, 16, 2048, 4, 1)
+
+
+@needs_interpreter
+def test_fprop_with_a_weight_beyond_32_bits() -> None:
+    C, F = 2**15, 2**15 + 16
+    x, last = integers((1, 2 * C, 1, 1)), integers((16, C, 1, 1), seed=1)
+    weight = sparse((2 * F, C, 1, 1), (C, 1, 1, 1))
+    weight[-16:] = last
+    y = last_computed(planned("fprop", x, weight, ConvGeometry(1, 2 * C, 1, 1, 2 * F, 1, 1, 1, 1, G=2), LONG))
+    expected = torch.einsum("bchw,fchw->f", x[:, C:].double(), last.double())
+    assert torch.equal(y[0, -16:, 0, 0].double(), expected)
+
+
+@needs_interpreter
+def test_dgrad_with_a_weight_beyond_32_bits() -> None:
+    C, F = 2**16 + 16, 2**15
+    y, last = integers((1, F, 1, 1)), integers((F, 16, 1, 1), seed=1)
+    weight = sparse((F, C, 1, 1), (1, F, 1, 1))
+    weight[:, -16:] = last
+    x = last_computed(planned("dgrad", y, weight, ConvGeometry(1, C, 1, 1, F, 1, 1, 1, 1), LONG))
+    expected = torch.einsum("bfhw,fchw->c", y.double(), last.double())
+    assert torch.equal(x[0, -16:, 0, 0].double(), expected)
+
+
+@needs_interpreter
+def test_wgrad_of_a_weight_beyond_32_bits() -> None:
+    C, F = 2**15, 2**16 + 16
+    x, y = integers((1, C, 1, 1)), integers((1, F, 1, 1), seed=1)
+    weight = last_computed(planned("wgrad", x, y, ConvGeometry(1, C, 1, 1, F, 1, 1, 1, 1)))
+    assert torch.equal(weight[-1, -16:, 0, 0], y[0, -1, 0, 0] * x[0, -16:, 0, 0])
