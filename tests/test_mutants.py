@@ -105,9 +105,10 @@ def repository(folder: Path, half: int = 3) -> list[str]:
     """Two functions and a test of them; the options to run their mutants."""
     (folder / "tritonconv/kernels").mkdir(parents=True)
     (folder / "tests").mkdir()
+    (folder / "tritonconv/__init__.py").touch()
     (folder / "tritonconv/kernels/some.py").write_text(KERNEL)
     (folder / TESTS[0]).write_text(TEST.format(half=half))
-    return ["--root", str(folder), "--limit", "2", "--json", str(folder / "build/mutants.json")]
+    return ["--root", str(folder), "--limit", "2", "--processes", "1", "--json", str(folder / "build/mutants.json")]
 
 
 def test_survivors_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,16 @@
 
 import json
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
 
 from tests.mutants.finder import Mutant
-from tests.mutants.runner import Outcome, run
+from tests.mutants.runner import Nursery, Outcome, nursery, run
 
 Key = tuple[str, str, str, str, int]
 
@@ -51,9 +53,19 @@ class Report:
         """The outcome of each mutant that has none, beside one run without a change. False if that one fails."""
         started, before = perf_counter(), self.seconds
         waiting = [mutant for mutant in mutants if mutant.key not in self.rows]
-        with ThreadPoolExecutor(processes) as pool:
-            todo = (None, *waiting)
-            futures: dict[Future[Outcome], Mutant | None] = {pool.submit(run, m, root, limit): m for m in todo}
+        free: SimpleQueue[Nursery] = SimpleQueue()
+
+        def outcome_of(mutant: Mutant | None) -> Outcome:
+            one = free.get()
+            try:
+                return run(mutant, root, one, limit)
+            finally:
+                free.put(one)
+
+        with ExitStack() as stack, ThreadPoolExecutor(processes) as pool:
+            for _ in range(processes):
+                free.put(stack.enter_context(nursery()))
+            futures: dict[Future[Outcome], Mutant | None] = {pool.submit(outcome_of, m): m for m in (None, *waiting)}
             for future in as_completed(futures):
                 mutant, outcome = futures[future], future.result()
                 self.seconds = before + perf_counter() - started

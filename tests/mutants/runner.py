@@ -1,6 +1,6 @@
 """One mutant in a copy of the repository, with the tests in a process of their own."""
 
-import os
+import json
 import shutil
 import signal
 import subprocess
@@ -22,6 +22,8 @@ TESTS = (
     "tests/test_large_offsets.py",
 )
 
+Nursery = subprocess.Popen[str]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -33,7 +35,7 @@ class Outcome:
     message: str
 
 
-def run(mutant: Mutant | None, root: Path, limit: int = 90) -> Outcome:
+def run(mutant: Mutant | None, root: Path, nursery: Nursery, limit: int = 90) -> Outcome:
     """What the tests say of the repository at `root` with this change, or without one."""
     started = perf_counter()
     with TemporaryDirectory(prefix="mutant-") as folder:
@@ -42,19 +44,30 @@ def run(mutant: Mutant | None, root: Path, limit: int = 90) -> Outcome:
         if mutant is not None:
             (copy / mutant.file).write_bytes(mutant.source)
         files = [name for name in TESTS if (copy / name).exists()]
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "watch", "-p", "no:xdist", *files],
-            cwd=copy,
-            env=environment(copy, limit),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        running = copy / "running.txt"
-        test = running.read_text() if running.exists() else "start"
-    errors = [line for line in done.stdout.splitlines() if line.startswith("E  ")] or done.stderr.splitlines()[-1:]
+        code = start(nursery, folder=folder, files=files, limit=limit)
+        output, test = (read(copy / name) for name in ("output.txt", "running.txt"))
+    assert test, f"pytest did not start: {output}"
+    errors = [line for line in output.splitlines() if line.startswith("E  ")] or output.splitlines()[-1:]
     message = errors[0].removeprefix("E").strip()[:200] if errors else ""
-    return Outcome(status_of(done.returncode), test, round(perf_counter() - started, 1), message)
+    return Outcome(status_of(code), test, round(perf_counter() - started, 1), message)
+
+
+def nursery() -> Nursery:
+    """A process that starts tests; it ends with its input."""
+    command = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def start(nursery: Nursery, **run: object) -> int:
+    """pytest's exit status, or less than zero after a signal."""
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    print(json.dumps(run), file=nursery.stdin, flush=True)
+    return int(nursery.stdout.readline())
+
+
+def read(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
 
 
 def copy_repository(root: Path, copy: Path) -> None:
@@ -63,12 +76,6 @@ def copy_repository(root: Path, copy: Path) -> None:
             shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
         elif (root / name).exists():
             shutil.copy(root / name, copy / name)
-
-
-def environment(copy: Path, limit: int) -> dict[str, str]:
-    """Without bytecode: two mutants of one second and one size would be taken for the same."""
-    path = os.pathsep.join((str(copy), str(Path(__file__).parent)))
-    return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "MUTANTS_LIMIT": str(limit)}
 
 
 def status_of(code: int) -> str:
