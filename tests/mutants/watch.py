@@ -15,6 +15,7 @@ FIRST = (
     "tests/test_raster.py",
     f"{CLOSE}[many_channels]",
     f"{CLOSE}[transposed_uneven_kernel]",
+    f"{CLOSE}[tall_kernel]",
     "tests/test_large_offsets.py",
     f"{CLOSE}[kernel_taller_than_the_bits]",
     f"{CLOSE}[kernel_wider_than_the_bits]",
