@@ -125,6 +125,11 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
             return tensor.mT.contiguous().mT
         case "expanded":
             return tensor[..., :1, :, :].expand(tensor.shape)
+        case "padded_rows":  # channels_last, with one element between a row and the next
+            C, H, W = tensor.shape[-3:]
+            rows = tensor.new_full((*tensor.shape[:-3], H, W * C + 1), float("nan"))
+            inside = rows[..., :-1].unflatten(-1, (W, C)).movedim(-1, -3)
+            return inside.copy_(tensor)
         case "repeated":
             return tensor[..., :1].expand(tensor.shape)
         case "offset":
@@ -170,6 +175,7 @@ CONV = [
     Case("aligned", channels=(16, 24), x="channels_last", weight="channels_last"),
     Case("aligned_grouped", channels=(32, 16), groups=2, x="channels_last", padding=1),
     Case("aligned_by_two", channels=(6, 10), x="channels_last"),
+    Case("padded_rows", channels=(16, 8), size=(8, 3), x="padded_rows"),
     Case("channels_last_weight", weight="channels_last"),
     Case("sliced", x="sliced", weight="sliced"),
     Case("transposed_memory", x="transposed", weight="transposed"),

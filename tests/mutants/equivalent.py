@@ -28,6 +28,8 @@ NO_FILTERS = "a program beyond the last filter sums what it does not store"
 NEVER_STORED = "what lies beyond the mask reaches no element that is stored"
 TIMES_ZERO = "beyond K it meets zeros of the side, and beyond N it reaches no element that is stored"
 NO_PIXELS = "a phase without pixels stores nothing, whatever a division by zero gives it"
+MASKED_STEPS = "steps beyond the last find masked positions only"
+SAME_SUM = "the programs of the first columns sum the whole bias, and the others none of it"
 WIDER = "offsets of 64 bits where 32 would do"
 COMPARED = "32 taps are compared one by one, instead of packed into bits"
 BEFORE_THE_END = "the last position lies one step before the bound, within 32 bits"
@@ -150,6 +152,27 @@ EQUIVALENT = [
     Equivalent("tritonconv/kernels/gemm.py", "multiply_sum", "other=0.0", "other=1.0", TIMES_ZERO, occurrence=2),
     Equivalent("tritonconv/kernels/dgrad.py", "dgrad_kernel", "rows_h = tl.maximum(rows_h, 1)", "pass", NO_PIXELS),
     Equivalent("tritonconv/kernels/dgrad.py", "dgrad_kernel", "rows_w = tl.maximum(rows_w, 1)", "pass", NO_PIXELS),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "wgrad_kernel",
+        "range(tl.minimum(steps_per_split, steps - first))",
+        "range(tl.minimum(steps_per_split, steps + first))",
+        MASKED_STEPS,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "wgrad_kernel",
+        "turn = tl.where(turn == tiles_n - 1, 0, turn + 1)",
+        "pass",
+        SAME_SUM,
+    ),
+    Equivalent(
+        "tritonconv/kernels/wgrad.py",
+        "wgrad_kernel",
+        "turn = tl.where(turn == tiles_n - 1, 0, turn + 1)",
+        "turn = 0",
+        SAME_SUM,
+    ),
     Equivalent("tritonconv/kernels/gemm.py", "store_result", "ALIGN == 1 and WIDE", "WIDE", WIDER),
     Equivalent("tritonconv/kernels/gemm.py", "store_result", "ALIGN == 1 and WIDE", "(ALIGN == 1)", WIDER),
     Equivalent("tritonconv/kernels/gemm.py", "store_result", "ALIGN > 1 or WIDE", "ALIGN >= 1 or WIDE", WIDER),
