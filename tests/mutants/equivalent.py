@@ -200,8 +200,8 @@ EQUIVALENT = [
     Equivalent(
         "tritonconv/launch.py",
         "plan",
-        "return Plan(results, [launch for launch in launches if launch.programs > 0])",
-        "return Plan(results, [launch for launch in launches if launch.programs >= 0])",
+        "return Plan(results, [launch for launch in launches if launch.programs > 0], tile)",
+        "return Plan(results, [launch for launch in launches if launch.programs >= 0], tile)",
         EMPTY_GRID,
     ),
 ]

@@ -20,6 +20,8 @@ TESTS = (
     "tests/test_phases.py",
     "tests/test_raster.py",
     "tests/test_large_offsets.py",
+    "tests/test_faults.py",
+    "tests/test_faults_around.py",
 )
 
 Nursery = subprocess.Popen[str]
