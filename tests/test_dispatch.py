@@ -33,14 +33,15 @@ def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not on meta" in str(why_not("triton", problem(device="meta")))
     monkeypatch.setattr(processor, "interpreted", lambda: False)
     assert "TRITON_INTERPRET=1" in str(why_not("triton", problem()))
-    monkeypatch.setattr(dispatch, "find_triton", lambda: False)
+    monkeypatch.setattr(processor, "no_triton", lambda: "Triton is not installed")
     assert why_not("triton", problem()) == "Triton is not installed"
 
 
 def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processor, "interpreted", lambda: False)
     monkeypatch.setattr(processor, "device_of", lambda _: tiles.Device.of(75, 40))
-    assert "compute capability 8.0 or newer, not 7.5" in str(why_not("triton", problem(device="cuda")))
+    reason = "Triton has no tensor-core path for compute capability 7.5: the kernels need 8.0 or newer"
+    assert why_not("triton", problem(device="cuda")) == reason
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,15 @@ def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         (dict(dilation_w=2**30), "a stride, dilation or padding is 2^15 or more"),
         (dict(pad_h=2**15), "a stride, dilation or padding is 2^15 or more"),
         (dict(stride_h=30_000, stride_w=30_000, C=64), "dgrad would take 2^31 programs or more"),
+        (dict(B=192, H=1, W=1, stride_h=2**15 - 1, stride_w=2**15 - 1), "dgrad would take 2^31 programs or more"),
+        (dict(F=2**31 - 2**15, G=2**30 - 2**14, C=2**30 - 2**14, W=1), "2147450880 channels are 2^31 or more"),
+        (dict(C=2**31, G=2**30, F=2**30, W=1), "2147483648 channels are 2^31 or more"),
+        (dict(H=2**31 - 2000, W=1, pad_h=2**15 - 1), "the padded image, 2147514415 x 1, has an extent of 2^31 or more"),
+        (
+            dict(W=2**31 - 2**17, H=1, dilation_w=2**14, S=131_076),
+            "the padded image, 1 x 2147549184, has an extent of 2^31 or more",
+        ),
+        (dict(W=9, Q=2**17, stride_w=2**14), "the padded image, 8 x 2147467265, has an extent of 2^31 or more"),
     ],
 )
 def test_what_32_bits_do_not_count_is_refused(sampling: dict[str, int], reason: str) -> None:

@@ -5,8 +5,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 
@@ -33,8 +31,9 @@ def why_not(implementation: str, problem: Problem) -> str | None:
     """None if `implementation` can run `problem`, else the reason why it can not. The reference always can."""
     if implementation == "reference":
         return None
-    if not find_triton():
-        return "Triton is not installed"
+    missing = processor.no_triton()
+    if missing is not None:
+        return missing
     if problem.dtype not in DTYPES:
         return f"the kernels compute in float16, bfloat16 or float32, not in {_name(problem.dtype)}"
     return _why_not_device(problem.device) or _why_not_size(problem) or _why_not_again(problem)
@@ -49,12 +48,12 @@ def _why_not_device(device: torch.device) -> str | None:
         return "the tensors are on the CPU (TRITON_INTERPRET=1, set before Python starts, runs the kernels there)"
     capability = processor.device_of(device).capability
     if 0 < capability < 80:
-        return f"the kernels need a GPU of compute capability 8.0 or newer, not {capability / 10}"
+        return f"Triton has no tensor-core path for compute capability {capability / 10}: the kernels need 8.0 or newer"
     return None
 
 
 def _why_not_size(problem: Problem) -> str | None:
-    """Positions, pixels, taps of all channels, and programs are counted in 32 bits, with room for one tile.
+    """Positions, pixels, channels, taps of all channels, and programs are counted in 32 bits, with room for one tile.
 
     For all three operators alike, so that backward can run wherever forward did.
     """
@@ -62,16 +61,35 @@ def _why_not_size(problem: Problem) -> str | None:
     sampling = (geometry.stride_h, geometry.stride_w, geometry.dilation_h, geometry.dilation_w)
     if max(*sampling, geometry.pad_h, geometry.pad_w) >= 2**15:
         return "a stride, dilation or padding is 2^15 or more"
+    if max(geometry.C, geometry.F) >= _COUNTED:
+        return f"{max(geometry.C, geometry.F)} channels are 2^31 or more"
+    if max(_reach(geometry)) >= _COUNTED:
+        return f"the padded image, {' x '.join(map(str, _reach(geometry)))}, has an extent of 2^31 or more"
     operators: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
     for operator in operators:
         M, N, K, G = geometry.gemm(operator)
-        if max(M, N, K) >= 2**31 - 1024:
+        if max(M, N, K) >= _COUNTED:
             return f"the matrix product of {operator}, {M} x {N} x {K}, has an extent of 2^31 or more"
-        # The smallest tile is 64 x 16, and every phase of dgrad's stride has one tile of rows at least.
-        phases = geometry.stride_h * geometry.stride_w if operator == "dgrad" else 1
-        if (phases + M // 64) * (1 + N // 16) * G >= 2**31:
+        phases = 1
+        if operator == "dgrad":
+            phases = geometry.stride_h * geometry.stride_w
+            M = geometry.B * -(-geometry.H // geometry.stride_h) * -(-geometry.W // geometry.stride_w)
+        # The smallest tile is 64 x 16.
+        if phases * (1 + M // 64) * (1 + N // 16) * G >= 2**31:
             return f"{operator} would take 2^31 programs or more"
     return None
+
+
+# What 32 bits count, with room for one tile, and for the step of a stride or a tap beyond the last.
+_COUNTED = 2**31 - 2**16
+
+
+def _reach(geometry: ConvGeometry) -> tuple[int, int]:
+    """The rows and columns between the first and the last that some tap may look at, padding included."""
+    return (
+        max(geometry.H + geometry.pad_h, (geometry.P - 1) * geometry.stride_h + geometry.R * geometry.dilation_h),
+        max(geometry.W + geometry.pad_w, (geometry.Q - 1) * geometry.stride_w + geometry.S * geometry.dilation_w),
+    )
 
 
 # Why what failed in this process is not tried again: an operator in a dtype on a device, or all that is on a device.
@@ -106,11 +124,6 @@ def choose_and_warn(problem: Problem, wish: str) -> str:
         reason = why_not("triton", problem) or ""
         warn_once(f"{problem.operator} runs as reference: {reason}", reason)
     return chosen
-
-
-@cache
-def find_triton() -> bool:
-    return find_spec("triton") is not None
 
 
 def _name(dtype: torch.dtype) -> str:

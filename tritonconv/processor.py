@@ -1,6 +1,7 @@
 """What the kernels run on: a GPU or Triton's interpreter, and how exactly torch wants float32 multiplied."""
 
 from functools import cache
+from importlib import import_module
 
 import torch
 
@@ -15,6 +16,19 @@ def tf32_allowed() -> bool:
 def is_gpu(device: torch.device) -> bool:
     """Whether who computes there expects kernels."""
     return device.type == "cuda"
+
+
+@cache
+def no_triton() -> str | None:
+    """Why there is no Triton here, if there is none that can be imported."""
+    try:
+        for name in ("triton", "triton.language"):
+            import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "triton":
+            return "Triton is not installed"
+        return f"Triton can not be imported: {type(error).__name__}: {error}"
+    return None
 
 
 @cache

@@ -8,10 +8,11 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from traceback import walk_tb
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from tritonconv import launch, processor
 from tritonconv.dispatch import Problem, choose_and_warn, give_up
 from tritonconv.launch import Plan
-from tritonconv.notices import warn_once
+from tritonconv.notices import FallbackWarning, warn_once
 from tritonconv.tiles import least
 
 # Functions of Triton that are done before it starts a kernel. Should it rename them, their errors are raised.
@@ -30,12 +31,20 @@ BUILDING = {"compile_module_from_src", "_create_driver"}
 DAMAGED = ("kernel image", "named symbol not found")
 
 
+class Remedy(NamedTuple):
+    """What was changed so that a plan may succeed, and how to take it back."""
+
+    what: str
+    undo: Callable[[], object]
+
+
 def run(problem: Problem, wish: str, *arguments: Any) -> tuple[Tensor, ...] | None:
     """Plan with `arguments` and start, or None where that failed and the reference must compute, now and from now on.
 
-    Warns once for what was done. Where `wish` is "triton", raises NotImplementedError instead of returning None.
+    Warns once for what was done. Where `wish` is "triton", raises NotImplementedError instead of returning None. What
+    was done and did not help is taken back.
     """
-    done: dict[str, str] = {}
+    done: dict[str, Remedy] = {}
     while True:
         plan = launch.PLANS[problem.operator](*arguments)
         try:
@@ -50,14 +59,25 @@ def run(problem: Problem, wish: str, *arguments: Any) -> tuple[Tensor, ...] | No
             ask(problem.device)
             remedy = None if fault in done else attempt(fault, error, plan, problem)
             if remedy is None:
+                take_back(done)
                 leave_to_reference(problem, wish, error)
                 return None
             done[fault] = remedy
         else:
-            for fault, remedy in done.items():
-                warn_once(remedy, "cache" if fault == "cache" else remedy)
+            try:
+                for fault, remedy in done.items():
+                    warn_once(remedy.what, "cache" if fault == "cache" else remedy.what)
+            except FallbackWarning:
+                # An error by the user's filter, and so the next time, too.
+                take_back(done)
+                raise
             return results
         del plan  # its results are too large to keep while planning again
+
+
+def take_back(done: dict[str, Remedy]) -> None:
+    for remedy in done.values():
+        remedy.undo()
 
 
 def fault_of(error: Exception) -> str | None:
@@ -89,14 +109,18 @@ def ask(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def attempt(fault: str, error: Exception, plan: Plan, problem: Problem) -> str | None:
-    """Change what may let `plan` succeed, and say what. None if there is nothing to change."""
+def attempt(fault: str, error: Exception, plan: Plan, problem: Problem) -> Remedy | None:
+    """Change what may let `plan` succeed. None if there is nothing to change."""
     if fault == "size":
         smallest, tile = least(problem.dtype.itemsize), replace(plan.tile, SPLIT_K=1)
         if tile == smallest:
             return None
-        launch.too_large.add((problem.operator, processor.device_of(problem.device), tile))
-        return f"{problem.operator} runs with tile {smallest}, because {tile} does not fit this GPU: {error}"
+        unfit = (problem.operator, processor.device_of(problem.device), tile)
+        launch.too_large.add(unfit)
+        return Remedy(
+            f"{problem.operator} runs with tile {smallest}, because {tile} does not fit this GPU: {error}",
+            partial(launch.too_large.discard, unfit),
+        )
     if fault == "cache":
         from triton import knobs
 
@@ -105,7 +129,10 @@ def attempt(fault: str, error: Exception, plan: Plan, problem: Problem) -> str |
             knobs.cache.dir = private_folder()
         except OSError:
             return None
-        return f"Triton's cache in {before} failed, and a temporary folder takes its place: {short(error)}"
+        return Remedy(
+            f"Triton's cache in {before} failed, and a temporary folder takes its place: {short(error)}",
+            partial(setattr, knobs.cache, "dir", before),
+        )
     return None
 
 

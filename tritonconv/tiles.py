@@ -178,11 +178,13 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device:
 
 
 def depth(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> int:
-    """The BLOCK_K of fprop and dgrad for such a problem, whatever its batch: what the model wants for a usual one.
+    """The BLOCK_K of fprop and dgrad for such a problem, whatever its batch, and whatever memory format its result has:
+    what the model wants for a usual one.
 
     It decides in which order a result's products are added up. So a batch gives the same bits as its images do one by
-    one, though another tile computes them.
+    one, though another tile computes them, and though an image that is cut out may no longer be channels_last.
     """
+    operands = replace(operands, whole_stores=True)
     tiles = runnable(designed(operator, operands), operator, operands, device)
     return first(tiles, replace(geometry, B=USUAL_BATCH), operator, device).BLOCK_K
 

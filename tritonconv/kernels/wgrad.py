@@ -172,7 +172,8 @@ def sum_partials_kernel(
 ):
     """weight[f,c,r,s] = sum over split of partials[split,f,r,s,c]; bias[f] of bias_partials[split,f]; rounded once."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    count = filters.to(tl.int64) * C * R * S
+    filters = filters.to(tl.int64)
+    count = filters * C * R * S
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for split in range(splits):
         total += tl.load(partials_ptr + split * count + index, mask=index < count, other=0.0)
