@@ -70,6 +70,38 @@ def test_out_of_resources(tmp_path: Path) -> None:
     assert (found["results"], found["started"]) == ([True, True], [])
 
 
+def test_what_did_not_help_is_taken_back(tmp_path: Path) -> None:
+    """An error of the compiler that looks like one of its cache leaves the cache of other users of Triton alone."""
+    code = """
+from triton import knobs
+from triton.backends.nvidia.compiler import CUDABackend
+def fails(*_): raise ValueError("no such pass")
+CUDABackend.make_ttir = staticmethod(fails)
+before = knobs.cache.dir
+observe(forward, lambda: knobs.cache.dir == before, gpu=install(Gpu()))
+"""
+    found = seen(code, tmp_path)
+    one_warning(found, "fprop runs as reference: fprop can not be compiled for float16: ValueError: no such pass")
+    assert (found["results"], found["started"]) == ([True, True], [])
+
+
+def test_warnings_that_are_errors_are_raised_every_time(tmp_path: Path) -> None:
+    code = """
+from tritonconv import FallbackWarning
+def strict():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FallbackWarning)
+        return forward()
+observe(strict, strict, forward, forward, gpu=install(Gpu(shared=16_000)))
+"""
+    found = seen(code, tmp_path)
+    one_warning(found, "64x32x32w4s4 does not fit this GPU")
+    first, second, *then = found["results"]
+    assert first == second
+    assert first.startswith("FallbackWarning: tritonconv: fprop runs with tile 64x16x32w8s2")
+    assert then == [True, True]
+
+
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_the_least_tile_fits_everywhere(itemsize: int) -> None:
     """It is a shipped one, which others compile and compare, and the smallest of all that may be tuned."""
@@ -94,6 +126,27 @@ observe(step, step, lambda: forward(implementation="triton"))
     found = seen(code, tmp_path)
     one_warning(found, "fprop runs as reference: Triton is not installed")
     assert found["results"] == [True, True, "NotImplementedError: triton: Triton is not installed"]
+
+
+def test_triton_can_not_be_imported(tmp_path: Path) -> None:
+    """Where it is installed but does not fit the system, say. On the CPU nothing is said of it."""
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('GLIBC_2.99 not found')")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import tritonconv
+from tritonconv import processor
+wish = lambda: forward(implementation="triton")
+def gpu():
+    processor.is_gpu = lambda _: True
+    return step()
+observe(step, gpu, step, wish)
+"""
+    found = seen(code, tmp_path)
+    reason = "Triton can not be imported: ImportError: GLIBC_2.99 not found"
+    one_warning(found, f"fprop runs as reference: {reason}")
+    assert found["results"] == [True, True, True, f"NotImplementedError: triton: {reason}"]
 
 
 def test_an_error_of_the_gpu_is_raised(tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 import logging
 import sys
 import threading
+import weakref
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import reference
 import tritonconv
 from tests.cases import CONV, DTYPES, TRANSPOSED, Case
 from tests.oracle import convolution_precision, hostile, step
@@ -131,6 +134,44 @@ def test_a_share_of_the_calls(device: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert inner.checked == 1
 
 
+def test_blocks_that_overlap_in_threads(device: str) -> None:
+    """The one that began last counts, whichever ends first; after both nothing is checked."""
+    operands = Case("small", 1, (1, 1), (1, 1), (1, 1)).operands(torch.float32, device)
+    blocks = [tritonconv.verify(1), tritonconv.verify(1)]
+    first, second = (block.__enter__() for block in blocks)
+    for block in blocks:
+        block.__exit__(None, None, None)
+        tritonconv.conv2d(*operands, implementation="triton")
+    assert (first.checked, second.checked) == (0, 1)
+
+
+def test_a_check_without_memory_is_left_out(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sys.modules["tritonconv.verify"], "mismatch", full)
+    with tritonconv.verify(1) as seen:
+        tritonconv.conv2d(*Case("small").operands(torch.float32, device), implementation="triton")
+    assert str(seen) == "0 calls checked, 1 left alone, 0 wrong"
+
+
+@pytest.mark.parametrize("operator", ["fprop", "wgrad"])
+def test_one_image_at_a_time(operator: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those in float64 none is kept while the next is computed."""
+    form, images = getattr(reference, operator), []
+
+    def noted(image: Tensor, *rest: Any) -> Tensor:
+        assert sum(each() is not None for each in images) <= 2, "this image, and its squares"
+        images.append(weakref.ref(image))
+        found: Tensor = form(image, *rest)
+        return found
+
+    monkeypatch.setattr(reference, operator, noted)
+    with tritonconv.verify(1):
+        train(Case("many", 5), "float32", device)
+    assert len(images) == 2 * 5 * (2 if operator == "fprop" else 1)
+
+
 def test_in_every_thread(device: str, planted: None) -> None:
     """Autograd runs backward in threads of its own."""
     found: list[BaseException] = []
@@ -176,6 +217,60 @@ def test_sums_that_cancel_are_no_mismatch(device: str) -> None:
     with tritonconv.verify(1) as seen:
         tritonconv.conv2d(torch.cat([x[:, :4], x[:, :4]], 1), torch.cat([weight, -weight], 1), implementation="triton")
     assert seen.checked == 1
+
+
+def rounded(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """fprop in float64, rounded once."""
+    return torch.nn.functional.conv2d(x.double(), weight.double()).to(dtype)
+
+
+def test_few_results_are_no_mismatch(device: str) -> None:
+    """A single one for each image may be off by half a unit in the last place, which is more than the usual RMS."""
+    geometry = ConvGeometry(64, 128, 4, 4, 1, 1, 1, 4, 4)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        x, weight = (torch.randn(n, 128, 4, 4, generator=generator).to(device, torch.float16) for n in (64, 1))
+        assert mismatch("fprop", x, weight, None, geometry, [rounded(x, weight, x.dtype)]) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bright_pixel_neither_alarms_nor_blinds(dtype: torch.dtype, device: str) -> None:
+    """What is far from it is measured by its own size."""
+    geometry = ConvGeometry(1, 4, 32, 32, 6, 30, 30, 3, 3)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, 32, 32, generator=generator).to(device, dtype)
+    weight = torch.randn(6, 4, 3, 3, generator=generator).to(device, dtype)
+    x[0, 0, 0, 0] = 1e6
+    right = rounded(x, weight, dtype)
+    assert mismatch("fprop", x, weight, None, geometry, [right]) is None
+    spoilt = right.clone()
+    spoilt[0, 2, 20, 20] += 0.5
+    assert "fprop in" in str(mismatch("fprop", x, weight, None, geometry, [spoilt]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_beyond_float32_are_no_mismatch(dtype: torch.dtype, device: str) -> None:
+    """Of finite numbers: they are infinite or NaN in torch.nn, too. What is finite there must still be."""
+    x, weight = torch.full((1, 2, 4, 4), 1e20, dtype=dtype), torch.full((2, 2, 1, 1), 1e20, dtype=dtype)
+    weight[0, 1] *= -1
+    with tritonconv.verify(1) as seen:
+        y = tritonconv.conv2d(x.to(device), weight.to(device), implementation="triton")
+    assert seen.checked == 1
+    assert not y.isfinite().any()
+    small = x[:, :, :2, :2] * 1e-20
+    result = torch.full((1, 2, 2, 2), float("inf"), dtype=dtype)
+    assert mismatch("fprop", small, weight * 1e-20, None, ConvGeometry(1, 2, 2, 2, 2, 2, 2, 1, 1), [result]) is not None
+
+
+def test_long_sums_of_one_sign_are_no_mismatch() -> None:
+    """Added up one after another in float32, they are rounded to the same side again and again."""
+    x, y = torch.full((1, 1, 256, 256), 0.1), torch.full((1, 1, 256, 256), 0.3)
+    products = (x * y).numpy().ravel()
+    weight = torch.tensor(np.cumsum(products, dtype=np.float32)[-1]).view(1, 1, 1, 1)
+    geometry = ConvGeometry(1, 1, 256, 256, 1, 256, 256, 1, 1)
+    assert abs(weight.item() / (0.03 * 256**2) - 1) > 1e-5
+    assert mismatch("wgrad", x, y, False, geometry, [weight]) is None
+    assert mismatch("wgrad", x, y, False, geometry, [weight * 1.003]) is not None
 
 
 def test_one_wrong_number_is_a_mismatch(device: str) -> None:
