@@ -19,7 +19,7 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
-LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "offset")
+LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "offset", "some_channels")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,10 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
             return tensor.mT.contiguous().mT
         case "expanded":
             return tensor[..., :1, :, :].expand(tensor.shape)
+        case "some_channels":  # the first of a channels_last tensor, as split and chunk cut them out
+            C, H, W = tensor.shape[-3:]
+            wide = tensor.new_full((*tensor.shape[:-3], H, W, C + 4), float("nan")).movedim(-1, -3)
+            return wide[..., :C, :, :].copy_(tensor)
         case "padded_rows":  # channels_last, with one element between a row and the next
             C, H, W = tensor.shape[-3:]
             rows = tensor.new_full((*tensor.shape[:-3], H, W * C + 1), float("nan"))
@@ -176,6 +180,8 @@ CONV = [
     Case("aligned_grouped", channels=(32, 16), groups=2, x="channels_last", padding=1),
     Case("aligned_by_two", channels=(6, 10), x="channels_last"),
     Case("padded_rows", channels=(16, 8), size=(8, 3), x="padded_rows"),
+    Case("some_channels", channels=(8, 16), size=(5, 7), x="some_channels", gradient="some_channels"),
+    Case("many_images_in_a_step", 12, (2, 5), (1, 3), (1, 1)),
     Case("channels_last_weight", weight="channels_last"),
     Case("sliced", x="sliced", weight="sliced"),
     Case("transposed_memory", x="transposed", weight="transposed"),
@@ -183,12 +189,24 @@ CONV = [
     Case("offset", x="offset", weight="offset", channels=(8, 8)),
 ]
 
-# Illegal, or a large image, when transposed.
-CONV_ONLY = ("padding_beyond_kernel", "cut_off_image", "many_tiles_in_a_phase")
+# Large images when transposed.
+CONV_ONLY = ("many_tiles_in_a_phase",)
+
+
+def transposable(case: Case) -> bool:
+    """Whether there is such a transposed convolution, too."""
+    if isinstance(case.padding, str) or case.padding_mode != "zeros" or case.name in CONV_ONLY:
+        return False
+    try:
+        return bool(replace(case, transposed=True).geometry)
+    except RuntimeError:
+        return False
+
+
 TRANSPOSED = [
     replace(case, transposed=True)
     for case in (
-        *(case for case in CONV if not isinstance(case.padding, str) and case.name not in CONV_ONLY),
+        *filter(transposable, CONV),
         Case("output_padding", stride=2, output_padding=1),
         Case("output_padding_below_dilation", dilation=2, output_padding=1),
         Case("output_padding_beyond_stamps", kernel=(1, 1), stride=3, output_padding=2),

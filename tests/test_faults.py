@@ -172,7 +172,8 @@ def healthy():
 calls = [
     fails("load", RuntimeError(lost)), fails("load", RuntimeError("Triton Error [CUDA]: out of memory")),
     fails("load", RuntimeError("CUDA error: misaligned address")),
-    fails("load", torch.AcceleratorError("CUDA error: misaligned address")), fails("start", RuntimeError(lost)),
+    fails("load", torch.AcceleratorError("CUDA error: misaligned address")),
+    fails("load", torch.AcceleratorError("of another wording")), fails("start", RuntimeError(lost)),
     fails("start", torch.AcceleratorError("CUDA error: unspecified launch failure")),
     fails("start", RuntimeError("of any kind")),
 ]
@@ -185,12 +186,30 @@ observe(*calls, healthy, gpu=gpu)
         "RuntimeError: Triton Error [CUDA]: out of memory",
         "RuntimeError: CUDA error: misaligned address",
         "AcceleratorError: CUDA error: misaligned address",
+        "AcceleratorError: of another wording",
         illegal,
         "AcceleratorError: CUDA error: unspecified launch failure",
         "RuntimeError: of any kind",
         True,
     ]
     assert found["warnings"] == []
+
+
+def test_what_the_gpu_says_comes_first(tmp_path: Path) -> None:
+    """Where something fails before a start, it is asked, and its error is raised: nothing is computed, nothing said."""
+    code = """
+import reference
+from tritonconv import recovery
+reference.fprop = lambda *_: 1 / 0
+def unwell(device):
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+recovery.ask = unwell
+gpu = install(Gpu(shared=1_000))
+observe(forward, forward, gpu=gpu)
+"""
+    found = seen(code, tmp_path)
+    lost = "AcceleratorError: CUDA error: an illegal memory access was encountered"
+    assert (found["results"], found["warnings"], found["started"]) == ([lost, lost], [], [])
 
 
 def test_the_gpu_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:

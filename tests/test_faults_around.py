@@ -33,7 +33,11 @@ def test_a_damaged_cache(tmp_path: Path) -> None:
     healthy = tmp_path / "healthy"
     found = seen(CACHE, healthy)
     assert (found["warnings"], found["results"]) == ([], [True, True, str(healthy)])
-    for pattern, keep, error in (("*_kernel.json", 0.5, "JSONDecodeError"), ("*.cubin", 0, "kernel image is invalid")):
+    for pattern, keep, error in (
+        ("*_kernel.json", 0.5, "JSONDecodeError"),
+        ("*_kernel.json", "{}", "KeyError"),
+        ("*.cubin", 0, "kernel image is invalid"),
+    ):
         damaged = tmp_path / error.split()[0]
         shutil.copytree(healthy, damaged)
         for path in damaged.rglob("__grp__*"):
@@ -41,7 +45,10 @@ def test_a_damaged_cache(tmp_path: Path) -> None:
         paths = [path for path in damaged.rglob(pattern) if not path.name.startswith("__grp__")]
         assert len(paths) == 4
         for path in paths:
-            os.truncate(path, int(keep * path.stat().st_size))
+            if isinstance(keep, str):
+                path.write_text(keep)
+            else:
+                os.truncate(path, int(keep * path.stat().st_size))
         found = seen(CACHE, damaged)
         one_warning(found, f"Triton's cache in {damaged} failed, and a temporary folder takes its place", error)
         assert found["results"][:2] == [True, True]
@@ -75,7 +82,7 @@ def limited(shape, like, channels_last, dtype=None):
         raise torch.OutOfMemoryError("CUDA out of memory")
     return allocate(shape, like, channels_last, dtype).fill_(float("nan"))
 launch.allocate = limited
-launch.pick = lambda *what: replace(pick(*what), SPLIT_K=7, BLOCK_K=16)
+launch.pick = lambda *what: replace(pick(*what), SPLIT_K={splits}, BLOCK_K=16)
 splits = []
 run = launch.run
 launch.run = lambda plan: splits.append(plan.tile.SPLIT_K) or run(plan)
@@ -85,12 +92,13 @@ observe(step, step, lambda: splits)
 
 def test_too_little_memory_for_the_workspace(tmp_path: Path) -> None:
     """Fewer partial sums; and torch's error where there is no memory for one, with nothing tried in its place."""
-    found = seen(MEMORY.format(parts=100), tmp_path, TRITON_INTERPRET="1")
+    found = seen(MEMORY.format(parts=100, splits=7), tmp_path, TRITON_INTERPRET="1")
     assert (found["results"], found["warnings"]) == ([True, True, [7, 7, 7] * 2], [])
-    found = seen(MEMORY.format(parts=6), tmp_path, TRITON_INTERPRET="1")
-    one_warning(found, "wgrad splits its sum into 1 parts, not 7, for lack of memory")
-    assert found["results"] == [True, True, [7, 1, 7] * 2]
-    found = seen(MEMORY.format(parts=0), tmp_path, TRITON_INTERPRET="1")
+    for splits, parts, fewer in ((7, 6, 1), (8, 6, 2)):
+        found = seen(MEMORY.format(parts=parts, splits=splits), tmp_path, TRITON_INTERPRET="1")
+        one_warning(found, f"wgrad splits its sum into {fewer} parts, not {splits}, for lack of memory")
+        assert found["results"] == [True, True, [splits, fewer, splits] * 2]
+    found = seen(MEMORY.format(parts=0, splits=7), tmp_path, TRITON_INTERPRET="1")
     assert found["results"][:2] == ["OutOfMemoryError: CUDA out of memory"] * 2
     assert found["warnings"] == []
 

@@ -169,6 +169,14 @@ def test_when_offsets_are_wide() -> None:
     for stride, wide in ((3, True), (2, True), (1, False)):
         geometry = ConvGeometry(1, 1, 5, 1, 1, 2, 1, 1, 1, stride_h=stride)
         assert launch.wgrad(x, y, False, geometry, False, tiles.INTERPRETER).launches[0].arguments["WIDE"] is wide
+    x = torch.empty_strided((1, 1, 1, 5), (1, 1, 1, 3 * 2**28), device="meta")
+    y = torch.empty_strided((1, 1, 1, 2), (1, 1, 1, 1), device="meta")
+    for stride, wide in ((3, True), (2, True), (1, False)):
+        for stride_h, dilation_w in ((1, 1), (1, 4), (4, 1)):
+            geometry = ConvGeometry(
+                1, 1, 1, 5, 1, 1, 2, 1, 1, stride_h=stride_h, stride_w=stride, dilation_w=dilation_w, dilation_h=5
+            )
+            assert launch.wgrad(x, y, False, geometry, False, tiles.INTERPRETER).launches[0].arguments["WIDE"] is wide
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -190,6 +198,22 @@ def test_split_reductions(splits: int, groups: int, device: str) -> None:
         )
         assert torch.equal(weight.double(), expected)
         assert torch.equal(bias.double(), y.double().sum((0, 2, 3)))
+
+
+def test_only_a_tile_that_was_too_large_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its operator on its device; for wgrad however it splits its sum, which stays as it is."""
+    device, long = tiles.Device.of(90, 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
+    aligned = tiles.Operands(2, 8)
+    before = {operator: launch.tile_for(long, operator, aligned, device) for operator in launch.PLANS}
+    splits = before["wgrad"].SPLIT_K
+    assert splits > 1
+    unfit = ("wgrad", device, tiles.replace(before["wgrad"], SPLIT_K=1))
+    monkeypatch.setattr(launch, "too_large", {unfit})
+    assert launch.tile_for(long, "wgrad", aligned, device) == tiles.replace(tiles.least(2), SPLIT_K=splits)
+    for operator in ("fprop", "dgrad"):
+        assert launch.tile_for(long, operator, aligned, device) == before[operator]
+    other = tiles.Device.of(80, 108)
+    assert launch.tile_for(long, "wgrad", aligned, other) == tiles.pick(long, "wgrad", aligned, other)
 
 
 def test_one_shared_workspace_is_all_the_memory(device: str) -> None:

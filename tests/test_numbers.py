@@ -52,7 +52,7 @@ def test_what_is_not_finite_spreads_as_in_torch(case: Case, values: tuple[str, s
         expected = step(case.function(torch.nn), [widened(t) for t in operands], incoming.double())
         for a, e in zip(actual, expected, strict=True):
             assert torch.equal(kinds(a), kinds(e))
-            assert e.isfinite().any() or a.ndim == 1 or case.groups == 1
+        assert any(kinds(e).any() for e in expected), "or nothing was to spread"
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -164,6 +164,7 @@ def test_splitting_a_batch_changes_nothing(case: Case, dtype: str, device: str) 
     assert torch.equal(torch.stack(images), whole)
 
 
+@pytest.mark.skipif(not processor.interpreted(), reason="a GPU may add up all steps of one tap in one chain")
 @pytest.mark.usefixtures("products_in_order")
 def test_the_depth_of_a_step_does_change_bits(device: str) -> None:
     """So that the tests above would see it."""

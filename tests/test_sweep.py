@@ -13,7 +13,18 @@ from tests.cases import LAYOUTS, Case
 from tests.oracle import forward
 from tests.sweep import __main__ as command
 from tests.sweep.check import wrong
-from tests.sweep.problems import DTYPES, GRADIENTS, MOST_CHANNELS, MOST_STEPS, integers, problem, steps
+from tests.sweep.problems import (
+    DTYPES,
+    GRADIENTS,
+    MOST_CHANNELS,
+    MOST_STEPS,
+    OPERATORS,
+    integers,
+    problem,
+    steps,
+    steps_of,
+    tile_of,
+)
 from tests.sweep.shrink import shrink, simpler
 from tritonconv import launch
 from tritonconv.tiles import INTERPRETER
@@ -68,6 +79,25 @@ def test_every_parameter_is_drawn() -> None:
     beyond = [c for c in conv if c.padding != "same" and c.padding[0] > c.dilation[0] * (c.kernel[0] - 1) + 1]
     assert len(beyond) > 50
     assert {integers(seed) for seed in (0, 1)} == {True} != {integers(seed) for seed in (2, 3)}
+
+
+def test_several_tiles_meet() -> None:
+    """Of rows, of columns, and blocks of the reduction, also all at once, and for wgrad several parts of it."""
+    met: Counter[str] = Counter()
+    for seed, case in enumerate(DRAWN):
+        if not case.batch and case.batch is not None:
+            continue
+        for operator in OPERATORS:
+            tile, (M, N, K, _) = tile_of(seed, operator, case.geometry), case.geometry.gemm(operator)
+            assert steps_of(operator, case.geometry, tile) <= MOST_STEPS
+            taps = 1 if operator == "wgrad" else case.geometry.R * case.geometry.S
+            several = M > tile.BLOCK_M, N > tile.BLOCK_N, K // taps > tile.BLOCK_K
+            for axis, more in zip("MNK", several, strict=True):
+                met[f"{operator} {axis}"] += more
+            met[f"{operator} all"] += all(several)
+            met["split"] += tile.SPLIT_K > 1 and K > tile.BLOCK_K
+    assert min(count for what, count in met.items() if "all" not in what) >= 50, met
+    assert min(met.values()) >= 5, met
 
 
 def test_problems_are_legal_and_small() -> None:

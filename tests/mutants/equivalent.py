@@ -27,9 +27,8 @@ IDLE_STEPS = "programs without a pixel take steps, or none, and store nothing ei
 NO_FILTERS = "a program beyond the last filter sums what it does not store"
 NEVER_STORED = "what lies beyond the mask reaches no element that is stored"
 TIMES_ZERO = "beyond K it meets zeros of the side, and beyond N it reaches no element that is stored"
-NO_PIXELS = "a phase without pixels stores nothing, whatever a division by zero gives it"
-MASKED_STEPS = "steps beyond the last find masked positions only"
-SAME_SUM = "the programs of the first columns sum the whole bias, and the others none of it"
+MASKED_STEPS = "steps beyond the last find masked positions only, within what dispatch lets 32 bits count"
+SAME_SUM = "the programs of the first columns sum the whole bias, and the others none of it: the same but for rounding"
 WIDER = "offsets of 64 bits where 32 would do"
 COMPARED = "32 taps are compared one by one, instead of packed into bits"
 BEFORE_THE_END = "the last position lies one step before the bound, within 32 bits"
@@ -150,8 +149,6 @@ EQUIVALENT = [
         NEVER_STORED,
     ),
     Equivalent("tritonconv/kernels/gemm.py", "multiply_sum", "other=0.0", "other=1.0", TIMES_ZERO, occurrence=2),
-    Equivalent("tritonconv/kernels/dgrad.py", "dgrad_kernel", "rows_h = tl.maximum(rows_h, 1)", "pass", NO_PIXELS),
-    Equivalent("tritonconv/kernels/dgrad.py", "dgrad_kernel", "rows_w = tl.maximum(rows_w, 1)", "pass", NO_PIXELS),
     Equivalent(
         "tritonconv/kernels/wgrad.py",
         "wgrad_kernel",

@@ -69,7 +69,7 @@ def changes_in(function: ast.FunctionDef, text: Text) -> Iterator[tuple[ast.AST,
     """The changes of the code in `function`, from its top: not of its signature, its docstring, and the choice
     of a tile.
     """
-    statements = [statement for statement in function.body if "pick(" not in text.of(statement)]
+    statements = [each for each in function.body if "tile_for(" not in text.of(each)]
     nodes = [node for statement in statements for node in ast.walk(statement)]
     placed = [node for node in nodes if hasattr(node, "lineno")]
     for node in sorted(placed, key=lambda node: (node.lineno, node.col_offset)):

@@ -28,7 +28,10 @@ def main() -> int:
     warnings.filterwarnings("ignore", "Using padding='same'")  # torch's, of the yardstick
     torch.set_num_threads(1)
     if args.problem is not None:
-        found = replay.wrong(args.problem, args.device)
+        try:
+            found = replay.wrong(args.problem, args.device)
+        except (ValueError, KeyError) as error:
+            raise SystemExit(f"--problem takes what tritonconv.verify prints, not this: {error!r}") from error
         print(found or "nothing is wrong with it")
         return int(found is not None)
     start, done = time.monotonic(), 0

@@ -6,7 +6,7 @@ from math import ceil
 
 from tests.cases import LAYOUTS, Case, pair
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.tiles import INTERPRETER, Operands, pick
+from tritonconv.tiles import INTERPRETER, Operands, Tile, pick
 
 DTYPES = ("float32", "bfloat16", "float16")
 GRADIENTS = ("all_zero_strides", *LAYOUTS)
@@ -88,18 +88,40 @@ def legal(case: Case) -> bool:
     return True
 
 
+OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
+
+
 def steps(geometry: ConvGeometry) -> dict[Operator, int]:
-    """How many steps of a tile the interpreter takes for each operator; a program without any counts as one."""
-    found: dict[Operator, int] = {}
-    operators: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
-    for operator in operators:
-        M, N, K, G = geometry.gemm(operator)
-        tile = pick(geometry, operator, Operands(itemsize=4, vector=1), INTERPRETER)
-        taps, phases = 1 if operator == "wgrad" else geometry.R * geometry.S, 1
-        if operator == "dgrad":
-            phases = geometry.stride_h * geometry.stride_w
-            M = geometry.B * ceil(geometry.H / geometry.stride_h) * ceil(geometry.W / geometry.stride_w)
-        depth = ceil(K / taps / tile.BLOCK_K) * taps
-        programs = ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G
-        found[operator] = programs * max(depth, phases)
-    return found
+    """How many steps of the tiles that are picked for it the interpreter takes for each operator."""
+    return {operator: steps_of(operator, geometry, picked(operator, geometry)) for operator in OPERATORS}
+
+
+def picked(operator: Operator, geometry: ConvGeometry) -> Tile:
+    return pick(geometry, operator, Operands(itemsize=4, vector=1), INTERPRETER)
+
+
+def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
+    """How many steps of `tile` the interpreter takes; a program without any counts as one."""
+    M, N, K, G = geometry.gemm(operator)
+    taps, phases = 1 if operator == "wgrad" else geometry.R * geometry.S, 1
+    if operator == "dgrad":
+        phases = geometry.stride_h * geometry.stride_w
+        M = geometry.B * ceil(geometry.H / geometry.stride_h) * ceil(geometry.W / geometry.stride_w)
+    depth = ceil(K / taps / tile.BLOCK_K) * taps
+    programs = ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G
+    return programs * max(depth, phases, tile.SPLIT_K)
+
+
+def tile_of(seed: int, operator: Operator, geometry: ConvGeometry) -> Tile:
+    """The tile of the interpreter for the problem of that seed: a small one, if that does not take too many steps.
+
+    The one that is picked covers most problems whole. So several of rows, columns and steps meet, and split sums.
+    """
+    rng = random.Random(f"{operator} of {seed}")
+    for _ in range(12):
+        M, N, K = rng.choice([16, 32, 64]), rng.choice([16, 16, 32]), rng.choice([16, 16, 32])
+        split = rng.choice([1, 2, 3, 5]) if operator == "wgrad" else 1
+        tile = Tile(M, N, K, num_warps=4, num_stages=1, GROUP_M=rng.choice([1, 2, 3, 8]), SPLIT_K=split)
+        if steps_of(operator, geometry, tile) <= MOST_STEPS:
+            return tile
+    return picked(operator, geometry)
