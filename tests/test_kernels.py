@@ -200,6 +200,19 @@ def test_split_reductions(splits: int, groups: int, device: str) -> None:
         assert torch.equal(bias.double(), y.double().sum((0, 2, 3)))
 
 
+def test_more_filters_than_one_program_sums(device: str) -> None:
+    """The second step of wgrad takes two programs, also for the bias."""
+    geometry = ConvGeometry(2, 1, 1, 1, launch.SUM_BLOCK + 8, 1, 1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    x, y = (
+        torch.randint(-2, 3, shape, generator=generator).to(device, torch.float32)
+        for shape in (geometry.image_shape, geometry.feature_shape)
+    )
+    weight, bias = launch.run(launch.wgrad(x, y, True, geometry, True, processor.device_of(x.device)))
+    assert torch.equal(weight[:, 0, 0, 0], (x * y).sum((0, 2, 3)))
+    assert torch.equal(bias, y.sum((0, 2, 3)))
+
+
 def test_only_a_tile_that_was_too_large_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """For its operator on its device; for wgrad however it splits its sum, which stays as it is."""
     device, long = tiles.Device.of(90, 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
