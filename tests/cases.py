@@ -172,6 +172,7 @@ CONV = [
     Case("kernel_as_wide_as_the_bits", kernel=(1, 32), size=(2, 20), channels=(2, 3), padding=(0, 13)),
     Case("kernel_wider_than_the_bits", 2, (2, 3), (2, 20), (1, 34), padding=(0, 9), dilation=(2, 1)),
     Case("kernel_taller_than_the_bits", 2, (2, 3), (20, 2), (35, 1), padding=(10, 0), dilation=(1, 2)),
+    Case("long_kernel_in_phases", 1, (2, 3), (1, 3), (1, 40), stride=(1, 2), padding=(0, 39), dilation=(1, 2)),
     Case("strided_bias", bias_layout="sliced"),
     Case("expanded_bias", bias_layout="repeated"),
     Case("offset_bias", bias_layout="offset", channels=(8, 8), x="channels_last"),

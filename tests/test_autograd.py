@@ -294,3 +294,23 @@ def test_compiled_transforms_are_right_or_refused(transposed: bool) -> None:
     except Exception:  # of whatever class the compiler chooses
         return
     assert_same(actual, derivative(torch.nn.functional)(tangent))
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_vmap_over_any_dimension_of_the_bias(name: str) -> None:
+    """Also where it has as many filters as there are maps."""
+    x, weight, bias = torch.randn(2, 4, 5, 5), torch.randn(3, 4, 4, 2, 2), torch.randn(3, 3)
+    weight = weight[..., :3, :, :] if name == "conv_transpose2d" else weight[:, :3]
+    maps = [torch.vmap(getattr(m, name), in_dims=(None, 0, 1)) for m in (tritonconv, torch.nn.functional)]
+    actual, expected = (mapped(x.double(), weight.double(), bias.double()) for mapped in maps)
+    assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_gradient_of_the_bias_is_rounded_once(transposed: bool) -> None:
+    """Of two images one sums up to 2049, which float16 does not hold, the other to -2048."""
+    function = tritonconv.conv_transpose2d if transposed else tritonconv.conv2d
+    x, weight, bias = torch.zeros(2, 1, 1, 2), torch.zeros(1, 1, 1, 1), torch.zeros(1, requires_grad=True)
+    gradient = torch.tensor([[2048.0, 1], [-2048, 0]]).view(2, 1, 1, 2)
+    y = function(x.half(), weight.half(), bias.half())
+    assert torch.autograd.grad(y, bias, gradient.half())[0].tolist() == [1]

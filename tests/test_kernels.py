@@ -155,6 +155,12 @@ def test_what_is_copied() -> None:
     last = torch.randn(2, 8, 3, 3).to(memory_format=torch.channels_last)
     assert layout.alignment(last, 8) == 4
     assert layout.alignment(guards.fence(last)[1][1 : 1 + last.numel()].as_strided(last.shape, last.stride()), 8) == 1
+    for some in (weight[::2], weight[:, :, :2], weight[:1].expand(6, -1, -1, -1), weight[:, :5]):
+        for copied, order in (
+            (layout.filters_last(some), (0, 2, 3, 1)),
+            (layout.channels_first(some, 1), (1, 2, 3, 0)),
+        ):
+            assert torch.equal(copied.view(-1), some.permute(order).flatten())
     shifted = laid_out(torch.randn(8, 8, 1, 1), "offset")
     assert shifted.data_ptr() % 16
     assert layout.filters_last(shifted).data_ptr() % 16 == layout.channels_first(shifted, 2).data_ptr() % 16 == 0
@@ -198,6 +204,16 @@ def test_split_reductions(splits: int, groups: int, device: str) -> None:
         )
         assert torch.equal(weight.double(), expected)
         assert torch.equal(bias.double(), y.double().sum((0, 2, 3)))
+
+
+def test_sums_of_the_bias_are_rounded_once(device: str) -> None:
+    """Two programs sum parts of it: 2049, which float16 does not hold, and -2048."""
+    geometry = ConvGeometry(1, 65, 1, 128, 1, 1, 128, 1, 1)
+    x, y = torch.zeros(1, 65, 1, 128, device=device).half(), torch.zeros(1, 1, 1, 128, device=device).half()
+    y[0, 0, 0, [0, 1, 64]] = torch.tensor([2048.0, 1, -2048], device=device).half()
+    tile = tiles.Tile(16, 64, 64, 4, 1)
+    _, bias = launch.run(launch.wgrad(x, y, True, geometry, True, processor.device_of(x.device), tile))
+    assert bias.tolist() == [1]
 
 
 def test_more_filters_than_one_program_sums(device: str) -> None:
