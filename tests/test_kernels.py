@@ -155,6 +155,9 @@ def test_what_is_copied() -> None:
     last = torch.randn(2, 8, 3, 3).to(memory_format=torch.channels_last)
     assert layout.alignment(last, 8) == 4
     assert layout.alignment(guards.fence(last)[1][1 : 1 + last.numel()].as_strided(last.shape, last.stride()), 8) == 1
+    for strides in ((65, 1, 16, 4), (68, 1, 17, 4), (80, 1, 20, 5)):
+        assert layout.alignment(torch.empty_strided((2, 4, 4, 4), strides), 4) == 1
+    assert layout.alignment(torch.empty_strided((2, 4, 4, 4), (80, 1, 20, 4)), 4) == 4
     for some in (weight[::2], weight[:, :, :2], weight[:1].expand(6, -1, -1, -1), weight[:, :5]):
         for copied, order in (
             (layout.filters_last(some), (0, 2, 3, 1)),
