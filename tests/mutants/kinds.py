@@ -13,7 +13,6 @@ WRONG_BOUNDS |= {ast.Eq: ("==", "!="), ast.NotEq: ("!=", "==")}
 WRONG_SIGNS = {ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "+"), ast.FloorDiv: ("//", "%")}
 WRONG_SIGNS |= {ast.Mod: ("%", "//"), ast.LShift: ("<<", ">>"), ast.RShift: (">>", "<<"), ast.BitOr: ("|", "&")}
 OTHER_AXIS = {"h": "w", "p": "q", "r": "s", "i": "j", "H": "W", "P": "Q", "R": "S"}
-OTHER_AXIS |= {other: axis for axis, other in OTHER_AXIS.items()}
 OPPOSITE = {"tl.minimum": "tl.maximum", "tl.maximum": "tl.minimum", "min": "max", "max": "min"}
 WIDE = ".to(tl.int64)"
 
@@ -49,7 +48,7 @@ def is_one_of_many(node: ast.BinOp, text: Text) -> bool:
 
 
 def axes(node: ast.AST, text: Text) -> Iterator[Change]:
-    """A name of one axis, replaced by that of the other, if there is such a name."""
+    """A name of the vertical axis, replaced by that of the horizontal one, if there is such a name."""
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id[-1] in OTHER_AXIS:
         other = node.id[:-1] + OTHER_AXIS[node.id[-1]]
         if other in names_around(node, text):
