@@ -23,11 +23,10 @@ from typing import Any
 
 import torch
 
-from tritonconv.geometry import Operator
+from tritonconv.geometry import OPERATORS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
 
 Row = dict[str, Any]
 Results = dict[str, Any]

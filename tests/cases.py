@@ -198,9 +198,10 @@ def transposable(case: Case) -> bool:
     if isinstance(case.padding, str) or case.padding_mode != "zeros" or case.name in CONV_ONLY:
         return False
     try:
-        return bool(replace(case, transposed=True).geometry)
+        replace(case, transposed=True).geometry  # noqa: B018
     except RuntimeError:
         return False
+    return True
 
 
 TRANSPOSED = [

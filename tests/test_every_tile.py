@@ -13,10 +13,9 @@ from tests.cases import DTYPES
 from tests.guards import guarded
 from tests.oracle import convolution_precision
 from tritonconv import launch, processor, tiles
-from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.layout import alignment
 
-OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests import guards
-from tests.cases import CONV, DTYPES, TRANSPOSED, Case, laid_out
+from tests.cases import CONV, DTYPES, TRANSPOSED, Case
 from tests.guards import guarded
 from tests.oracle import PARTS, convolution_precision, expected_step, forward, hostile, precision_on, step
 from tests.steps import steps
-from tritonconv import launch, layout, operands, processor, tiles
+from tritonconv import launch, processor, tiles
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.ops import Sampling, geometry_of
 
@@ -127,67 +126,6 @@ def test_results_beyond_32_bits(
     assert torch.equal(result.double(), forward(case, input, weight, bias))
 
 
-@pytest.mark.parametrize(("setting", "expected"), [("ieee", "ieee"), ("tf32", "tf32"), ("none", "ieee")])
-def test_precision_follows_the_switch(setting: str, expected: str) -> None:
-    x, weight = torch.empty(1, 16, 4, 4), torch.empty(16, 16, 1, 1)
-    geometry = geometry_of("fprop", x.shape, weight.shape, plain((4, 4)))
-    with convolution_precision(setting):
-        for plan in (
-            launch.fprop(x, weight, None, geometry, True, tiles.INTERPRETER),
-            launch.dgrad(x, weight, None, geometry, True, tiles.INTERPRETER),
-            launch.wgrad(x, x, False, geometry, True, tiles.INTERPRETER),
-        ):
-            assert plan.launches[0].arguments["PRECISION"] == expected
-        assert operands.summary(x, 4, True).exact == (expected == "ieee")
-        assert not operands.summary(x.half(), 8, True).exact
-
-
-def test_what_is_copied() -> None:
-    """Sides whose whole vectors of channels are not adjacent, and weights in another order: nothing else."""
-    image = torch.randn(1, 16, 4, 4)
-    copied, align = layout.adjacent(image, 16)
-    assert torch.equal(copied, image)
-    assert layout.alignment(copied, 16) == align == 4
-    assert layout.adjacent(copied, 16)[0] is copied
-    assert layout.adjacent(image[:, :3], 3)[0].data_ptr() == image.data_ptr()
-    weight = torch.randn(16, 16, 3, 3).to(memory_format=torch.channels_last)
-    assert layout.filters_last(weight).data_ptr() == weight.data_ptr()
-    last = torch.randn(2, 8, 3, 3).to(memory_format=torch.channels_last)
-    assert layout.alignment(last, 8) == 4
-    assert layout.alignment(guards.fence(last)[1][1 : 1 + last.numel()].as_strided(last.shape, last.stride()), 8) == 1
-    for strides in ((65, 1, 16, 4), (68, 1, 17, 4), (80, 1, 20, 5)):
-        assert layout.alignment(torch.empty_strided((2, 4, 4, 4), strides), 4) == 1
-    assert layout.alignment(torch.empty_strided((2, 4, 4, 4), (80, 1, 20, 4)), 4) == 4
-    for some in (weight[::2], weight[:, :, :2], weight[:1].expand(6, -1, -1, -1), weight[:, :5]):
-        for copied, order in (
-            (layout.filters_last(some), (0, 2, 3, 1)),
-            (layout.channels_first(some, 1), (1, 2, 3, 0)),
-        ):
-            assert torch.equal(copied.view(-1), some.permute(order).flatten())
-    shifted = laid_out(torch.randn(8, 8, 1, 1), "offset")
-    assert shifted.data_ptr() % 16
-    assert layout.filters_last(shifted).data_ptr() % 16 == layout.channels_first(shifted, 2).data_ptr() % 16 == 0
-
-
-def test_when_offsets_are_wide() -> None:
-    """From the first that does not fit in 32 bits; in wgrad, for each position's first tap within one image."""
-    assert layout.wide(torch.empty_strided((2, 1, 1, 1), (2**31, 1, 1, 1), device="meta"))
-    assert not layout.wide(torch.empty_strided((2, 1, 1, 1), (2**31 - 1, 1, 1, 1), device="meta"))
-    x = torch.empty_strided((1, 1, 5, 1), (1, 1, 3 * 2**28, 1), device="meta")
-    y = torch.empty_strided((1, 1, 2, 1), (1, 1, 1, 1), device="meta")
-    for stride, wide in ((3, True), (2, True), (1, False)):
-        geometry = ConvGeometry(1, 1, 5, 1, 1, 2, 1, 1, 1, stride_h=stride)
-        assert launch.wgrad(x, y, False, geometry, False, tiles.INTERPRETER).launches[0].arguments["WIDE"] is wide
-    x = torch.empty_strided((1, 1, 1, 5), (1, 1, 1, 3 * 2**28), device="meta")
-    y = torch.empty_strided((1, 1, 1, 2), (1, 1, 1, 1), device="meta")
-    for stride, wide in ((3, True), (2, True), (1, False)):
-        for stride_h, dilation_w in ((1, 1), (1, 4), (4, 1)):
-            geometry = ConvGeometry(
-                1, 1, 1, 5, 1, 1, 2, 1, 1, stride_h=stride_h, stride_w=stride, dilation_w=dilation_w, dilation_h=5
-            )
-            assert launch.wgrad(x, y, False, geometry, False, tiles.INTERPRETER).launches[0].arguments["WIDE"] is wide
-
-
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("splits", [1, 2, 3, 7])
 def test_split_reductions(splits: int, groups: int, device: str) -> None:
@@ -230,34 +168,6 @@ def test_more_filters_than_one_program_sums(device: str) -> None:
     weight, bias = launch.run(launch.wgrad(x, y, True, geometry, True, processor.device_of(x.device)))
     assert torch.equal(weight[:, 0, 0, 0], (x * y).sum((0, 2, 3)))
     assert torch.equal(bias, y.sum((0, 2, 3)))
-
-
-def test_only_a_tile_that_was_too_large_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For its operator on its device; for wgrad however it splits its sum, which stays as it is."""
-    device, long = tiles.Device.of(90, 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
-    aligned = tiles.Operands(2, 8)
-    before = {operator: launch.tile_for(long, operator, aligned, device) for operator in launch.PLANS}
-    splits = before["wgrad"].SPLIT_K
-    assert splits > 1
-    unfit = ("wgrad", device, tiles.replace(before["wgrad"], SPLIT_K=1))
-    monkeypatch.setattr(launch, "too_large", {unfit})
-    assert launch.tile_for(long, "wgrad", aligned, device) == tiles.replace(tiles.least(2), SPLIT_K=splits)
-    for operator in ("fprop", "dgrad"):
-        assert launch.tile_for(long, operator, aligned, device) == before[operator]
-    other = tiles.Device.of(80, 108)
-    assert launch.tile_for(long, "wgrad", aligned, other) == tiles.pick(long, "wgrad", aligned, other)
-
-
-def test_one_shared_workspace_is_all_the_memory(device: str) -> None:
-    """wgrad takes SPLIT_K weights and, for the bias, SPLIT_K times the tiles of columns, in float32."""
-    x, y = torch.randn(2, 16, 6, 6, device=device), torch.randn(2, 32, 6, 6, device=device)
-    geometry = geometry_of("wgrad", x.shape, y.shape, plain((1, 1)))
-    tile = tiles.Tile(16, 16, 16, 4, 1, SPLIT_K=3)
-    multiply, add = launch.wgrad(x, y, True, geometry, True, tiles.INTERPRETER, tile).launches
-    assert multiply.arguments["partials_ptr"].shape == (3, 32, 16, 1, 1)
-    assert multiply.arguments["bias_partials_ptr"].shape == (3, 32)
-    assert multiply.programs == 3 * 2
-    assert add.programs == 1
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -138,12 +138,8 @@ def products_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
 
 
-SPLIT = [
-    *INPUTS,
-    *REPEATED,
-    Case("odd", 3, (3, 5), (5, 3), x="channels_last"),
-    Case("deep", 3, (80, 20), (6, 6), (1, 1), x="channels_last"),
-]
+DEEP = Case("deep", 3, (80, 20), (6, 6), (1, 1), x="channels_last")
+SPLIT = [*INPUTS, *REPEATED, Case("odd", 3, (3, 5), (5, 3), x="channels_last"), DEEP]
 
 
 @pytest.mark.usefixtures("products_in_order")
@@ -168,12 +164,11 @@ def test_splitting_a_batch_changes_nothing(case: Case, dtype: str, device: str) 
 @pytest.mark.usefixtures("products_in_order")
 def test_the_depth_of_a_step_does_change_bits(device: str) -> None:
     """So that the tests above would see it."""
-    case = Case("deep", 3, (80, 20), (6, 6), (1, 1), x="channels_last")
-    x, weight, _ = case.operands(torch.float32, device)
+    x, weight, _ = DEEP.operands(torch.float32, device)
     found = []
     for depth in (16, 32):
         tile = tiles.Tile(64, 32, depth, 4, 1)
         with convolution_precision("ieee"):
-            plan = launch.fprop(x, weight, None, case.geometry, True, processor.device_of(x.device), tile)
+            plan = launch.fprop(x, weight, None, DEEP.geometry, True, processor.device_of(x.device), tile)
         found.append(launch.run(plan)[0])
     assert not torch.equal(*found)

@@ -18,7 +18,6 @@ from tests.sweep.problems import (
     GRADIENTS,
     MOST_CHANNELS,
     MOST_STEPS,
-    OPERATORS,
     integers,
     problem,
     steps,
@@ -27,6 +26,7 @@ from tests.sweep.problems import (
 )
 from tests.sweep.shrink import shrink, simpler
 from tritonconv import launch
+from tritonconv.geometry import OPERATORS
 from tritonconv.tiles import INTERPRETER
 
 BLOCK = 20
@@ -85,7 +85,7 @@ def test_several_tiles_meet() -> None:
     """Of rows, of columns, and blocks of the reduction, also all at once, and for wgrad several parts of it."""
     met: Counter[str] = Counter()
     for seed, case in enumerate(DRAWN):
-        if not case.batch and case.batch is not None:
+        if case.batch == 0:
             continue
         for operator in OPERATORS:
             tile, (M, N, K, _) = tile_of(seed, operator, case.geometry), case.geometry.gemm(operator)

@@ -8,14 +8,13 @@ import torch
 
 from tests.oracle import convolution_precision
 from tritonconv import launch, tiles
-from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.tiles import INTERPRETER, Device, Operands, Tile
 
 H100, A100, RTX4090, MI300 = Device.of(90, 132), Device.of(80, 108), Device.of(89, 128), Device.of(0, 304)
 OPERANDS = [Operands(2, v) for v in (1, 2, 8)] + [
     Operands(4, v, exact=exact) for v in (1, 4) for exact in (False, True)
 ]
-OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
 
 
 def some_geometry(rng: random.Random) -> ConvGeometry:

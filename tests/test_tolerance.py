@@ -1,5 +1,7 @@
 """The table of tolerances against what rounding does, where no kernel here can show it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ def cut(tensor: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("draw", [torch.randn, torch.rand])
 @pytest.mark.parametrize("channels", [1, 16, 64])
-def test_tf32_without_rounding_is_within_its_tolerance(channels: int, draw: type[Tensor]) -> None:
+def test_tf32_without_rounding_is_within_its_tolerance(channels: int, draw: Callable[..., Tensor]) -> None:
     """And takes a third of it at least, so that there is no room for much else."""
     torch.manual_seed(0)
     x, weight = draw(2, channels, 24, 24), draw(16, channels, 3, 3)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from tritonconv import processor
-from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.notices import warn_once
 
 # In the order of preference. "auto" takes the first that has no reason not to run.
@@ -31,12 +31,9 @@ def why_not(implementation: str, problem: Problem) -> str | None:
     """None if `implementation` can run `problem`, else the reason why it can not. The reference always can."""
     if implementation == "reference":
         return None
-    missing = processor.no_triton()
-    if missing is not None:
-        return missing
     if problem.dtype not in DTYPES:
         return f"the kernels compute in float16, bfloat16 or float32, not in {_name(problem.dtype)}"
-    return _why_not_device(problem.device) or _why_not_size(problem) or _why_not_again(problem)
+    return processor.no_triton() or _why_not_device(problem.device) or _why_not_size(problem) or _why_not_again(problem)
 
 
 def _why_not_device(device: torch.device) -> str | None:
@@ -61,19 +58,16 @@ def _why_not_size(problem: Problem) -> str | None:
     sampling = (geometry.stride_h, geometry.stride_w, geometry.dilation_h, geometry.dilation_w)
     if max(*sampling, geometry.pad_h, geometry.pad_w) >= 2**15:
         return "a stride, dilation or padding is 2^15 or more"
-    if max(geometry.C, geometry.F) >= _COUNTED:
-        return f"{max(geometry.C, geometry.F)} channels are 2^31 or more"
-    if max(_reach(geometry)) >= _COUNTED:
-        return f"the padded image, {' x '.join(map(str, _reach(geometry)))}, has an extent of 2^31 or more"
-    operators: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
-    for operator in operators:
+    channels, (rows, columns) = max(geometry.C, geometry.F), _reach(geometry)
+    if channels >= _COUNTED:
+        return f"{channels} channels are 2^31 or more"
+    if max(rows, columns) >= _COUNTED:
+        return f"the padded image, {rows} x {columns}, has an extent of 2^31 or more"
+    for operator in OPERATORS:
         M, N, K, G = geometry.gemm(operator)
         if max(M, N, K) >= _COUNTED:
             return f"the matrix product of {operator}, {M} x {N} x {K}, has an extent of 2^31 or more"
-        phases = 1
-        if operator == "dgrad":
-            phases = geometry.stride_h * geometry.stride_w
-            M = geometry.B * -(-geometry.H // geometry.stride_h) * -(-geometry.W // geometry.stride_w)
+        phases, M = (geometry.phases, geometry.phase_pixels) if operator == "dgrad" else (1, M)
         # The smallest tile is 64 x 16.
         if phases * (1 + M // 64) * (1 + N // 16) * G >= 2**31:
             return f"{operator} would take 2^31 programs or more"

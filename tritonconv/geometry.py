@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 Operator = Literal["fprop", "dgrad", "wgrad"]
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
 
 
 class Gemm(NamedTuple):
@@ -78,6 +79,16 @@ class ConvGeometry:
                 return Gemm(M=self.B * self.H * self.W, N=C, K=F * self.R * self.S, G=self.G)
             case "wgrad":
                 return Gemm(M=F, N=C * self.R * self.S, K=self.B * self.P * self.Q, G=self.G)
+
+    @property
+    def phases(self) -> int:
+        """Those of the stride, which dgrad computes one by one: the pixels of a phase see the same taps."""
+        return self.stride_h * self.stride_w
+
+    @property
+    def phase_pixels(self) -> int:
+        """Those of the largest phase, in all images. Each phase is given programs for so many."""
+        return self.B * -(-self.H // self.stride_h) * -(-self.W // self.stride_w)
 
     @property
     def flops(self) -> int:

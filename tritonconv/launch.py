@@ -128,9 +128,7 @@ def dgrad(
         TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
         **constants(y, tile),
     )
-    in_phase = geometry.B * ceildiv(geometry.H, geometry.stride_h) * ceildiv(geometry.W, geometry.stride_w)
-    phases = geometry.stride_h * geometry.stride_w
-    programs = phases * ceildiv(in_phase, tile.BLOCK_M) * ceildiv(C, tile.BLOCK_N) * geometry.G
+    programs = geometry.phases * ceildiv(geometry.phase_pixels, tile.BLOCK_M) * ceildiv(C, tile.BLOCK_N) * geometry.G
     return plan((x,), tile, Launch(dgrad_kernel, programs, arguments))
 
 

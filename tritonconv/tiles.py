@@ -227,8 +227,7 @@ def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, device: Dev
         partials = tile.SPLIT_K * M * N * G
     else:
         if operator == "dgrad":
-            phases = geometry.stride_h * geometry.stride_w
-            M = geometry.B * ceil(geometry.H / geometry.stride_h) * ceil(geometry.W / geometry.stride_w)
+            phases, M = geometry.phases, geometry.phase_pixels
         depth = ceil(K / taps / tile.BLOCK_K) * tile.BLOCK_K * taps / phases
     programs = phases * ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G * tile.SPLIT_K
     waves = ceil(programs / device.multiprocessors)

@@ -28,6 +28,7 @@ from tests.sweep.problems import integers, problem
 TESTS = (
     "every_tile",
     "kernels",
+    "launch",
     "phases",
     "raster",
     "guards",
@@ -35,6 +36,7 @@ TESTS = (
     "large_offsets",
     "large",
     "verify",
+    "mismatch",
     "autograd",
     "torch_cases",
     "contract",

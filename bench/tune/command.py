@@ -18,7 +18,7 @@ from bench.lowering.offline import launches, precompile
 from bench.tune.search import candidates, key_of, medians, tune
 from bench.tune.table import Table
 from tritonconv import measured, processor, tiles
-from tritonconv.geometry import Operator
+from tritonconv.geometry import OPERATORS, Operator
 from tritonconv.launch import Launch
 
 
@@ -97,7 +97,7 @@ def tasks(
 ) -> list[Task]:
     """What `known` has no row of. Of layers that share a row, the first stands for all."""
     found: dict[measured.Key, Task] = {}
-    for dtype, layer, operator in product(dtypes, layers, results.OPERATORS):
+    for dtype, layer, operator in product(dtypes, layers, OPERATORS):
         if layer.why_not is None:
             key = key_of(layer, operator, dtype, gpu)
             if key not in found and not (known and known.has(key, operator)):

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 # What decides which addresses and sums a kernel computes. Not here: what only chooses a tile, or compiles ahead.
 LAUNCHERS = {
     "tritonconv/launch.py": {"fprop", "dgrad", "wgrad", "plan", "ceildiv"},
+    "tritonconv/geometry.py": {"phases", "phase_pixels"},
     "tritonconv/operands.py": {"integers"},
     "tritonconv/layout.py": {"adjacent", "aligned", "alignment", "whole_stores", "wide"},
 }

@@ -53,8 +53,8 @@ def axes(node: ast.AST, text: Text) -> Iterator[Change]:
         other = node.id[:-1] + OTHER_AXIS[node.id[-1]]
         if other in names_around(node, text):
             yield *text.span(node), other
-    if isinstance(node, ast.Attribute) and text.of(node.value) == "geometry" and node.attr[-1] in OTHER_AXIS:
-        yield *text.span(node), f"geometry.{node.attr[:-1]}{OTHER_AXIS[node.attr[-1]]}"
+    if isinstance(node, ast.Attribute) and node.attr[-1] in OTHER_AXIS and text.of(node.value) in ("geometry", "self"):
+        yield *text.span(node), f"{text.of(node.value)}.{node.attr[:-1]}{OTHER_AXIS[node.attr[-1]]}"
 
 
 def names_around(node: ast.AST, text: Text) -> set[str]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import ceil
 
 from tests.cases import LAYOUTS, Case, pair
-from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.tiles import INTERPRETER, Operands, Tile, pick
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -88,9 +88,6 @@ def legal(case: Case) -> bool:
     return True
 
 
-OPERATORS: tuple[Operator, ...] = ("fprop", "dgrad", "wgrad")
-
-
 def steps(geometry: ConvGeometry) -> dict[Operator, int]:
     """How many steps of the tiles that are picked for it the interpreter takes for each operator."""
     return {operator: steps_of(operator, geometry, picked(operator, geometry)) for operator in OPERATORS}
@@ -105,8 +102,7 @@ def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
     M, N, K, G = geometry.gemm(operator)
     taps, phases = 1 if operator == "wgrad" else geometry.R * geometry.S, 1
     if operator == "dgrad":
-        phases = geometry.stride_h * geometry.stride_w
-        M = geometry.B * ceil(geometry.H / geometry.stride_h) * ceil(geometry.W / geometry.stride_w)
+        phases, M = geometry.phases, geometry.phase_pixels
     depth = ceil(K / taps / tile.BLOCK_K) * taps
     programs = ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G
     return programs * max(depth, phases, tile.SPLIT_K)
