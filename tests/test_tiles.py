@@ -59,6 +59,13 @@ def test_the_order_of_a_sum_does_not_depend_on_the_batch(device: Device, operato
     assert tiles_seen > 1
 
 
+def test_nor_does_it_on_the_memory_format_of_the_result() -> None:
+    """A layer for which the model would choose another depth if results could not be stored by 16 bytes."""
+    geometry = ConvGeometry(64, 448, 15, 15, 288, 8, 8, 3, 3, 1, 2, 2, 1, 1)
+    whole, single = (tiles.pick(geometry, "dgrad", Operands(2, 8, whole), H100) for whole in (True, False))
+    assert whole.BLOCK_K == single.BLOCK_K
+
+
 def test_a_large_layer_gets_a_large_tile() -> None:
     large = ConvGeometry(128, 256, 58, 58, 256, 56, 56, 3, 3)
     small = ConvGeometry(1, 64, 9, 9, 64, 7, 7, 3, 3)
