@@ -12,8 +12,11 @@ fprop plus a bias, `conv_transpose2d` is dgrad plus a bias, and each one's gradi
 The letters: batch b; channels c of an image of h by w pixels; f filters, hence f feature maps of p by q positions;
 filter taps r by s; groups g. In the three primitives `size` is always that of the result, and a `Pair` holds a number
 for the rows and one for the columns. What the positions reach beyond the image is zero, so only the leading `pad` is an
-argument: the trailing one follows from the sizes. To give every location weights of its own, let the filters in `fprop`
-carry p and q too.
+argument: the trailing one follows from the sizes.
+
+A weight may vary: the letters it then carries in front, `varies`, are "b" for one of each sample, "p q" for one of each
+position, or "b p q" for both. Nothing else in the sum changes, and `wgrad` sums over what the weight does not carry.
+The functions with such weights are in `reference/local.py`.
 """
 
 from einops import einsum, rearrange
@@ -23,7 +26,8 @@ from torch.nn.functional import pad as torch_pad
 from torch.nn.functional import unfold as torch_unfold
 
 from reference import arguments
-from reference.arguments import Ints, Pair, rounded_once
+from reference.checks import Ints, Pair
+from reference.formats import laid_out, rounded_once
 
 
 def conv2d(
@@ -54,7 +58,7 @@ def conv2d(
     y = fprop(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups)
     if call.bias is not None:
         y = y + rearrange(call.bias, "f -> f 1 1")
-    y = arguments.laid_out(y, call.channels_last)
+    y = laid_out(y, call.channels_last)
     return y if input.ndim == 4 else y[0]
 
 
@@ -88,46 +92,52 @@ def conv_transpose2d(
     x = dgrad(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups)
     if call.bias is not None:
         x = x + rearrange(call.bias, "c -> c 1 1")
-    x = arguments.laid_out(x, call.channels_last)
+    x = laid_out(x, call.channels_last)
     return x if input.ndim == 4 else x[0]
 
 
 @rounded_once
-def fprop(x: Tensor, weight: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int) -> Tensor:
+def fprop(
+    x: Tensor, weight: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int, varies: str = ""
+) -> Tensor:
     """y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s].
 
-    x (B, C, H, W), weight (F, C/groups, R, S) -> (B, F, *size).
+    x (B, C, H, W), weight (F, C/groups, R, S) with the letters of `varies` in front -> (B, F, *size).
     """
-    filters = rearrange(weight, "(g f) c r s -> g f c r s", g=groups)
-    R, S = weight.shape[2:]
+    filters = rearrange(weight, f"{varies} (g f) c r s -> {varies} g f c r s", g=groups)
+    R, S = weight.shape[-2:]
     patches = unfold(x, (R, S), size, stride, pad, dilation, groups)
-    y = einsum(patches, filters, "b g c r s p q, g f c r s -> b g f p q")
+    y = einsum(patches, filters, f"b g c r s p q, {varies} g f c r s -> b g f p q")
     return rearrange(y, "b g f p q -> b (g f) p q")
 
 
 @rounded_once
-def dgrad(y: Tensor, weight: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int) -> Tensor:
+def dgrad(
+    y: Tensor, weight: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int, varies: str = ""
+) -> Tensor:
     """x[b,c,h,w] = sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q].
 
-    y (B, F, P, Q), weight (F, C/groups, R, S) -> (B, C, *size).
+    y (B, F, P, Q), weight (F, C/groups, R, S) with the letters of `varies` in front -> (B, C, *size).
     """
-    filters = rearrange(weight, "(g f) c r s -> g f c r s", g=groups)
+    filters = rearrange(weight, f"{varies} (g f) c r s -> {varies} g f c r s", g=groups)
     features = rearrange(y, "b (g f) p q -> b g f p q", g=groups)
-    patches = einsum(features, filters, "b g f p q, g f c r s -> b g c r s p q")
+    patches = einsum(features, filters, f"b g f p q, {varies} g f c r s -> b g c r s p q")
     return fold(patches, size, stride, pad, dilation)
 
 
 @rounded_once
-def wgrad(x: Tensor, y: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int) -> Tensor:
-    """weight[f,c,r,s] = sum over b,p,q of x[b,c,h,w] * y[b,f,p,q].
+def wgrad(
+    x: Tensor, y: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int, varies: str = ""
+) -> Tensor:
+    """weight[f,c,r,s] = sum over b,p,q, but for those of `varies`, of x[b,c,h,w] * y[b,f,p,q].
 
-    x (B, C, H, W), y (B, F, P, Q) -> (F, C/groups, *size).
+    x (B, C, H, W), y (B, F, P, Q) -> (F, C/groups, *size) with the letters of `varies` in front.
     """
     features = rearrange(y, "b (g f) p q -> b g f p q", g=groups)
     P, Q = y.shape[2:]
     patches = unfold(x, size, (P, Q), stride, pad, dilation, groups)
-    weight = einsum(patches, features, "b g c r s p q, b g f p q -> g f c r s")
-    return rearrange(weight, "g f c r s -> (g f) c r s")
+    weight = einsum(patches, features, f"b g c r s p q, b g f p q -> {varies} g f c r s")
+    return rearrange(weight, f"{varies} g f c r s -> {varies} (g f) c r s")
 
 
 def unfold(x: Tensor, taps: Pair, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int) -> Tensor:

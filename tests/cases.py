@@ -79,7 +79,7 @@ class Case:
         input, weight = (torch.empty(shape, device="meta") for shape in (self.input_shape, self.weight_shape))
         check = arguments.conv_transpose2d if self.transposed else arguments.conv2d
         call = check(input, weight, None, **self.arguments)
-        sampling = Sampling(call.size, call.stride, call.pad, call.dilation, call.groups, True, "auto")
+        sampling = Sampling(call.size, call.stride, call.pad, call.dilation, call.groups, call.varies, True, "auto")
         return geometry_of("dgrad" if self.transposed else "fprop", call.input.shape, weight.shape, sampling)
 
     def function(self, package: Any) -> Callable[..., Tensor]:

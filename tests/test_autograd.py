@@ -263,7 +263,7 @@ LAYOUTS_OF_TWO = list(product(["contiguous", "channels_last", "sliced", "transpo
 def test_opcheck(first: str, second: str) -> None:
     """torch's own checks of schema, autograd registration, fake tensors and tracing, over 25 layouts of the factors."""
     last = "channels_last" in (first, second)
-    sampling = ((2, 1), (1, 2), (1, 2), 2, last, "reference")
+    sampling = ((2, 1), (1, 2), (1, 2), 2, "", last, "reference")
     shapes = {"x": (2, 4, 6, 5), "weight": (6, 2, 3, 2), "y": (2, 6, 3, 7)}
 
     def factors(*names: str) -> list[Tensor]:

@@ -95,7 +95,7 @@ def test_one_wrong_number_is_a_mismatch(device: str) -> None:
     """A pixel of bfloat16 that is off by a fiftieth, or NaN, or not written."""
     geometry = ConvGeometry(2, 4, 8, 8, 6, 6, 6, 3, 3)
     x, weight = torch.randn(2, 4, 8, 8, device=device).bfloat16(), torch.randn(6, 4, 3, 3, device=device).bfloat16()
-    sampling = ops.Sampling((6, 6), (1, 1), (0, 0), (1, 1), 1, False, "reference")
+    sampling = ops.Sampling((6, 6), (1, 1), (0, 0), (1, 1), 1, "", False, "reference")
     (right,) = ops.run("fprop", x, weight, None, sampling)
     check = partial(mismatch, "fprop", x, weight, None, geometry)
     assert check([right]) is None

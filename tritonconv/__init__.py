@@ -6,8 +6,24 @@ One trilinear form, three operators (fprop, dgrad, wgrad), two layers.
 from tritonconv import batching as _batching  # noqa: F401 - registers the vmap rules
 from tritonconv.dispatch import using
 from tritonconv.explain import explain
-from tritonconv.functional import conv2d, conv_transpose2d
-from tritonconv.layers import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
+from tritonconv.functional import (
+    conv2d,
+    conv_transpose2d,
+    dynamic_conv2d,
+    locally_connected2d,
+    locally_connected_transpose2d,
+    per_sample_conv2d,
+)
+from tritonconv.layers import (
+    Conv2d,
+    ConvTranspose2d,
+    LazyConv2d,
+    LazyConvTranspose2d,
+    LazyLocallyConnected2d,
+    LazyLocallyConnectedTranspose2d,
+    LocallyConnected2d,
+    LocallyConnectedTranspose2d,
+)
 from tritonconv.notices import FallbackWarning
 from tritonconv.verify import WrongResult, verify
 from tritonconv.warmup import warmup
@@ -18,10 +34,18 @@ __all__ = [
     "FallbackWarning",
     "LazyConv2d",
     "LazyConvTranspose2d",
+    "LazyLocallyConnected2d",
+    "LazyLocallyConnectedTranspose2d",
+    "LocallyConnected2d",
+    "LocallyConnectedTranspose2d",
     "WrongResult",
     "conv2d",
     "conv_transpose2d",
+    "dynamic_conv2d",
     "explain",
+    "locally_connected2d",
+    "locally_connected_transpose2d",
+    "per_sample_conv2d",
     "using",
     "verify",
     "warmup",

@@ -19,12 +19,16 @@ from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
 from tritonconv.geometry import Operator
+from tritonconv.layout import summand
 from tritonconv.ops import Sampling, library, operators
 
 # The factors that each operator takes, in the order of its arguments, and the one that it leaves out.
 FACTORS = {"fprop": ("x", "weight"), "dgrad": ("y", "weight"), "wgrad": ("x", "y"), "wgrad_with_bias": ("x", "y")}
 LEAVES_OUT = {"fprop": "y", "dgrad": "x", "wgrad": "weight", "wgrad_with_bias": "weight"}
 OPERATOR: dict[str, Operator] = {"y": "fprop", "x": "dgrad", "weight": "wgrad"}
+
+# The dimensions of a result over which a bias of so many is the same.
+SHARED_BY_BIAS = {1: (0, 2, 3), 2: (2, 3), 3: (0,), 4: ()}
 
 Apply = Callable[..., Any]
 
@@ -40,14 +44,15 @@ def contract(
     """Sum the form over all but the factor `without`, whose extent is `size`, and add `bias`, unless to a weight."""
     operator = OPERATOR[without]
     first, second = (factors[name] for name in FACTORS[operator])
-    summand = () if operator == "wgrad" else (bias,)
-    result: Tensor = applies[operator](first, second, *summand, *sampling._replace(size=size))
+    extra = () if operator == "wgrad" else (bias,)
+    result: Tensor = applies[operator](first, second, *extra, *sampling._replace(size=size))
     return result
 
 
 def remember(ctx: Any, tensors: Sequence[Any], sampling: Sampling) -> None:
     """Keep the two factors, as the user's tensors, and the sampling."""
     ctx.sampling, ctx.has_bias_argument = sampling, len(tensors) > 2
+    ctx.bias_dims = tensors[2].ndim if len(tensors) > 2 and tensors[2] is not None else 0
     ctx.save_for_backward(*tensors[:2])
 
 
@@ -59,15 +64,16 @@ def pull_back(
     factors = {LEAVES_OUT[name]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
     needed = dict(zip((*held, "bias"), ctx.needs_input_grad, strict=False))
     found: dict[str, Tensor] = {}
-    if name == "fprop" and needed["weight"] and needed["bias"]:
+    if name == "fprop" and needed["weight"] and needed["bias"] and ctx.sampling.varies == "" and ctx.bias_dims == 1:
         sampling = ctx.sampling._replace(size=held["weight"].shape[2:])
         found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *sampling)
     elif ctx.has_bias_argument and needed["bias"]:
-        found["bias"] = gradient.sum((0, 2, 3))
+        shared = SHARED_BY_BIAS[ctx.bias_dims]
+        found["bias"] = gradient.sum(shared) if shared else gradient
     for factor, tensor in held.items():
         if needed[factor] and factor not in found:
-            summand = bias_gradient if factor == "y" else None
-            found[factor] = contract(applies, factor, factors, ctx.sampling, tensor.shape[2:], summand)
+            extra = bias_gradient if factor == "y" else None
+            found[factor] = contract(applies, factor, factors, ctx.sampling, tensor.shape[-2:], extra)
     return [found.get(factor) for factor in (*held, *["bias"] * ctx.has_bias_argument)]
 
 
@@ -83,8 +89,7 @@ def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Seque
     ]
     if ctx.has_bias_argument and tangents[2] is not None:
         first = ctx.saved_tensors[0]
-        channels = tangents[2][:, None, None]
-        terms.append(channels.expand(first.shape[0], -1, *ctx.sampling.size).clone())
+        terms.append(summand(tangents[2]).expand(first.shape[0], -1, *ctx.sampling.size).clone())
     return reduce(torch.add, terms)
 
 

@@ -67,9 +67,9 @@ def _why_not_size(problem: Problem) -> str | None:
         M, N, K, G = geometry.gemm(operator)
         if max(M, N, K) >= _COUNTED:
             return f"the matrix product of {operator}, {M} x {N} x {K}, has an extent of 2^31 or more"
-        phases, M = (geometry.phases, geometry.phase_pixels) if operator == "dgrad" else (1, M)
-        # The smallest tile is 64 x 16.
-        if phases * (1 + M // 64) * (1 + N // 16) * G >= 2**31:
+        phases, (M, _, _, G) = (geometry.phases, geometry.phase) if operator == "dgrad" else (1, (M, N, K, G))
+        # The smallest tile is 64 x 16, or 16 x 16 for a weight that varies, or one row for few of them.
+        if phases * (1 + M // (16 if geometry.varies else 64)) * (1 + N // 16) * G >= 2**31:
             return f"{operator} would take 2^31 programs or more"
     return None
 

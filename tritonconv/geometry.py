@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple, get_args
 
 Operator = Literal["fprop", "dgrad", "wgrad"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
+# The letters that a weight of so many dimensions carries beside f, c, r and s.
+VARIES = {4: "", 5: "b", 6: "p q", 7: "b p q"}
 
 
 class Gemm(NamedTuple):
@@ -27,6 +29,9 @@ class ConvGeometry:
     Image (B, C, H, W), features (B, F, P, Q), weight (F, C/G, R, S); sizes in elements, sampling in pixels. Both sides
     are stored and neither is derived from the other, so output_padding and the uneven padding of "same" need no field:
     only the leading pad enters the equation. A tap that falls outside the image contributes nothing.
+
+    `varies` has the letters that the weight carries beside those, in front: "b", "p q" or "b p q". There is a matrix
+    product for each of the weights, whose rows are what it does not carry.
     """
 
     B: int
@@ -45,6 +50,7 @@ class ConvGeometry:
     pad_w: int = 0
     dilation_h: int = 1
     dilation_w: int = 1
+    varies: str = ""
 
     def __post_init__(self) -> None:
         for name in ("G", "stride_h", "stride_w", "dilation_h", "dilation_w"):
@@ -52,6 +58,8 @@ class ConvGeometry:
                 raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)} in {self}")
         if self.C % self.G or self.F % self.G:
             raise ValueError(f"C={self.C} and F={self.F} must be divisible by G={self.G}")
+        if self.varies not in VARIES.values():
+            raise ValueError(f"varies must be one of {', '.join(map(repr, VARIES.values()))}, not {self.varies!r}")
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
@@ -62,8 +70,17 @@ class ConvGeometry:
         return self.B, self.F, self.P, self.Q
 
     @property
-    def weight_shape(self) -> tuple[int, int, int, int]:
-        return self.F, self.C // self.G, self.R, self.S
+    def weight_shape(self) -> tuple[int, ...]:
+        samples, positions = [self.B] * self.per_sample, [self.P, self.Q] * self.per_location
+        return *samples, *positions, self.F, self.C // self.G, self.R, self.S
+
+    @property
+    def per_sample(self) -> bool:
+        return "b" in self.varies
+
+    @property
+    def per_location(self) -> bool:
+        return "p" in self.varies
 
     def gemm(self, operator: Operator) -> Gemm:
         """The matrix product that `operator` amounts to: its (M, N) result is the factor left out.
@@ -72,13 +89,20 @@ class ConvGeometry:
         tap in stride_h * stride_w on average.
         """
         C, F = self.C // self.G, self.F // self.G
+        rows, weights = self._shared_out(self.H * self.W if operator == "dgrad" else self.P * self.Q)
         match operator:
             case "fprop":
-                return Gemm(M=self.B * self.P * self.Q, N=F, K=C * self.R * self.S, G=self.G)
+                return Gemm(M=rows, N=F, K=C * self.R * self.S, G=weights)
             case "dgrad":
-                return Gemm(M=self.B * self.H * self.W, N=C, K=F * self.R * self.S, G=self.G)
+                return Gemm(M=rows, N=C, K=F * self.R * self.S, G=weights)
             case "wgrad":
-                return Gemm(M=F, N=C * self.R * self.S, K=self.B * self.P * self.Q, G=self.G)
+                return Gemm(M=F, N=C * self.R * self.S, K=rows, G=weights)
+
+    def _shared_out(self, pixels: int) -> tuple[int, int]:
+        """Of `pixels` in each image: how many share a weight, and how many weights, of one group, there are."""
+        samples, per_sample = (1, self.B) if self.per_sample else (self.B, 1)
+        pixels, per_pixel = (1, pixels) if self.per_location else (pixels, 1)
+        return samples * pixels, per_sample * per_pixel * self.G
 
     @property
     def phases(self) -> int:
@@ -86,9 +110,10 @@ class ConvGeometry:
         return self.stride_h * self.stride_w
 
     @property
-    def phase_pixels(self) -> int:
-        """Those of the largest phase, in all images. Each phase is given programs for so many."""
-        return self.B * -(-self.H // self.stride_h) * -(-self.W // self.stride_w)
+    def phase(self) -> Gemm:
+        """dgrad's product for the largest phase, with the taps of all. Each phase is given programs for so much."""
+        rows, weights = self._shared_out(-(-self.H // self.stride_h) * -(-self.W // self.stride_w))
+        return self.gemm("dgrad")._replace(M=rows, G=weights)
 
     @property
     def flops(self) -> int:

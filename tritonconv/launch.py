@@ -16,9 +16,18 @@ import torch
 from torch import Tensor
 
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.layout import adjacent, allocate, channels_first, filters_last, whole_stores, wide
+from tritonconv.layout import (
+    adjacent,
+    allocate,
+    channels_first,
+    filters_last,
+    last_in_memory,
+    vector_of,
+    whole_stores,
+    wide,
+)
 from tritonconv.notices import warn_once
-from tritonconv.operands import TAPS_IN_BITS, constants, integers, summary
+from tritonconv.operands import TAPS_IN_BITS, bias_of, constants, integers, summary, variation
 from tritonconv.tiles import Device, Operands, Tile, least, pick
 
 # Elements that one program of the second step of wgrad sums up.
@@ -84,18 +93,21 @@ def fprop(
     y = allocate(geometry.feature_shape, x, channels_last)
     x, align_x = adjacent(x, C)
     align_y = whole_stores(y, F)
-    tile = tile or tile_for(geometry, "fprop", summary(x, align_x, align_y > 1), device)
+    tile = tile or tile_for(geometry, "fprop", summary(x, align_x, align_y > 1, geometry), device)
     arguments = dict(
         x_ptr=x,
         weight_ptr=filters_last(weight),
-        bias_ptr=None if bias is None else bias.contiguous(),
         y_ptr=y,
+        **bias_of(bias, geometry.feature_shape),
         **integers(geometry, x, y, align_x, align_y),
         WIDE=wide(y),
         TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
+        **variation(geometry),
         **constants(x, tile),
+        STAGES=stages(tile),
     )
-    programs = ceildiv(geometry.B * geometry.P * geometry.Q, tile.BLOCK_M) * ceildiv(F, tile.BLOCK_N) * geometry.G
+    M, N, _, weights = geometry.gemm("fprop")
+    programs = ceildiv(M, tile.BLOCK_M) * ceildiv(N, tile.BLOCK_N) * weights
     return plan((y,), tile, Launch(fprop_kernel, programs, arguments))
 
 
@@ -115,20 +127,24 @@ def dgrad(
     x = allocate(geometry.image_shape, y, channels_last)
     y, align_y = adjacent(y, F)
     align_x = whole_stores(x, C)
-    tile = tile or tile_for(geometry, "dgrad", summary(y, align_y, align_x > 1), device)
+    tile = tile or tile_for(geometry, "dgrad", summary(y, align_y, align_x > 1, geometry), device)
     arguments = dict(
         y_ptr=y,
-        weight_ptr=channels_first(weight, geometry.G),
-        bias_ptr=None if bias is None else bias.contiguous(),
+        weight_ptr=filters_last(weight) if geometry.varies else channels_first(weight, geometry.G),
         x_ptr=x,
+        **bias_of(bias, geometry.image_shape),
         **integers(geometry, x, y, align_x, align_y),
         period_h=geometry.stride_h // gcd(geometry.stride_h, geometry.dilation_h),
         period_w=geometry.stride_w // gcd(geometry.stride_w, geometry.dilation_w),
+        ALIGN_WEIGHT=vector_of(y, C) if geometry.varies else 1,
         WIDE=wide(x),
         TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
+        **variation(geometry),
         **constants(y, tile),
+        STAGES=stages(tile),
     )
-    programs = geometry.phases * ceildiv(geometry.phase_pixels, tile.BLOCK_M) * ceildiv(C, tile.BLOCK_N) * geometry.G
+    M, N, _, weights = geometry.phase
+    programs = geometry.phases * ceildiv(M, tile.BLOCK_M) * ceildiv(N, tile.BLOCK_N) * weights
     return plan((x,), tile, Launch(dgrad_kernel, programs, arguments))
 
 
@@ -141,22 +157,25 @@ def wgrad(
     device: Device,
     tile: Tile | None = None,
 ) -> Plan:
-    """The weight (F, C/G, R, S) by which x (B, C, H, W) and y (B, F, P, Q) correlate, in their dtype; with the bias
-    (F,), the sum of y, if that is wanted.
+    """The weight (F, C/G, R, S), or one that varies, by which x (B, C, H, W) and y (B, F, P, Q) correlate, in their
+    dtype; with the bias (F,), the sum of y, if that is wanted and the weight does not vary.
 
     The workspace holds SPLIT_K weights, and biases, in float32; fewer, with a warning, where memory does not suffice.
-    Raises torch.OutOfMemoryError if it does not suffice for one.
+    Raises torch.OutOfMemoryError if it does not suffice for one. A weight that varies and is not split needs none.
     """
-    from tritonconv.kernels.wgrad import sum_partials_kernel, wgrad_kernel
+    from tritonconv.kernels.wgrad import wgrad_kernel
 
     C, F, taps = geometry.C // geometry.G, geometry.F // geometry.G, geometry.R * geometry.S
-    weight = allocate(geometry.weight_shape, x, channels_last)
+    weight = allocate(geometry.weight_shape, x, last_in_memory("wgrad", geometry, channels_last))
     bias = allocate((geometry.F,), x, False) if with_bias else None
     x, align_x = adjacent(x, C)
     y, align_y = adjacent(y, F)
-    tile = tile or tile_for(geometry, "wgrad", summary(x, min(align_x, align_y), True), device)
+    tile = tile or tile_for(geometry, "wgrad", summary(x, min(align_x, align_y), True, geometry), device)
     tiles_m, tiles_n = ceildiv(F, tile.BLOCK_M), ceildiv(taps * C, tile.BLOCK_N)
-    tile, partials, bias_partials = workspace(tile, weight, bias, tiles_n)
+    if geometry.varies and tile.SPLIT_K == 1:
+        partials, bias_partials = weight, None
+    else:
+        tile, partials, bias_partials = workspace(tile, weight, bias, tiles_n)
     far_h, far_w = geometry.P * geometry.stride_h, geometry.Q * geometry.stride_w
     multiply = dict(
         x_ptr=x,
@@ -166,32 +185,47 @@ def wgrad(
         **integers(geometry, x, y, align_x, align_y),
         splits=tile.SPLIT_K,
         WIDE=far_h * x.stride(2) + far_w * x.stride(3) >= 2**31 or wide(y[:1]),
+        **variation(geometry),
         **constants(x, tile),
     )
-    stride_f, stride_c, stride_r, stride_s = weight.stride()
+    launches = [Launch(wgrad_kernel, tiles_m * tiles_n * geometry.gemm("wgrad").G * tile.SPLIT_K, multiply)]
+    if partials is not weight:
+        launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile.SPLIT_K, tiles_n))
+    return plan((weight,) if bias is None else (weight, bias), tile, *launches)
+
+
+def sum_of_partials(
+    geometry: ConvGeometry,
+    weight: Tensor,
+    bias: Tensor | None,
+    partials: Tensor,
+    bias_partials: Tensor | None,
+    splits: int,
+    tiles_n: int,
+) -> Launch:
+    """The second step of wgrad. The filters of all samples, where each has its own, lie one behind the other."""
+    from tritonconv.kernels.wgrad import sum_partials_kernel
+
+    taps = geometry.C // geometry.G * geometry.R * geometry.S
+    stride_f, stride_c, stride_r, stride_s = weight.stride()[-4:]
     add = dict(
         partials_ptr=partials,
         bias_partials_ptr=bias_partials,
         weight_ptr=weight,
         bias_ptr=bias,
-        filters=geometry.F,
-        C=C,
+        filters=weight.numel() // taps,
+        C=geometry.C // geometry.G,
         R=geometry.R,
         S=geometry.S,
         stride_f=stride_f,
         stride_c=stride_c,
         stride_r=stride_r,
         stride_s=stride_s,
-        splits=tile.SPLIT_K,
-        bias_splits=tile.SPLIT_K * tiles_n,
+        splits=splits,
+        bias_splits=splits * tiles_n,
         BLOCK=SUM_BLOCK,
     )
-    return plan(
-        (weight,) if bias is None else (weight, bias),
-        tile,
-        Launch(wgrad_kernel, tiles_m * tiles_n * geometry.G * tile.SPLIT_K, multiply),
-        Launch(sum_partials_kernel, ceildiv(weight.numel(), SUM_BLOCK), add),
-    )
+    return Launch(sum_partials_kernel, ceildiv(weight.numel(), SUM_BLOCK), add)
 
 
 PLANS: dict[Operator, Callable[..., Plan]] = {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}
@@ -235,6 +269,11 @@ def partial_sums(splits: int, weight: Tensor, bias: Tensor | None, tiles_n: int)
     if bias is None:
         return partials, None
     return partials, allocate((splits * tiles_n, *bias.shape), weight, False, torch.float32)
+
+
+def stages(tile: Tile) -> int | None:
+    """What Triton must be told of a loop without tensor cores, which it would not pipeline."""
+    return tile.num_stages if tile.BLOCK_M < 16 else None
 
 
 def ceildiv(a: int, b: int) -> int:

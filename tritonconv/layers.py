@@ -1,13 +1,16 @@
-"""`torch.nn.Conv2d` and `torch.nn.ConvTranspose2d` on the operators fprop, dgrad and wgrad.
+"""`torch.nn.Conv2d` and `torch.nn.ConvTranspose2d` on the operators fprop, dgrad and wgrad, and their local forms.
 
-Constructor, initialisation, attributes, `repr` and `state_dict` are torch's, by inheritance. `implementation` is a
-class attribute, so that layers that were pickled, or turned from torch's into these, have it too.
+Constructor, initialisation, attributes, `repr` and `state_dict` are torch's, by inheritance, and those of the locally
+connected layers the reference's. `implementation` is a class attribute, so that layers that were pickled, or turned
+from torch's into these, have it too.
 """
 
 from torch import Tensor, nn
 
+from reference import local_layers
 from reference.arguments import output_padding, padded
-from tritonconv.functional import conv2d, conv_transpose2d
+from reference.checks import Ints
+from tritonconv.functional import conv2d, conv_transpose2d, locally_connected2d, locally_connected_transpose2d
 
 
 class Conv2d(nn.Conv2d):
@@ -64,3 +67,58 @@ class LazyConvTranspose2d(nn.LazyConvTranspose2d):
     cls_to_become = ConvTranspose2d
     implementation: str | None = None
     forward = ConvTranspose2d.forward
+
+
+class LocallyConnected2d(local_layers.LocallyConnected2d):
+    __doc__ = f"""{local_layers.LocallyConnected2d.__doc__}
+    `layer.implementation` chooses as in `Conv2d`.
+    """
+
+    implementation: str | None = None
+    shared_class = Conv2d
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        self._check_size(input)
+        input, padding = padded(self, input)
+        sampling = (self.stride, padding, self.dilation, self.groups)
+        return locally_connected2d(input, weight, bias, *sampling, implementation=self.implementation)
+
+
+class LocallyConnectedTranspose2d(local_layers.LocallyConnectedTranspose2d):
+    __doc__ = f"""{local_layers.LocallyConnectedTranspose2d.__doc__}
+    `layer.implementation` chooses as in `ConvTranspose2d`.
+    """
+
+    implementation: str | None = None
+    shared_class = ConvTranspose2d
+
+    def _forward(self, input: Tensor, extra: Ints) -> Tensor:
+        return locally_connected_transpose2d(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]
+            extra,
+            self.groups,
+            self.dilation,
+            implementation=self.implementation,
+        )
+
+
+class LazyLocallyConnected2d(local_layers.LazyLocallyConnected2d):
+    """A `LocallyConnected2d` that takes `in_channels` and `input_size` from its first input."""
+
+    cls_to_become = LocallyConnected2d
+    implementation: str | None = None
+    shared_class = Conv2d
+    _conv_forward = LocallyConnected2d._conv_forward
+
+
+class LazyLocallyConnectedTranspose2d(local_layers.LazyLocallyConnectedTranspose2d):
+    """A `LocallyConnectedTranspose2d` that takes `in_channels` and `input_size` from its first input."""
+
+    cls_to_become = LocallyConnectedTranspose2d
+    implementation: str | None = None
+    shared_class = ConvTranspose2d
+    _forward = LocallyConnectedTranspose2d._forward

@@ -1,15 +1,38 @@
 """How operands lie in memory: what may be loaded and stored at once, and the copies that make it more."""
 
 from collections.abc import Sequence
+from math import gcd
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tritonconv.geometry import ConvGeometry, Operator
+
 
 def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
     """Uninitialised memory on `like`'s device, and of its dtype if none is given: all results and workspaces."""
+    at: dict[str, Any] = dict(dtype=dtype or like.dtype, device=like.device)
+    dims = len(shape)
+    if channels_last and dims > 4:
+        return torch.empty_permuted(tuple(shape), (*range(dims - 3), dims - 2, dims - 1, dims - 3), **at)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(tuple(shape), dtype=dtype or like.dtype, device=like.device, memory_format=memory_format)
+    return torch.empty(tuple(shape), memory_format=memory_format, **at)
+
+
+def last_in_memory(operator: Operator, geometry: ConvGeometry, channels_last: bool) -> bool:
+    """Whether the result has its channels last in memory: as the call says, or if it is a weight that varies."""
+    return channels_last or (operator == "wgrad" and geometry.varies != "")
+
+
+def summand(bias: Tensor) -> Tensor:
+    """A bias (N,), (B, N), (N, h, w) or (B, N, h, w) as it is added to a result (B, N, h, w)."""
+    return bias[..., None, None] if bias.ndim < 3 else bias
+
+
+def bias_strides(bias: Tensor | None, shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a bias beside a result of this shape: zero where it does not vary."""
+    return (0, 0, 0, 0) if bias is None else summand(bias).expand(shape).stride()
 
 
 def adjacent(side: Tensor, channels: int) -> tuple[Tensor, int]:
@@ -24,8 +47,10 @@ def adjacent(side: Tensor, channels: int) -> tuple[Tensor, int]:
 
 
 def filters_last(weight: Tensor) -> Tensor:
-    """The weight (F, C/G, R, S) with its elements in the order (F, R, S, C/G), without gaps, aligned to 16 bytes."""
-    return aligned(weight.permute(0, 2, 3, 1).contiguous())
+    """The weight (..., F, C/G, R, S) with its elements in the order (..., F, R, S, C/G), without gaps, aligned to 16
+    bytes: as one that varies usually lies.
+    """
+    return aligned(weight.movedim(-3, -1).contiguous())
 
 
 def channels_first(weight: Tensor, groups: int) -> Tensor:
@@ -52,6 +77,11 @@ def alignment(side: Tensor, channels: int) -> int:
         if side.data_ptr() % 16 == 0 and not any(start % vector for start in starts):
             return vector
     return 1
+
+
+def vector_of(like: Tensor, channels: int) -> int:
+    """How many channels one load takes of a weight that lies without gaps, its channels last: a power of two."""
+    return gcd(channels, 16 // like.element_size())
 
 
 def whole_stores(side: Tensor, channels: int) -> int:

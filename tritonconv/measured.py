@@ -14,7 +14,15 @@ Blocks = tuple[int, ...]
 Key = tuple[Any, ...]
 
 
-def key(geometry: ConvGeometry, operator: Operator, itemsize: int, vector: int, whole_stores: bool, exact: bool) -> Key:
+def key(
+    geometry: ConvGeometry,
+    operator: Operator,
+    itemsize: int,
+    vector: int,
+    whole_stores: bool,
+    exact: bool,
+    varies: str,
+) -> Key:
     """What decides which tile is best, as far as the tables tell things apart.
 
     The number of positions counts by its power of two, so that a row serves the batch sizes near the measured one.
@@ -23,7 +31,7 @@ def key(geometry: ConvGeometry, operator: Operator, itemsize: int, vector: int, 
     channels = (geometry.C // geometry.G, geometry.F // geometry.G, geometry.G)
     taps = (geometry.R, geometry.S, geometry.stride_h, geometry.stride_w)
     octave = (geometry.B * geometry.P * geometry.Q).bit_length()
-    return operator, itemsize, vector, whole_stores, exact, *channels, *taps, octave
+    return operator, itemsize, vector, whole_stores, exact, varies, *channels, *taps, octave
 
 
 def file_of(gpu: str) -> str:
@@ -41,9 +49,11 @@ def table(gpu: str) -> dict[Key, Blocks]:
 
 
 @cache
-def everywhere(operator: Operator, itemsize: int, vector: int, whole_stores: bool, exact: bool) -> list[Blocks]:
+def everywhere(
+    operator: Operator, itemsize: int, vector: int, whole_stores: bool, exact: bool, varies: str
+) -> list[Blocks]:
     """The tiles that any table has for such operands, each once."""
-    wanted = (operator, itemsize, vector, whole_stores, exact)
+    wanted = (operator, itemsize, vector, whole_stores, exact, varies)
     paths = sorted(FOLDER.glob("*.json")) if FOLDER.exists() else []
     rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]
-    return list(dict.fromkeys(tuple(row["tile"]) for row in rows if tuple(row["key"][:5]) == wanted))
+    return list(dict.fromkeys(tuple(row["tile"]) for row in rows if tuple(row["key"][:6]) == wanted))

@@ -1,11 +1,13 @@
 """What kernels are told of a convolution, by the names of their parameters, and what `pick` is told of the operands."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tritonconv.geometry import ConvGeometry
+from tritonconv.layout import bias_strides
 from tritonconv.processor import interpreted, tf32_allowed
 from tritonconv.tiles import Operands, Tile
 
@@ -46,6 +48,25 @@ def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y
     )
 
 
+def bias_of(bias: Tensor | None, shape: Sequence[int]) -> dict[str, Any]:
+    """What a kernel takes of a bias that is added to a result of this shape."""
+    if bias is not None and bias.ndim == 1:
+        bias = bias.contiguous()
+    stride_b, stride_n, stride_h, stride_w = bias_strides(bias, shape)
+    return dict(
+        bias_ptr=bias,
+        stride_bias_b=stride_b,
+        stride_bias_n=stride_n,
+        stride_bias_h=stride_h,
+        stride_bias_w=stride_w,
+        BIAS_VARIES=bias is not None and bias.ndim > 1,
+    )
+
+
+def variation(geometry: ConvGeometry) -> dict[str, bool]:
+    return dict(PER_SAMPLE=geometry.per_sample, PER_LOCATION=geometry.per_location)
+
+
 def constants(operand: Tensor, tile: Tile) -> dict[str, Any]:
     """What every kernel is compiled for: the tile, and how to multiply operands of this dtype."""
     import triton.language as tl
@@ -64,7 +85,7 @@ def constants(operand: Tensor, tile: Tile) -> dict[str, Any]:
     )
 
 
-def summary(operand: Tensor, vector: int, whole: bool) -> Operands:
+def summary(operand: Tensor, vector: int, whole: bool, geometry: ConvGeometry) -> Operands:
     """What `pick` is told: `operand` is loaded by `vector` elements, and results are stored by 16 bytes if `whole`."""
     exact = operand.dtype == torch.float32 and not tf32_allowed()
-    return Operands(operand.element_size(), vector, whole, exact)
+    return Operands(operand.element_size(), vector, whole, exact, geometry.varies)

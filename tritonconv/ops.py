@@ -15,7 +15,7 @@ import reference
 from tritonconv import processor, recovery
 from tritonconv.dispatch import Problem, choose_and_warn
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.layout import allocate
+from tritonconv.layout import allocate, last_in_memory, summand
 from tritonconv.verify import check
 
 Ints = Sequence[int]
@@ -25,8 +25,9 @@ class Sampling(NamedTuple):
     """What follows the tensors in every operator's arguments.
 
     `size` is the extent of the result, the factor that is left out: (P, Q), (H, W) or (R, S), in pixels or taps. `pad`
-    is the leading padding; the trailing one follows from the sizes of both sides. `channels_last` is the memory format
-    of the result, and of everything that is derived from the call.
+    is the leading padding; the trailing one follows from the sizes of both sides. `varies` has the letters that the
+    weight carries in front: "", "b", "p q" or "b p q". `channels_last` is the memory format of the result, and of
+    everything that is derived from the call; but a weight that varies always has its channels last in memory.
     """
 
     size: Ints
@@ -34,6 +35,7 @@ class Sampling(NamedTuple):
     pad: Ints
     dilation: Ints
     groups: int
+    varies: str
     channels_last: bool
     implementation: str
 
@@ -44,8 +46,8 @@ class Sampling(NamedTuple):
 
 
 SCHEMA = (
-    "SymInt[2] size, SymInt[2] stride, SymInt[2] pad, SymInt[2] dilation, SymInt groups, bool channels_last, "
-    "str implementation"
+    "SymInt[2] size, SymInt[2] stride, SymInt[2] pad, SymInt[2] dilation, SymInt groups, str varies, "
+    "bool channels_last, str implementation"
 )
 
 library = torch.library.Library("tritonconv", "DEF")
@@ -65,19 +67,19 @@ def operator_of(name: str) -> Operator:
 
 def geometry_of(operator: Operator, first: Ints, second: Ints, sampling: Sampling) -> ConvGeometry:
     """The geometry of a call, from the shapes of its two factors and its sampling."""
-    size, stride, pad, dilation, groups = sampling[:5]
+    size, stride, pad, dilation, groups, varies = sampling[:6]
     match operator:
         case "fprop":
-            (B, C, H, W), (F, _, R, S), (P, Q) = first, second, size
+            (B, C, H, W), (F, _, R, S), (P, Q) = first, second[-4:], size
         case "dgrad":
-            (B, F, P, Q), (_, C, R, S), (H, W) = first, second, size
+            (B, F, P, Q), (_, C, R, S), (H, W) = first, second[-4:], size
             C = C * groups
         case "wgrad":
             (B, C, H, W), (_, F, P, Q), (R, S) = first, second, size
-    return ConvGeometry(B, C, H, W, F, P, Q, R, S, groups, *stride, *pad, *dilation)
+    return ConvGeometry(B, C, H, W, F, P, Q, R, S, groups, *stride, *pad, *dilation, varies)
 
 
-def result_shape(operator: Operator, geometry: ConvGeometry) -> tuple[int, int, int, int]:
+def result_shape(operator: Operator, geometry: ConvGeometry) -> tuple[int, ...]:
     """The shape of the factor that `operator` leaves out."""
     match operator:
         case "fprop":
@@ -86,6 +88,10 @@ def result_shape(operator: Operator, geometry: ConvGeometry) -> tuple[int, int, 
             return geometry.image_shape
         case "wgrad":
             return geometry.weight_shape
+
+
+def allocate_result(operator: Operator, geometry: ConvGeometry, like: Tensor, channels_last: bool) -> Tensor:
+    return allocate(result_shape(operator, geometry), like, last_in_memory(operator, geometry, channels_last))
 
 
 def fprop(x: Tensor, weight: Tensor, bias: Tensor | None, *sampling: Any) -> Tensor:
@@ -117,11 +123,11 @@ def run(
         if results is not None:
             check(operator, first, second, bias, geometry, channels_last, results)
             return results
-    result: Tensor = getattr(reference, operator)(first, second, *sampling[:5])
+    result: Tensor = getattr(reference, operator)(first, second, *sampling[:6])
     if isinstance(bias, Tensor):
-        result = result + bias[:, None, None]
+        result = result + summand(bias)
     # A copy, because autograd must not see a view, nor the user's tensor keep a larger one alive.
-    result = allocate(result.shape, result, sampling.channels_last).copy_(result)
+    result = allocate_result(operator, geometry, result, sampling.channels_last).copy_(result)
     return (result, second.sum((0, 2, 3))) if bias is True else (result,)
 
 
@@ -131,7 +137,7 @@ def shape_of(operator: Operator) -> Callable[..., Tensor]:
     def fake(first: Tensor, second: Tensor, *arguments: Any) -> Tensor:
         sampling = Sampling.of(arguments)
         geometry = geometry_of(operator, first.shape, second.shape, sampling)
-        return allocate(result_shape(operator, geometry), first, sampling.channels_last)
+        return allocate_result(operator, geometry, first, sampling.channels_last)
 
     return fake
 
@@ -145,7 +151,7 @@ def flops_of(operator: Operator) -> Callable[..., int]:
 
     def flops(first: Ints, second: Ints, *arguments: Any, out_shape: Any = None, **_: Any) -> int:
         geometry = geometry_of(operator, first, second, Sampling.of(arguments))
-        x, y, weight = (list(s) for s in (geometry.image_shape, geometry.feature_shape, geometry.weight_shape))
+        x, y, weight = (list(s) for s in (geometry.image_shape, geometry.feature_shape, geometry.weight_shape[-4:]))
         match operator:
             case "fprop":
                 count = conv_flop_count(x, weight, y)

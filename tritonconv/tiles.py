@@ -40,13 +40,14 @@ class Operands:
     """What choosing a tile needs to know of the operands.
 
     `itemsize` in bytes; loads take `vector` adjacent elements; stores take 16 bytes if `whole_stores`, else one
-    element; `exact` keeps float32 off the tensor cores.
+    element; `exact` keeps float32 off the tensor cores; `varies` has the letters that the weight varies over.
     """
 
     itemsize: int
     vector: int
     whole_stores: bool = True
     exact: bool = False
+    varies: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,19 @@ _EXACT_UNALIGNED = [(64, 32, 64, 8, 3), (64, 16, 64, 8, 2)]
 # Where wgrad, which also holds counters and the bias's sum, would spill.
 _WIDE_WGRAD_FLOAT32 = [(128, 128, 128, 8, 3), (128, 64, 128, 8, 3), (64, 128, 128, 8, 3)]
 _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
+# Where each location has a weight, the rows of its product are the images, or in wgrad they are what is summed over.
+# The same columns otherwise, but K in elements where there are too few for tensor cores: what is multiplied without
+# them.
+_LOCAL = [(128, 64, 128, 4, 3), (128, 16, 32, 1, 4), (64, 32, 64, 2, 4), (16, 64, 128, 4, 4), (16, 16, 32, 1, 4)]
+_LOCAL_NARROW = [(64, 32, 64, 4, 2), (16, 16, 64, 2, 2)]
+_LOCAL_WGRAD = [(64, 128, 64, 4, 3), (16, 128, 64, 4, 3), (64, 64, 64, 4, 3), (16, 64, 64, 4, 3)]
+_LOCAL_WGRAD_NARROW = [(32, 64, 64, 4, 2), (16, 64, 64, 4, 2)]
+_FEW_IMAGES = [(8, 16, 16, 1, 4), (8, 32, 32, 4, 4), (4, 16, 16, 1, 4), (4, 64, 32, 4, 4)]
+_ONE_IMAGE = [(1, 16, 16, 1, 4), (1, 64, 64, 4, 4)]
+_FEW_IMAGES_WGRAD = [(16, 64, 4, 4, 2)]
+_ONE_IMAGE_WGRAD = [(16, 128, 1, 4, 2), (64, 128, 1, 4, 2)]
+# The most images that are multiplied without tensor cores, whose tiles have 16 rows at least.
+FEW = 8
 
 
 def shipped(operator: Operator, operands: Operands) -> list[Tile]:
@@ -104,6 +118,8 @@ def shipped(operator: Operator, operands: Operands) -> list[Tile]:
 def designed(operator: Operator, operands: Operands) -> list[Tile]:
     """The tiles of the rows above for such operands."""
     whole_loads = operands.vector * operands.itemsize == 16
+    if "p" in operands.varies:
+        return designed_for_locations(operator, operands, whole_loads)
     wide, narrow = _WIDE, _NARROW
     if operator == "wgrad":
         wide, narrow = _WIDE if operands.itemsize == 2 else _WIDE_WGRAD_FLOAT32, _NARROW_WGRAD
@@ -116,6 +132,34 @@ def designed(operator: Operator, operands: Operands) -> list[Tile]:
     else:
         rows = (_HUGE if operands.itemsize == 2 and operands.whole_stores else []) + wide + narrow
     return [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
+
+
+def designed_for_locations(operator: Operator, operands: Operands, whole_loads: bool) -> list[Tile]:
+    """The tiles for a weight of each location, with tensor cores and without."""
+    wide = whole_loads and not operands.exact
+    if operator == "wgrad":
+        rows, few, one = (_LOCAL_WGRAD if wide else _LOCAL_WGRAD_NARROW), _FEW_IMAGES_WGRAD, _ONE_IMAGE_WGRAD
+    else:
+        rows, few, one = (_LOCAL if wide else _LOCAL_NARROW), _FEW_IMAGES, _ONE_IMAGE
+    many = [Tile(M, N, max(16, K // operands.itemsize), warps, stages) for M, N, K, warps, stages in rows]
+    one_image = [Tile(*row) for row in one]
+    return one_image if "b" in operands.varies else [*many, *(Tile(*row) for row in few), *one_image]
+
+
+def images(tile: Tile, operator: Operator) -> int:
+    """How many images a tile for a weight of each location takes at once."""
+    return tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
+
+
+def for_images(tiles: list[Tile], geometry: ConvGeometry, operator: Operator) -> list[Tile]:
+    """Those of the tiles for a weight of each location that suit so many images: with tensor cores if there are more
+    than FEW, or else for no more images than there are, rounded up.
+    """
+    there = 1 if geometry.per_sample else geometry.B
+    most = next((n for n in (1, 4, FEW) if there <= n), None)
+    if most is None:
+        return [tile for tile in tiles if images(tile, operator) > FEW]
+    return [tile for tile in tiles if images(tile, operator) == min(most, 4 if operator == "wgrad" else most)]
 
 
 def least(itemsize: int) -> Tile:
@@ -137,11 +181,13 @@ def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
     registers, and so they do in wgrad on sm_100, where sums on their way from tensor memory meet those of the bias.
     """
     blocks = (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K)
-    if any(block < 16 or block & (block - 1) for block in blocks):
+    few = images(tile, operator) <= FEW
+    if any(block < (1 if few else 16) or block & (block - 1) for block in blocks):
         return False
     if device == INTERPRETER:
         return True
-    accumulators = tile.BLOCK_M * tile.BLOCK_N // (32 * tile.num_warps)
+    # Without tensor cores, products wait to be added up.
+    accumulators = tile.BLOCK_M * tile.BLOCK_N * (tile.BLOCK_K if few else 1) // (32 * tile.num_warps)
     most = 128 if device.capability in ((90,) if operator == "wgrad" else (90, 100, 103)) else 64
     return accumulators <= most and tile.shared_bytes(operator, itemsize) <= device.shared_bytes
 
@@ -166,9 +212,15 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device:
     if device == INTERPRETER:
         K = gemm.K if operator == "wgrad" else gemm.K // (geometry.R * geometry.S)
         M, N, K = (min(64, power_of_two(extent)) for extent in (gemm.M, gemm.N, K))
+        there = 1 if geometry.per_sample else geometry.B
+        if geometry.per_location and there <= FEW:
+            few = 1 << max(0, there - 1).bit_length()
+            M, K = (M, few) if operator == "wgrad" else (few, K)
         return Tile(M, N, K, num_warps=4, num_stages=1)
     tiles = available(operator, operands, device)
-    if operator != "wgrad":
+    if geometry.per_location:
+        tiles = for_images(tiles, geometry, operator)
+    elif operator != "wgrad":
         BLOCK_K = depth(geometry, operator, operands, device)
         tiles = [tile for tile in tiles if tile.BLOCK_K == BLOCK_K]
     known = measured.table(device.name).get(measured.key(geometry, operator, *astuple(operands)))
@@ -227,7 +279,7 @@ def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, device: Dev
         partials = tile.SPLIT_K * M * N * G
     else:
         if operator == "dgrad":
-            phases, M = geometry.phases, geometry.phase_pixels
+            phases, (M, _, _, G) = geometry.phases, geometry.phase
         depth = ceil(K / taps / tile.BLOCK_K) * tile.BLOCK_K * taps / phases
     programs = phases * ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G * tile.SPLIT_K
     waves = ceil(programs / device.multiprocessors)

@@ -14,6 +14,7 @@ from torch import Tensor
 import reference
 from tritonconv import processor
 from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.layout import summand
 from tritonconv.tolerance import bound
 
 logger = logging.getLogger("tritonconv")
@@ -146,8 +147,14 @@ def parts(
     form = getattr(reference, operator)
     size = {"fprop": (geometry.P, geometry.Q), "dgrad": (geometry.H, geometry.W), "wgrad": (geometry.R, geometry.S)}
     strides, pads = (geometry.stride_h, geometry.stride_w), (geometry.pad_h, geometry.pad_w)
-    sampling = (size[operator], strides, pads, (geometry.dilation_h, geometry.dilation_w), geometry.G)
+    sampling = (size[operator], strides, pads, (geometry.dilation_h, geometry.dilation_w), geometry.G, geometry.varies)
     images = (first[b : b + 1].double() for b in range(geometry.B))
+    if operator == "wgrad" and geometry.per_sample:
+        for b, image in enumerate(images):
+            features = second[b : b + 1].double()
+            squares = form(image.square(), features.square(), *sampling)
+            yield results[0][b : b + 1], form(image, features, *sampling), squares.sqrt()
+        return
     if operator == "wgrad":
         weight, weight_squares, total, total_squares = (
             torch.zeros(shape, dtype=torch.float64, device=first.device)
@@ -163,11 +170,13 @@ def parts(
         if bias is True:
             yield results[1], total, total_squares.sqrt()
         return
-    weight = second.double()
-    summand = bias.double()[:, None, None] if isinstance(bias, Tensor) else weight.new_zeros(())
+    extra = summand(bias).double().expand(results[0].shape) if isinstance(bias, Tensor) else None
+    weight = None if geometry.per_sample else second.double()
     for b, image in enumerate(images):
-        expected = form(image, weight, *sampling) + summand
-        squares = form(image.square(), weight.square(), *sampling) + summand.square()
+        own = second[b : b + 1].double() if weight is None else weight
+        expected, squares = form(image, own, *sampling), form(image.square(), own.square(), *sampling)
+        if extra is not None:
+            expected, squares = expected + extra[b : b + 1], squares + extra[b : b + 1].square()
         yield results[0][b : b + 1], expected, squares.sqrt()
 
 
@@ -202,7 +211,7 @@ def named(
     call = dict(
         operator=operator,
         dtype=precision(first).removesuffix(" cut"),
-        bias=bias is not None and bias is not False,
+        bias=bias.ndim if isinstance(bias, Tensor) else bool(bias),
         channels_last=channels_last,
         geometry=asdict(geometry),
         memory=memory,

@@ -12,10 +12,10 @@ from tests.mutants.text import Text
 ROOT = Path(__file__).parents[2]
 # What decides which addresses and sums a kernel computes. Not here: what only chooses a tile, or compiles ahead.
 LAUNCHERS = {
-    "tritonconv/launch.py": {"fprop", "dgrad", "wgrad", "plan", "ceildiv"},
-    "tritonconv/geometry.py": {"phases", "phase_pixels"},
-    "tritonconv/operands.py": {"integers"},
-    "tritonconv/layout.py": {"adjacent", "aligned", "alignment", "whole_stores", "wide"},
+    "tritonconv/launch.py": {"fprop", "dgrad", "wgrad", "plan", "ceildiv", "sum_of_partials"},
+    "tritonconv/geometry.py": {"phases", "phase", "_shared_out"},
+    "tritonconv/operands.py": {"integers", "bias_of"},
+    "tritonconv/layout.py": {"adjacent", "aligned", "alignment", "bias_strides", "last_in_memory", "summand", "whole_stores", "wide"},
 }
 
 

@@ -102,7 +102,7 @@ def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
     M, N, K, G = geometry.gemm(operator)
     taps, phases = 1 if operator == "wgrad" else geometry.R * geometry.S, 1
     if operator == "dgrad":
-        phases, M = geometry.phases, geometry.phase_pixels
+        phases, (M, _, _, G) = geometry.phases, geometry.phase
     depth = ceil(K / taps / tile.BLOCK_K) * taps
     programs = ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G
     return programs * max(depth, phases, tile.SPLIT_K)

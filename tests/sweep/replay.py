@@ -32,14 +32,16 @@ def wrong(text: str, device: str) -> str | None:
     ]
     bias: Any = call["bias"]
     if call["operator"] != "wgrad":
-        channels = shapes[left_out][1]
-        bias = torch.randn(channels, generator=generator).to(device, dtype) if bias else None
+        B, N, h, w = shapes[left_out]
+        shape = {0: (), 1: (N,), 2: (B, N), 3: (N, h, w), 4: (B, N, h, w)}[int(bias)]
+        bias = torch.randn(shape, generator=generator).to(device, dtype) if bias else None
     sampling = ops.Sampling(
         sizes[left_out],
         (geometry.stride_h, geometry.stride_w),
         (geometry.pad_h, geometry.pad_w),
         (geometry.dilation_h, geometry.dilation_w),
         geometry.G,
+        geometry.varies,
         call["channels_last"],
         "triton",
     )

@@ -26,29 +26,37 @@ def multiply_sum(
     stride_k,
     weight_stride_h,
     weight_stride_w,
+    weight_stride_k,
     steps,
     valid_m,
     valid_n,
     TAP_BITS: tl.constexpr,
+    WEIGHT_ENDS: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """sum over k, i, j of side[m; k, first + (i, j)*step] * weight[k, i, j; n], in float32.
 
     `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
     channels. Tap (i, j) lies `step` positions further on the side, whose strides are `stride`, and `weight_stride`
-    elements further in the weight. What lies outside the side's extent counts as zero.
+    elements further in the weight. What lies outside the side's extent counts as zero, and if WEIGHT_ENDS there is no
+    weight for it either: then all rows see the same taps. Fewer rows than tensor cores take are multiplied without them.
     """
     k = tl.arange(0, BLOCK_K)
-    accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    if BLOCK_M < 16:
+        # Products along k are added up in the threads that load them, and the threads' sums at the end.
+        accumulator = tl.zeros((BLOCK_M, BLOCK_K, BLOCK_N), dtype=tl.float32)
+    else:
+        accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     i = 0
     j = 0
     done = 0
     # Channel blocks outside, taps inside: neighbouring taps re-read the side from cache, and each load stays aligned.
-    for _ in range(steps):
+    for _ in tl.range(steps, num_stages=STAGES):
         inside_h = tap_inside(first_h, bits_h, extent_h, step_h, i, TAP_BITS)
         inside_w = tap_inside(first_w, bits_w, extent_w, step_w, j, TAP_BITS)
         valid_k = k < K - done
@@ -57,17 +65,25 @@ def multiply_sum(
             mask=(inside_h & inside_w & valid_m)[:, None] & valid_k[None, :],
             other=0.0,
         )
+        valid_weight = valid_k[:, None] & valid_n[None, :]
+        if WEIGHT_ENDS:
+            valid_weight = valid_weight & (inside_h & inside_w)
         weight = tl.load(
-            weight_ptrs + (i * weight_stride_h + j * weight_stride_w + done),
-            mask=valid_k[:, None] & valid_n[None, :],
+            weight_ptrs + (i * weight_stride_h + j * weight_stride_w + done * weight_stride_k),
+            mask=valid_weight,
             other=0.0,
         )
-        accumulator = tl.dot(side.to(DOT_DTYPE), weight.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
+        if BLOCK_M < 16:
+            accumulator += side.to(tl.float32)[:, :, None] * weight.to(tl.float32)[None, :, :]
+        else:
+            accumulator = tl.dot(side.to(DOT_DTYPE), weight.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
         j += 1
         i = tl.where(j == taps_w, i + 1, i)
         j = tl.where(j == taps_w, 0, j)
         done = tl.where(i == taps_h, done + BLOCK_K, done)
         i = tl.where(i == taps_h, 0, i)
+    if BLOCK_M < 16:
+        accumulator = tl.sum(accumulator, 1)
     return accumulator
 
 
@@ -83,16 +99,21 @@ def store_result(
     stride_n,
     stride_h,
     stride_w,
+    stride_bias_b,
+    stride_bias_n,
+    stride_bias_h,
+    stride_bias_w,
     g,
     N,
     first_n,
     valid_m,
+    BIAS_VARIES: tl.constexpr,
     ALIGN: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once.
+    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once. A bias that varies has b, h and w.
 
     ALIGN > 1 says that n is adjacent in memory, and that N and the strides are multiples of ALIGN; stride_b, stride_h
     and stride_w were divided by it. WIDE says that the result is too large for 32-bit offsets, whose 64-bit kin cost
@@ -101,8 +122,14 @@ def store_result(
     n = first_n + tl.arange(0, BLOCK_N)
     valid_n = n < N
     if bias_ptr is not None:
-        bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=0.0)
-        accumulator += bias.to(tl.float32)[None, :]
+        if BIAS_VARIES:
+            bias_rows = b * stride_bias_b + h.to(tl.int64) * stride_bias_h + w.to(tl.int64) * stride_bias_w
+            bias_ptrs = bias_ptr + (bias_rows[:, None] + ((g * N + n) * stride_bias_n)[None, :])
+            bias = tl.load(bias_ptrs, mask=valid_m[:, None] & valid_n[None, :], other=0.0)
+            accumulator += bias.to(tl.float32)
+        else:
+            bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=0.0)
+            accumulator += bias.to(tl.float32)[None, :]
     result = accumulator.to(result_ptr.dtype.element_ty)
     # Widening b early and narrowing it here, and leaving an unused stride_n alone, changes no value: written more
     # simply, tests/test_lowering.py finds a few bytes spilled in the float32 tiles.

@@ -11,6 +11,36 @@ INTEGERS = [
 ]
 
 
+# What the kernels that add a bias take of one that varies.
+BIAS_STRIDES = ["stride_bias_b", "stride_bias_n", "stride_bias_h", "stride_bias_w"]
+
+
+@triton.jit
+def weight_of(block, blocks, samples, rows, columns, PER_SAMPLE: tl.constexpr, PER_LOCATION: tl.constexpr):
+    """The sample, the row and column of a location, the group of the block-th weight, and how many groups there are.
+
+    There are `blocks` weights in all, and groups count fastest. What a weight does not vary over is zero here, and
+    belongs to the rows of its product.
+    """
+    sample = 0
+    i = 0
+    j = 0
+    g = block
+    groups = blocks
+    if PER_SAMPLE or PER_LOCATION:
+        if PER_SAMPLE:
+            groups = groups // samples
+        if PER_LOCATION:
+            groups = groups // (rows * columns)
+        g = block % groups
+        sample = block // groups
+    if PER_LOCATION:
+        j = sample % columns
+        i = sample // columns % rows
+        sample = sample // (rows * columns)
+    return sample, i, j, g, groups
+
+
 @triton.jit
 def raster(pid, tiles_m, tiles_n, GROUP_M: tl.constexpr):
     """The tile (m, n) of program `pid`: columns of GROUP_M row tiles, so that neighbours share both operands in L2."""

@@ -2,12 +2,15 @@
 
 The reduction is by far the longest of the three operators, and the result the smallest, so it is split over programs.
 Each writes its partial sums in float32; `sum_partials_kernel` adds them up, always in the same order.
+
+Of a weight that varies each sample, or each location, has a product of its own, whose reduction is the shorter for it: one
+program sums it up, and writes the weight itself.
 """
 
 import triton
 import triton.language as tl
 
-from tritonconv.kernels.index import INTEGERS, raster
+from tritonconv.kernels.index import INTEGERS, raster, weight_of
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, "splits"])
@@ -43,6 +46,8 @@ def wgrad_kernel(
     ALIGN_X: tl.constexpr,
     ALIGN_Y: tl.constexpr,
     WIDE: tl.constexpr,
+    PER_SAMPLE: tl.constexpr,
+    PER_LOCATION: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -55,7 +60,8 @@ def wgrad_kernel(
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
     C and F count the channels and filters of one group. ALIGN_X > 1 says that channels are adjacent in x, and that C
     and every stride of x were divided by ALIGN_X; ALIGN_Y says the same of F and y. WIDE says that one image of x or y
-    is too large for 32-bit offsets. `splits` programs share a reduction, each a run of consecutive positions.
+    is too large for 32-bit offsets. `splits` programs share a reduction, each a run of consecutive positions. If
+    PER_SAMPLE or PER_LOCATION, b, or p and q, stand before f in the partial sums, and are not summed over.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
@@ -74,9 +80,20 @@ def wgrad_kernel(
     tiles_n = tl.cdiv(columns, BLOCK_N)
     pid = tl.program_id(0)
     tiles = tiles_m * tiles_n
-    groups = tl.num_programs(0) // (tiles * splits)
-    split = pid // (tiles * groups)
-    g = (pid // tiles % groups).to(tl.int64)
+    blocks = tl.num_programs(0) // (tiles * splits)
+    split = pid // (tiles * blocks)
+    block = (pid // tiles % blocks).to(tl.int64)
+    sample, i, j, g, _ = weight_of(block, blocks, B, P, Q, PER_SAMPLE, PER_LOCATION)
+    if PER_SAMPLE:
+        x_ptr += sample * stride_xb * ALIGN_X
+        y_ptr += sample * stride_yb * ALIGN_Y
+        B = 1
+    if PER_LOCATION:
+        y_ptr += (i * stride_yp + j * stride_yq) * ALIGN_Y
+        pad_h -= (i * stride_h).to(tl.int32)
+        pad_w -= (j * stride_w).to(tl.int32)
+        P = 1
+        Q = 1
     tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
 
     f = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -128,7 +145,11 @@ def wgrad_kernel(
             mask=valid_k[:, None] & valid_f[None, :],
             other=0.0,
         )
-        accumulator = tl.dot(tl.trans(y).to(DOT_DTYPE), x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
+        if BLOCK_K < 16:
+            # Too few for tensor cores: products one by one.
+            accumulator += tl.sum(y.to(tl.float32)[:, :, None] * x.to(tl.float32)[:, None, :], 0)
+        else:
+            accumulator = tl.dot(tl.trans(y).to(DOT_DTYPE), x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
         # The programs that read the same features take turns in summing them.
         if bias_partials_ptr is not None:
             if turn == tile_n:
@@ -142,10 +163,11 @@ def wgrad_kernel(
         y_images += tl.where(p >= P, step_y + stride_yb, step_y)
         p = tl.where(p >= P, p - P, p)
 
-    rows = (split * groups + g) * F + f
-    tl.store(partials_ptr + rows[:, None] * columns + n[None, :], accumulator, mask=valid_f[:, None] & valid_n[None, :])
+    rows = (split * blocks + block) * F + f
+    partials = accumulator.to(partials_ptr.dtype.element_ty)
+    tl.store(partials_ptr + rows[:, None] * columns + n[None, :], partials, mask=valid_f[:, None] & valid_n[None, :])
     if bias_partials_ptr is not None:
-        rows = ((split * tiles_n + tile_n) * groups + g) * F + f
+        rows = ((split * tiles_n + tile_n) * blocks + block) * F + f
         tl.store(bias_partials_ptr + rows, bias, mask=valid_f)
 
 

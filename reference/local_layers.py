@@ -1,0 +1,360 @@
+"""`LocallyConnected2d` and `LocallyConnectedTranspose2d`: torch has no such layers, so these are written as it would.
+
+The weight has the shape (P, Q, F, C/groups, R, S) and lies in memory as (P, Q, F, R, S, C/groups), so that what one sum
+runs over is contiguous.
+"""
+
+from math import prod, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _LazyConvXdMixin
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.utils import _pair
+
+from reference import arguments, interchange
+from reference.arguments import output_padding, padded
+from reference.checks import Ints, Pair
+from reference.layers import Conv2d, ConvTranspose2d
+from reference.local import locally_connected2d, locally_connected_transpose2d
+
+# The dimensions of the weight, from the farthest apart in memory to the closest.
+IN_MEMORY = (0, 1, 2, 4, 5, 3)
+
+
+class _LocallyConnected(_ConvNd):
+    """What the two layers share. Without an `input_size` the parameters wait for the first input."""
+
+    input_size: Pair | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints,
+        input_size: Ints | None,
+        stride: Ints,
+        padding: Ints | str,
+        dilation: Ints,
+        transposed: bool,
+        output_padding: Ints,
+        groups: int,
+        bias: bool | str,
+        padding_mode: Any,
+        device: Any,
+        dtype: Any,
+    ) -> None:
+        if bias not in (True, False, "shared"):
+            raise ValueError(f"bias must be True, False or 'shared', but got {bias!r}")
+        pads = padding if isinstance(padding, str) else _pair(padding)
+        sizes = (_pair(kernel_size), _pair(stride), pads, _pair(dilation), transposed, _pair(output_padding))
+        super().__init__(in_channels, out_channels, *sizes, groups, False, padding_mode, device="meta")
+        self.input_size = None if input_size is None else _pair(input_size)
+        self._bias = bias
+        at: dict[str, Any] = dict(device=device, dtype=dtype)
+        if self.input_size is None:
+            if not isinstance(self, LazyModuleMixin):
+                raise TypeError(f"{type(self).__name__}: input_size must be int or a pair of ints, not None")
+            self.weight = nn.UninitializedParameter(**at)
+            self.bias = nn.UninitializedParameter(**at) if bias else None
+            return
+        shape, bias_shape = self._shapes(bias)
+        self.weight = nn.Parameter(torch.empty_permuted(shape, IN_MEMORY, **at))
+        self.bias = nn.Parameter(torch.empty(bias_shape, **at)) if bias else None
+        self.reset_parameters()
+
+    def _shapes(self, bias: bool | str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Those of weight and bias. Raises RuntimeError, as the function would, for an input too small."""
+        assert self.input_size is not None
+        channels = (self.in_channels, self.out_channels // self.groups)
+        if not self.transposed:
+            channels = (self.out_channels, self.in_channels // self.groups)
+        input = torch.empty(1, self.in_channels, *self.input_size, device="meta")
+        shared = torch.empty(*channels, *self.kernel_size, device="meta")
+        if self.transposed:
+            size = arguments.conv_transpose2d(
+                input, shared, None, self.stride, _pair(self.padding), self.output_padding, self.groups, self.dilation
+            ).size
+        else:
+            size = arguments.conv2d(input, shared, None, self.stride, self.padding, self.dilation, self.groups).size
+        positions = self.input_size if self.transposed else size
+        return (*positions, *shared.shape), (self.out_channels, *(() if bias == "shared" else size))
+
+    def reset_parameters(self) -> None:
+        """Each location's filters and bias as torch.nn initialises those of a convolution: uniform in
+        +-1/sqrt(channels * taps), the channels of one group.
+        """
+        fan_in = prod(self.weight.shape[-3:])
+        bound = 1 / sqrt(fan_in) if fan_in > 0 else 0
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def extra_repr(self) -> str:
+        said: str = super().extra_repr().replace(", stride=", f", input_size={self.input_size}, stride=", 1)
+        return said + ", bias='shared'" if self._bias == "shared" and self.bias is not None else said
+
+    def _check_size(self, input: Tensor) -> None:
+        if input.ndim in (3, 4) and tuple(input.shape[-2:]) != self.input_size:
+            assert self.input_size is not None
+            (H, W), (h, w) = self.input_size, input.shape[-2:]
+            raise RuntimeError(
+                f"Given input_size={self.input_size}, expected input{list(input.shape)} to have {H} x {W} pixels, "
+                f"but got {h} x {w} pixels instead"
+            )
+
+
+class LocallyConnected2d(_LocallyConnected):
+    """`torch.nn.Conv2d` with filters of their own for every location, and hence for images of one size.
+
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups and padding_mode are those of
+    `torch.nn.Conv2d`; `input_size` is that of the images in pixels, H and W or one number for both, before padding.
+    Weight (P, Q, out_channels, in_channels/groups, R, S), where P x Q is the size of the output; bias
+    (out_channels, P, Q), or (out_channels,) with `bias="shared"`, or None with `bias=False`. Raises RuntimeError for
+    inputs of another size.
+
+    >>> import torch
+    >>> layer = LocallyConnected2d(3, 8, kernel_size=3, input_size=(10, 12), padding=1)
+    >>> layer.weight.shape, layer.bias.shape
+    (torch.Size([10, 12, 8, 3, 3, 3]), torch.Size([8, 10, 12]))
+    >>> layer(torch.zeros(2, 3, 10, 12)).shape
+    torch.Size([2, 8, 10, 12])
+    """
+
+    shared_class: type[nn.Conv2d] = Conv2d
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints,
+        input_size: Ints,
+        stride: Ints = 1,
+        padding: Ints | str = 0,
+        dilation: Ints = 1,
+        groups: int = 1,
+        bias: bool | str = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        sampling = (stride, padding, dilation, False, 0, groups)
+        super().__init__(
+            in_channels, out_channels, kernel_size, input_size, *sampling, bias, padding_mode, device, dtype
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input (B, C, H, W) or (C, H, W) -> (B, F, P, Q) or (F, P, Q)."""
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        self._check_size(input)
+        input, padding = padded(self, input)
+        return locally_connected2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    @classmethod
+    def from_conv2d(cls, conv: nn.Conv2d, input_size: Ints, bias: bool | str = True) -> "LocallyConnected2d":
+        """The layer that computes what `conv` does, with a copy of its filters, and bias, at each location.
+
+        `bias="shared"` keeps the bias as it is. A convolution without a bias gives a layer without one.
+        """
+        arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            *arguments,
+            bias=bias if conv.bias is not None else False,
+            padding_mode=conv.padding_mode,
+            device="meta",
+            dtype=conv.weight.dtype,
+        )
+        return interchange.spread(conv, layer)
+
+    def to_conv2d(self) -> nn.Conv2d:
+        """The convolution that computes what this layer does. Raises ValueError unless all its locations agree."""
+        arguments = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+        conv = self.shared_class(
+            self.in_channels,
+            self.out_channels,
+            *arguments,  # type: ignore[arg-type]
+            bias=self.bias is not None,
+            padding_mode=self.padding_mode,
+            device="meta",
+            dtype=self.weight.dtype,
+        )
+        return interchange.gathered(self, conv)
+
+    def load_keras(self, weights: Any) -> None:
+        """Take over the weights of a Keras 2 LocallyConnected2D in channels_last: what its `get_weights()` returns.
+
+        Arrays (P*Q, R*S*C, F) and, if there is a bias, (P, Q, F). Raises ValueError for other shapes, and groups.
+        """
+        interchange.load(self, weights, interchange.KERAS)
+
+    def to_keras(self) -> list[Tensor]:
+        """Copies of the weights for a Keras 2 LocallyConnected2D in channels_last: what its `set_weights()` takes."""
+        return interchange.dump(self, interchange.KERAS)
+
+    def load_flax(self, params: Any) -> None:
+        """Take over the parameters of a Flax ConvLocal: `kernel` (P, Q, C*R*S, F) and, if there is one, `bias`
+        (P, Q, F). Raises ValueError for other shapes, and groups.
+        """
+        arrays = [params["kernel"], *([params["bias"]] if "bias" in params else [])]
+        interchange.load(self, arrays, interchange.FLAX)
+
+    def to_flax(self) -> dict[str, Tensor]:
+        """Copies of the parameters for a Flax ConvLocal."""
+        return dict(zip(("kernel", "bias"), interchange.dump(self, interchange.FLAX), strict=False))
+
+
+class LocallyConnectedTranspose2d(_LocallyConnected):
+    """`torch.nn.ConvTranspose2d` with a stamp of its own for every location, and hence for images of one size.
+
+    in_channels, out_channels, kernel_size, stride, padding, output_padding, groups and dilation are those of
+    `torch.nn.ConvTranspose2d`; `input_size` is that of its inputs in pixels, P and Q or one number for both. Weight
+    (P, Q, in_channels, out_channels/groups, R, S); bias (out_channels, H, W), where H x W is the size of the output, or
+    (out_channels,) with `bias="shared"`, or None with `bias=False`. Raises RuntimeError for inputs of another size.
+    """
+
+    shared_class: type[nn.ConvTranspose2d] = ConvTranspose2d
+    _output_padding = nn.ConvTranspose2d._output_padding
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Ints,
+        input_size: Ints,
+        stride: Ints = 1,
+        padding: Ints = 0,
+        output_padding: Ints = 0,
+        groups: int = 1,
+        bias: bool | str = True,
+        dilation: Ints = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ValueError(f'Only "zeros" padding mode is supported for {type(self).__name__}')
+        sampling = (stride, padding, dilation, True, output_padding, groups)
+        super().__init__(
+            in_channels, out_channels, kernel_size, input_size, *sampling, bias, padding_mode, device, dtype
+        )
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """input (B, F, P, Q) or (F, P, Q) -> (B, C, H, W) or (C, H, W).
+
+        `output_size`, of 2 or all entries in pixels, overrides `output_padding`: another than that needs a shared bias,
+        or none.
+        """
+        self._check_size(input)
+        return self._forward(input, output_padding(self, input, output_size))
+
+    def _forward(self, input: Tensor, extra: Ints) -> Tensor:
+        sampling = (self.stride, self.padding, extra, self.groups, self.dilation)
+        return locally_connected_transpose2d(input, self.weight, self.bias, *sampling)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_conv_transpose2d(
+        cls, conv: nn.ConvTranspose2d, input_size: Ints, bias: bool | str = True
+    ) -> "LocallyConnectedTranspose2d":
+        """As `LocallyConnected2d.from_conv2d`."""
+        arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.output_padding, conv.groups)
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            *arguments,  # type: ignore[arg-type]
+            bias=bias if conv.bias is not None else False,
+            dilation=conv.dilation,
+            device="meta",
+            dtype=conv.weight.dtype,
+        )
+        return interchange.spread(conv, layer)
+
+    def to_conv_transpose2d(self) -> nn.ConvTranspose2d:
+        """As `LocallyConnected2d.to_conv2d`."""
+        arguments = (self.kernel_size, self.stride, self.padding, self.output_padding, self.groups)
+        conv = self.shared_class(
+            self.in_channels,
+            self.out_channels,
+            *arguments,  # type: ignore[arg-type]
+            bias=self.bias is not None,
+            dilation=self.dilation,  # type: ignore[arg-type]
+            device="meta",
+            dtype=self.weight.dtype,
+        )
+        return interchange.gathered(self, conv)
+
+
+class _Lazy(_LazyConvXdMixin):
+    """The part of a lazy layer that waits for the first input's channels and size."""
+
+    def initialize_parameters(self: Any, input: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self.input_size is not None:
+            return
+        self.in_channels, self.input_size = self._get_in_channels(input), tuple(input.shape[-2:])
+        if self.in_channels % self.groups != 0:
+            raise ValueError("in_channels must be divisible by groups")
+        shape, bias_shape = self._shapes(self._bias)
+        # Loaded ones are there already, but not in the right order in memory.
+        loaded = not self.has_uninitialized_params()
+        if not loaded:
+            self.weight.materialize(shape)
+            if self.bias is not None:
+                self.bias.materialize(bias_shape)
+        with torch.no_grad():
+            self.weight.data = torch.empty_permuted(
+                shape, IN_MEMORY, device=self.weight.device, dtype=self.weight.dtype
+            ).copy_(self.weight)
+        if not loaded:
+            self.reset_parameters()
+
+    def _get_num_spatial_dims(self) -> int:
+        return 2
+
+
+class LazyLocallyConnected2d(_Lazy, LocallyConnected2d):  # type: ignore[misc]
+    """A `LocallyConnected2d` that takes `in_channels` and `input_size` from its first input."""
+
+    cls_to_become = LocallyConnected2d
+
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: Ints,
+        stride: Ints = 1,
+        padding: Ints | str = 0,
+        dilation: Ints = 1,
+        groups: int = 1,
+        bias: bool | str = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        sizes = (kernel_size, None, stride, padding, dilation)
+        super().__init__(0, out_channels, *sizes, groups, bias, padding_mode, device, dtype)
+
+
+class LazyLocallyConnectedTranspose2d(_Lazy, LocallyConnectedTranspose2d):  # type: ignore[misc]
+    """A `LocallyConnectedTranspose2d` that takes `in_channels` and `input_size` from its first input."""
+
+    cls_to_become = LocallyConnectedTranspose2d
+
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: Ints,
+        stride: Ints = 1,
+        padding: Ints = 0,
+        output_padding: Ints = 0,
+        groups: int = 1,
+        bias: bool | str = True,
+        dilation: Ints = 1,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        sizes = (kernel_size, None, stride, padding, output_padding)
+        super().__init__(0, out_channels, *sizes, groups, bias, dilation, padding_mode, device, dtype)
