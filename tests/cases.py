@@ -19,12 +19,20 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+# What the packages call the functions, by what their weight varies over.
+FUNCTIONS = {
+    "": ("conv2d", "conv_transpose2d"),
+    "b": ("per_sample_conv2d",),
+    "p q": ("locally_connected2d", "locally_connected_transpose2d"),
+    "b p q": ("dynamic_conv2d",),
+}
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "offset", "some_channels")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of conv2d or conv_transpose2d. `channels` are those of input and result.
+    """One call of conv2d or conv_transpose2d, or of one of those whose weight, and perhaps bias, varies over samples
+    ("b") or positions ("p q"). `channels` are those of input and result.
 
     Where a `padding_mode` other than zeros is given, it is a call of the module Conv2d. `dtype` and `gradient`, the
     layout of the incoming gradient, are for the tests that do not go through several themselves.
@@ -46,6 +54,8 @@ class Case:
     weight: str = "contiguous"
     bias_layout: str = "contiguous"
     padding_mode: str = "zeros"
+    varies: str = ""
+    bias_varies: str = ""
     dtype: str = "float32"
     gradient: str = "channels_last"
 
@@ -65,7 +75,19 @@ class Case:
     @property
     def weight_shape(self) -> tuple[int, ...]:
         into, out = self.channels
-        return (into, out // self.groups, *self.kernel) if self.transposed else (out, into // self.groups, *self.kernel)
+        shared = (into, out // self.groups) if self.transposed else (out, into // self.groups)
+        geometry = replace(self, varies="", bias_varies="").geometry if self.varies else None
+        lead = extents(self.varies, geometry.B, geometry.P, geometry.Q) if geometry else ()
+        return (*lead, *shared, *self.kernel)
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        if not self.bias_varies:
+            return self.channels[1:]
+        geometry = replace(self, varies="", bias_varies="").geometry
+        pixels = (geometry.H, geometry.W) if self.transposed else (geometry.P, geometry.Q)
+        samples = extents(self.bias_varies.replace("p q", ""), geometry.B, *pixels)
+        return (*samples, self.channels[1], *extents(self.bias_varies.replace("b", ""), 0, *pixels))
 
     @property
     def line(self) -> str:
@@ -78,15 +100,20 @@ class Case:
         """As the operators see it. Raises what torch raises where there is no such convolution."""
         input, weight = (torch.empty(shape, device="meta") for shape in (self.input_shape, self.weight_shape))
         check = arguments.conv_transpose2d if self.transposed else arguments.conv2d
-        call = check(input, weight, None, **self.arguments)
+        call = check(input, weight, None, **self.arguments, varies=self.varies)
         sampling = Sampling(call.size, call.stride, call.pad, call.dilation, call.groups, call.varies, True, "auto")
         return geometry_of("dgrad" if self.transposed else "fprop", call.input.shape, weight.shape, sampling)
 
+    @property
+    def name_of_function(self) -> str:
+        return FUNCTIONS[self.varies][self.transposed]
+
     def function(self, package: Any) -> Callable[..., Tensor]:
         """Of (input, weight, bias): what `package`, one with torch.nn's names, computes for this case."""
+        if self.varies:
+            return partial(getattr(package, self.name_of_function), **self.arguments)
         if self.padding_mode == "zeros":
-            name = "conv_transpose2d" if self.transposed else "conv2d"
-            return partial(getattr(package.functional, name), **self.arguments)
+            return partial(getattr(package.functional, self.name_of_function), **self.arguments)
         if self.transposed:
             raise ValueError("Only zeros padding mode is supported for ConvTranspose2d")
         layer: nn.Conv2d = package.Conv2d(
@@ -106,8 +133,13 @@ class Case:
             return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
         input, weight = laid_out(draw(self.input_shape), self.x), laid_out(draw(self.weight_shape), self.weight)
-        bias = laid_out(draw((1, 1, self.channels[1])), self.bias_layout)[0, 0] if self.bias else None
+        bias = laid_out(draw((1, 1, *self.bias_shape)), self.bias_layout)[0, 0] if self.bias else None
         return input, weight, bias
+
+
+def extents(letters: str, B: int, P: int, Q: int) -> tuple[int, ...]:
+    """Of what the letters name, in their order."""
+    return tuple({"b": B, "p": P, "q": Q}[letter] for letter in letters.split())
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
@@ -213,6 +245,57 @@ TRANSPOSED = [
         Case("output_padding_below_dilation", dilation=2, output_padding=1),
         Case("output_padding_beyond_stamps", kernel=(1, 1), stride=3, output_padding=2),
         Case("cropped", padding=2, kernel=(3, 4), stride=(1, 2)),
+    )
+]
+
+
+VARYING = [
+    Case("local", padding=1, size=(2, 3), varies="p q", bias_varies="p q"),
+    Case("local_shared_bias", 3, (3, 5), (3, 3), (2, 2), varies="p q"),
+    Case("local_unbatched", None, (5, 3), (2, 4), (2, 3), varies="p q", bias_varies="p q"),
+    Case("local_many_images", 18, (2, 5), (2, 3), (2, 2), varies="p q", bias_varies="p q"),
+    Case("local_empty_batch", 0, (2, 5), (2, 3), (2, 2), varies="p q", bias_varies="p q"),
+    Case("local_pointwise", 9, (17, 19), (2, 2), (1, 1), varies="p q", bias=False),
+    Case("local_strided", 2, (4, 3), (5, 4), (2, 3), (2, 3), 1, varies="p q", bias_varies="p q"),
+    Case("local_stride_beyond_kernel", 1, (4, 3), (5, 4), (1, 2), 3, varies="p q", bias_varies="p q"),
+    Case("local_dilated", 2, (4, 3), (3, 5), (2, 3), (1, 2), (1, 2), (3, 2), varies="p q", bias_varies="p q"),
+    Case("local_dilation_shares_factor", 1, (2, 3), (5, 4), (2, 2), 2, 1, 2, varies="p q", bias_varies="p q"),
+    Case("local_beyond_the_image", 2, (4, 3), (1, 2), (1, 2), 2, 3, varies="p q", bias_varies="p q"),
+    Case("local_grouped", 2, (6, 9), (2, 3), (1, 2), groups=3, varies="p q", bias_varies="p q"),
+    Case("local_depthwise", 1, (5, 5), (1, 3), (1, 2), groups=5, varies="p q", bias_varies="p q"),
+    Case("local_same", 1, (2, 2), (2, 3), (2, 3), padding="same", varies="p q", bias_varies="p q"),
+    Case("local_aligned", 9, (16, 24), (2, 3), (2, 2), x="channels_last", weight="channels_last", varies="p q"),
+    Case("local_aligned_grouped", 1, (32, 16), (3, 2), (2, 2), groups=2, weight="channels_last", varies="p q"),
+    Case("local_aligned_by_two", 5, (6, 10), (2, 2), (2, 1), x="channels_last", varies="p q", bias_varies="p q"),
+    Case("local_many_channels", 2, (70, 36), (2, 2), (2, 2), varies="p q", bias_varies="p q"),
+    Case("local_sliced", 2, (4, 3), (3, 3), (2, 2), x="sliced", weight="sliced", varies="p q", bias_varies="p q"),
+    Case("local_expanded", 2, (4, 3), (3, 3), (2, 2), x="expanded", weight="expanded", varies="p q"),
+    Case("local_offset", 2, (8, 8), (3, 3), (2, 2), x="offset", weight="offset", varies="p q", bias_varies="p q"),
+    Case("local_transposed_bias", 1, (2, 3), (3, 4), (2, 2), bias_layout="transposed", varies="p q", bias_varies="p q"),
+    Case("per_sample", varies="b", bias_varies="b"),
+    Case("per_sample_shared_bias", 3, kernel=(2, 4), padding=(0, 1), stride=(1, 2), varies="b"),
+    Case("per_sample_strided", 2, (6, 9), (6, 5), (3, 2), (2, 1), 2, (1, 2), 3, varies="b", bias_varies="b"),
+    Case("per_sample_aligned", 2, (16, 24), (5, 4), x="channels_last", weight="channels_last", varies="b"),
+    Case("per_sample_of_none", 0, (2, 3), varies="b", bias_varies="b"),
+    Case("per_sample_pixel", 3, (4, 5), (1, 1), (1, 1), varies="b", bias_varies="b"),
+    Case("dynamic", 2, (3, 5), (3, 3), (2, 2), varies="b p q", bias_varies="b p q"),
+    Case("dynamic_shared_bias", 1, (4, 4), (2, 4), (2, 3), (1, 2), (1, 1), groups=2, varies="b p q"),
+    Case("dynamic_bias_of_samples", 2, (3, 17), (2, 3), (2, 2), varies="b p q", bias_varies="b"),
+    Case("dynamic_bias_of_positions", 2, (17, 3), (2, 3), (2, 2), varies="b p q", bias_varies="p q"),
+    Case("dynamic_aligned", 2, (16, 8), (2, 2), (1, 2), x="channels_last", weight="channels_last", varies="b p q"),
+]
+# The other way round images are larger: those that stay small.
+SMALL = ("", "_shared_bias", "_unbatched", "_many_images", "_empty_batch", "_pointwise", "_grouped", "_aligned")
+VARYING_TRANSPOSED = [
+    replace(case, transposed=True)
+    for case in (
+        *(case for case in VARYING if case.name.removeprefix("local") in SMALL),
+        Case("local_output_padding", 2, (4, 3), (2, 1), (2, 3), 2, 0, 1, 1, 1, varies="p q", bias_varies="p q"),
+        Case("local_strided", 2, (4, 3), (2, 2), (2, 3), (2, 3), 1, varies="p q", bias_varies="p q"),
+        Case("local_stride_beyond_kernel", 1, (4, 3), (2, 2), (1, 2), 3, varies="p q", bias_varies="p q"),
+        Case("local_dilated", 2, (4, 3), (2, 2), (2, 2), (1, 2), (1, 0), (3, 2), varies="p q", bias_varies="p q"),
+        Case("local_dilation_shares_factor", 1, (2, 3), (2, 3), (2, 2), 2, 1, 2, varies="p q", bias_varies="p q"),
+        Case("local_cropped", 1, (3, 2), (3, 3), (3, 2), (1, 2), 1, varies="p q", bias_varies="p q"),
     )
 ]
 

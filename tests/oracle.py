@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -46,7 +48,39 @@ def widened(tensor: Tensor | None) -> Tensor | None:
 
 def forward(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """torch's own convolution, on operands raised to float64."""
+    if case.varies:
+        return one_by_one(case, widened(input), widened(weight), widened(bias))
     return case.function(torch.nn)(widened(input), widened(weight), widened(bias))
+
+
+def one_by_one(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution with a weight that varies, by torch's own with each of the weights: of that of a position, only
+    what it gives there counts, or, transposed, what it makes of that position alone.
+    """
+    convolve = partial(torch.conv_transpose2d if case.transposed else torch.conv2d, **case.arguments)
+    images = input if input.ndim == 4 else input[None]
+    shared_by_samples, shared_by_positions = "b" not in case.varies, "p" not in case.varies
+    if len(images) == 0:
+        result = convolve(images, weight.new_zeros(weight.shape[-4:])) + 0 * weight.sum()
+    else:
+        weights = weight[None] if shared_by_samples else weight
+        parts = zip([images] if shared_by_samples else images.split(1), weights, strict=True)
+        each = convolve if shared_by_positions else partial(at_each_position, convolve, case.transposed)
+        result = torch.cat([each(part, own) for part, own in parts])
+    if bias is not None:
+        result = result + (bias[..., None, None] if bias.ndim < 3 else bias)
+    return result if input.ndim == 4 else result[0]
+
+
+def at_each_position(convolve: Function, transposed: bool, images: Tensor, weight: Tensor) -> Tensor:
+    positions = list(product(range(weight.shape[0]), range(weight.shape[1])))
+    if transposed:
+        only = [torch.zeros_like(images[0, 0]) for _ in positions]
+        for mask, (p, q) in zip(only, positions, strict=True):
+            mask[p, q] = 1
+        return sum(convolve(images * mask, weight[at]) for mask, at in zip(only, positions, strict=True))
+    columns = [convolve(images, weight[p, q])[..., p, q] for p, q in positions]
+    return torch.stack(columns, -1).unflatten(-1, weight.shape[:2])
 
 
 PARTS = ("result", "gradient of input", "gradient of weight", "gradient of bias")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests.cases import CONV, DTYPES, TRANSPOSED, Case
+from tests.cases import CONV, DTYPES, TRANSPOSED, VARYING, VARYING_TRANSPOSED, Case
 from tests.guards import guarded
 from tests.oracle import PARTS, convolution_precision, expected_step, forward, hostile, precision_on, step
 from tests.steps import steps
@@ -27,11 +27,21 @@ def without_tf32() -> Iterator[None]:
 
 def plain(size: tuple[int, int]) -> Sampling:
     return Sampling(
-        size, stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1, channels_last=True, implementation="triton"
+        size,
+        stride=(1, 1),
+        pad=(0, 0),
+        dilation=(1, 1),
+        groups=1,
+        varies="",
+        channels_last=True,
+        implementation="triton",
     )
 
 
-ALL = [pytest.param(case, id=f"{'transposed_' * case.transposed}{case}") for case in CONV + TRANSPOSED]
+ALL = [
+    pytest.param(case, id=f"{'transposed_' * case.transposed}{case}")
+    for case in CONV + TRANSPOSED + VARYING + VARYING_TRANSPOSED
+]
 
 
 @pytest.mark.parametrize("case", ALL)

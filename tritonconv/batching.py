@@ -33,7 +33,8 @@ def into_filters(weight: Tensor) -> Tensor:
 
 def out_of_filters(weight: Tensor, extent: int) -> Tensor:
     """The other way round."""
-    return weight.unflatten(-4, (extent, -1)).movedim(-5, 0)
+    filters: Tensor = weight.unflatten(-4, (extent, -1))
+    return filters.movedim(-5, 0)
 
 
 def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
@@ -87,9 +88,7 @@ def wgrad_rule(name: str) -> Callable[..., tuple[Any, Any]]:
         if "b" in varies:
             joined = CALLS[name](*(t.flatten(0, 1) for t in factors), *sampling)
             return joined.unflatten(0, factors[0].shape[:2]), 0
-        joined = CALLS[name](
-            *map(into_channels, factors), *sizes, groups * V, varies, channels_last, implementation
-        )
+        joined = CALLS[name](*map(into_channels, factors), *sizes, groups * V, varies, channels_last, implementation)
         if isinstance(joined, Tensor):
             return out_of_filters(joined, V), 0
         weight, bias = joined

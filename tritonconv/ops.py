@@ -76,7 +76,7 @@ def geometry_of(operator: Operator, first: Ints, second: Ints, sampling: Samplin
             C = C * groups
         case "wgrad":
             (B, C, H, W), (_, F, P, Q), (R, S) = first, second, size
-    return ConvGeometry(B, C, H, W, F, P, Q, R, S, groups, *stride, *pad, *dilation, varies)
+    return ConvGeometry(B, C, H, W, F, P, Q, R, S, groups, *stride, *pad, *dilation, varies)  # type: ignore
 
 
 def result_shape(operator: Operator, geometry: ConvGeometry) -> tuple[int, ...]:

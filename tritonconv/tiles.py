@@ -101,10 +101,12 @@ _LOCAL = [(128, 64, 128, 4, 3), (128, 16, 32, 1, 4), (64, 32, 64, 2, 4), (16, 64
 _LOCAL_NARROW = [(64, 32, 64, 4, 2), (16, 16, 64, 2, 2)]
 _LOCAL_WGRAD = [(64, 128, 64, 4, 3), (16, 128, 64, 4, 3), (64, 64, 64, 4, 3), (16, 64, 64, 4, 3)]
 _LOCAL_WGRAD_NARROW = [(32, 64, 64, 4, 2), (16, 64, 64, 4, 2)]
-_FEW_IMAGES = [(8, 16, 16, 1, 4), (8, 32, 32, 4, 4), (4, 16, 16, 1, 4), (4, 64, 32, 4, 4)]
-_ONE_IMAGE = [(1, 16, 16, 1, 4), (1, 64, 64, 4, 4)]
-_FEW_IMAGES_WGRAD = [(16, 64, 4, 4, 2)]
-_ONE_IMAGE_WGRAD = [(16, 128, 1, 4, 2), (64, 128, 1, 4, 2)]
+_FEW_IMAGES = [
+    *((8, 16, 16, 1, 4), (8, 32, 32, 4, 4)),
+    *((4, 16, 16, 1, 4), (4, 64, 32, 4, 4)),
+    *((1, 16, 16, 1, 4), (1, 64, 64, 4, 4)),
+]
+_FEW_IMAGES_WGRAD = [(16, 128, 1, 4, 2), (64, 128, 1, 4, 2)]
 # The most images that are multiplied without tensor cores, whose tiles have 16 rows at least.
 FEW = 8
 
@@ -138,12 +140,11 @@ def designed_for_locations(operator: Operator, operands: Operands, whole_loads: 
     """The tiles for a weight of each location, with tensor cores and without."""
     wide = whole_loads and not operands.exact
     if operator == "wgrad":
-        rows, few, one = (_LOCAL_WGRAD if wide else _LOCAL_WGRAD_NARROW), _FEW_IMAGES_WGRAD, _ONE_IMAGE_WGRAD
+        rows, few = (_LOCAL_WGRAD if wide else _LOCAL_WGRAD_NARROW), _FEW_IMAGES_WGRAD
     else:
-        rows, few, one = (_LOCAL if wide else _LOCAL_NARROW), _FEW_IMAGES, _ONE_IMAGE
+        rows, few = (_LOCAL if wide else _LOCAL_NARROW), _FEW_IMAGES
     many = [Tile(M, N, max(16, K // operands.itemsize), warps, stages) for M, N, K, warps, stages in rows]
-    one_image = [Tile(*row) for row in one]
-    return one_image if "b" in operands.varies else [*many, *(Tile(*row) for row in few), *one_image]
+    return [*many, *(Tile(*row) for row in few)]
 
 
 def images(tile: Tile, operator: Operator) -> int:
@@ -152,14 +153,15 @@ def images(tile: Tile, operator: Operator) -> int:
 
 
 def for_images(tiles: list[Tile], geometry: ConvGeometry, operator: Operator) -> list[Tile]:
-    """Those of the tiles for a weight of each location that suit so many images: with tensor cores if there are more
-    than FEW, or else for no more images than there are, rounded up.
+    """Those of the tiles for a weight of each location that suit so many images: with tensor cores for more than FEW,
+    and for fewer those that take no more at once than there are, rounded up, as far as there are such.
     """
     there = 1 if geometry.per_sample else geometry.B
-    most = next((n for n in (1, 4, FEW) if there <= n), None)
-    if most is None:
+    if there > FEW:
         return [tile for tile in tiles if images(tile, operator) > FEW]
-    return [tile for tile in tiles if images(tile, operator) == min(most, 4 if operator == "wgrad" else most)]
+    counts = sorted({images(tile, operator) for tile in tiles if images(tile, operator) <= FEW})
+    wanted = next((n for n in counts if n >= there), counts[-1])
+    return [tile for tile in tiles if images(tile, operator) == wanted]
 
 
 def least(itemsize: int) -> Tile:
@@ -169,6 +171,11 @@ def least(itemsize: int) -> Tile:
 
 def legal(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
     """Every tile that fits: what may be tuned. Whether registers suffice, only the compiler knows."""
+    if "p" in operands.varies:
+        few = {tile for tile in designed(operator, operands) if images(tile, operator) <= FEW}
+        grid = product((16, 32, 64, 128), (16, 32, 64, 128), (16, 32, 64), (1, 2, 4), (2, 3, 4))
+        found = [*sorted(few, key=astuple), *(Tile(*blocks) for blocks in grid)]
+        return [tile for tile in found if fits(tile, operator, operands.itemsize, device)]
     grid = product((64, 128, 256), (16, 32, 64, 128, 256), (64, 128), (4, 8), (2, 3, 4))
     tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in grid]
     return [tile for tile in tiles if fits(tile, operator, operands.itemsize, device)]

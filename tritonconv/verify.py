@@ -171,9 +171,9 @@ def parts(
             yield results[1], total, total_squares.sqrt()
         return
     extra = summand(bias).double().expand(results[0].shape) if isinstance(bias, Tensor) else None
-    weight = None if geometry.per_sample else second.double()
+    weight = second if geometry.per_sample else second.double()
     for b, image in enumerate(images):
-        own = second[b : b + 1].double() if weight is None else weight
+        own = weight[b : b + 1].double() if geometry.per_sample else weight
         expected, squares = form(image, own, *sampling), form(image.square(), own.square(), *sampling)
         if extra is not None:
             expected, squares = expected + extra[b : b + 1], squares + extra[b : b + 1].square()

@@ -15,7 +15,16 @@ LAUNCHERS = {
     "tritonconv/launch.py": {"fprop", "dgrad", "wgrad", "plan", "ceildiv", "sum_of_partials"},
     "tritonconv/geometry.py": {"phases", "phase", "_shared_out"},
     "tritonconv/operands.py": {"integers", "bias_of"},
-    "tritonconv/layout.py": {"adjacent", "aligned", "alignment", "bias_strides", "last_in_memory", "summand", "whole_stores", "wide"},
+    "tritonconv/layout.py": {
+        "adjacent",
+        "aligned",
+        "alignment",
+        "bias_strides",
+        "last_in_memory",
+        "summand",
+        "whole_stores",
+        "wide",
+    },
 }
 
 

@@ -35,7 +35,9 @@ def phase(i, stride, pad, dilation, period, taps, extent):
     return i, count, first_position, first_pixel, tl.cdiv(extent - first_pixel, stride)
 
 
-@triton.jit(do_not_specialize=[*INTEGERS, *BIAS_STRIDES, "period_h", "period_w"], do_not_specialize_on_alignment=["bias_ptr"])
+@triton.jit(
+    do_not_specialize=[*INTEGERS, *BIAS_STRIDES, "period_h", "period_w"], do_not_specialize_on_alignment=["bias_ptr"]
+)
 def dgrad_kernel(
     y_ptr,
     weight_ptr,
@@ -89,8 +91,8 @@ def dgrad_kernel(
     """x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
-    C and F count the channels and filters of one group. The weight lies as (C, R, S, F) without gaps, group by group; if
-    it varies as (F, R, S, C), C a multiple of ALIGN_WEIGHT, behind b if PER_SAMPLE and p and q if PER_LOCATION.
+    C and F count the channels and filters of one group. The weight lies as (C, R, S, F) without gaps, group by group.
+    One that varies lies as (F, R, S, C), C a multiple of ALIGN_WEIGHT, behind b if PER_SAMPLE, p and q if PER_LOCATION.
     ALIGN_Y > 1 says that filters are adjacent in y, and that F and every stride of y were divided by ALIGN_Y; ALIGN_X
     says the same of C and x. WIDE says that x is too large for 32-bit offsets.
     """
@@ -118,9 +120,7 @@ def dgrad_kernel(
     r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
     s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
     block = (pid // tiles % blocks).to(tl.int64)
-    sample, cell_h, cell_w, g, groups = weight_of(
-        block, blocks, samples, cells_h, cells_w, PER_SAMPLE, PER_LOCATION
-    )
+    sample, cell_h, cell_w, g, groups = weight_of(block, blocks, samples, cells_h, cells_w, PER_SAMPLE, PER_LOCATION)
     tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
 
     pixels = B * rows_h * rows_w
@@ -173,7 +173,9 @@ def dgrad_kernel(
             weight += ((sample * P + first_p) * Q + first_q) * groups
         else:
             weight += sample * groups
-        weight_ptrs = weight_ptr + (weight * F * stride_k + (r * S + s) * C_stored + c)[None, :] + (k * stride_k)[:, None]
+        weight_ptrs = (
+            weight_ptr + (weight * F * stride_k + (r * S + s) * C_stored + c)[None, :] + (k * stride_k)[:, None]
+        )
     else:
         stride_k = 1
         stride_r = period_h * S * F

@@ -43,8 +43,8 @@ def multiply_sum(
 
     `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
     channels. Tap (i, j) lies `step` positions further on the side, whose strides are `stride`, and `weight_stride`
-    elements further in the weight. What lies outside the side's extent counts as zero, and if WEIGHT_ENDS there is no
-    weight for it either: then all rows see the same taps. Fewer rows than tensor cores take are multiplied without them.
+    elements further in the weight. What lies outside the side's extent counts as zero, and if WEIGHT_ENDS, with which
+    all rows see the same taps, there is no weight for it. Fewer rows than tensor cores take are multiplied without.
     """
     k = tl.arange(0, BLOCK_K)
     if BLOCK_M < 16:

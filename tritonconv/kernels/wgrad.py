@@ -3,8 +3,8 @@
 The reduction is by far the longest of the three operators, and the result the smallest, so it is split over programs.
 Each writes its partial sums in float32; `sum_partials_kernel` adds them up, always in the same order.
 
-Of a weight that varies each sample, or each location, has a product of its own, whose reduction is the shorter for it: one
-program sums it up, and writes the weight itself.
+Of a weight that varies each sample, or each location, has a product of its own, whose reduction is the shorter for it.
+If one program sums it up, it writes the weight itself.
 """
 
 import triton
