@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import tritonconv
 from tests.cases import CONV, TRANSPOSED, Case, laid_out
-from tests.oracle import assert_close, hostile
+from tests.oracle import assert_close, hostile, one_by_one
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch's own compiler stack
@@ -25,16 +26,24 @@ Function = Callable[..., Tensor]
 OPERATORS = torch.ops.tritonconv
 
 
-@pytest.fixture(params=[False, True], ids=["conv2d", "conv_transpose2d"])
+WIRING = [
+    Case("conv2d"),
+    Case("conv_transpose2d", transposed=True),
+    Case("locally_connected2d", varies="p q", bias_varies="p q"),
+    Case("locally_connected_transpose2d", transposed=True, varies="p q", bias_varies="p q"),
+    Case("per_sample_conv2d", varies="b", bias_varies="b"),
+    Case("dynamic_conv2d", varies="b p q", bias_varies="b p q"),
+]
+
+
+@pytest.fixture(params=WIRING, ids=str)
 def problem(request: pytest.FixtureRequest) -> tuple[Function, Function, tuple[Tensor, ...]]:
     """Our function, torch's, and operands."""
-    transposed = request.param
-    case = Case(
-        "wiring", stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2, kernel=(3, 2), transposed=transposed
-    )
-    name = "conv_transpose2d" if transposed else "conv2d"
-    ours, theirs = (partial(getattr(m, name), **case.arguments) for m in (tritonconv, torch.nn.functional))
-    return ours, theirs, tuple(t for t in case.operands(torch.float64) if t is not None)
+    case = replace(request.param, stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2, kernel=(3, 2))
+    if case.varies:
+        case = replace(case, size=(3, 3 if case.transposed else 2), channels=(4, 2))
+    theirs = partial(one_by_one, case) if case.varies else case.function(torch.nn)
+    return case.function(tritonconv), theirs, tuple(t for t in case.operands(torch.float64) if t is not None)
 
 
 def assert_same(actual: Any, expected: Any) -> None:
@@ -86,7 +95,8 @@ def test_per_sample_gradients_and_hessian(problem: Any) -> None:
     def hessian(function: Function) -> Tensor:
         return torch.func.hessian(lambda w: function(x, w, bias).square().sum())(weight)
 
-    assert_same(per_sample(ours), per_sample(theirs))
+    if weight.ndim in (4, 6):  # one for all samples
+        assert_same(per_sample(ours), per_sample(theirs))
     assert_same(hessian(ours), hessian(theirs))
 
 
@@ -99,8 +109,9 @@ def test_compile(problem: Any, dynamic: bool) -> None:
 
     def step(function: Function, batch: int) -> tuple[Tensor, ...]:
         torch.manual_seed(batch)
-        inputs = [torch.randn(batch, *operands[0].shape[1:], dtype=torch.float64), *operands[1:]]
-        inputs = [t.requires_grad_() for t in inputs]
+        per_sample = operands[1].ndim in (5, 7)
+        sizes = [(batch, *t.shape[1:]) if i == 0 or per_sample else t.shape for i, t in enumerate(operands)]
+        inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
         y = function(*inputs)
         return y, *torch.autograd.grad(y.square().sum(), inputs)
 
@@ -192,6 +203,7 @@ def test_results_can_be_modified_in_place(implementation: str, batched: bool, de
 def test_second_order_in_triton(problem: Any, device: str) -> None:
     """A gradient of gradients, every operator of which is a kernel, in float32."""
     ours, theirs, operands = problem
+    torch.manual_seed(0)
     wanted = [torch.randn_like(t) for t in operands]
 
     def second(function: Function, dtype: torch.dtype) -> tuple[Tensor, ...]:

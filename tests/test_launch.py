@@ -23,8 +23,8 @@ def test_precision_follows_the_switch(setting: str, expected: str) -> None:
             launch.wgrad(x, x, False, geometry, True, tiles.INTERPRETER),
         ):
             assert plan.launches[0].arguments["PRECISION"] == expected
-        assert operands.summary(x, 4, True).exact == (expected == "ieee")
-        assert not operands.summary(x.half(), 8, True).exact
+        assert operands.summary(x, 4, True, geometry).exact == (expected == "ieee")
+        assert not operands.summary(x.half(), 8, True, geometry).exact
 
 
 def test_what_is_copied() -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from tritonconv.autograd import CALLS
 from tritonconv.geometry import Operator
-from tritonconv.layout import summand
 from tritonconv.ops import library
 
 
@@ -67,7 +66,10 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
         else:
             joined = CALLS[operator](activations.flatten(0, 1), weight, shared, *sampling)
             result = joined.unflatten(0, activations.shape[:2])
-        return (result if own is None else result + summand(for_each(own, in_dims[2], V))), 0
+        if own is not None:
+            each = for_each(own, in_dims[2], V)
+            result = result + (each[..., None, None] if each.ndim == 3 else each)
+        return result, 0
 
     return mapped
 

@@ -89,7 +89,7 @@ def locally_connected2d(
     >>> image, kernels = torch.arange(9.0).reshape(1, 3, 3), torch.arange(16.0).reshape(2, 2, 1, 1, 2, 2)
     >>> locally_connected2d(image, kernels, implementation="reference")
     tensor([[[ 19.,  73.],
-             [225., 343.]]])
+             [197., 331.]]])
     """
     wish = dispatch.requested(implementation)
     checked = arguments.conv2d(

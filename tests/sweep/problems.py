@@ -18,12 +18,13 @@ MOST_CHANNELS = 40
 def problem(seed: int, dtype: str | None = None) -> Case:
     """The same problem for the same seed: of Conv2d if it is even, of ConvTranspose2d if it is odd.
 
-    In the dtype it draws, or in `dtype` unless torch does the padding.
+    In the dtype it draws, or in `dtype` unless torch does the padding. The weight of every third varies.
     """
     rng = random.Random(seed)
     while True:
         case = draw(rng, seed)
         if legal(case) and max(steps(case.geometry).values()) <= MOST_STEPS:
+            case = varied(case, random.Random(f"weight of {seed}"))
             return replace(case, dtype=dtype) if dtype is not None and case.padding_mode == "zeros" else case
 
 
@@ -68,6 +69,25 @@ def draw(rng: random.Random, seed: int) -> Case:
     if rng.random() < 0.15:
         # torch pads, and adds up the gradients of what it repeated in the dtype: 16 bits are rounded more than once.
         case = replace(case, padding_mode=rng.choice(["reflect", "replicate", "circular"]), dtype="float32")
+    return case
+
+
+def varied(case: Case, rng: random.Random) -> Case:
+    """`case` with a weight that varies, on fewer pixels if that would be too much for the interpreter; or as it is."""
+    if case.padding_mode != "zeros" or rng.random() < 0.65:
+        return case
+    varies = "p q" if case.transposed else rng.choice(["p q", "p q", "b", "b p q"])
+    own = ["", "b", "p q", "b p q"]
+    bias_varies = rng.choice([letters for letters in own if set(letters) <= set(varies)])
+    each = replace(case, varies=varies, bias_varies=bias_varies)
+    if each.batch and varies == "p q":  # which tensor cores multiply if there are many
+        each = replace(each, batch=rng.choice([each.batch, each.batch, 6, 9, 17]))
+    for _ in range(20):
+        if legal(each) and max(steps(each.geometry).values()) <= MOST_STEPS:
+            return each
+        fewer, shorter = (rng.randint(1, 4), rng.randint(1, 3)), (rng.randint(1, 3), rng.randint(1, 2))
+        smaller = replace(each, size=fewer, kernel=shorter)
+        each = smaller if legal(smaller) else each
     return case
 
 
@@ -117,7 +137,10 @@ def tile_of(seed: int, operator: Operator, geometry: ConvGeometry) -> Tile:
     for _ in range(12):
         M, N, K = rng.choice([16, 32, 64]), rng.choice([16, 16, 32]), rng.choice([16, 16, 32])
         split = rng.choice([1, 2, 3, 5]) if operator == "wgrad" else 1
-        tile = Tile(M, N, K, num_warps=4, num_stages=1, GROUP_M=rng.choice([1, 2, 3, 8]), SPLIT_K=split)
+        group = rng.choice([1, 2, 3, 8])
+        if geometry.per_location and rng.random() < 0.7:  # without tensor cores
+            M, K = (M, rng.choice([1, 2, 4, 8])) if operator == "wgrad" else (rng.choice([1, 2, 4, 8]), K)
+        tile = Tile(M, N, K, num_warps=4, num_stages=1, GROUP_M=group, SPLIT_K=split)
         if steps_of(operator, geometry, tile) <= MOST_STEPS:
             return tile
     return picked(operator, geometry)

@@ -44,6 +44,8 @@ def changes(name: str, value: Any, default: Any, groups: int) -> Iterator[Any]:
                 for less in (least, pair(value)[axis] - 1):
                     if less >= least:
                         yield tuple(less if i == axis else n for i, n in enumerate(pair(value)))
+        case "varies":
+            yield from ("", "b", "p q")
         case _:
             yield default
             if name == "batch" and value:
@@ -53,6 +55,8 @@ def changes(name: str, value: Any, default: Any, groups: int) -> Iterator[Any]:
 def possible(case: Case) -> bool:
     """Whether there is such a convolution."""
     if any(n % case.groups for n in case.channels):
+        return False
+    if not set(case.bias_varies) <= set(case.varies) or (case.transposed and "b" in case.varies):
         return False
     if case.padding == "same" and pair(case.stride) != (1, 1):
         return False
