@@ -128,3 +128,55 @@ def test_wgrad_of_a_weight_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> No
     x, y = integers((1, C, 1, 1)), integers((1, F, 1, 1), seed=1)
     weight = last_computed(planned("wgrad", x, y, ConvGeometry(1, C, 1, 1, F, 1, 1, 1, 1)))
     assert torch.equal(weight[-1, -16:, 0, 0], y[0, -1, 0, 0] * x[0, -16:, 0, 0])
+
+
+# Filters of one location, and so many locations that their weights pass 2^31.
+FILTERS, CHANNELS, COLUMNS = 64, 2**11, 2**14 + 1
+ONE_IMAGE = tiles.Tile(1, 16, 2048, 4, 1)
+
+
+def weights_of_locations(rows: int, taps: int) -> Tensor:
+    """As a layer's lie in memory: (rows, COLUMNS, FILTERS, CHANNELS, taps, 1) with the channels last."""
+    shape = (rows, COLUMNS, FILTERS, CHANNELS, taps, 1)
+    filters = taps * CHANNELS
+    row = COLUMNS * FILTERS * filters
+    return sparse(shape, (row, FILTERS * filters, filters, 1, CHANNELS, CHANNELS))
+
+
+@needs_interpreter
+@pytest.mark.parametrize("tile", [LONG, ONE_IMAGE], ids=["dot", "products"])
+def test_fprop_with_weights_of_locations_beyond_32_bits(tile: tiles.Tile) -> None:
+    x, last = sparse((1, CHANNELS, 1, COLUMNS), (0, 1, 0, CHANNELS)), integers((FILTERS, CHANNELS), seed=1)
+    weight = weights_of_locations(rows=1, taps=1)
+    x[0, :, 0, -1], weight[0, -1, :, :, 0, 0] = integers((CHANNELS,)), last
+    geometry = ConvGeometry(1, CHANNELS, 1, COLUMNS, FILTERS, 1, COLUMNS, 1, 1, varies="p q")
+    y = last_computed(planned("fprop", x, weight, geometry, tile))
+    expected = last.double() @ x[0, :, 0, -1].double()
+    assert torch.equal(y[0, -16:, 0, -1].double(), expected[-16:])
+
+
+@needs_interpreter
+@pytest.mark.parametrize("tile", [TILE, ONE_IMAGE], ids=["dot", "products"])
+def test_dgrad_with_weights_of_locations_beyond_32_bits(tile: tiles.Tile) -> None:
+    """The last pixel sees the last location with the first tap, and one 2^31 elements before it with the second."""
+    y, last = sparse((1, FILTERS, 2, COLUMNS), (0, 1, COLUMNS * FILTERS, FILTERS)), integers((2, FILTERS, CHANNELS))
+    weight = weights_of_locations(rows=2, taps=2)
+    for tap in (0, 1):
+        y[0, :, 1 - tap, -1] = integers((FILTERS,), seed=tap + 1)
+        weight[1 - tap, -1, :, :, tap, 0] = last[tap]
+    geometry = ConvGeometry(1, CHANNELS, 2, COLUMNS, FILTERS, 2, COLUMNS, 2, 1, varies="p q")
+    x = last_computed(planned("dgrad", y, weight, geometry, tile))
+    expected = sum(y[0, :, 1 - tap, -1].double() @ last[tap].double() for tap in (0, 1))
+    assert torch.equal(x[0, -16:, 1, -1].double(), expected[-16:])
+
+
+@needs_interpreter
+@pytest.mark.parametrize("tile", [TILE, tiles.Tile(16, 16, 1, 4, 1)], ids=["dot", "products"])
+def test_wgrad_of_weights_of_locations_beyond_32_bits(monkeypatch: pytest.MonkeyPatch, tile: tiles.Tile) -> None:
+    monkeypatch.setattr(launch, "allocate", layout.allocate)
+    x = sparse((1, CHANNELS, 1, COLUMNS), (0, 1, 0, CHANNELS))
+    y = sparse((1, FILTERS, 1, COLUMNS), (0, 1, 0, FILTERS))
+    x[0, :, 0, -1], y[0, :, 0, -1] = integers((CHANNELS,)), integers((FILTERS,), seed=1)
+    geometry = ConvGeometry(1, CHANNELS, 1, COLUMNS, FILTERS, 1, COLUMNS, 1, 1, varies="p q")
+    weight = last_computed(planned("wgrad", x, y, geometry, tile))
+    assert torch.equal(weight[0, -1, -1, -16:, 0, 0], y[0, -1, 0, -1] * x[0, -16:, 0, -1])

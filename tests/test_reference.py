@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 import reference
-from tests.cases import CONV, LAYOUTS, TRANSPOSED, Case
+from tests.cases import CONV, LAYOUTS, TRANSPOSED, VARYING, VARYING_TRANSPOSED, Case
 from tests.oracle import assert_close, forward, hostile
 from tests.sweep.problems import problem
 
-ALL = [pytest.param(case, id=f"{'transposed_' * case.transposed}{case}") for case in CONV + TRANSPOSED]
+ALL = [
+    pytest.param(case, id=f"{'transposed_' * case.transposed}{case}")
+    for case in CONV + TRANSPOSED + VARYING + VARYING_TRANSPOSED
+]
 
 
 def ours(case: Case, *operands: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import reference
 import tritonconv
-from tests.cases import CONV, DTYPES, TRANSPOSED, Case
+from tests.cases import CONV, DTYPES, TRANSPOSED, VARYING, VARYING_TRANSPOSED, Case
 from tests.oracle import convolution_precision, hostile, step
 from tests.sweep import replay
 from tritonconv import launch
@@ -31,8 +31,12 @@ NAMES = (
     "output_padding",
     "unbatched",
     "sliced",
+    "local_aligned_by_two",
+    "local_stride_beyond_kernel",
+    "per_sample",
+    "dynamic_aligned",
 )
-SOME = [case for case in CONV + TRANSPOSED if case.name in NAMES]
+SOME = [case for case in CONV + TRANSPOSED + VARYING + VARYING_TRANSPOSED if case.name in NAMES]
 
 
 def train(case: Case, dtype: str, device: str, **drawn: Any) -> None:

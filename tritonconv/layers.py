@@ -7,7 +7,7 @@ from torch's into these, have it too.
 
 from torch import Tensor, nn
 
-from reference import local_layers
+from reference import lazy_local_layers, local_layers
 from reference.arguments import output_padding, padded
 from reference.checks import Ints
 from tritonconv.functional import conv2d, conv_transpose2d, locally_connected2d, locally_connected_transpose2d
@@ -70,8 +70,17 @@ class LazyConvTranspose2d(nn.LazyConvTranspose2d):
 
 
 class LocallyConnected2d(local_layers.LocallyConnected2d):
-    __doc__ = f"""{local_layers.LocallyConnected2d.__doc__}
-    `layer.implementation` chooses as in `Conv2d`.
+    """`torch.nn.Conv2d` with filters of their own for every location, on the operators fprop, dgrad and wgrad.
+
+    Its arguments are those of `torch.nn.Conv2d`, with `input_size` after `kernel_size`: that of the images in pixels, H
+    and W or one number for both, before padding. Weight (P, Q, out_channels, in_channels/groups, R, S), where P x Q is
+    the size of the output; bias (out_channels, P, Q), or (out_channels,) with `bias="shared"`, or None with
+    `bias=False`. Raises RuntimeError for inputs of another size. `layer.implementation` chooses as in `Conv2d`.
+
+    >>> import torch
+    >>> layer = LocallyConnected2d(3, 8, kernel_size=3, input_size=(10, 12), padding=1)
+    >>> layer.weight.shape
+    torch.Size([10, 12, 8, 3, 3, 3])
     """
 
     implementation: str | None = None
@@ -85,8 +94,12 @@ class LocallyConnected2d(local_layers.LocallyConnected2d):
 
 
 class LocallyConnectedTranspose2d(local_layers.LocallyConnectedTranspose2d):
-    __doc__ = f"""{local_layers.LocallyConnectedTranspose2d.__doc__}
-    `layer.implementation` chooses as in `ConvTranspose2d`.
+    """`torch.nn.ConvTranspose2d` with a stamp of its own for every location, on the operators dgrad, fprop and wgrad.
+
+    Its arguments are those of `torch.nn.ConvTranspose2d`, with `input_size` after `kernel_size`: that of its inputs in
+    pixels, P and Q or one number for both. Weight (P, Q, in_channels, out_channels/groups, R, S); bias
+    (out_channels, H, W), or (out_channels,) with `bias="shared"`, or None with `bias=False`. Raises RuntimeError for
+    inputs of another size. `layer.implementation` chooses as in `ConvTranspose2d`.
     """
 
     implementation: str | None = None
@@ -106,7 +119,7 @@ class LocallyConnectedTranspose2d(local_layers.LocallyConnectedTranspose2d):
         )
 
 
-class LazyLocallyConnected2d(local_layers.LazyLocallyConnected2d):
+class LazyLocallyConnected2d(lazy_local_layers.LazyLocallyConnected2d):
     """A `LocallyConnected2d` that takes `in_channels` and `input_size` from its first input."""
 
     cls_to_become = LocallyConnected2d
@@ -115,7 +128,7 @@ class LazyLocallyConnected2d(local_layers.LazyLocallyConnected2d):
     _conv_forward = LocallyConnected2d._conv_forward
 
 
-class LazyLocallyConnectedTranspose2d(local_layers.LazyLocallyConnectedTranspose2d):
+class LazyLocallyConnectedTranspose2d(lazy_local_layers.LazyLocallyConnectedTranspose2d):
     """A `LocallyConnectedTranspose2d` that takes `in_channels` and `input_size` from its first input."""
 
     cls_to_become = LocallyConnectedTranspose2d
