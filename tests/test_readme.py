@@ -18,5 +18,5 @@ def test_examples_run(example: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
     assert EXAMPLES[0].count("\n") <= 12
