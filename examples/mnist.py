@@ -8,16 +8,20 @@ Where nothing is installed but torch, einops and scikit-learn, this runs in a ch
     PYTHONPATH=. python examples/mnist.py --data digits
 
 Afterwards it says which implementation ran each layer and why, and how far each implementation is from float64.
+
+    python examples/mnist.py --local
+
+does something else: it compares a locally connected layer with the convolution in its place, over several seeds.
 """
 
-import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
+import arguments
 import compare
 import images
+import local
 import torch
 from images import Images
 from network import Network, autocast, build, loss_of, wide
@@ -25,38 +29,39 @@ from torch import Tensor
 
 import tritonconv
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-
 
 def main() -> None:
-    arguments = parse(sys.argv[1:])
+    chosen = arguments.parse(sys.argv[1:], __doc__)
     # Layers this small gain little from more threads, and where cores are shared, threads wait for one another.
     torch.set_num_threads(1)
-    implementation, device, dtype = arguments.implementation, arguments.device, DTYPES[arguments.dtype]
+    if chosen.local:
+        local.main(chosen)
+        return
+    implementation, device, dtype = chosen.implementation, chosen.device, arguments.DTYPES[chosen.dtype]
     try:
-        train, test = images.load(arguments.data, arguments.seed, arguments.limit)
-        if arguments.picture:
+        train, test = images.load(chosen.data, chosen.seed, chosen.limit)
+        if chosen.picture:
             import picture
     except ModuleNotFoundError as missing:
         sys.exit(f'error: {missing}; pip install ".[examples]"')
     train, test = train.to(device, wide(dtype)), test.to(device, wide(dtype))
-    torch.manual_seed(arguments.seed)
+    torch.manual_seed(chosen.seed)
     network = build(implementation, train.pixels.shape[-1], device, dtype)
     try:
         with autocast(device, dtype):
-            explanation = tritonconv.explain(network, test.pixels[: arguments.batch_size])
+            explanation = tritonconv.explain(network, test.pixels[: chosen.batch_size])
     except NotImplementedError as refusal:
         sys.exit(f"error: {refusal}")
 
-    print(f"{len(train.labels)} images to learn from, {len(test.labels)} to test with; {device}, {arguments.dtype}")
+    print(f"{len(train.labels)} images to learn from, {len(test.labels)} to test with; {device}, {chosen.dtype}")
     if device.type == "cuda" and implementation != "torch":
         with autocast(device, dtype):
-            tritonconv.warmup(network, train.pixels[: arguments.batch_size])
-    fit(network, train, arguments.epochs, arguments.batch_size, dtype)
-    logits, reconstructions = predict(network, test.pixels, arguments.batch_size, dtype)
+            tritonconv.warmup(network, train.pixels[: chosen.batch_size])
+    fit(network, train, chosen.epochs, chosen.batch_size, dtype)
+    logits, reconstructions = predict(network, test.pixels, chosen.batch_size, dtype)
     print(f"test accuracy {100 * (logits.argmax(1) == test.labels).double().mean():.1f} %")
-    if arguments.picture:
-        picture.save(arguments.picture, test, logits.argmax(1), reconstructions)
+    if chosen.picture:
+        picture.save(chosen.picture, test, logits.argmax(1), reconstructions)
 
     print("\nwhich implementation runs each convolution, and why\n")
     print("torch.nn runs them all" if implementation == "torch" else explanation)
@@ -118,47 +123,6 @@ def progress(batches: Sequence[Tensor], title: str) -> Iterable[Tensor]:
     except ModuleNotFoundError:
         return batches
     return track(batches, title, transient=True)
-
-
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--data", choices=["mnist", "digits"], default="mnist", help="28x28 or 8x8 pixels")
-    add("--implementation", choices=["auto", "triton", "reference", "torch"], default="auto")
-    add("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:1")
-    add("--epochs", type=at_least(1), default=15)
-    add("--batch-size", type=at_least(1), default=64)
-    add("--dtype", choices=DTYPES, default="float32", help="the 16-bit ones by autocast")
-    add("--seed", type=at_least(0), default=0)
-    add("--limit", type=at_least(10), help="use only so many images, a fifth of them to test with")
-    add("--picture", metavar="FILE", type=drawable, help="draw digits and their reconstructions: .png, .pdf or .svg")
-    return parser.parse_args(words)
-
-
-def device(word: str) -> torch.device:
-    try:
-        found = torch.empty(0, device=word).device
-    except (AssertionError, RuntimeError) as error:
-        raise argparse.ArgumentTypeError(str(error).splitlines()[0]) from None
-    if found.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"must be cpu or cuda, but got {word}")
-    return found
-
-
-def at_least(smallest: int) -> Callable[[str], int]:
-    def integer(word: str) -> int:
-        if int(word) < smallest:
-            raise argparse.ArgumentTypeError(f"must be at least {smallest}, but got {word}")
-        return int(word)
-
-    return integer
-
-
-def drawable(word: str) -> Path:
-    path = Path(word)
-    if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"must be a .png, .pdf or .svg in a folder that exists, but got {word}")
-    return path
 
 
 if __name__ == "__main__":

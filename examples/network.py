@@ -1,10 +1,14 @@
 """The network that the example trains: it reads a digit and draws it again."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import tritonconv
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Network(nn.Module):
@@ -37,9 +41,7 @@ class Network(nn.Module):
             ConvTranspose2d(16, 1, 4, stride=2, padding=1),
             nn.Sigmoid(),
         )
-        for layer in self.modules():
-            if isinstance(layer, tritonconv.Conv2d | tritonconv.ConvTranspose2d) and implementation != "auto":
-                layer.implementation = implementation
+        choose(implementation, self)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         code = self.encoder(images)
@@ -53,7 +55,20 @@ def loss_of(logits: Tensor, reconstruction: Tensor, images: Tensor, labels: Tens
 
 def build(implementation: str, size: int, device: torch.device, dtype: torch.dtype) -> Network:
     """The network on `device`, in the dtype and memory format that suit it."""
-    network = Network(implementation, size).to(device, wide(dtype))
+    return placed(Network(implementation, size), device, dtype)
+
+
+def choose(implementation: str, network: nn.Module) -> None:
+    """Have the layers of tritonconv run as `implementation`. "auto" leaves them as they are."""
+    layers = tritonconv.Conv2d | tritonconv.ConvTranspose2d | tritonconv.LocallyConnected2d
+    for layer in network.modules():
+        if isinstance(layer, layers) and implementation != "auto":
+            layer.implementation = implementation
+
+
+def placed(network: Module, device: torch.device, dtype: torch.dtype) -> Module:
+    """`network` on `device`, in the dtype and memory format that suit it."""
+    network.to(device, wide(dtype))
     if device.type == "cuda":
         # Tensor cores want the channels of a pixel side by side. The outputs follow the format of the weights.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -67,10 +68,46 @@ def test_the_same_seed_gives_the_same_network() -> None:
     assert seconds.sub("", first) == seconds.sub("", second) != ""
 
 
+def test_local() -> None:
+    """Both layers over two seeds: what is said of the accuracies follows from those of the seeds."""
+    pytest.importorskip("sklearn")
+    done = run("--local", "--seeds", "2", "--seed", "3", "--limit", "300", "--epochs", "2")
+    assert done.returncode == 0, done.stderr
+    rows = {title: cells.split() for title, cells in re.findall(r"^(\S.{19})(\S.*)$", done.stdout, re.MULTILINE)}
+    rows = {title.strip(): cells for title, cells in rows.items()}
+    assert rows["parameters"] == ["6,346", "20,266", "5,386", "19,306"]
+    seeds = [[float(cell) for cell in rows[f"seed {seed}"]] for seed in (3, 4)]
+    assert max(seeds[0]) > 20
+    means = [sum(column) / 2 for column in zip(*seeds, strict=True)]
+    assert [float(cell) for cell in rows["mean"]] == pytest.approx(means, abs=0.02)
+    verdicts = re.findall(r"^reading .*: .*: (\S+) for local, .* over 2 seeds$", done.stdout, re.MULTILINE)
+    differences = [means[1] - means[0], means[3] - means[2]]
+    assert [float(verdict) for verdict in verdicts] == pytest.approx(differences, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("local", "said"),
+    [
+        ([52.0, 63.0, 72.0], "the local layer wins: +2.33"),
+        ([48.0, 57.0, 68.0], "the convolution wins: -2.33"),
+        ([51.0, 60.0, 69.0], "no winner: +0.00"),
+        ([53.0, 59.0, 70.0], "no winner: +0.67"),
+    ],
+)
+def test_who_wins(monkeypatch: pytest.MonkeyPatch, local: list[float], said: str) -> None:
+    """Only a difference of more than two standard errors counts."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    assert import_module("local").verdict([50.0, 60.0, 70.0], local).startswith(said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--epochs", "0"], "must be at least 1"),
+        (["--local", "--implementation", "torch"], "torch.nn has no locally connected layer"),
+        (["--local", "--picture", "digits.png"], "--local draws no picture"),
+        (["--seeds", "3"], "--seeds goes with --local"),
+        (["--local", "--implementation", "triton", "--device", "cpu"], "error: triton: the tensors are on the CPU"),
         (["--implementation", "cudnn"], "invalid choice"),
         (
             ["--implementation", "triton", "--device", "cpu", "--data", "digits"],
