@@ -1,8 +1,9 @@
 """Throughput, side by side with what a user would pick instead, and the evidence it produced (`results/`).
 
-    layers            the problems: 47 layers of real networks, and their families
-    contenders        what is timed: each pass, as torch, tritonconv and others compute it
-    check, timing     is it right, against float64; and how long does it take
+    layers            the problems: 50 layers of real networks or like theirs, and their families
+    contenders, loop  what is timed: each pass, as torch, tritonconv and others compute it
+    check             is it right, against float64
+    timing, memory    how long does it take, and how much memory
     roof              how long would it take at the ceilings of this machine
     measure, session  all of that for one problem, and for one run: the rows of the record
     test_throughput   `pytest bench`

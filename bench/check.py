@@ -11,9 +11,11 @@ from tests.oracle import precision_on
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.tolerance import allowed, errors
 
-# So many positions of an image or of features are checked, all channels of each; or taps, all channels of each.
+# So many positions of an image or of features are checked, all channels of each; or taps, all channels of each; or,
+# of weights that vary, the filters of so many positions.
 POSITIONS = 512
 TAPS = 9
+FILTERS = 64
 
 
 class WrongResult(AssertionError):
@@ -51,6 +53,10 @@ def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:
             b, h, w = some((geometry.B, geometry.H, geometry.W), POSITIONS, generator, problem.x.device)
             expected = pixels_at(problem.y, problem.weight, geometry, b, h, w)
             return Sample(operator, (b, slice(None), h, w), expected, geometry.gemm("dgrad").K)
+        case "wgrad" if geometry.per_location:
+            p, q = some((geometry.P, geometry.Q), FILTERS, generator, problem.x.device)
+            expected = filters_at(problem.x, problem.y, geometry, p, q)
+            return Sample(operator, (p, q), expected, geometry.gemm("wgrad").K)
         case "wgrad":
             r, s = some((geometry.R, geometry.S), TAPS, generator, problem.x.device)
             expected = torch.stack(
@@ -93,12 +99,19 @@ def some(extents: tuple[int, ...], most: int, generator: torch.Generator, device
 
 def features_at(x: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """y[b, :, p, q]: the pixels under each position, times the filters."""
+    n, own = ("n", weight[p, q]) if geometry.per_location else ("", weight)
+    filters = own.double().unflatten(-4, (geometry.G, -1))
+    return torch.einsum(f"nrsgc,{n}gfcrs->ngf", patches_at(x, geometry, b, p, q), filters).flatten(1)
+
+
+def patches_at(x: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    """The pixels under each position, of shape (n, R, S, G, C/G)."""
     r, s = torch.arange(geometry.R, device=x.device), torch.arange(geometry.S, device=x.device)
     h = p[:, None] * geometry.stride_h + r * geometry.dilation_h - geometry.pad_h
     w = q[:, None] * geometry.stride_w + s * geometry.dilation_w - geometry.pad_w
     patches = gathered(x, b, h, w, (h >= 0) & (h < geometry.H), (w >= 0) & (w < geometry.W))
-    filters = weight.double().unflatten(0, (geometry.G, -1))
-    return torch.einsum("nrsgc,gfcrs->ngf", patches.unflatten(-1, (geometry.G, -1)), filters).flatten(1)
+    result: Tensor = patches.unflatten(-1, (geometry.G, -1))
+    return result
 
 
 def pixels_at(y: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, h: Tensor, w: Tensor) -> Tensor:
@@ -110,8 +123,13 @@ def pixels_at(y: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, h: T
     inside_h = (far_h % geometry.stride_h == 0) & (p >= 0) & (p < geometry.P)
     inside_w = (far_w % geometry.stride_w == 0) & (q >= 0) & (q < geometry.Q)
     spread = gathered(y, b, p, q, inside_h, inside_w)
-    filters = weight.double().unflatten(0, (geometry.G, -1))
-    return torch.einsum("nrsgf,gfcrs->ngc", spread.unflatten(-1, (geometry.G, -1)), filters).flatten(1)
+    if geometry.per_location:
+        p, q = p.where(inside_h, 0)[:, :, None], q.where(inside_w, 0)[:, None, :]
+        n, own = "n", weight[p, q, :, :, r[:, None], s]
+    else:
+        n, own = "", weight.permute(2, 3, 0, 1)
+    filters = own.double().unflatten(-2, (geometry.G, -1))
+    return torch.einsum(f"nrsgf,{n}rsgfc->ngc", spread.unflatten(-1, (geometry.G, -1)), filters).flatten(1)
 
 
 def gathered(side: Tensor, b: Tensor, rows: Tensor, columns: Tensor, in_rows: Tensor, in_columns: Tensor) -> Tensor:
@@ -120,6 +138,17 @@ def gathered(side: Tensor, b: Tensor, rows: Tensor, columns: Tensor, in_rows: Te
     rows, columns = rows.where(in_rows, 0), columns.where(in_columns, 0)
     values = side.permute(0, 2, 3, 1)[b[:, None, None], rows[:, :, None], columns[:, None, :]]
     return values.double().where(inside[..., None], 0.0)
+
+
+def filters_at(x: Tensor, y: Tensor, geometry: ConvGeometry, p: Tensor, q: Tensor) -> Tensor:
+    """weight[p, q], of shape (n, F, C/G, R, S): the pixels under each position, times its features."""
+    total = x.new_zeros((len(p), *geometry.weight_shape[-4:]), dtype=torch.float64)
+    by_group = total.unflatten(1, (geometry.G, -1))
+    for b in range(geometry.B):  # one at a time, for memory
+        patches = patches_at(x, geometry, torch.full_like(p, b), p, q)
+        features = y[b, :, p, q].double().unflatten(0, (geometry.G, -1))
+        by_group += torch.einsum("gfn,nrsgc->ngfcrs", features, patches)
+    return total
 
 
 def taps_at(x: Tensor, y: Tensor, geometry: ConvGeometry, r: int, s: int) -> Tensor:

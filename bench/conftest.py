@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import results
-from bench.contenders import CONTENDERS, DTYPES, PASSES
+from bench.contenders import CONTENDERS, DTYPES, PASSES, competing
 from bench.layers import select
 from bench.session import Session
 
@@ -40,11 +40,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One benchmark for each dtype, layer, pass and contender, those of one problem next to each other."""
     if "contender" in metafunc.fixturenames:
-        layers = select(metafunc.config.getoption("--rows"))
+        contenders, passes = chosen(metafunc.config, "--contenders"), chosen(metafunc.config, "--passes")
+        each = [
+            pytest.param(layer, of, contender, id=f"{layer.name}-{of}-{contender}")
+            for layer in select(metafunc.config.getoption("--rows"))
+            for of in passes
+            for contender in competing(contenders, layer)
+        ]
         metafunc.parametrize("dtype", chosen(metafunc.config, "--dtypes"))
-        metafunc.parametrize("layer", layers, ids=[layer.name for layer in layers])
-        metafunc.parametrize("of", chosen(metafunc.config, "--passes"))
-        metafunc.parametrize("contender", chosen(metafunc.config, "--contenders"))
+        metafunc.parametrize(("layer", "of", "contender"), each)
 
 
 def chosen(config: pytest.Config, option: str) -> list[str]:

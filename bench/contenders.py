@@ -4,9 +4,10 @@ The passes `fprop`, `dgrad` and `wgrad` are the three operators; `step` is forwa
 Conv2d, fprop is the forward pass and dgrad the input's gradient; of a ConvTranspose2d it is the other way round.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -15,15 +16,20 @@ from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
 import tritonconv
+from bench import loop
 from bench.layers import Layer
 from tests.oracle import convolution_precision
 from tritonconv import dispatch
 from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.layout import allocate
 from tritonconv.ops import operators
 
 Pass = Literal["fprop", "dgrad", "wgrad", "step"]
 PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad", "step")
-CONTENDERS = ("torch", "triton", "torch-nchw", "triton-nchw", "reference", "compile", "flag_gems")
+CONTENDERS = ("torch", "triton", "torch-nchw", "triton-nchw", "reference", "loop", "compile", "flag_gems")
+OURS = ("triton", "triton-nchw", "reference")
+# What is written in the place of a layer that torch does not have: unfold + einsum, and a loop over positions.
+INSTEAD = ("reference", "loop")
 # float32 outside the tensor cores, and tf32, which is float32 rounded for them.
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
 Call = Callable[[], tuple[Tensor, ...]]
@@ -50,15 +56,17 @@ class Problem:
 
         def normal(shape: tuple[int, ...]) -> Tensor:
             drawn = torch.randn(shape, generator=generator, dtype=DTYPES[dtype], device=device)
+            if drawn.ndim > 4:
+                return allocate(shape, drawn, channels_last=True).copy_(drawn)
             return drawn.contiguous(memory_format=torch.channels_last)
 
         shapes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
         return cls(layer, dtype, geometry, *map(normal, shapes))
 
     def contiguous(self) -> "Problem":
-        """The same numbers in NCHW."""
-        operands = (t.contiguous() for t in (self.x, self.weight, self.y))
-        return Problem(self.layer, self.dtype, self.geometry, *operands)
+        """The same numbers in NCHW, but for a weight that varies: in any format its layer has its channels last."""
+        weight = self.weight if self.geometry.varies else self.weight.contiguous()
+        return replace(self, x=self.x.contiguous(), weight=weight, y=self.y.contiguous())
 
     @property
     def forward(self) -> Operator:
@@ -80,17 +88,28 @@ def parts(of: Pass, layer: Layer) -> tuple[Operator, ...]:
     return ("dgrad", "fprop", "wgrad") if layer.case.transposed else ("fprop", "dgrad", "wgrad")
 
 
+def competing(asked: Sequence[str], layer: Layer) -> list[str]:
+    """Those of `asked`, and, if torch is among them and does not have the layer, what is written instead of it."""
+    instead = INSTEAD if layer.family == "local" and "torch" in asked else ()
+    return list(dict.fromkeys([*asked, *instead]))
+
+
 def why_not(contender: str, of: Pass, problem: Problem) -> str | None:
     """Why `contender` can not compute this pass; None if it can."""
+    local = problem.layer.family == "local"
     match contender:
+        case "torch" | "torch-nchw" | "compile" if local:
+            return "torch has no locally connected layer"
+        case "loop" if not local:
+            return "a loop over positions is for locally connected layers"
         case "triton" | "triton-nchw":
             about = dispatch.Problem(problem.forward, problem.geometry, problem.x.dtype, problem.x.device)
             return dispatch.why_not("triton", about)
         case "flag_gems":
             if find_spec("flag_gems") is None:
                 return "flag_gems is not installed"
-            if problem.layer.case.transposed or of in ("dgrad", "wgrad"):
-                return "flag_gems has a conv2d, forward and backward together, and no transposed one"
+            if problem.layer.case.transposed or of in ("dgrad", "wgrad") or local:
+                return "flag_gems has a conv2d, forward and backward together, and no transposed or local one"
     return None
 
 
@@ -101,6 +120,8 @@ def call(contender: str, of: Pass, problem: Problem) -> Call:
             return _tritonconv(contender, of, problem, channels_last=True)
         case "triton-nchw":
             return _tritonconv("triton", of, problem.contiguous(), channels_last=False)
+        case "loop":
+            return _loop(of, problem)
         case "torch":
             return _torch(of, problem)
         case "torch-nchw":
@@ -115,13 +136,13 @@ def call(contender: str, of: Pass, problem: Problem) -> Call:
 def _tritonconv(implementation: str, of: Pass, problem: Problem, channels_last: bool) -> Call:
     case, geometry = problem.layer.case, problem.geometry
     if of == "step":
-        function = tritonconv.conv_transpose2d if case.transposed else tritonconv.conv2d
-        return _step(problem, lambda *operands: function(*operands, **case.arguments, implementation=implementation))
+        return _step(problem, partial(case.function(tritonconv), implementation=implementation))
     sampling = (
         (geometry.stride_h, geometry.stride_w),
         (geometry.pad_h, geometry.pad_w),
         (geometry.dilation_h, geometry.dilation_w),
         geometry.G,
+        geometry.varies,
         channels_last,
         implementation,
     )
@@ -131,7 +152,21 @@ def _tritonconv(implementation: str, of: Pass, problem: Problem, channels_last: 
         case "dgrad":
             return lambda: (operators.dgrad(problem.y, problem.weight, None, geometry.image_shape[2:], *sampling),)
         case "wgrad":
-            return lambda: (operators.wgrad(problem.x, problem.y, geometry.weight_shape[2:], *sampling),)
+            return lambda: (operators.wgrad(problem.x, problem.y, geometry.weight_shape[-2:], *sampling),)
+
+
+def _loop(of: Pass, problem: Problem) -> Call:
+    """A step's gradients are autograd's; the passes alone are the loops that compute no more than that."""
+    x, weight, y, geometry = problem.x, problem.weight, problem.y, problem.geometry
+    match of:
+        case "step":
+            return _step(problem, partial(getattr(loop, problem.forward), geometry=geometry))
+        case "fprop":
+            return lambda: (loop.fprop(x, weight, geometry),)
+        case "dgrad":
+            return lambda: (loop.dgrad(y, weight, geometry),)
+        case "wgrad":
+            return lambda: (loop.wgrad(x, y, geometry),)
 
 
 def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda function: function) -> Call:

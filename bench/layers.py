@@ -48,7 +48,7 @@ class Layer:
         """What decides which kernel suits it. A layer that is of several families counts as the first of these."""
         into, out = self.case.channels
         groups = self.case.groups
-        if self.operator == "locally_connected2d":
+        if self.case.varies:
             return "local"
         if self.case.transposed:
             return "transposed"
@@ -63,23 +63,29 @@ class Layer:
         return "1x1" if self.case.kernel == (1, 1) else f"dense {self.case.kernel[0]}x{self.case.kernel[1]}"
 
     @property
-    def why_not(self) -> str | None:
-        """Why nothing runs this layer, if nothing does."""
-        return "there is no locally connected layer yet" if self.family == "local" else None
-
-    @property
     def geometry(self) -> ConvGeometry:
         return self.case.geometry
 
     def scaled_down(self) -> "Layer":
         """The same kind of layer, small enough for a CPU to take milliseconds: what is timed is not the layer."""
         case = self.case
+        if self.family == "local":
+            return replace(self, case=few_positions(case))
         groups = case.groups if case.groups == 1 else 4 if self.family == "grouped" else 32
         into, out = (groups * min(n // case.groups, 32 // groups) for n in case.channels)
         reach = case.dilation * (max(case.kernel) - 1) + 1 - 2 * case.padding
         size = max(min(min(case.size), 16), 1 if case.transposed else reach)
         small = replace(case, batch=min(case.batch or 1, 2), channels=(into, out), size=(size, size), groups=groups)
         return replace(self, case=small)
+
+
+def few_positions(case: Case) -> Case:
+    """A locally connected case of 2 x 2 positions, with at most 3 x 3 taps: each position has a weight of its own."""
+    into, out = (min(channels, 32) for channels in case.channels)
+    taps = min(3, *case.kernel)
+    reach = case.stride + case.dilation * (taps - 1) + 1 - 2 * case.padding
+    size = 2 if case.transposed else max(reach, 1)
+    return replace(case, batch=min(case.batch or 1, 2), channels=(into, out), size=(size, size), kernel=(taps, taps))
 
 
 TABLE = Path(__file__).with_name("layers.csv")
@@ -100,7 +106,8 @@ def read(path: Path = TABLE) -> list[Layer]:
                 padding=int(row["padding"]),
                 dilation=int(row["dilation"]),
                 groups=int(row["groups"]),
-                transposed=row["operator"] == "conv_transpose2d",
+                transposed="transpose" in row["operator"],
+                varies="p q" if "locally_connected" in row["operator"] else "",
                 bias=False,
                 x="channels_last",
                 weight="channels_last",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from bench import check
-from bench.contenders import Call, Pass, Problem, at_its_best, call, parts, why_not
+from bench.contenders import OURS, Call, Pass, Problem, at_its_best, call, parts, why_not
 from bench.layers import Layer
 from bench.results import Row, in_short, kernels_of, lost
 from bench.roof import Ceilings, Roof
@@ -26,7 +26,8 @@ def measure(
     `ok`       the result is right, and there are times: `device_us` (replays of a CUDA graph, cold L2 cache),
                `wall_us` (eager, from the call to the result) and `host_us` (eager, until the call returns), each with
                median, p20, p80 and runs; `tflops`, `gbps` and `roof` (the fraction of what the ceilings allow) follow
-               from the median on the device, or of the wall where there is none
+               from the median on the device, or of the wall where there is none; `extra_bytes` is the peak of the
+               memory beside operands and results, `peak` that of all memory as a multiple of operands and results
     `wrong`    it is not, `reason` says by how much, and there are none
     `skipped`  it can not run this, and says why
     `failed`   it raised
@@ -42,7 +43,7 @@ def measure(
         expected = check.samples(of, problem)
 
         def verify(name: str, results: Sequence[torch.Tensor]) -> None:
-            rms, most = check.verify(of, problem, results, expected, LOOSER if name not in OURS else 1)
+            rms, most = check.verify(of, problem, results, expected, looser(name))
             rows[name] |= {"status": "ok", "error_rms": rms, "error_max": most}
 
         for name, row in rows.items():
@@ -64,16 +65,22 @@ def measure(
             try:
                 if each.results is not None:
                     verify(name, each.results)  # what the last timed replay has left
-                rows[name] |= timed(each, roof)
+                rows[name] |= timed(each, roof) | {"peak": peak(each, problem, of)}
             except check.WrongResult as error:
                 rows[name] |= failure(error, device)
     return list(rows.values())
 
 
 # cuDNN may choose algorithms that are less accurate than a sum of products, such as Winograd's. That is for its users
-# to judge by the errors in the rows: it is not kept out of the comparison for it.
+# to judge by the errors in the rows: it is not kept out of the comparison for it. Nor is a loop over positions, which
+# rounds a pixel once for each tap that falls on it.
 LOOSER = 10
-OURS = ("triton", "triton-nchw", "reference")
+LOOSER_IN_A_LOOP = 30
+
+
+def looser(contender: str) -> float:
+    """By how much more than ours a contender may be off."""
+    return 1 if contender in OURS else LOOSER_IN_A_LOOP if contender == "loop" else LOOSER
 
 
 def timed_or_failed(
@@ -124,6 +131,14 @@ def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device, channels_
         first, *_ = launches(operator, dtype, layer.geometry, here, bias=False, channels_last=channels_last)
         chosen[operator] = str(tile_of(first))
     return chosen
+
+
+def peak(times: Times, problem: Problem, of: Pass) -> float | None:
+    """The memory that a contender holds at its peak, as a multiple of operands and results: 1 is the least."""
+    if times.extra_bytes is None:
+        return None
+    least = problem.geometry.minimal_bytes(problem.x.element_size()) * (2 if of == "step" else 1)
+    return float(f"{1 + times.extra_bytes / least:.4g}")
 
 
 def timed(times: Times, roof: Roof) -> Row:

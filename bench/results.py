@@ -2,7 +2,8 @@
 
 A file is an object with
   `environment`  what it ran on and what with: GPU, driver, versions, commit, a hash of each operator's kernels
-  `ceilings`     TFLOP/s of a large matrix product, by dtype, and GB/s of a large copy, measured in the same run
+  `ceilings`     TFLOP/s of a large matrix product, by dtype, and GB/s of a large copy and of copies within the L2
+                 cache, measured in the same run
   `rows`         one object per layer, pass, contender and dtype (`bench.measure`)
   `complete`     whether everything that was planned is in it
 and `rehearsal` or `sample` if it must not be taken for evidence. What `pytest bench --benchmark-json` writes is read

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from bench import results
-from bench.contenders import Pass, Problem, parts
+from bench.contenders import Pass, Problem, competing, parts
 from bench.layers import Layer
 from bench.measure import failure, measure, tiles_of, untimed
 from bench.roof import Ceilings, ceilings
@@ -43,15 +43,13 @@ class Session:
         """One row for each contender, whatever happens: only a GPU that is lost raises."""
         about = (layer.name, of, dtype)
         if about not in self._rows:
-            nothing = (layer, of, dtype, self.contenders, self.environment["commit"])
+            contenders = competing(self.contenders, layer)
             try:
-                if layer.why_not is not None:
-                    self._rows[about] = untimed(*nothing, "skipped", layer.why_not)
-                else:
-                    given = (self.contenders, self.ceilings, self.environment, self.budget)
-                    self._rows[about] = measure(self.problem(layer, dtype), of, *given)
+                given = (contenders, self.ceilings, self.environment, self.budget)
+                self._rows[about] = measure(self.problem(layer, dtype), of, *given)
             except Exception as error:
-                self._rows[about] = untimed(*nothing, **failure(error, self.device))
+                outcome = failure(error, self.device)
+                self._rows[about] = untimed(layer, of, dtype, contenders, self.environment["commit"], **outcome)
         return self._rows[about]
 
     def tiles(self, layer: Layer, of: Pass, dtype: str) -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from bench import memory
+
 Call = Callable[[], Any]
 Name = TypeVar("Name", bound=Hashable)
 
@@ -54,7 +56,10 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def side_by_side(calls: dict[Name, Call], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
     """Time each of `calls`, in turns, so that a machine that gets slower does so for all."""
-    times = on_device(calls, device, budget) if device.type == "cuda" else {name: Times() for name in calls}
+    if device.type == "cuda":
+        times = on_device(calls, device, budget)
+    else:
+        times = {name: Times(extra_bytes=memory.beside_results(*memory.on_cpu(call))) for name, call in calls.items()}
     _in_eager_mode(calls, times, device, budget)
     return times
 
@@ -83,14 +88,7 @@ def captured(call: Call, device: torch.device) -> tuple[Call, str, int]:
     What can not be captured is called as it is.
     """
     call()
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    results = call()
-    torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device) - before
-    extra = peak - sum(t.untyped_storage().nbytes() for t in results)
-    del results
+    extra = memory.beside_results(*memory.on_gpu(call, device))
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):

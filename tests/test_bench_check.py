@@ -1,6 +1,7 @@
 """What is wrong is not timed: the benchmark's check finds what torch would, and a planted error."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,22 +10,25 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from bench import check, measure, session, test_throughput
-from bench.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best, call, parts, why_not
+from bench.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best, call, competing, parts, why_not
 from bench.layers import Layer, read, select
+from tests.cases import Case
+from tests.oracle import expected_step
+from tritonconv import LocallyConnected2d
 from tritonconv.explain import Listener
 from tritonconv.tolerance import errors
 
 CPU = torch.device("cpu")
-LAYERS = [layer.scaled_down() for layer in read() if layer.why_not is None]
-CEILINGS = {"float32": 0.1, "copy": 10.0}
+LAYERS = [layer.scaled_down() for layer in read()]
+LOCAL = [layer for layer in LAYERS if layer.family == "local"]
+CEILINGS = {"float32": 0.1, "copy": 10.0, "l2": 20.0}
 ENVIRONMENT = {"kernels": {"fprop": "f", "dgrad": "d", "wgrad": "w"}, "commit": "c"}
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 def test_expected_is_what_torch_computes_in_float64(layer: Layer) -> None:
     problem = Problem.draw(layer, "float32", CPU)
-    wide = Problem(layer, "float64", problem.geometry, *(t.double() for t in (problem.x, problem.weight, problem.y)))
-    results = call("torch", "step", wide)()
+    results = expected_step(layer.case, (problem.input, problem.weight, None), problem.gradient)
     for result, sample in zip(results, check.samples("step", problem), strict=True):
         assert max(sample.errors(result)) < 1e-12
         assert sample.expected.numel() > 0
@@ -39,6 +43,46 @@ def test_contenders_compute_the_same(contender: str, of: Pass) -> None:
         results = call(contender, of, problem)()
         assert len(results) == len(parts(of, layer)) == len(check.samples(of, problem))
         check.verify(of, problem, results, check.samples(of, problem))
+
+
+@pytest.mark.parametrize("of", PASSES)
+@pytest.mark.parametrize("contender", ["reference", "loop"])
+def test_contenders_compute_the_same_in_local_layers(contender: str, of: Pass) -> None:
+    for layer in LOCAL:
+        problem = Problem.draw(layer, "float32", CPU)
+        assert why_not(contender, of, problem) is None
+        results = call(contender, of, problem)()
+        check.verify(of, problem, results, check.samples(of, problem))
+
+
+def test_a_loop_knows_padding_dilation_and_groups() -> None:
+    case = Case("local", 2, (4, 6), (5, 4), (2, 3), 2, 1, (2, 1), 2, bias=False, varies="p q")
+    for each in (case, replace(case, transposed=True, size=(2, 3))):
+        problem = Problem.draw(Layer(each, each.name_of_function, "none"), "float32", CPU)
+        for of in PASSES:
+            check.verify(of, problem, call("loop", of, problem)(), check.samples(of, problem))
+
+
+def test_who_competes_in_local_layers() -> None:
+    """Where torch is asked for, what is written instead of its layer; and where it is not, only who is."""
+    assert competing(["torch", "triton"], LOCAL[0]) == ["torch", "triton", "reference", "loop"]
+    assert competing(["torch", "triton"], LAYERS[0]) == ["torch", "triton"]
+    assert competing(["triton"], LOCAL[0]) == ["triton"]
+    local, dense = (Problem.draw(layer, "float32", CPU) for layer in (LOCAL[0], LAYERS[0]))
+    refuse = {name for name in CONTENDERS for of in PASSES if why_not(name, of, local)} - {"triton", "triton-nchw"}
+    assert refuse == {"torch", "torch-nchw", "compile", "flag_gems"}
+    assert why_not("loop", "fprop", dense) == "a loop over positions is for locally connected layers"
+
+
+def test_the_fused_local_layers_compete_in_both_formats(device: str) -> None:
+    """In both the weight lies as its layer keeps it, and is not copied."""
+    problem = Problem.draw(LOCAL[-1], "float32", torch.device(device))
+    assert problem.contiguous().weight is problem.weight
+    assert problem.weight.stride() == LocallyConnected2d(32, 32, 3, 4, device="meta").weight.stride()
+    for contender, channels_last in (("triton", True), ("triton-nchw", False)):
+        (result,) = call(contender, "fprop", problem)()
+        check.verify("fprop", problem, [result], check.samples("fprop", problem))
+        assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
 def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
@@ -124,16 +168,17 @@ def test_a_lost_gpu_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("of", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize("where", ["first", "last"])
-def test_one_wrong_element_is_found(of: Pass, where: str) -> None:
+@pytest.mark.parametrize("name", ["rn50_c3_3x3", "local_3x3_64_at_14"])
+def test_one_wrong_element_is_found(name: str, of: Pass, where: str) -> None:
     """The corners are among the positions that are checked, however many there are."""
-    (layer,) = select("rn50_c3_3x3")
+    (layer,) = select(name)
     problem = Problem.draw(layer.scaled_down(), "float32", CPU)
-    (result,) = call("torch", of, problem)()
+    (result,) = call("reference", of, problem)()
     samples = check.samples(of, problem)
     check.verify(of, problem, [result], samples)
     flat = result.clone(memory_format=torch.contiguous_format).view(-1)
     flat[0 if where == "first" else -1] += 0.01
-    with pytest.raises(check.WrongResult, match="rn50_c3_3x3"):
+    with pytest.raises(check.WrongResult, match=name):
         check.verify(of, problem, [flat.view(result.shape)], samples)
 
 
@@ -164,7 +209,8 @@ def test_a_wrong_result_shows_no_speed(
     problem = Problem.draw(LAYERS[2], "float32", CPU)
     good, bad = measure.measure(problem, of, ["torch", "reference"], CEILINGS, ENVIRONMENT)
     assert good["status"] == "ok"
-    assert {"wall_us", "tflops", "roof", "gbps"} <= set(good)
+    assert {"wall_us", "tflops", "roof", "gbps", "extra_bytes"} <= set(good)
+    assert good["peak"] >= 1
     assert bad["status"] == "wrong"
     assert "is off by" in bad["reason"]
     assert not {"wall_us", "device_us", "tflops", "roof", "gbps"} & set(bad)
@@ -187,7 +233,7 @@ def test_what_raises_or_refuses_is_a_row() -> None:
 
 
 def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers are scaled down, and the record says so; what raises, or is not there yet, is a row for each contender."""
+    """Layers are scaled down, and the record says so; what raises, or is not there, is a row for each contender."""
     monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
     here = session.Session(CPU, ["torch", "reference"], ["float32"])
     assert here.record()["rehearsal"] == "on a CPU, layers scaled down"
@@ -196,7 +242,10 @@ def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(row["contender"], row["status"]) for row in rows] == [("torch", "ok"), ("reference", "ok")]
     assert rows[0]["image"][:2] == [2, 32]
     assert here.measure(conv, "fprop", "float32") is rows
-    assert {row["status"] for row in here.measure(local, "step", "float32")} == {"skipped"}
+    found = {row["contender"]: row for row in here.measure(local, "step", "float32")}
+    assert {name: row["status"] for name, row in found.items()} == {"torch": "skipped", "reference": "ok", "loop": "ok"}
+    assert found["torch"]["reason"] == "torch has no locally connected layer"
+    assert found["reference"]["weight"] == [2, 2, 16, 16, 3, 3]
 
     def broken(*_: Any) -> Any:
         raise RuntimeError
@@ -204,7 +253,7 @@ def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "measure", broken)
     failed = here.measure(conv, "dgrad", "float32")
     assert [(row["status"], row["reason"]) for row in failed] == [("failed", "RuntimeError")] * 2
-    assert len(here.rows()) == 6
+    assert len(here.rows()) == 7
     assert {row["commit"] for row in here.rows()} == {here.environment["commit"]}
 
 

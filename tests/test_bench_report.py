@@ -121,6 +121,22 @@ def test_publishing(tmp_path: Path) -> None:
     assert results.committed("NVIDIA Other", tmp_path) is None
 
 
+def test_local_layers_are_published_in_a_table_of_their_own(tmp_path: Path) -> None:
+    """And change nothing of what is said of torch."""
+    run = evidence()
+    of_one = [row for row in run["rows"] if row["layer"] == run["rows"][0]["layer"]]
+    local = {"layer": "local_3x3_64_at_14", "family": "local"}
+    run["rows"] += [
+        row | local | {"contender": {"torch": "reference"}.get(row["contender"], "triton")} for row in of_one
+    ]
+    (tmp_path / "README.md").write_text(f"{publish.BEGIN}{publish.END}")
+    written = publish.publish(run, tmp_path, tmp_path / "README.md")
+    assert "nvidia-test-2026-01-02-triton-local-float32.png" in {path.name for path in written}
+    text = (tmp_path / "README.md").read_text()
+    assert re.search(r"Faster than unfold \+ einsum in \d of 4 passes", text)
+    assert f"of {len(compare.speedups(evidence()['rows'], 'triton', 'float32'))} passes" in text
+
+
 def test_a_run_without_a_commit_is_known_by_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"{publish.BEGIN}{publish.END}")

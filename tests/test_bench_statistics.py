@@ -1,5 +1,6 @@
 """The statistics of reports, on data that can be computed by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -88,6 +89,44 @@ def test_families_have_means_of_their_own() -> None:
     found = compare.by_family(values, families, "fprop")
     assert found == {"1x1": (pytest.approx(2.0), 2), "stem": (pytest.approx(3.0), 1)}
     assert list(found) == ["1x1", "stem"]
+
+
+def test_local_layers_are_beside_unfold_and_einsum() -> None:
+    """Which torch has none of, and whose ratios are no part of the means of others."""
+    local = [row("l", name, time, family="local") for name, time in (("reference", 30.0), ("triton", 5.0))]
+    slow = row("l", "loop", 60.0, family="local")
+    missing = without_time("l", "torch", "skipped") | {"family": "local"}
+    dense = [row("a", name, time) for name, time in (("torch", 4.0), ("triton", 2.0), ("reference", 16.0))]
+    rows = [*dense, missing, *local, slow]
+    assert compare.speedups(rows, "triton", "bfloat16") == {("a", "fprop"): 2.0}
+    assert compare.speedups(rows, "triton", "bfloat16", "reference") == {("l", "fprop"): 6.0}
+    assert compare.speedups(rows, "loop", "bfloat16", "reference") == {("l", "fprop"): 0.5}
+    titles = [line for line in tables.report(run(*rows)).splitlines() if line.startswith("## ")]
+    assert titles == [
+        "## triton over torch, bfloat16",
+        "## reference over torch, bfloat16",
+        "## triton over unfold + einsum, bfloat16",
+        "## loop over unfold + einsum, bfloat16",
+    ]
+    text = tables.report(run(*rows))
+    assert "| all 1 | 2.00 (50 %) |" in text
+    assert "| l | 6.00 (50 %) | - | - | - | local |" in text
+
+
+def test_in_local_layers_the_machine_is_known_by_unfold_and_einsum() -> None:
+    """Ours and the yardstick take 1.5 times as long: that is no fault of ours, nor is a loop that got slower."""
+
+    def then(factor: float) -> list[Row]:
+        times = {"reference": 30.0, "triton": 5.0, "loop": 60.0}
+        return [row("l", name, factor * time, family="local") for name, time in times.items()]
+
+    found = compare.changes(then(1.5), then(1.0))
+    assert {change.about[2]: change.drift for change in found} == dict.fromkeys(("reference", "triton", "loop"), 1.5)
+    assert not any(change.fails(0.05) for change in found)
+    (alone,) = compare.changes(then(1.5)[1:2], then(1.0)[1:2])
+    assert alone.fails(0.05)
+    (loop,) = compare.changes(then(1.5)[2:], then(1.0)[2:])
+    assert not loop.fails(0.05)
 
 
 def test_a_change_is_beyond_the_spread() -> None:
@@ -220,6 +259,36 @@ def test_the_roof(of: Any, operators: int, ceilings: dict[str, float], microseco
     assert (found.flops, found.bytes, found.bound) == (operators * FLOPS, operators * BYTES, bound)
 
 
+LOCAL = replace(GEOMETRY, varies="p q")
+LOCAL_BYTES = 4 * (2 * 4 * 25 + 9 * 8 * 4 * 9 + 2 * 8 * 9)
+# What 2 * 9 positions read with 9 taps: of the image 4 channels, of the features, in dgrad, 8.
+OF_IMAGE, OF_FEATURES = 4 * 2 * 9 * 9 * 4, 4 * 2 * 9 * 9 * 8
+
+
+class LocalTensors(Tensors):
+    geometry = LOCAL
+    layer = next(layer for layer in read() if layer.name == "local_3x3_64_at_14")
+
+
+@pytest.mark.parametrize(
+    ("of", "copy", "l2", "microseconds", "bound"),
+    [
+        ("fprop", 1e9, 1e-1, OF_IMAGE / 1e2, "L2"),
+        ("dgrad", 1e9, 1e-1, OF_FEATURES / 1e2, "L2"),
+        ("wgrad", 1e9, 1e-1, OF_IMAGE / 1e2, "L2"),
+        ("step", 1e9, 1e-1, (2 * OF_IMAGE + OF_FEATURES) / 1e2, "L2"),
+        ("step", 1e-1, 1e9, 3 * LOCAL_BYTES / 1e2, "memory"),
+        # Of the three only dgrad has more to read through the cache.
+        ("step", 1e-1, 4e-2, 2 * LOCAL_BYTES / 1e2 + OF_FEATURES / 4e1, "L2"),
+    ],
+)
+def test_the_roof_of_local_layers(of: Any, copy: float, l2: float, microseconds: float, bound: str) -> None:
+    """The larger of two floors, in each operator: operands through memory, patches through the L2 cache."""
+    found = Roof.of(of, LocalTensors, {"float32": 1e9, "copy": copy, "l2": l2})  # type: ignore[arg-type]
+    assert (found.microseconds, found.bound) == (pytest.approx(microseconds), bound)
+    assert found.bytes == (3 if of == "step" else 1) * LOCAL_BYTES
+
+
 def test_what_follows_from_a_time() -> None:
     """4 TFLOP and 8 GB in 2 milliseconds, of which 1 would do; eager it takes 3, and the host 1."""
     times = Times(device=[2000.0] * 3, wall=[3000.0] * 3, host=[1000.0] * 3, extra_bytes=7, how="graph")
@@ -233,11 +302,12 @@ def test_what_follows_from_a_time() -> None:
 
 
 def test_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A product of n^3 multiplications and additions, and a copy that reads and writes, in a millisecond each."""
+    """A product of n^3 multiplications and additions, and copies that read and write, in a millisecond each."""
     monkeypatch.setattr(roof, "LARGE", {"cpu": (100, 1 << 10)})
     monkeypatch.setattr(roof, "_seconds", lambda call, device: call() and 1e-3)
     found = roof.ceilings(["float32"], torch.device("cpu"))
     assert found == {
         "float32": pytest.approx(2 * 100**3 / 1e-3 / 1e12),
         "copy": pytest.approx(2 * 1024 / 1e-3 / 1e9, 1e-3),
+        "l2": pytest.approx(64 * 2 * 16384 / 1e-3 / 1e9, 1e-3),
     }

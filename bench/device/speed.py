@@ -35,7 +35,7 @@ class Unit:
 
 def units(layers: Sequence[Layer], dtypes: Sequence[str]) -> list[Unit]:
     """All passes, in the order of their value: dtype by dtype, the layers of the smoke set first."""
-    ordered = sorted((layer for layer in layers if layer.why_not is None), key=lambda layer: layer.name not in SMOKE)
+    ordered = sorted(layers, key=lambda layer: layer.name not in SMOKE)
     return [Unit(layer, of, dtype) for dtype in dtypes for layer in ordered for of in PASSES]
 
 
@@ -58,7 +58,9 @@ def stale(
 
 
 def run_layers(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
-    """`layers.json`: what has changed since the newest committed results, torch and triton side by side."""
+    """`layers.json`: what has changed since the newest committed results, torch and triton side by side; for layers
+    that torch does not have, what is written instead.
+    """
     dtypes = ["bfloat16", "tf32", "float32"] if device.type == "cuda" else ["float32"]
     session = Session(device, ["torch", "triton"], dtypes)
     todo = units(select(args.rows), dtypes)
@@ -109,7 +111,8 @@ def measure_all(session: Session, todo: Sequence[Unit], path: Path, clock: Clock
 def run_profile(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
     """`profile.json`: the kernels that torch runs for each pass, and how long each takes, in microseconds."""
     session = Session(device, ["torch"], ["bfloat16" if device.type == "cuda" else "float32"])
-    todo = [unit for unit in units(select(args.rows), session.dtypes) if unit.of != "step"]
+    layers = [layer for layer in select(args.rows) if layer.family != "local"]  # torch has none
+    todo = [unit for unit in units(layers, session.dtypes) if unit.of != "step"]
     record = Record(args.out / "profile.json", part="profile", **session.record())
     record.plan(unit.name for unit in todo)
     stopped = None

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def against(new: Results, old: Results, threshold: float) -> int:
-    """Print what changed. 1 if a contender other than torch got worse, or if there is nothing to compare."""
+    """Print what changed. 1 if one of ours got worse, or if there is nothing to compare."""
     for warning in compare.differences(new, old):
         print(f"Not the same: {warning}.")
     found = compare.changes(new["rows"], old["rows"])
@@ -63,5 +63,8 @@ def against(new: Results, old: Results, threshold: float) -> int:
     if only_old:
         print(f"{only_old} timed rows of the old results are not in the new ones.")
     worse = [change for change in found if change.fails(threshold)]
-    print(f"{len(worse)} rows of ours got slower by more than {100 * threshold:g} %, also beside torch, or were lost.")
+    print(
+        f"{len(worse)} rows of ours got slower by more than {100 * threshold:g} %, also beside the yardstick, "
+        "or were lost."
+    )
     return 1 if worse or not shared else 0

@@ -4,13 +4,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 
+from bench.contenders import INSTEAD, OURS
 from bench.layers import FAMILIES
 from bench.results import Results, Row, key
 
-BASELINE = "torch"
+# Whose time is 1: torch's own layer, or, where torch does not have it, unfold + einsum.
+BASELINE, SUBSTITUTE = "torch", INSTEAD[0]
 # A layer and a pass; and with contender and dtype.
 Place = tuple[str, str]
 Key = tuple[str, str, str, str]
+
+
+def yardstick(family: str) -> str:
+    """The contender that the others are compared with in layers of this family."""
+    return SUBSTITUTE if family == "local" else BASELINE
+
+
+def judged_by(baseline: str, rows: Iterable[Row]) -> list[Row]:
+    """The rows of the layers whose yardstick is `baseline`."""
+    return [row for row in rows if yardstick(row["family"]) == baseline]
 
 
 def times(row: Row | None, beside: Row | None) -> dict[str, float] | None:
@@ -30,8 +42,9 @@ def of(rows: Iterable[Row], contender: str, dtype: str) -> dict[Place, Row]:
 
 
 def speedups(rows: Sequence[Row], contender: str, dtype: str, baseline: str = BASELINE) -> dict[Place, float]:
-    """How many times as fast as the baseline, by medians, where both were timed."""
+    """How many times as fast as the baseline, by medians, where both were timed and it is the yardstick."""
     found = {}
+    rows = judged_by(baseline, rows)
     theirs = of(rows, baseline, dtype)
     for place, row in of(rows, contender, dtype).items():
         mine, other = times(row, theirs.get(place)), times(theirs.get(place), row)
@@ -63,7 +76,7 @@ class Change:
     """One row then and now.
 
     `factor` above 1 is slower: 1.1 takes a tenth longer. None if there is no result any more. `drift` is the factor of
-    torch's own in the same place, and 1 if that is not known: what has become of the machine rather than of us.
+    the yardstick in the same place, and 1 if that is not known: what has become of the machine rather than of us.
     """
 
     about: Key
@@ -72,12 +85,12 @@ class Change:
     what: str
 
     def __str__(self) -> str:
-        how = "lost" if self.factor is None else f"{self.factor:.2f} times as long (torch {self.drift:.2f})"
+        how = "lost" if self.factor is None else f"{self.factor:.2f} times as long (its yardstick {self.drift:.2f})"
         return f"{' '.join(self.about)}: {how}, {self.what}"
 
     def fails(self, threshold: float) -> bool:
-        """Whether one of ours lost its result, or got slower by more than `threshold`, also in relation to torch."""
-        if self.about[2].startswith(BASELINE):
+        """Whether one of ours lost its result, or got slower by more than `threshold`, also beside its yardstick."""
+        if self.about[2] not in OURS:
             return False
         return self.factor is None or min(self.factor, self.factor / self.drift) > 1 + threshold
 
@@ -94,16 +107,16 @@ def changes(new: Sequence[Row], old: Sequence[Row]) -> list[Change]:
         if then and now:
             if now["p20"] > then["p80"] or now["p80"] < then["p20"]:
                 what = f"{then['median']:.1f} -> {now['median']:.1f} us"
-                found.append(Change(about, now["median"] / then["median"], drift(about, before, after), what))
+                found.append(Change(about, now["median"] / then["median"], drift(row, before, after), what))
         elif about in before and before[about]["status"] == "ok":
             found.append(Change(about, None, 1.0, f"{row['status']}: {row['reason']}"))
     return sorted(found, key=lambda change: -(change.factor or float("inf")))
 
 
-def drift(about: Key, before: Mapping[Key, Row], after: Mapping[Key, Row]) -> float:
-    """The factor by which torch's own time has changed in the same place; 1 if that is not known."""
-    layer, of_, _, dtype = about
-    then, now = (rows.get((layer, of_, BASELINE, dtype)) for rows in (before, after))
+def drift(row: Row, before: Mapping[Key, Row], after: Mapping[Key, Row]) -> float:
+    """The factor by which the yardstick's time has changed in the same place; 1 if that is not known."""
+    place = key(row | {"contender": yardstick(row["family"])})
+    then, now = (rows.get(place) for rows in (before, after))
     old, new = times(then, now), times(now, then)
     return new["median"] / old["median"] if old and new else 1.0
 

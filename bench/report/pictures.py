@@ -15,11 +15,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.layers import FAMILIES
-from bench.report import compare
+from bench.report import compare, tables
 from bench.results import Results, Row, merged
 
 COLORS = dict(zip(FAMILIES, pyplot.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
-MARKERS = {"torch": "x", "triton": "o", "reference": "s"}
+MARKERS = {"torch": "x", "triton": "o", "reference": "s", "loop": "v"}
 
 
 def save(figure: Any, path: Path, results: Results) -> Path:
@@ -44,9 +44,10 @@ def draw(runs: Sequence[Results], folder: Path, stem: str) -> list[Path]:
     drawn = []
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         timed = list(dict.fromkeys(r["contender"] for r in rows if (r["dtype"], r["status"]) == (dtype, "ok")))
-        for contender in timed:
-            if contender != compare.BASELINE and compare.speedups(rows, contender, dtype):
-                drawn.append(speedup_bars(together, contender, dtype, folder / f"{stem}-{contender}-{dtype}.png"))
+        for _, contender, baseline in (each for each in tables.compared(rows) if each[0] == dtype):
+            if compare.speedups(rows, contender, dtype, baseline):
+                name = f"{stem}-{contender}{'-local' * (baseline == compare.SUBSTITUTE)}-{dtype}.png"
+                drawn.append(speedup_bars(together, contender, dtype, folder / name, baseline))
         if timed and dtype in together["ceilings"]:
             drawn.append(roofline(together, timed, dtype, folder / f"{stem}-roofline-{dtype}.png"))
         if timed and len(runs) > 1:
@@ -55,10 +56,10 @@ def draw(runs: Sequence[Results], folder: Path, stem: str) -> list[Path]:
     return drawn
 
 
-def speedup_bars(results: Results, contender: str, dtype: str, path: Path) -> Path:
-    """One bar for each layer, sorted, for each pass: how many times as fast as torch, on a logarithmic scale."""
+def speedup_bars(results: Results, contender: str, dtype: str, path: Path, baseline: str = compare.BASELINE) -> Path:
+    """One bar for each layer, sorted, for each pass: how many times as fast as the baseline, on a logarithmic scale."""
     rows: Sequence[Row] = results["rows"]
-    found = compare.speedups(rows, contender, dtype)
+    found = compare.speedups(rows, contender, dtype, baseline)
     families = {row["layer"]: row["family"] for row in rows}
     passes = list(dict.fromkeys(name for _, name in found))
     most = max(sum(pass_ == name for _, pass_ in found) for name in passes)
@@ -76,7 +77,8 @@ def speedup_bars(results: Results, contender: str, dtype: str, path: Path) -> Pa
         axis.set_title(f"{of}: geometric mean {compare.geometric_mean(values):.2f}", fontsize=10)
         axis.margins(x=0.15, y=0.01)
         logarithmic(axis, "x")
-    figure.supxlabel(f"{contender} over torch in {dtype}: how many times as fast; above 1 is a win", fontsize=9)
+    over = f"{contender} over {tables.NAMES[baseline]} in {dtype}"
+    figure.supxlabel(f"{over}: how many times as fast; above 1 is a win", fontsize=9)
     present = [family for family in FAMILIES if family in {families[layer] for layer, _ in found}]
     handles = [Rectangle((0, 0), 1, 1, color=COLORS[family]) for family in present]
     figure.legend(handles, present, loc="lower center", ncols=len(present), fontsize=8, bbox_to_anchor=(0.5, 1.0))

@@ -9,34 +9,39 @@ from bench.report import compare
 from bench.results import Results, Row
 
 NOTE = """\
-Times as fast as torch: medians on the device, or eager where there is none. In brackets the share of the roof: the time
-at the ceilings, each operand moved once and products in the padding counted, over the time taken; for a step, the sum
-of its three operators."""
+Times as fast as torch, or, in locally connected layers, which torch does not have, as unfold + einsum: medians on the
+device, or eager where there is none. In brackets the share of the roof: the time at the ceilings, each operand moved
+once and products in the padding counted, over the time taken; for a step, the sum of its three operators. A locally
+connected layer also has its patches to read through the L2 cache."""
+NAMES = {compare.BASELINE: "torch", compare.SUBSTITUTE: "unfold + einsum"}
 
 
 def report(run: Results) -> str:
-    """What it ran on, one table for each contender and dtype, and what was not timed."""
-    rows: Sequence[Row] = run["rows"]
+    """What it ran on, one table for each contender and dtype beside each yardstick, and what was not timed."""
     parts = ["# Throughput", describe(run), NOTE]
-    for dtype, contender in compared(rows):
-        parts += [f"## {contender} over torch, {dtype}"]
-        if compare.speedups(rows, contender, dtype):
-            parts += [families(rows, contender, dtype), layers(rows, contender, dtype)]
+    for dtype, contender, baseline in compared(run["rows"]):
+        rows = compare.judged_by(baseline, run["rows"])
+        parts += [f"## {contender} over {NAMES[baseline]}, {dtype}"]
+        if compare.speedups(rows, contender, dtype, baseline):
+            parts += [families(rows, contender, dtype, baseline), layers(rows, contender, dtype, baseline)]
         parts += [untimed(rows, contender, dtype)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def compared(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Each dtype and contender that has rows, torch's own left out."""
-    found = dict.fromkeys((row["dtype"], row["contender"]) for row in rows)
-    return [(dtype, contender) for dtype, contender in found if contender != compare.BASELINE]
+def compared(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """Each dtype, contender and yardstick that has rows, yardsticks and torch itself left out."""
+    found = dict.fromkeys((row["dtype"], row["contender"], compare.yardstick(row["family"])) for row in rows)
+    return [each for each in found if each[1] not in (compare.BASELINE, each[2])]
+
+
+COPIES = {"copy": "GB/s in a copy", "l2": "GB/s in copies within the L2 cache"}
 
 
 def describe(run: Results) -> str:
     """The machine, the versions and the ceilings, and whether any of this may be believed."""
     lines = [machine(about) for about in run.get("runs", [run["environment"]])]
     ceilings = [
-        f"{value:g} {'GB/s in a copy' if name == 'copy' else f'TFLOP/s in a {name} matrix product'}"
+        f"{value:g} {COPIES.get(name, f'TFLOP/s in a {name} matrix product')}"
         for name, value in run["ceilings"].items()
     ]
     lines.append(f"Ceilings{' of the last of these runs' * (len(lines) > 1)}: {', '.join(ceilings)}.")
@@ -59,9 +64,9 @@ def machine(about: dict[str, Any]) -> str:
     return f"{where}; {', '.join(versions)}; {commit}; {about['date']}."
 
 
-def families(rows: Sequence[Row], contender: str, dtype: str) -> str:
-    """Geometric means: how many times as fast as torch, and the share of the roof, by family and pass."""
-    ratios = compare.speedups(rows, contender, dtype)
+def families(rows: Sequence[Row], contender: str, dtype: str, baseline: str = compare.BASELINE) -> str:
+    """Geometric means: how many times as fast as the yardstick, and the share of the roof, by family and pass."""
+    ratios = compare.speedups(rows, contender, dtype, baseline)
     roofs = {place: row["roof"] for place, row in compare.of(rows, contender, dtype).items() if place in ratios}
     family_of = {row["layer"]: row["family"] for row in rows}
     body: dict[str, list[str | None]] = {}
@@ -81,9 +86,9 @@ def families(rows: Sequence[Row], contender: str, dtype: str) -> str:
     return table.markdown(["geometric means", *PASSES], lines)
 
 
-def layers(rows: Sequence[Row], contender: str, dtype: str) -> str:
-    """Every layer: how many times as fast as torch, and the share of the roof, of each pass."""
-    ratios, mine = compare.speedups(rows, contender, dtype), compare.of(rows, contender, dtype)
+def layers(rows: Sequence[Row], contender: str, dtype: str, baseline: str = compare.BASELINE) -> str:
+    """Every layer: how many times as fast as the yardstick, and the share of the roof, of each pass."""
+    ratios, mine = compare.speedups(rows, contender, dtype, baseline), compare.of(rows, contender, dtype)
     body = []
     for layer, family in {row["layer"]: row["family"] for row in mine.values()}.items():
         found = [mine.get((layer, of)) for of in PASSES]
@@ -124,7 +129,9 @@ def untimed(rows: Sequence[Row], contender: str, dtype: str) -> str:
 
 
 def details(run: Results) -> str:
-    """Every time: on the device, eager, and what the host needs; memory beside operands and results; the tile."""
+    """Every time: on the device, eager, and what the host needs; memory beside operands and results, and all of it as a
+    multiple of these; the tile.
+    """
     header = [
         "layer",
         "pass",
@@ -134,6 +141,7 @@ def details(run: Results) -> str:
         "eager us",
         "host us",
         "extra MB",
+        "peak",
         "TFLOP/s",
     ]
     body = []
@@ -146,7 +154,7 @@ def details(run: Results) -> str:
                 device += " (not replayed)"
             tiles = ", ".join(dict.fromkeys(row.get("tile", {}).values()))
             about = [row["layer"], row["pass"], row["dtype"], row["contender"], device]
-            body.append([*about, *map(microseconds, spreads[1:]), extra, row["tflops"], tiles])
+            body.append([*about, *map(microseconds, spreads[1:]), extra, row.get("peak"), row["tflops"], tiles])
     return f"## Every time\n\n{table.markdown([*header, 'tile'], body)}\n"
 
 
