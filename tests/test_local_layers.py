@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import reference
 import tritonconv
@@ -296,6 +297,34 @@ def test_adjoint(arguments: dict[str, Any]) -> None:
         forward = package.locally_connected2d(x, weight, **sampling)
         back = package.locally_connected_transpose2d(y, weight, output_padding=extra, **sampling)
         assert_close((forward * y).sum(), (x * back).sum(), "float64")
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning")  # numpy's, in the interpreter
+@pytest.mark.parametrize("batch", [2, 10])
+def test_what_is_not_finite_in_a_weight_stays_at_its_location(batch: int, device: str) -> None:
+    """It reaches what the reference lets it reach, and where its tap lies outside the image, forward, zeros do not stop
+    it; no other location.
+    """
+    weight = torch.ones(2, 3, 4, 3, 2, 2, device=device)
+    weight[0, 0, 1, 2, 0, 0], weight[1, 2, 3, 0, 1, 1], weight[1, 0, 0, 0, 1, 0] = torch.nan, torch.inf, torch.nan
+    x, y = torch.ones(batch, 3, 1, 4, device=device), torch.ones(batch, 4, 2, 3, device=device)
+    for name, input in (("locally_connected2d", x), ("locally_connected_transpose2d", y)):
+        sampling = dict(stride=(1, 2), padding=(1, 1) if input is x else 0)
+        actual = getattr(tritonconv, name)(input, weight, **sampling, implementation="triton")
+        expected = getattr(reference, name)(input.double(), weight.double(), **sampling)
+        assert torch.equal(actual.isnan(), expected.isnan())
+        assert torch.equal(actual.isposinf(), expected.isposinf())
+        assert 0 < (~actual.isfinite()).sum() < actual.numel() / 2
+
+
+def test_flops_are_those_of_a_convolution() -> None:
+    """A filter of its own changes where a factor comes from, and not how many there are."""
+    counts = []
+    for layer in (nn.Conv2d(4, 6, 3, padding=1), tritonconv.LocallyConnected2d(4, 6, 3, SIZE, padding=1)):
+        with FlopCounterMode(display=False) as counter:
+            layer(torch.zeros(2, 4, *SIZE, requires_grad=True)).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
 
 
 def test_explained_and_warmed_up(capsys: pytest.CaptureFixture[str]) -> None:
