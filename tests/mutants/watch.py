@@ -12,6 +12,10 @@ CLOSE = "tests/test_kernels.py::test_agrees_with_float64"
 FIRST = (
     f"{CLOSE}[strided]",
     f"{CLOSE}[aligned_grouped]",
+    f"{CLOSE}[local_grouped]",
+    f"{CLOSE}[per_sample_strided]",
+    f"{CLOSE}[dynamic_bias_of_samples]",
+    f"{CLOSE}[transposed_local_strided]",
     "tests/test_raster.py",
     "tests/test_launch.py",
     "tests/test_kernels.py::test_split_reductions[1-",
