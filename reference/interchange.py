@@ -69,6 +69,13 @@ def same_everywhere(tensor: Tensor, locations: tuple[int, int]) -> bool:
     return bool((tensor == first).all())
 
 
+def bias_for(conv: Any, bias: bool | str) -> bool | str:
+    """The kind of bias of the layer that is to compute what `conv` does."""
+    if conv.bias is not None and not bias:
+        raise ValueError(f"{conv} has a bias, which a layer without one does not add")
+    return bias if conv.bias is not None else False
+
+
 def spread(conv: Any, layer: Layer) -> Layer:
     """`layer`, so far without data, with a copy of the convolution's weight and bias at each location."""
     layer.to_empty(device=conv.weight.device)

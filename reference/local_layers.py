@@ -157,14 +157,15 @@ class LocallyConnected2d(_LocallyConnected):
     def from_conv2d(cls, conv: nn.Conv2d, input_size: Ints, bias: bool | str = True) -> "LocallyConnected2d":
         """The layer that computes what `conv` does, with a copy of its filters, and bias, at each location.
 
-        `bias="shared"` keeps the bias as it is. A convolution without a bias gives a layer without one.
+        `bias="shared"` keeps the bias as it is. A convolution without a bias gives a layer without one; ValueError if one
+        with a bias is to.
         """
         arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-        layer = cls(
+        layer = getattr(cls, "cls_to_become", cls)(
             conv.in_channels,
             conv.out_channels,
             *arguments,
-            bias=bias if conv.bias is not None else False,
+            bias=interchange.bias_for(conv, bias),
             padding_mode=conv.padding_mode,
             device="meta",
             dtype=conv.weight.dtype,
@@ -262,11 +263,11 @@ class LocallyConnectedTranspose2d(_LocallyConnected):
     ) -> "LocallyConnectedTranspose2d":
         """As `LocallyConnected2d.from_conv2d`."""
         arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.output_padding, conv.groups)
-        layer = cls(
+        layer = getattr(cls, "cls_to_become", cls)(
             conv.in_channels,
             conv.out_channels,
             *arguments,  # type: ignore[arg-type]
-            bias=bias if conv.bias is not None else False,
+            bias=interchange.bias_for(conv, bias),
             dilation=conv.dilation,
             device="meta",
             dtype=conv.weight.dtype,

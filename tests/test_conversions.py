@@ -118,3 +118,17 @@ def test_no_convolution_computes_what_differs_between_locations(
         getattr(layer, what)[-1, -1] += 1
     with pytest.raises(ValueError, match=r"the locations of LocallyConnected.* have different weights"):
         getattr(layer, f"to_{shared}")()
+
+
+@PACKAGES
+@pytest.mark.parametrize(("torch_class", "name", "shared"), FACTORIES)
+def test_a_bias_is_not_dropped(package: Any, torch_class: Any, name: str, shared: str) -> None:
+    with pytest.raises(ValueError, match="has a bias, which a layer without one does not add"):
+        getattr(getattr(package, name), f"from_{shared}")(torch_class(2, 3, 2), INPUT_SIZE, bias=False)
+
+
+@PACKAGES
+@pytest.mark.parametrize(("torch_class", "name", "shared"), FACTORIES)
+def test_of_a_lazy_class_nothing_is_left_to_wait_for(package: Any, torch_class: Any, name: str, shared: str) -> None:
+    layer = getattr(getattr(package, f"Lazy{name}"), f"from_{shared}")(torch_class(2, 3, 2), INPUT_SIZE)
+    assert type(layer) is getattr(package, name)
