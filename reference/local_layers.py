@@ -157,8 +157,8 @@ class LocallyConnected2d(_LocallyConnected):
     def from_conv2d(cls, conv: nn.Conv2d, input_size: Ints, bias: bool | str = True) -> "LocallyConnected2d":
         """The layer that computes what `conv` does, with a copy of its filters, and bias, at each location.
 
-        `bias="shared"` keeps the bias as it is. A convolution without a bias gives a layer without one. Raises ValueError
-        if one with a bias is to do so.
+        `bias="shared"` keeps the bias as it is. A convolution without a bias gives a layer without one. Raises
+        ValueError where a bias would be dropped.
         """
         arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.dilation, conv.groups)
         layer = getattr(cls, "cls_to_become", cls)(
