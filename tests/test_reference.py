@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 import reference
-from tests.cases import CONV, LAYOUTS, TRANSPOSED, VARYING, VARYING_TRANSPOSED, Case
+from tests.cases import CONV, LAYOUTS, TRANSPOSED, Case
 from tests.oracle import assert_close, forward, hostile
 from tests.sweep.problems import problem
+from tests.varying import VARYING, VARYING_TRANSPOSED
 
 ALL = [
     pytest.param(case, id=f"{'transposed_' * case.transposed}{case}")

@@ -12,9 +12,10 @@ from torch import Tensor
 
 import reference
 import tritonconv
-from tests.cases import CONV, DTYPES, TRANSPOSED, VARYING, VARYING_TRANSPOSED, Case
+from tests.cases import CONV, DTYPES, TRANSPOSED, Case
 from tests.oracle import convolution_precision, hostile, step
 from tests.sweep import replay
+from tests.varying import VARYING, VARYING_TRANSPOSED
 from tritonconv import launch
 from tritonconv.geometry import ConvGeometry
 from tritonconv.verify import named
