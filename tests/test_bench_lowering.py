@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 from bench.lowering import offline
 from bench.lowering import rows as lowering
-from tritonconv.tiles import Tile
+from tritonconv.tiles import Tile, images
 
 SASS = """
 .text.kernel:
@@ -208,12 +208,38 @@ def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
     assert len(set(found)) == len(found)
     chosen = offline.picked(layers, "bfloat16", "sm_90")
     assert set(chosen) <= set(found)
-    measured = {layer.name for layer in layers if layer.why_not is None}
     for kernel in offline.KERNELS:
         named = [name for job, names in chosen.items() if job.kernel == kernel for name in names]
-        assert sorted(named) == sorted(measured), kernel
+        of_its_kind = [layer.name for layer in layers if layer.geometry.varies == offline.varies_of(kernel)]
+        assert sorted(named) == sorted(of_its_kind), kernel
     everywhere = offline.jobs(["sm_90"], ["bfloat16"], ["fprop"], [], everywhere=True)
     assert {job.memory for job in everywhere} == set(offline.memories("fprop", 2))
+
+
+def test_kernels_are_named_by_operator_and_what_the_weight_varies_over() -> None:
+    names = ("wgrad_with_bias", "sum_partials", "dgrad_local", "fprop_per_sample", "wgrad_dynamic")
+    assert [offline.operator_of(name) for name in names] == ["wgrad", "wgrad", "dgrad", "fprop", "wgrad"]
+    assert [offline.varies_of(name) for name in names] == ["", "", "p q", "b", "b p q"]
+
+
+@pytest.mark.parametrize("how", list(offline.VARYING))
+def test_what_is_launched_of_weights_that_vary(how: str) -> None:
+    """In every memory, with a bias of its own for each location, and without wgrad's sum of it."""
+    for kernel in (f"{operator}_{how}" for operator in ("fprop", "dgrad", "wgrad")):
+        for job in offline.shipped(kernel, "bfloat16", "sm_90", everywhere=True)[::7]:
+            given = offline.for_memory(job).arguments
+            assert (given["PER_SAMPLE"], given["PER_LOCATION"]) == ("b" in job.varies, "p" in job.varies)
+            assert given.get("BIAS_VARIES", False) == (job.operator != "wgrad" and "p" in job.varies)
+            assert given.get("bias_partials_ptr") is None
+            assert how != "dynamic" or images(job.tile, job.operator) == 1
+
+
+def test_fmas_are_bound_by_their_own_rate() -> None:
+    """A step of 8x32x32 products of bfloat16 without tensor cores takes an H100 64 cycles, as in float32."""
+    tile = Tile(8, 32, 32, 4, 4)
+    found = [lowering.main_loop(loop(ffma=64), job(dtype=dtype, tile=tile)) for dtype in ("bfloat16", "float32")]
+    assert [each["bound_tflops"] for each in found] == [62, 62]
+    assert [each["instructions_per_mma_cycle"] for each in found] == [None, None]
 
 
 def test_what_does_not_compile_is_named_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def test_measured_tiles_are_shipped(folder: Path) -> None:
 
 
 def test_candidates_fit_and_hold_what_is_picked(folder: Path) -> None:
-    for layer in select("rn50_c3_3x3,rn50_conv1,unet_up1"):
+    for layer in select("rn50_c3_3x3,rn50_conv1,unet_up1,deepface_l4_local_9x9"):
         for operator in ("fprop", "dgrad", "wgrad"):
             shipped = search.candidates(layer, operator, "bfloat16", H200, grid=False)
             grid = search.candidates(layer, operator, "bfloat16", H200, grid=True)
@@ -154,3 +154,25 @@ def test_candidates_fit_and_hold_what_is_picked(folder: Path) -> None:
             assert len(set(grid)) == len(grid) > len(shipped)
             operands = operands_for(operator, "bfloat16", layer.geometry, H200)
             assert tiles.pick(layer.geometry, operator, operands, H200) in shipped
+
+
+@pytest.mark.parametrize("batch", [1, 4, 128])
+def test_candidates_for_a_local_layer_take_as_many_images_as_what_is_picked(batch: int, folder: Path) -> None:
+    (layer,) = select("local_3x3_64_at_14")
+    layer = replace(layer, case=replace(layer.case, batch=batch))
+    for operator in ("fprop", "dgrad", "wgrad"):
+        for grid in (False, True):
+            found = search.candidates(layer, operator, "bfloat16", H200, grid)
+            assert all((tiles.images(tile, operator) <= tiles.FEW) == (batch <= tiles.FEW) for tile in found)
+            assert len(set(found)) == len(found) > 1
+
+
+@here
+def test_a_local_layer_is_tuned() -> None:
+    (layer,) = select("local_3x3_64_at_14")
+    problem = Problem.draw(layer.scaled_down(), "float32", torch.device("cpu"))
+    few = [Tile(4, 16, 16, 4, 1), Tile(1, 16, 16, 4, 1)]
+    row, refused = search.tune(problem, "fprop", few, INTERPRETER, lambda calls: dict.fromkeys(calls, 1.0))
+    assert refused == []
+    assert row is not None
+    assert row["tried"] == 2

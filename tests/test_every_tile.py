@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv_transpose2d
+from torch.nn.functional import conv2d, conv_transpose2d, pad
 from torch.nn.grad import conv2d_weight
 
-from tests.cases import DTYPES
+from tests.cases import DTYPES, laid_out
 from tests.guards import guarded
 from tests.oracle import convolution_precision
 from tritonconv import launch, processor, tiles
@@ -31,19 +31,37 @@ def every_tile() -> list[tuple[Operator, str, tiles.Operands, tiles.Tile]]:
     return rows
 
 
+def every_local_tile() -> list[tuple[Operator, str, tiles.Operands, tiles.Tile]]:
+    """Of those for a weight of each location, each in one alignment that it ships for."""
+    rows: dict[tuple[Operator, str, tiles.Tile], tiles.Operands] = {}
+    for operator, dtype, whole in product(OPERATORS, ["bfloat16", "float32"], [True, False]):
+        itemsize = DTYPES[dtype].itemsize
+        operands = tiles.Operands(itemsize, 16 // itemsize if whole else 1, exact=dtype == "float32", varies="p q")
+        for tile in tiles.shipped(operator, operands):
+            rows.setdefault((operator, dtype, tile), operands)
+    return [(operator, dtype, operands, tile) for (operator, dtype, tile), operands in rows.items()]
+
+
 def name(value: Any) -> str:
     if isinstance(value, tiles.Tile):
         return "x".join(map(str, (value.BLOCK_M, value.BLOCK_N, value.BLOCK_K)))
-    return f"{value.vector}{'ieee' * value.exact}" if isinstance(value, tiles.Operands) else str(value)
+    if isinstance(value, tiles.Operands):
+        return f"{value.vector}{'ieee' * value.exact}{'local' * bool(value.varies)}"
+    return str(value)
 
 
-def geometry_for(operator: Operator, tile: tiles.Tile, vector: int) -> ConvGeometry:
-    """Two tiles of rows, columns and reduction, ragged in each, and channels that are multiples of `vector`."""
+def geometry_for(operator: Operator, tile: tiles.Tile, vector: int, varies: str) -> ConvGeometry:
+    """Two tiles of rows, columns and reduction, ragged in each, and channels that are multiples of `vector`. With a
+    weight of each location there are two of these, each of one tile of columns, and images in the place of positions.
+    """
     if operator == "wgrad":
         F, C, Q = tile.BLOCK_M + vector, tile.BLOCK_N // 2 + 8 - 8 % vector, tile.BLOCK_K + 3
     else:
         loaded, stored, Q = tile.BLOCK_K + vector, tile.BLOCK_N + 8, tile.BLOCK_M // 4 + 3
         C, F = (stored, loaded) if operator == "dgrad" else (loaded, stored)
+    if varies:
+        C, F = (C, F - 16) if operator == "fprop" else (C - 16, F) if operator == "dgrad" else (C, F)
+        return ConvGeometry(tiles.images(tile, operator) + 1, C, H=1, W=3, F=F, P=1, Q=2, R=1, S=2, varies=varies)
     return ConvGeometry(B=2, C=C, H=2, W=Q + 1, F=F, P=2, Q=Q, R=1, S=2)
 
 
@@ -51,23 +69,30 @@ def factors_of(operator: Operator, geometry: ConvGeometry, dtype: torch.dtype) -
     """Small integers, and the bias."""
     generator = torch.Generator().manual_seed(0)
     x, weight, y = (
-        torch.randint(-2, 3, shape, generator=generator).to(DEVICE, dtype).contiguous(memory_format=torch.channels_last)
+        laid_out(torch.randint(-2, 3, shape, generator=generator).to(DEVICE, dtype), "channels_last")
         for shape in (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
     )
-    channels = torch.arange(-8, 8, device=DEVICE, dtype=dtype)
     match operator:
         case "fprop":
-            return x, weight, channels.repeat(geometry.F)[: geometry.F]
+            return x, weight, bias_of(y, geometry)
         case "dgrad":
-            return y, weight, channels.repeat(geometry.C)[: geometry.C]
+            return y, weight, bias_of(x, geometry)
         case "wgrad":
-            return x, y, True
+            return x, y, not geometry.varies
+
+
+def bias_of(side: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Small integers, for each channel of `side`, or for each of its pixels."""
+    shape = side.shape[1:] if geometry.varies else side.shape[1:2]
+    return (torch.arange(shape.numel(), device=side.device) % 16 - 8).to(side.dtype).reshape(shape)
 
 
 def expected(
     operator: Operator, first: Tensor, second: Tensor, bias: Any, geometry: ConvGeometry
 ) -> tuple[Tensor, ...]:
     first, second = first.double(), second.double()
+    if geometry.varies:
+        return (at_each_position(operator, first, second, bias, geometry),)
     match operator:
         case "fprop":
             return (conv2d(first, second, bias.double()),)
@@ -77,12 +102,27 @@ def expected(
             return conv2d_weight(first, geometry.weight_shape, second), second.sum((0, 2, 3))
 
 
-@pytest.mark.parametrize(("operator", "dtype", "operands", "tile"), every_tile(), ids=name)
+def at_each_position(operator: Operator, first: Tensor, second: Tensor, bias: Any, geometry: ConvGeometry) -> Tensor:
+    """By torch's convolutions with the weight of one position q, which sees the pixels q and q + 1."""
+    positions = range(geometry.Q)
+    match operator:
+        case "fprop":
+            return torch.cat([conv2d(first[..., q : q + 2], second[0, q]) for q in positions], -1) + bias.double()
+        case "dgrad":
+            parts = [conv_transpose2d(first[..., q : q + 1], second[0, q]) for q in positions]
+            return sum(pad(part, (q, geometry.Q - 1 - q)) for q, part in enumerate(parts)) + bias.double()
+        case "wgrad":
+            shape = geometry.weight_shape[2:]
+            parts = [conv2d_weight(first[..., q : q + 2], shape, second[..., q : q + 1]) for q in positions]
+            return torch.stack(parts)[None]
+
+
+@pytest.mark.parametrize(("operator", "dtype", "operands", "tile"), [*every_tile(), *every_local_tile()], ids=name)
 def test_integers_are_exact(operator: Operator, dtype: str, operands: tiles.Operands, tile: tiles.Tile) -> None:
     device = processor.device_of(DEVICE)
     if not tiles.fits(tile, operator, operands.itemsize, device):
         pytest.skip("this GPU has less shared memory, or fewer registers")
-    geometry = geometry_for(operator, tile, operands.vector)
+    geometry = geometry_for(operator, tile, operands.vector, operands.varies)
     first, second, bias = factors_of(operator, geometry, DTYPES[dtype])
     if operator == "wgrad":
         tile = tiles.replace(tile, SPLIT_K=2)

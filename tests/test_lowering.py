@@ -14,7 +14,7 @@ import pytest
 
 from bench.lowering.table import load
 from bench.results import RESULTS, ROOT
-from tritonconv.tiles import SHARED_BYTES
+from tritonconv.tiles import FEW, SHARED_BYTES
 
 pytest.importorskip("triton")
 
@@ -103,3 +103,55 @@ def test_every_shipped_tile(arch: str, dtype: str, kernel: str, tmp_path: Path) 
             assert any(name.endswith(".128") for name in copies), row
         if kernel.startswith("wgrad") and dtype == "bfloat16" and min(loaded) == 8:
             assert all(name.endswith((".128", ".64")) for name in copies), row
+
+
+LOCAL = ["fprop_local", "dgrad_local", "wgrad_local"]
+PER_SAMPLE = ["fprop_per_sample", "dgrad_per_sample", "wgrad_per_sample"]
+DYNAMIC = ["fprop_dynamic", "dgrad_dynamic", "wgrad_dynamic"]
+
+
+def without_tensor_cores(row: dict[str, Any]) -> bool:
+    """Whether the tile of a weight of each location takes too few images at once for them."""
+    M, _, K = (int(extent) for extent in row["tile"].split("w")[0].split("x"))
+    return (K if row["kernel"].startswith("wgrad") else M) <= FEW
+
+
+@pytest.mark.parametrize(
+    ("arch", "dtype"),
+    [
+        ("sm_90", "bfloat16"),
+        *(
+            pytest.param(arch, dtype, marks=pytest.mark.slow)
+            for arch in ("sm_80", "sm_90", "sm_100")
+            for dtype in ("bfloat16", "tf32", "float32")
+            if (arch, dtype) != ("sm_90", "bfloat16")
+        ),
+    ],
+)
+def test_a_weight_of_each_location(arch: str, dtype: str, tmp_path: Path) -> None:
+    rows = lowered(tmp_path, arch, dtype, "--kernel", *LOCAL, *DYNAMIC)
+    assert regressions(rows, COMMITTED) == []
+    itemsize = 2 if dtype == "bfloat16" else 4
+    assert {row["kernel"] for row in rows if row["default"]} == set(LOCAL)
+    for row in rows:
+        few = without_tensor_cores(row)
+        loaded = {"fprop": row["x_vector"], "dgrad": row["y_vector"]}.get(row["kernel"].partition("_")[0], 0)
+        assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
+        assert row["spill_bytes"] == 0, row
+        assert bool(row["mma"]) != (few or dtype == "float32"), row
+        assert few >= (row["kernel"] in DYNAMIC), row
+        if loaded * itemsize == 16:
+            assert any(name.endswith(".128") for name in (row["copy"] or "").split(", ")), row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "tf32", "float32"])
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
+def test_a_weight_of_each_sample(arch: str, dtype: str, tmp_path: Path) -> None:
+    """What a sample's number costs, which is counted in 64 bits, does not make registers too few."""
+    rows = lowered(tmp_path, arch, dtype, "--kernel", *PER_SAMPLE)
+    assert regressions(rows, COMMITTED) == []
+    for row in rows:
+        assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
+        assert row["spill_bytes"] == 0, row
+        assert bool(row["mma"]) != (dtype == "float32"), row

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -37,6 +38,51 @@ def test_what_is_picked_fits(device: Device, operands: Operands, operator: Opera
         assert tile == tiles.pick(geometry, operator, operands, device)
         steps = -(-geometry.gemm("wgrad").K // tile.BLOCK_K)
         assert tile.SPLIT_K == 1 or (operator == "wgrad" and steps // tile.SPLIT_K >= tiles.LEAST_STEPS)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Device.of(120, 170), INTERPRETER], ids=str)
+@pytest.mark.parametrize("varies", ["b", "p q", "b p q"])
+def test_what_is_picked_for_a_weight_that_varies_fits(varies: str, device: Device, operator: Operator) -> None:
+    """And where each location has a weight, tensor cores, which take 16 images, are for more than FEW."""
+    rng = random.Random(2)
+    for operands, B in product(OPERANDS, (1, 4, 8, 9, 128)):
+        geometry = replace(some_geometry(rng), B=B, varies=varies)
+        tile = tiles.pick(geometry, operator, replace(operands, varies=varies), device)
+        assert tiles.fits(tile, operator, operands.itemsize, device)
+        if geometry.per_location:
+            there = 1 if geometry.per_sample else B
+            assert (tiles.images(tile, operator) >= 16) == (there > tiles.FEW), (geometry, tile)
+
+
+LOCAL = ConvGeometry(128, 16, 63, 63, 16, 55, 55, 9, 9, varies="p q")
+
+
+@pytest.mark.parametrize(
+    ("B", "rows", "summed"),
+    [(1, {1}, {1}), (2, {4}, {1}), (4, {4}, {1}), (5, {8}, {1}), (8, {8}, {1}), (9, {16, 64, 128}, {32})],
+)
+def test_the_tiles_for_so_many_images(B: int, rows: set[int], summed: set[int]) -> None:
+    """No more rows than there are images, rounded up to what there is a tile for; wgrad sums them one by one."""
+    operands, geometry = Operands(2, 8, varies="p q"), replace(LOCAL, B=B)
+    found = [
+        {
+            tiles.images(tile, operator)
+            for tile in tiles.for_images(tiles.available(operator, operands, H100), g, operator)
+        }
+        for operator, g in product(OPERATORS, (geometry, replace(geometry, varies="b p q")))
+    ]
+    assert found == [rows, {1}, rows, {1}, summed, {1}]
+
+
+def test_few_channels_get_a_narrow_local_tile() -> None:
+    """The layers of DeepFace have 16 channels and filters, and a batch of 128."""
+    operands = Operands(2, 8, varies="p q")
+    assert [str(tiles.pick(LOCAL, operator, operands, H100)) for operator in OPERATORS] == [
+        "128x16x16w1s4",
+        "128x16x16w1s4",
+        "16x128x32w4s3",
+    ]
 
 
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])

@@ -97,16 +97,17 @@ _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (
 # Where each location has a weight, the rows of its product are the images, or in wgrad they are what is summed over.
 # The same columns otherwise, but K in elements where there are too few for tensor cores: what is multiplied without
 # them.
-_LOCAL = [(128, 64, 128, 4, 3), (128, 16, 32, 1, 4), (64, 32, 64, 2, 4), (16, 64, 128, 4, 4), (16, 16, 32, 1, 4)]
-_LOCAL_NARROW = [(64, 32, 64, 4, 2), (16, 16, 64, 2, 2)]
+_LOCAL = [(128, 64, 128, 8, 3), (128, 16, 32, 1, 4), (64, 32, 64, 2, 4), (16, 64, 128, 4, 4), (16, 16, 32, 1, 4)]
+_LOCAL_EXACT = [(64, 32, 64, 4, 3), (128, 16, 64, 4, 3), (16, 16, 64, 2, 2)]
+_LOCAL_UNALIGNED = [(64, 32, 64, 8, 2), (16, 16, 64, 2, 2)]
 _LOCAL_WGRAD = [(64, 128, 64, 4, 3), (16, 128, 64, 4, 3), (64, 64, 64, 4, 3), (16, 64, 64, 4, 3)]
-_LOCAL_WGRAD_NARROW = [(32, 64, 64, 4, 2), (16, 64, 64, 4, 2)]
+_LOCAL_WGRAD_NARROW = [(32, 64, 64, 4, 2), (16, 64, 64, 8, 2)]
 _FEW_IMAGES = [
     *((8, 16, 16, 1, 4), (8, 32, 32, 4, 4)),
     *((4, 16, 16, 1, 4), (4, 64, 32, 4, 4)),
     *((1, 16, 16, 1, 4), (1, 64, 64, 4, 4)),
 ]
-_FEW_IMAGES_WGRAD = [(16, 128, 1, 4, 2), (64, 128, 1, 4, 2)]
+_FEW_IMAGES_WGRAD = [(16, 128, 1, 4, 2), (64, 128, 1, 8, 2)]
 # The most images that are multiplied without tensor cores, whose tiles have 16 rows at least.
 FEW = 8
 
@@ -138,11 +139,10 @@ def designed(operator: Operator, operands: Operands) -> list[Tile]:
 
 def designed_for_locations(operator: Operator, operands: Operands, whole_loads: bool) -> list[Tile]:
     """The tiles for a weight of each location, with tensor cores and without."""
-    wide = whole_loads and not operands.exact
     if operator == "wgrad":
-        rows, few = (_LOCAL_WGRAD if wide else _LOCAL_WGRAD_NARROW), _FEW_IMAGES_WGRAD
+        rows, few = (_LOCAL_WGRAD if whole_loads and not operands.exact else _LOCAL_WGRAD_NARROW), _FEW_IMAGES_WGRAD
     else:
-        rows, few = (_LOCAL if wide else _LOCAL_NARROW), _FEW_IMAGES
+        rows, few = (_LOCAL_EXACT if operands.exact else _LOCAL) if whole_loads else _LOCAL_UNALIGNED, _FEW_IMAGES
     many = [Tile(M, N, max(16, K // operands.itemsize), warps, stages) for M, N, K, warps, stages in rows]
     return [*many, *(Tile(*row) for row in few)]
 
@@ -173,7 +173,7 @@ def legal(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
     """Every tile that fits: what may be tuned. Whether registers suffice, only the compiler knows."""
     if "p" in operands.varies:
         few = {tile for tile in designed(operator, operands) if images(tile, operator) <= FEW}
-        grid = product((16, 32, 64, 128), (16, 32, 64, 128), (16, 32, 64), (1, 2, 4), (2, 3, 4))
+        grid = product((16, 32, 64, 128), (16, 32, 64, 128), (16, 32, 64), (1, 2, 4, 8), (2, 3, 4))
         found = [*sorted(few, key=astuple), *(Tile(*blocks) for blocks in grid)]
         return [tile for tile in found if fits(tile, operator, operands.itemsize, device)]
     grid = product((64, 128, 256), (16, 32, 64, 128, 256), (64, 128), (4, 8), (2, 3, 4))
@@ -224,16 +224,23 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device:
             few = 1 << max(0, there - 1).bit_length()
             M, K = (M, few) if operator == "wgrad" else (few, K)
         return Tile(M, N, K, num_warps=4, num_stages=1)
-    tiles = available(operator, operands, device)
-    if geometry.per_location:
-        tiles = for_images(tiles, geometry, operator)
-    elif operator != "wgrad":
-        BLOCK_K = depth(geometry, operator, operands, device)
-        tiles = [tile for tile in tiles if tile.BLOCK_K == BLOCK_K]
+    tiles = suited(available(operator, operands, device), geometry, operator, operands, device)
     known = measured.table(device.name).get(measured.key(geometry, operator, *astuple(operands)))
     if known and replace(Tile(*known), SPLIT_K=1) in tiles:
         return Tile(*known)
     return first(tiles, geometry, operator, device)
+
+
+def suited(
+    tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device
+) -> list[Tile]:
+    """Those of the tiles that may run for such a problem: of so many images, or for fprop and dgrad of its `depth`."""
+    if geometry.per_location:
+        return for_images(tiles, geometry, operator)
+    if operator == "wgrad":
+        return tiles
+    BLOCK_K = depth(geometry, operator, operands, device)
+    return [tile for tile in tiles if tile.BLOCK_K == BLOCK_K]
 
 
 def depth(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> int:

@@ -17,10 +17,15 @@ from bench.lowering.chips import CHIPS, Chip
 from tests.oracle import convolution_precision
 from tritonconv import launch, tiles
 from tritonconv.compiling import compile_all, cpus
-from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.layout import allocate, last_in_memory
 
-# Of the three operators the kernels; wgrad once more with the bias's sum, and the kernel that adds up its parts.
-KERNELS = ("fprop", "dgrad", "wgrad", "wgrad_with_bias", "sum_partials")
+# What a weight varies over, by what is put behind an operator's name to call its kernel for such weights.
+VARYING = {"local": "p q", "per_sample": "b", "dynamic": "b p q"}
+# Of the three operators the kernels; wgrad once more with the bias's sum, and the kernel that adds up its parts. Then
+# those for weights that vary.
+DENSE = ("fprop", "dgrad", "wgrad", "wgrad_with_bias", "sum_partials")
+KERNELS = (*DENSE, *(f"{operator}_{how}" for how in VARYING for operator in OPERATORS))
 TRITON_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -49,13 +54,23 @@ class Job:
         return operator_of(self.kernel)
 
     @property
+    def varies(self) -> str:
+        return varies_of(self.kernel)
+
+    @property
     def chip(self) -> Chip:
         return CHIPS[self.arch]
 
 
 def operator_of(kernel: str) -> Operator:
     """Whose launches the kernel is among."""
-    return kernel if kernel in ("fprop", "dgrad") else "wgrad"  # type: ignore[return-value]
+    operator = kernel.partition("_")[0]
+    return operator if operator in OPERATORS else "wgrad"
+
+
+def varies_of(kernel: str) -> str:
+    """What the kernel's weight varies over, in the letters of `ConvGeometry.varies`."""
+    return VARYING.get(kernel.partition("_")[2], "")
 
 
 def memories(operator: Operator, itemsize: int) -> list[Memory]:
@@ -70,11 +85,11 @@ def memories(operator: Operator, itemsize: int) -> list[Memory]:
             return [Memory(x, y) for x in loads for y in loads]
 
 
-def operands_of(operator: Operator, dtype: str, memory: Memory) -> tiles.Operands:
+def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = "") -> tiles.Operands:
     """What `pick` is told of such operands."""
     itemsize = DTYPES[dtype].itemsize
     loaded, stored = {"fprop": memory, "dgrad": memory[::-1], "wgrad": (min(memory), 16 // itemsize)}[operator]
-    return tiles.Operands(itemsize, loaded, stored > 1, exact=dtype == "float32")
+    return tiles.Operands(itemsize, loaded, stored > 1, exact=dtype == "float32", varies=varies)
 
 
 def device_of(arch: str) -> tiles.Device:
@@ -98,9 +113,13 @@ def shipped(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[Job]:
     if kernel == "sum_partials":
         return [adding(dtype, arch)]
     found: dict[tuple[tiles.Tile, Memory | None], Job] = {}
-    for memory in memories(operator_of(kernel), DTYPES[dtype].itemsize):
-        operands = operands_of(operator_of(kernel), dtype, memory)
-        for tile in tiles.available(operator_of(kernel), operands, device_of(arch)):
+    operator, varies = operator_of(kernel), varies_of(kernel)
+    for memory in memories(operator, DTYPES[dtype].itemsize):
+        operands = operands_of(operator, dtype, memory, varies)
+        fitting = tiles.available(operator, operands, device_of(arch))
+        if varies == "b p q":
+            fitting = tiles.for_images(fitting, small(varies, memory, operands.itemsize), operator)
+        for tile in fitting:
             found.setdefault((tile, memory if everywhere else None), Job(kernel, dtype, memory, tile, arch))
     return list(found.values())
 
@@ -113,15 +132,18 @@ def picked(layers: Sequence[Layer], dtype: str, arch: str) -> dict[Job, list[str
     """What the operators would launch for `layers`, and each kernel for which of them."""
     chosen: dict[Job, list[str]] = {}
     for layer in layers:
-        if layer.why_not is not None:
-            continue
-        for kernel in ("fprop", "dgrad", "wgrad", "wgrad_with_bias"):
+        for kernel in kernels_for(layer.geometry):
             with_bias = kernel == "wgrad_with_bias"
             first, *then = launches(operator_of(kernel), dtype, layer.geometry, device_of(arch), bias=with_bias)
             chosen.setdefault(of_launch(first, kernel, dtype, arch), []).append(layer.name)
             if then and not with_bias:
                 chosen.setdefault(adding(dtype, arch), []).append(layer.name)
     return chosen
+
+
+def kernels_for(geometry: ConvGeometry) -> list[str]:
+    """The kernels, named as above, that a layer of such a geometry is made of."""
+    return [name for name in KERNELS if varies_of(name) == geometry.varies and name != "sum_partials"]
 
 
 def of_launch(started: launch.Launch, kernel: str, dtype: str, arch: str) -> Job:
@@ -148,16 +170,20 @@ def launches(
 ) -> list[launch.Launch]:
     """What is launched for `geometry`, on tensors without data."""
     size: dict[str, Any] = dict(dtype=DTYPES[dtype], device="meta")
-    shapes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    x, weight, y = (torch.empty(shape, **size).contiguous(memory_format=layout) for shape in shapes)
-    factors = {
-        "fprop": (x, weight, torch.empty(geometry.F, **size) if bias else None),
-        "dgrad": (y, weight, torch.empty(geometry.C, **size) if bias else None),
-        "wgrad": (x, y, bias),
-    }
+    sides = (geometry.image_shape, geometry.feature_shape)
+    x, y = (torch.empty(shape, **size).contiguous(memory_format=layout) for shape in sides)
+    weight = allocate(geometry.weight_shape, x, last_in_memory("wgrad", geometry, channels_last))
+    to_x, to_y = (torch.empty(bias_shape(geometry, side), **size) if bias else None for side in sides)
+    factors = {"fprop": (x, weight, to_y), "dgrad": (y, weight, to_x), "wgrad": (x, y, bias)}
     with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
         return launch.PLANS[operator](*factors[operator], geometry, channels_last, device, tile).launches
+
+
+def bias_shape(geometry: ConvGeometry, side: tuple[int, int, int, int]) -> tuple[int, ...]:
+    """Of a bias that is added to this side of `geometry`: where each location has a weight, it has a bias too."""
+    B, channels, *pixels = side
+    return (*[B] * geometry.per_sample, channels, *pixels) if geometry.per_location else (channels,)
 
 
 def for_memory(job: Job) -> launch.Launch:
@@ -165,10 +191,8 @@ def for_memory(job: Job) -> launch.Launch:
 
     With what makes most of the kernel, the bias, but for wgrad, of which that is a kernel of its own.
     """
-    itemsize = DTYPES[job.dtype].itemsize
-    C, F = (64 + align % (16 // itemsize) for align in job.memory)
-    geometry = ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3)
-    bias = job.kernel != "wgrad"
+    geometry = small(job.varies, job.memory, DTYPES[job.dtype].itemsize)
+    bias = job.operator != "wgrad" or job.kernel in ("wgrad_with_bias", "sum_partials")
     started = launches(job.operator, job.dtype, geometry, tiles.INTERPRETER, job.tile, bias)
     if job.tile is None:
         return started[-1]
@@ -176,10 +200,15 @@ def for_memory(job: Job) -> launch.Launch:
     return started[0]
 
 
+def small(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
+    C, F = (64 + align % (16 // itemsize) for align in memory)
+    return ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
+
+
 def operands_for(operator: Operator, dtype: str, geometry: ConvGeometry, device: tiles.Device) -> tiles.Operands:
     """What `pick` is told of the operands of `geometry`, in channels_last."""
     given = launches(operator, dtype, geometry, device, bias=False)[0].arguments
-    return operands_of(operator, dtype, Memory(given["ALIGN_X"], given["ALIGN_Y"]))
+    return operands_of(operator, dtype, Memory(given["ALIGN_X"], given["ALIGN_Y"]), geometry.varies)
 
 
 def precompile(plans: Iterable[Sequence[launch.Launch]], device: torch.device) -> int:

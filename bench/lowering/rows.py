@@ -78,12 +78,13 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
     step = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K
     instructions = len(loop) / max(1, round(assembly.products(loop) * tile.num_warps / step))
     found["instructions_per_step"] = round(instructions)
-    if not assembly.count(loop, assembly.MATRIX):
+    matrix = assembly.count(loop, assembly.MATRIX) > 0
+    if not matrix:
         found["ffma_share"] = round(assembly.count(loop, assembly.FUSED_MULTIPLY_ADD) / len(loop), 3)
     if chip.capability:  # AMD issues instructions by other rules
-        multiply = step / chip.products(job.dtype)
+        multiply = step / (chip.products(job.dtype) if matrix else chip.float32_products)
         issue = instructions * tile.num_warps / chip.issues
-        if found["ffma_share"] is None:
+        if matrix:
             found["instructions_per_mma_cycle"] = round(instructions * tile.num_warps / multiply, 2)
         found["bound_tflops"] = round(chip.bound_tflops(step, max(multiply, issue)))
     return found

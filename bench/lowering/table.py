@@ -59,13 +59,14 @@ def summary(path: Path, dtype: str = "bfloat16", arch: str = "sm_90", most: int 
     """In Markdown, for each kernel the tiles that most of the benchmark's layers choose."""
     compiled = load(path)
     body = []
-    for kernel in dict.fromkeys(row["kernel"] for row in compiled if row["mma"]):
-        rows = [row for row in compiled if (row["arch"], row["dtype"], row["kernel"]) == (arch, dtype, kernel)]
+    for kernel in dict.fromkeys(row["kernel"] for row in compiled if row["mma"] and row["layers"]):
+        wanted = (arch, dtype, kernel)
+        rows = [row for row in compiled if row["layers"] and (row["arch"], row["dtype"], row["kernel"]) == wanted]
         layers = len({layer for row in rows for layer in row["layers"]})
         for row in sorted(rows, key=lambda row: -len(row["layers"]))[:most]:
             names = ("registers", "instructions_per_step", "instructions_per_mma_cycle", "bound_tflops")
-            chosen = f"{len(row['layers'])} of {layers}"
-            body.append([f"`{kernel}`", row["tile"], chosen, *(row[name] for name in names)])
+            share = f"{len(row['layers'])} of {layers}"
+            body.append([f"`{kernel}`", row["tile"], share, *(row[name] for name in names)])
     header = ["kernel", "tile", "layers", "registers", "instr./step", "per mma cycle", "limit"]
     spilled = [row for row in compiled if row["spill_bytes"]]
     archs = ", ".join(dict.fromkeys(row["arch"] for row in spilled))

@@ -98,8 +98,7 @@ def tasks(
     """What `known` has no row of. Of layers that share a row, the first stands for all."""
     found: dict[measured.Key, Task] = {}
     for dtype, layer, operator in product(dtypes, layers, OPERATORS):
-        if layer.why_not is None:
-            key = key_of(layer, operator, dtype, gpu)
-            if key not in found and not (known and known.has(key, operator)):
-                found[key] = Task(layer, operator, dtype, candidates(layer, operator, dtype, gpu, grid))
+        key = key_of(layer, operator, dtype, gpu)
+        if key not in found and not (known and known.has(key, operator)):
+            found[key] = Task(layer, operator, dtype, candidates(layer, operator, dtype, gpu, grid))
     return list(found.values())

@@ -29,14 +29,12 @@ def key_of(layer: Layer, operator: Operator, dtype: str, gpu: tiles.Device) -> m
 
 
 def candidates(layer: Layer, operator: Operator, dtype: str, gpu: tiles.Device, grid: bool) -> list[tiles.Tile]:
-    """The shipped tiles that fit, or all that are legal: for wgrad with the splits that the model considers, for the
-    others those of the depth that `pick` keeps to.
+    """The shipped tiles that fit, or all that are legal, of those that `pick` would consider: for wgrad with the splits
+    that the model considers.
     """
     operands = operands_for(operator, dtype, layer.geometry, gpu)
     found = (tiles.legal if grid else tiles.available)(operator, operands, gpu)
-    if operator != "wgrad":
-        depth = tiles.depth(layer.geometry, operator, operands, gpu)
-        found = [tile for tile in found if depth == tile.BLOCK_K]
+    found = tiles.suited(found, layer.geometry, operator, operands, gpu)
     return tiles.with_splits(found, operator, layer.geometry.gemm(operator), gpu)
 
 
