@@ -158,6 +158,10 @@ def dgrad_kernel(
         bits_h = tl.where(valid_m, tap_bits(first_p, P, step_h, taps_h), 0)
     bits_w = tap_bits(first_q, Q, step_w, taps_w)
 
+    y_rows = b * stride_yb + first_p * stride_yp + first_q * stride_yq
+    steps = tl.cdiv(F, BLOCK_K) * taps_h * taps_w
+    y_ptrs = y_ptr + g * F * stride_yf + y_rows[:, None] + (k * stride_yf)[None, :]
+
     if PER_SAMPLE or PER_LOCATION:
         # The weight as it is stored, with f apart: a step reads it transposed.
         C_stored = C // ALIGN_WEIGHT * ALIGN_WEIGHT
@@ -181,10 +185,8 @@ def dgrad_kernel(
         stride_r = period_h * S * F
         stride_s = period_w * F
         weight_ptrs = weight_ptr + (((g * C + c) * R + r) * S + s)[None, :] * F + k[:, None]
-    y_rows = b * stride_yb + first_p * stride_yp + first_q * stride_yq
-    steps = tl.cdiv(F, BLOCK_K) * taps_h * taps_w
     accumulator = multiply_sum(
-        y_ptr + g * F * stride_yf + y_rows[:, None] + (k * stride_yf)[None, :],
+        y_ptrs,
         weight_ptrs,
         taps_h,
         taps_w,
