@@ -124,7 +124,7 @@ def check_bias(
         sizes.append((extents[0], *channels))
     if "p" in varies:
         sizes += [(*size, *extents[1:]) for size in sizes]
-    if bias is None or tuple(bias.shape) in sizes:
+    if bias is None or any(tuple(bias.shape) == size for size in sizes):
         return
     expected = " or ".join(str(list(size)) for size in sizes)
     wanted = f"1-dimensional with {channels[0]} elements" if not varies else f"of size {expected}"

@@ -69,8 +69,10 @@ def same_everywhere(tensor: Tensor, locations: tuple[int, int]) -> bool:
     return bool((tensor == first).all())
 
 
-def bias_for(conv: Any, bias: bool | str) -> bool | str:
-    """The kind of bias of the layer that is to compute what `conv` does."""
+def bias_for(conv: Any, kind: type[nn.Module], bias: bool | str) -> bool | str:
+    """The kind of bias of the layer that is to compute what `conv`, one of `kind`, does."""
+    if not isinstance(conv, kind) or isinstance(conv.weight, nn.UninitializedParameter):
+        raise TypeError(f"expected a {kind.__name__} that has its parameters, but got {conv}")
     if conv.bias is not None and not bias:
         raise ValueError(f"{conv} has a bias, which a layer without one does not add")
     return bias if conv.bias is not None else False

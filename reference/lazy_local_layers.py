@@ -16,16 +16,24 @@ class _Lazy(_LazyConvXdMixin):
     def initialize_parameters(self: Any, input: Tensor, *args: Any, **kwargs: Any) -> None:
         if self.input_size is not None:
             return
-        self.in_channels, self.input_size = self._get_in_channels(input), tuple(input.shape[-2:])
-        if self.in_channels % self.groups != 0:
+        in_channels, size = self._get_in_channels(input), tuple(input.shape[-2:])
+        if in_channels % self.groups != 0:
             raise ValueError("in_channels must be divisible by groups")
-        shape, bias_shape = self._shapes(self._bias)
+        shape, bias_shape = self._shapes(in_channels, size)
         # Loaded ones are there already, but not in the right order in memory.
         loaded = not self.has_uninitialized_params()
-        if not loaded:
-            self.weight.materialize(shape)
-            if self.bias is not None:
-                self.bias.materialize(bias_shape)
+        for name, wanted in (("weight", shape), ("bias", bias_shape)):
+            parameter = getattr(self, name)
+            if parameter is None:
+                continue
+            if not loaded:
+                parameter.materialize(wanted)
+            elif parameter.shape != wanted:
+                raise RuntimeError(
+                    f"Given input{list(input.shape)}, expected {name} of size {list(wanted)}, "
+                    f"but one of size {list(parameter.shape)} was loaded"
+                )
+        self.in_channels, self.input_size = in_channels, size
         with torch.no_grad():
             self.weight.data = torch.empty_permuted(
                 shape, IN_MEMORY, device=self.weight.device, dtype=self.weight.dtype

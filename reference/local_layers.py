@@ -15,7 +15,7 @@ from torch.nn.modules.utils import _pair
 
 from reference import arguments, interchange
 from reference.arguments import output_padding, padded
-from reference.checks import Ints, Pair
+from reference.checks import Ints, Pair, check_positive, integers, pair
 from reference.layers import Conv2d, ConvTranspose2d
 from reference.local import locally_connected2d, locally_connected_transpose2d
 
@@ -45,32 +45,31 @@ class _LocallyConnected(_ConvNd):
         device: Any,
         dtype: Any,
     ) -> None:
-        if bias not in (True, False, "shared"):
+        if isinstance(bias, str) and bias != "shared":
             raise ValueError(f"bias must be True, False or 'shared', but got {bias!r}")
+        if input_size is None and not isinstance(self, LazyModuleMixin):
+            raise TypeError(f"{type(self).__name__}(): argument 'input_size' must be tuple of ints, not NoneType")
         pads = padding if isinstance(padding, str) else _pair(padding)
         sizes = (_pair(kernel_size), _pair(stride), pads, _pair(dilation), transposed, _pair(output_padding))
         super().__init__(in_channels, out_channels, *sizes, groups, False, padding_mode, device="meta")
-        self.input_size = None if input_size is None else _pair(input_size)
+        self.input_size = None if input_size is None else size_of_input(type(self).__name__, input_size)
         self._bias = bias
         at: dict[str, Any] = dict(device=device, dtype=dtype)
         if self.input_size is None:
-            if not isinstance(self, LazyModuleMixin):
-                raise TypeError(f"{type(self).__name__}: input_size must be int or a pair of ints, not None")
             self.weight = nn.UninitializedParameter(**at)
             self.bias = nn.UninitializedParameter(**at) if bias else None
             return
-        shape, bias_shape = self._shapes(bias)
+        shape, bias_shape = self._shapes(in_channels, self.input_size)
         self.weight = nn.Parameter(torch.empty_permuted(shape, IN_MEMORY, **at))
         self.bias = nn.Parameter(torch.empty(bias_shape, **at)) if bias else None
         self.reset_parameters()
 
-    def _shapes(self, bias: bool | str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _shapes(self, in_channels: int, input_size: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Those of weight and bias. Raises RuntimeError, as the function would, for an input too small."""
-        assert self.input_size is not None
-        channels = (self.in_channels, self.out_channels // self.groups)
+        channels = (in_channels, self.out_channels // self.groups)
         if not self.transposed:
-            channels = (self.out_channels, self.in_channels // self.groups)
-        input = torch.empty(1, self.in_channels, *self.input_size, device="meta")
+            channels = (self.out_channels, in_channels // self.groups)
+        input = torch.empty(1, in_channels, *input_size, device="meta")
         shared = torch.empty(*channels, *self.kernel_size, device="meta")
         if self.transposed:
             size = arguments.conv_transpose2d(
@@ -78,8 +77,8 @@ class _LocallyConnected(_ConvNd):
             ).size
         else:
             size = arguments.conv2d(input, shared, None, self.stride, self.padding, self.dilation, self.groups).size
-        positions = self.input_size if self.transposed else size
-        return (*positions, *shared.shape), (self.out_channels, *(() if bias == "shared" else size))
+        positions = input_size if self.transposed else size
+        return (*positions, *shared.shape), (self.out_channels, *(() if self._bias == "shared" else size))
 
     def reset_parameters(self) -> None:
         """Each location's filters and bias as torch.nn initialises those of a convolution: uniform in
@@ -103,6 +102,13 @@ class _LocallyConnected(_ConvNd):
                 f"Given input_size={self.input_size}, expected input{list(input.shape)} to have {H} x {W} pixels, "
                 f"but got {h} x {w} pixels instead"
             )
+
+
+def size_of_input(layer: str, input_size: Ints) -> Pair:
+    """`input_size` as a pair; TypeError or RuntimeError, in torch's words, if it is none, of positive ints."""
+    sizes = pair("input_size", {"input_size": integers(layer, "input_size", input_size)})
+    check_positive(input_size=sizes)
+    return sizes
 
 
 class LocallyConnected2d(_LocallyConnected):
@@ -160,12 +166,13 @@ class LocallyConnected2d(_LocallyConnected):
         `bias="shared"` keeps the bias as it is. A convolution without a bias gives a layer without one. Raises
         ValueError where a bias would be dropped.
         """
+        has_bias = interchange.bias_for(conv, nn.Conv2d, bias)
         arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.dilation, conv.groups)
         layer = getattr(cls, "cls_to_become", cls)(
             conv.in_channels,
             conv.out_channels,
             *arguments,
-            bias=interchange.bias_for(conv, bias),
+            bias=has_bias,
             padding_mode=conv.padding_mode,
             device="meta",
             dtype=conv.weight.dtype,
@@ -262,12 +269,13 @@ class LocallyConnectedTranspose2d(_LocallyConnected):
         cls, conv: nn.ConvTranspose2d, input_size: Ints, bias: bool | str = True
     ) -> "LocallyConnectedTranspose2d":
         """As `LocallyConnected2d.from_conv2d`."""
+        has_bias = interchange.bias_for(conv, nn.ConvTranspose2d, bias)
         arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.output_padding, conv.groups)
         layer = getattr(cls, "cls_to_become", cls)(
             conv.in_channels,
             conv.out_channels,
             *arguments,  # type: ignore[arg-type]
-            bias=interchange.bias_for(conv, bias),
+            bias=has_bias,
             dilation=conv.dilation,
             device="meta",
             dtype=conv.weight.dtype,

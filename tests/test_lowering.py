@@ -25,7 +25,6 @@ COMMITTED = load(RESULTS / "lowering.json")
 SPILLS = {
     ("3.6.0", "sm_80", "float32", "wgrad", "64x64x16w8s4"): 16,
     ("3.6.0", "sm_100", "tf32", "wgrad", "128x128x32w8s3"): 8,
-    ("3.6.0", "sm_80", "bfloat16", "fprop_local", "128x64x64w8s3"): 12,
 }
 KERNELS = ["fprop", "dgrad", "wgrad_with_bias", "wgrad"]
 

@@ -86,19 +86,25 @@ def _reach(geometry: ConvGeometry) -> tuple[int, int]:
     )
 
 
-# Why what failed in this process is not tried again: an operator in a dtype on a device, or all that is on a device.
-_failures: dict[tuple[Operator, torch.dtype, torch.device] | torch.device, str] = {}
+# Why what failed in this process is not tried again: a kernel in a dtype on a device, or all that is on a device.
+_failures: dict[tuple[Operator, str, torch.dtype, torch.device] | torch.device, str] = {}
 
 
 def give_up(problem: Problem, reason: str, everything: bool) -> None:
-    """From now on, Triton runs neither `problem`'s operator in its dtype nor, if `everything`, any on its device."""
-    _failures[problem.device if everything else (problem.operator, problem.dtype, problem.device)] = reason
+    """From now on, Triton runs neither `problem`'s operator in its dtype, for weights that vary as its does, nor, if
+    `everything`, any on its device.
+    """
+    _failures[problem.device if everything else _kernel(problem)] = reason
+
+
+def _kernel(problem: Problem) -> tuple[Operator, str, torch.dtype, torch.device]:
+    return problem.operator, problem.geometry.varies, problem.dtype, problem.device
 
 
 def _why_not_again(problem: Problem) -> str | None:
     if not _failures:
         return None
-    return _failures.get(problem.device) or _failures.get((problem.operator, problem.dtype, problem.device))
+    return _failures.get(problem.device) or _failures.get(_kernel(problem))
 
 
 def choose(problem: Problem, wish: str = "auto") -> str:

@@ -98,7 +98,7 @@ def fprop(
         x_ptr=x,
         weight_ptr=filters_last(weight),
         y_ptr=y,
-        **bias_of(bias, geometry.feature_shape),
+        **bias_of(bias, geometry.feature_shape, geometry),
         **integers(geometry, x, y, align_x, align_y),
         WIDE=wide(y),
         TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
@@ -132,7 +132,7 @@ def dgrad(
         y_ptr=y,
         weight_ptr=filters_last(weight) if geometry.varies else channels_first(weight, geometry.G),
         x_ptr=x,
-        **bias_of(bias, geometry.image_shape),
+        **bias_of(bias, geometry.image_shape, geometry),
         **integers(geometry, x, y, align_x, align_y),
         period_h=geometry.stride_h // gcd(geometry.stride_h, geometry.dilation_h),
         period_w=geometry.stride_w // gcd(geometry.stride_w, geometry.dilation_w),
@@ -243,7 +243,7 @@ def tile_for(geometry: ConvGeometry, operator: Operator, operands: Operands, dev
     """The tile that is picked, or in the place of one that is too large the least."""
     tile = pick(geometry, operator, operands, device)
     if too_large and (operator, device, replace(tile, SPLIT_K=1)) in too_large:
-        return replace(least(operands.itemsize), SPLIT_K=tile.SPLIT_K)
+        return replace(least(operator, operands.itemsize, operands.varies), SPLIT_K=tile.SPLIT_K)
     return tile
 
 

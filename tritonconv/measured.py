@@ -25,13 +25,15 @@ def key(
 ) -> Key:
     """What decides which tile is best, as far as the tables tell things apart.
 
-    The number of positions counts by its power of two, so that a row serves the batch sizes near the measured one.
-    Padding and dilation do not count, nor does the shape of an image beside its size.
+    The number of positions that share a weight counts by its power of two, so that a row serves the batch sizes near
+    the measured one, and so does the number of weights. Padding and dilation do not count, nor does the shape of an
+    image beside its size.
     """
     channels = (geometry.C // geometry.G, geometry.F // geometry.G, geometry.G)
     taps = (geometry.R, geometry.S, geometry.stride_h, geometry.stride_w)
-    octave = (geometry.B * geometry.P * geometry.Q).bit_length()
-    return operator, itemsize, vector, whole_stores, exact, varies, *channels, *taps, octave
+    positions, _, _, weights = geometry.gemm("fprop")
+    octaves = (positions.bit_length(), (weights // geometry.G).bit_length())
+    return operator, itemsize, vector, whole_stores, exact, varies, *channels, *taps, *octaves
 
 
 def file_of(gpu: str) -> str:

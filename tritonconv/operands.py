@@ -48,8 +48,11 @@ def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y
     )
 
 
-def bias_of(bias: Tensor | None, shape: Sequence[int]) -> dict[str, Any]:
-    """What a kernel takes of a bias that is added to a result of this shape."""
+def bias_of(bias: Tensor | None, shape: Sequence[int], geometry: ConvGeometry) -> dict[str, Any]:
+    """What a kernel takes of a bias that is added to a result of this shape. It varies over no more than the weight."""
+    letters = "" if bias is None else {1: "", 2: "b", 3: "p q", 4: "b p q"}[bias.ndim]
+    if not set(letters) <= set(geometry.varies):
+        raise ValueError(f"the bias varies over {letters}, and the weight only over {geometry.varies!r}")
     if bias is not None and bias.ndim == 1:
         bias = bias.contiguous()
     stride_b, stride_n, stride_h, stride_w = bias_strides(bias, shape)

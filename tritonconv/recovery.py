@@ -112,7 +112,8 @@ def ask(device: torch.device) -> None:
 def attempt(fault: str, error: Exception, plan: Plan, problem: Problem) -> Remedy | None:
     """Change what may let `plan` succeed. None if there is nothing to change."""
     if fault == "size":
-        smallest, tile = least(problem.dtype.itemsize), replace(plan.tile, SPLIT_K=1)
+        smallest = least(problem.operator, problem.dtype.itemsize, problem.geometry.varies)
+        tile = replace(plan.tile, SPLIT_K=1)
         if tile == smallest:
             return None
         unfit = (problem.operator, processor.device_of(problem.device), tile)
@@ -165,7 +166,8 @@ def leave_to_reference(problem: Problem, wish: str, error: Exception) -> None:
     """Remember why Triton can not run `problem`, and warn. NotImplementedError if it must."""
     everywhere = isinstance(error, OSError) or bool(places(error) & BUILDING)
     dtype = str(problem.dtype).removeprefix("torch.")
-    what = "Triton does not work here" if everywhere else f"{problem.operator} can not be compiled for {dtype}"
+    varies = f" and a weight that varies over {problem.geometry.varies}" if problem.geometry.varies else ""
+    what = "Triton does not work here" if everywhere else f"{problem.operator} can not be compiled for {dtype}{varies}"
     give_up(problem, f"{what}: {short(error)}", everywhere)
     try:
         choose_and_warn(problem, wish)

@@ -133,7 +133,9 @@ def designed(operator: Operator, operands: Operands) -> list[Tile]:
     elif not whole_loads:
         rows = narrow[1:]
     else:
-        rows = (_HUGE if operands.itemsize == 2 and operands.whole_stores else []) + wide + narrow
+        # wgrad has no registers left for the address of a sample.
+        huge = operands.itemsize == 2 and operands.whole_stores and not (operator == "wgrad" and operands.varies)
+        rows = (_HUGE if huge else []) + wide + narrow
     return [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
 
 
@@ -143,7 +145,11 @@ def designed_for_locations(operator: Operator, operands: Operands, whole_loads: 
         rows, few = (_LOCAL_WGRAD if whole_loads and not operands.exact else _LOCAL_WGRAD_NARROW), _FEW_IMAGES_WGRAD
     else:
         rows, few = (_LOCAL_EXACT if operands.exact else _LOCAL) if whole_loads else _LOCAL_UNALIGNED, _FEW_IMAGES
-    many = [Tile(M, N, max(16, K // operands.itemsize), warps, stages) for M, N, K, warps, stages in rows]
+    # A step has 16 elements of K at least, which in float32 are bytes enough for two warps.
+    many = [
+        Tile(M, N, max(16, K // operands.itemsize), max(warps, operands.itemsize // 2), stages)
+        for M, N, K, warps, stages in rows
+    ]
     return [*many, *(Tile(*row) for row in few)]
 
 
@@ -164,9 +170,14 @@ def for_images(tiles: list[Tile], geometry: ConvGeometry, operator: Operator) ->
     return [tile for tile in tiles if images(tile, operator) == wanted]
 
 
-def least(itemsize: int) -> Tile:
-    """The tile that fits every device, for any operands: the last that is shipped for those without alignment."""
-    return Tile(64, 16, 64 // itemsize, num_warps=8, num_stages=2)
+def least(operator: Operator, itemsize: int, varies: str) -> Tile:
+    """The tile that fits every device, for any operands: the last with tensor cores that is shipped for those without
+    alignment.
+    """
+    if "p" not in varies:
+        return Tile(64, 16, 64 // itemsize, num_warps=8, num_stages=2)
+    M, N, K, warps, stages = (_LOCAL_WGRAD_NARROW if operator == "wgrad" else _LOCAL_UNALIGNED)[-1]
+    return Tile(M, N, max(16, K // itemsize), warps, stages)
 
 
 def legal(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
@@ -275,7 +286,7 @@ def splits(gemm: Gemm, tile: Tile, device: Device) -> list[int]:
 
     Every part gets LEAST_STEPS at least.
     """
-    programs = ceil(gemm.M / tile.BLOCK_M) * ceil(gemm.N / tile.BLOCK_N) * gemm.G
+    programs = max(1, ceil(gemm.M / tile.BLOCK_M) * ceil(gemm.N / tile.BLOCK_N) * gemm.G)
     most = max(1, ceil(gemm.K / tile.BLOCK_K) // LEAST_STEPS)
     return sorted({min(most, max(1, waves * device.multiprocessors // programs)) for waves in (0, 1, 2)})
 

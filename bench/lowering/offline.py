@@ -181,9 +181,9 @@ def launches(
 
 
 def bias_shape(geometry: ConvGeometry, side: tuple[int, int, int, int]) -> tuple[int, ...]:
-    """Of a bias that is added to this side of `geometry`: where each location has a weight, it has a bias too."""
+    """Of a bias that is added to this side of `geometry`, and varies as the weight does."""
     B, channels, *pixels = side
-    return (*[B] * geometry.per_sample, channels, *pixels) if geometry.per_location else (channels,)
+    return (*[B] * geometry.per_sample, channels, *(pixels if geometry.per_location else ()))
 
 
 def for_memory(job: Job) -> launch.Launch:

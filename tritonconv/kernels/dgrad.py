@@ -135,8 +135,13 @@ def dgrad_kernel(
         start_w += cell_w.to(tl.int32) * stride_w
         rows_h = 1
         rows_w = 1
+    # Over what a bias varies the weight does, too.
     if BIAS_VARIES:
         bias_ptr += sample * stride_bias_b
+        if PER_LOCATION:
+            bias_ptr += tl.where(
+                pixels > 0, start_h.to(tl.int64) * stride_bias_h + start_w.to(tl.int64) * stride_bias_w, 0
+            )
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     valid_m = m < pixels
     rows_h = tl.maximum(rows_h, 1)
@@ -228,10 +233,7 @@ def dgrad_kernel(
         stride_xc,
         stride_xh,
         stride_xw,
-        stride_bias_b,
         stride_bias_n,
-        stride_bias_h,
-        stride_bias_w,
         g,
         C,
         tile_n * BLOCK_N,

@@ -96,6 +96,7 @@ def fprop_kernel(
         y_ptr += (i * stride_yp + j * stride_yq) * ALIGN_Y
         pad_h -= (i * stride_h).to(tl.int32)
         pad_w -= (j * stride_w).to(tl.int32)
+    # Over what a bias varies the weight does, too.
     if BIAS_VARIES:
         bias_ptr += sample * stride_bias_b + i * stride_bias_h + j * stride_bias_w
 
@@ -156,10 +157,7 @@ def fprop_kernel(
         stride_yf,
         stride_yp,
         stride_yq,
-        stride_bias_b,
         stride_bias_n,
-        stride_bias_h,
-        stride_bias_w,
         g,
         F,
         tile_n * BLOCK_N,

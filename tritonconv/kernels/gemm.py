@@ -99,10 +99,7 @@ def store_result(
     stride_n,
     stride_h,
     stride_w,
-    stride_bias_b,
     stride_bias_n,
-    stride_bias_h,
-    stride_bias_w,
     g,
     N,
     first_n,
@@ -113,7 +110,7 @@ def store_result(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once. A bias that varies has b, h and w.
+    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once.
 
     ALIGN > 1 says that n is adjacent in memory, and that N and the strides are multiples of ALIGN; stride_b, stride_h
     and stride_w were divided by it. WIDE says that the result is too large for 32-bit offsets, whose 64-bit kin cost
@@ -123,13 +120,10 @@ def store_result(
     valid_n = n < N
     if bias_ptr is not None:
         if BIAS_VARIES:
-            bias_rows = b * stride_bias_b + h.to(tl.int64) * stride_bias_h + w.to(tl.int64) * stride_bias_w
-            bias_ptrs = bias_ptr + (bias_rows[:, None] + ((g * N + n) * stride_bias_n)[None, :])
-            bias = tl.load(bias_ptrs, mask=valid_m[:, None] & valid_n[None, :], other=0.0)
-            accumulator += bias.to(tl.float32)
+            bias = tl.load(bias_ptr + (g * N + n) * stride_bias_n, mask=valid_n, other=0.0)
         else:
             bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=0.0)
-            accumulator += bias.to(tl.float32)[None, :]
+        accumulator += bias.to(tl.float32)[None, :]
     result = accumulator.to(result_ptr.dtype.element_ty)
     # Widening b early and narrowing it here, and leaving an unused stride_n alone, changes no value: written more
     # simply, tests/test_lowering.py finds a few bytes spilled in the float32 tiles.
