@@ -105,6 +105,13 @@ def test_the_table_goes_on_where_it_was_stopped(folder: Path) -> None:
     json.loads(path.read_text())
 
 
+def test_images_and_locations_are_measured_apart() -> None:
+    """As many positions in all, but other numbers of images, which are the rows of the products."""
+    many, few = (ConvGeometry(B, 64, n, n, 64, n, n, 1, 1, varies="p q") for B, n in ((128, 16), (8, 64)))
+    keys = {measured.key(geometry, "fprop", *astuple(replace(OPERANDS, varies="p q"))) for geometry in (many, few)}
+    assert len(keys) == 2
+
+
 def test_pick_takes_what_was_measured(folder: Path) -> None:
     """On that GPU, for that problem and batch sizes near it, and nowhere else."""
     best = Tile(128, 64, 64, 4, 3)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -266,6 +267,18 @@ def test_explain_a_model_that_differentiates() -> None:
     with tritonconv.using("reference"):
         explanation = tritonconv.explain(Force(), x.clone())
     assert {choice.operator for choice in explanation} == {"fprop", "dgrad", "wgrad"}
+
+
+def test_a_kernel_that_failed_is_given_up_for_such_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
+    monkeypatch.setattr(dispatch, "_failures", {})
+    shared = problem("dgrad", torch.float16)
+    local = replace(shared, geometry=replace(shared.geometry, varies="p q"))
+    dispatch.give_up(local, "it does not compile", everything=False)
+    assert dispatch.why_not("triton", local) == "it does not compile"
+    assert dispatch.why_not("triton", shared) is None
+    dispatch.give_up(local, "nothing does", everything=True)
+    assert dispatch.why_not("triton", shared) == "nothing does"
 
 
 def test_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Faults of kernels and GPUs end in a right result and one warning, or in an error: each in a process of its own."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from tests.processes import one_warning, seen
 from tritonconv import launch, recovery, tiles
+from tritonconv.geometry import VARIES
 
 pytest.importorskip("triton")
 
@@ -105,13 +107,16 @@ observe(strict, strict, forward, forward, gpu=install(Gpu(shared=16_000)))
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_the_least_tile_fits_everywhere(itemsize: int) -> None:
     """It is a shipped one, which others compile and compare, and the smallest of all that may be tuned."""
-    least, device = tiles.least(itemsize), tiles.Device(86, 1, 48 * 1024)
-    for operator in launch.PLANS:
+    device = tiles.Device(86, 1, 48 * 1024)
+    for operator, varies in product(launch.PLANS, VARIES.values()):
+        least = tiles.least(operator, itemsize, varies)
+        operands = tiles.Operands(itemsize, 1, varies=varies)
         assert tiles.fits(least, operator, itemsize, device)
-        assert least in tiles.shipped(operator, tiles.Operands(itemsize, 1))
-        for other in tiles.legal(operator, tiles.Operands(itemsize, 1), device):
-            assert least.BLOCK_M * least.BLOCK_N <= other.BLOCK_M * other.BLOCK_N
-            assert least.num_stages <= other.num_stages
+        assert least in tiles.shipped(operator, operands)
+        for other in tiles.shipped(operator, operands) if "p" in varies else tiles.legal(operator, operands, device):
+            if tiles.images(other, operator) >= 16:  # with tensor cores
+                assert least.BLOCK_M * least.BLOCK_N <= other.BLOCK_M * other.BLOCK_N
+                assert least.num_stages <= other.num_stages
 
 
 def test_triton_is_not_installed(tmp_path: Path) -> None:

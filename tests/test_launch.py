@@ -82,7 +82,7 @@ def test_only_a_tile_that_was_too_large_is_replaced(monkeypatch: pytest.MonkeyPa
     assert splits > 1
     unfit = ("wgrad", device, tiles.replace(before["wgrad"], SPLIT_K=1))
     monkeypatch.setattr(launch, "too_large", {unfit})
-    assert launch.tile_for(long, "wgrad", aligned, device) == tiles.replace(tiles.least(2), SPLIT_K=splits)
+    assert launch.tile_for(long, "wgrad", aligned, device) == tiles.replace(tiles.least("wgrad", 2, ""), SPLIT_K=splits)
     for operator in ("fprop", "dgrad"):
         assert launch.tile_for(long, operator, aligned, device) == before[operator]
     other = tiles.Device.of(80, 108)

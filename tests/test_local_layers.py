@@ -148,6 +148,55 @@ def test_lazy(package: Module, name: str, bias: Any) -> None:
 
 
 @PACKAGES
+@BOTH
+def test_a_lazy_layer_waits_for_an_input_that_it_can_take(package: Module, name: str) -> None:
+    lazy = getattr(package, f"Lazy{name}")(6, 3, padding=2 if "Transpose" in name else 0, groups=2)
+    with pytest.raises(RuntimeError, match=r"Kernel size can't be greater than|Output size is too small"):
+        lazy(torch.zeros(1, 4, 2, 2))
+    with pytest.raises(ValueError, match="in_channels must be divisible by groups"):
+        lazy(torch.zeros(1, 3, *SIZE))
+    assert lazy(torch.zeros(1, 4, *SIZE)).shape[1] == 6
+
+
+@PACKAGES
+@BOTH
+def test_a_lazy_layer_takes_no_parameters_of_another_shape(package: Module, name: str) -> None:
+    """Not even such as could be repeated to the right one."""
+    trained = getattr(package, name)(1, 6, 3, (3, 3), padding=1)
+    lazy = getattr(package, f"Lazy{name}")(6, 3, padding=1)
+    lazy.load_state_dict(trained.state_dict())
+    with pytest.raises(RuntimeError, match=r"expected weight of size .* but one of size \[.*\] was loaded"):
+        lazy(torch.zeros(1, 4, *SIZE))
+    assert lazy.weight.shape == trained.weight.shape
+    assert torch.equal(lazy(torch.ones(1, 1, 3, 3)), trained(torch.ones(1, 1, 3, 3)))
+    shared = getattr(package, name)(1, 6, 3, (3, 3), padding=1, bias="shared")
+    lazy = getattr(package, f"Lazy{name}")(6, 3, padding=1)
+    lazy.load_state_dict(shared.state_dict())
+    with pytest.raises(RuntimeError, match=r"expected bias of size \[6, 3, 3\], but one of size \[6\] was loaded"):
+        lazy(torch.zeros(1, 1, 3, 3))
+
+
+@PACKAGES
+@BOTH
+@pytest.mark.parametrize(
+    ("input_size", "error", "message"),
+    [
+        (None, TypeError, "argument 'input_size' must be tuple of ints, not NoneType"),
+        (8.0, TypeError, "argument 'input_size' must be tuple of ints, not float"),
+        ("8", TypeError, "argument 'input_size' must be tuple of ints, not str"),
+        (True, TypeError, "argument 'input_size' must be tuple of ints, not bool"),
+        ((3, 8, 8), RuntimeError, "expected input_size to be a single integer value or a list of 2 values"),
+        ((8, -1), RuntimeError, "non-positive input_size is not supported"),
+        ((0, 6), RuntimeError, "non-positive input_size is not supported"),
+    ],
+)
+def test_sizes_that_no_image_has(package: Module, name: str, input_size: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        getattr(package, name)(4, 6, 3, input_size)
+    assert getattr(package, name)(4, 6, 3, 8).input_size == getattr(package, name)(4, 6, 3, [8]).input_size == (8, 8)
+
+
+@PACKAGES
 def test_what_is_refused(package: Module) -> None:
     layer = package.LocallyConnected2d(4, 6, 3, SIZE)
     transposed = package.LocallyConnectedTranspose2d(4, 6, 3, SIZE)
@@ -166,12 +215,10 @@ def test_what_is_refused(package: Module) -> None:
             build(4, 6, 3, SIZE, groups=0)
         with pytest.raises(ValueError, match="in_channels must be divisible by groups"):
             build(4, 6, 3, SIZE, groups=3)
-        with pytest.raises(TypeError, match="input_size must be int or a pair of ints"):
-            build(4, 6, 3, None)
-        with pytest.raises(RuntimeError, match="Only zero batch inputs are supported"):
-            build(4, 6, 1, (0, 6), padding=1)
     with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
         package.LocallyConnected2d(4, 6, 8, SIZE)
+    with pytest.raises(RuntimeError, match="Output size is too small"):
+        package.LocallyConnectedTranspose2d(2, 4, 2, 1, padding=1)
     with pytest.raises(ValueError, match="Invalid padding string 'some'"):
         package.LocallyConnected2d(4, 6, 3, SIZE, padding="some")
     with pytest.raises(ValueError, match='Only "zeros" padding mode is supported for LocallyConnectedTranspose2d'):
@@ -260,8 +307,8 @@ def test_memory_formats(name: str, implementation: str, device: str) -> None:
         assert gradients[1].stride() == layer.weight.stride()
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_compile_and_export(strict: bool) -> None:
+@pytest.mark.parametrize(("strict", "dynamic_shapes"), [(False, None), (True, True)])
+def test_compile_and_export(strict: bool, dynamic_shapes: bool | None) -> None:
     model = nn.Sequential(
         tritonconv.LocallyConnected2d(3, 4, 3, (8, 6), stride=2, padding=1),
         nn.ReLU(),
@@ -271,7 +318,7 @@ def test_compile_and_export(strict: bool) -> None:
     dynamic = ({0: torch.export.Dim("batch", min=2)},)
     exported = torch.export.export(model, (image,), strict=strict, dynamic_shapes=dynamic).module()
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=dynamic_shapes)
     other = torch.randn(5, 3, 8, 6, dtype=torch.float64)
     expected = model(other)
     gradients = torch.autograd.grad(expected.square().sum(), list(model.parameters()))

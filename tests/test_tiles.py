@@ -9,7 +9,7 @@ import torch
 
 from tests.oracle import convolution_precision
 from tritonconv import launch, tiles
-from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.geometry import OPERATORS, VARIES, ConvGeometry, Operator
 from tritonconv.tiles import INTERPRETER, Device, Operands, Tile
 
 H100, A100, RTX4090, MI300 = Device.of(90, 132), Device.of(80, 108), Device.of(89, 128), Device.of(0, 304)
@@ -73,6 +73,13 @@ def test_the_tiles_for_so_many_images(B: int, rows: set[int], summed: set[int]) 
         for operator, g in product(OPERATORS, (geometry, replace(geometry, varies="b p q")))
     ]
     assert found == [rows, {1}, rows, {1}, summed, {1}]
+
+
+@pytest.mark.parametrize("varies", VARIES.values())
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_empty_batch_gets_a_tile_too(operator: Operator, varies: str) -> None:
+    empty = ConvGeometry(0, 8, 9, 9, 8, 7, 7, 3, 3, varies=varies)
+    assert tiles.fits(tiles.pick(empty, operator, Operands(2, 8, varies=varies), H100), operator, 2, H100)
 
 
 def test_few_channels_get_a_narrow_local_tile() -> None:
