@@ -13,10 +13,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.utils import _pair
 
-from reference import arguments, interchange
+from reference import arguments
 from reference.arguments import output_padding, padded
 from reference.checks import Ints, Pair, check_positive, integers, pair
-from reference.layers import Conv2d, ConvTranspose2d
+from reference.conversions import OfConv2d, OfConvTranspose2d
 from reference.local import locally_connected2d, locally_connected_transpose2d
 
 # The dimensions of the weight, from the farthest apart in memory to the closest.
@@ -111,7 +111,7 @@ def size_of_input(layer: str, input_size: Ints) -> Pair:
     return sizes
 
 
-class LocallyConnected2d(_LocallyConnected):
+class LocallyConnected2d(OfConv2d, _LocallyConnected):
     """`torch.nn.Conv2d` with filters of their own for every location, and hence for images of one size.
 
     in_channels, out_channels, kernel_size, stride, padding, dilation, groups and padding_mode are those of
@@ -127,8 +127,6 @@ class LocallyConnected2d(_LocallyConnected):
     >>> layer(torch.zeros(2, 3, 10, 12)).shape
     torch.Size([2, 8, 10, 12])
     """
-
-    shared_class: type[nn.Conv2d] = Conv2d
 
     def __init__(
         self,
@@ -159,64 +157,8 @@ class LocallyConnected2d(_LocallyConnected):
         input, padding = padded(self, input)
         return locally_connected2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
-    @classmethod
-    def from_conv2d(cls, conv: nn.Conv2d, input_size: Ints, bias: bool | str = True) -> "LocallyConnected2d":
-        """The layer that computes what `conv` does, with a copy of its filters, and bias, at each location.
 
-        `bias="shared"` keeps the bias as it is. A convolution without a bias gives a layer without one. Raises
-        ValueError where a bias would be dropped.
-        """
-        has_bias = interchange.bias_for(conv, nn.Conv2d, bias)
-        arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-        layer = getattr(cls, "cls_to_become", cls)(
-            conv.in_channels,
-            conv.out_channels,
-            *arguments,
-            bias=has_bias,
-            padding_mode=conv.padding_mode,
-            device="meta",
-            dtype=conv.weight.dtype,
-        )
-        return interchange.spread(conv, layer)
-
-    def to_conv2d(self) -> nn.Conv2d:
-        """The convolution that computes what this layer does. Raises ValueError unless all its locations agree."""
-        arguments = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
-        conv = self.shared_class(
-            self.in_channels,
-            self.out_channels,
-            *arguments,  # type: ignore[arg-type]
-            bias=self.bias is not None,
-            padding_mode=self.padding_mode,
-            device="meta",
-            dtype=self.weight.dtype,
-        )
-        return interchange.gathered(self, conv)
-
-    def load_keras(self, weights: Any) -> None:
-        """Take over the weights of a Keras 2 LocallyConnected2D in channels_last: what its `get_weights()` returns.
-
-        Arrays (P*Q, R*S*C, F) and, if there is a bias, (P, Q, F). Raises ValueError for other shapes, and groups.
-        """
-        interchange.load(self, weights, interchange.KERAS)
-
-    def to_keras(self) -> list[Tensor]:
-        """Copies of the weights for a Keras 2 LocallyConnected2D in channels_last: what its `set_weights()` takes."""
-        return interchange.dump(self, interchange.KERAS)
-
-    def load_flax(self, params: Any) -> None:
-        """Take over the parameters of a Flax ConvLocal: `kernel` (P, Q, C*R*S, F) and, if there is one, `bias`
-        (P, Q, F). Raises ValueError for other shapes, and groups.
-        """
-        arrays = [params["kernel"], *([params["bias"]] if "bias" in params else [])]
-        interchange.load(self, arrays, interchange.FLAX)
-
-    def to_flax(self) -> dict[str, Tensor]:
-        """Copies of the parameters for a Flax ConvLocal."""
-        return dict(zip(("kernel", "bias"), interchange.dump(self, interchange.FLAX), strict=False))
-
-
-class LocallyConnectedTranspose2d(_LocallyConnected):
+class LocallyConnectedTranspose2d(OfConvTranspose2d, _LocallyConnected):
     """`torch.nn.ConvTranspose2d` with a stamp of its own for every location, and hence for images of one size.
 
     in_channels, out_channels, kernel_size, stride, padding, output_padding, groups and dilation are those of
@@ -225,7 +167,6 @@ class LocallyConnectedTranspose2d(_LocallyConnected):
     (out_channels,) with `bias="shared"`, or None with `bias=False`. Raises RuntimeError for inputs of another size.
     """
 
-    shared_class: type[nn.ConvTranspose2d] = ConvTranspose2d
     _output_padding = nn.ConvTranspose2d._output_padding
 
     def __init__(
@@ -263,35 +204,3 @@ class LocallyConnectedTranspose2d(_LocallyConnected):
     def _forward(self, input: Tensor, extra: Ints) -> Tensor:
         sampling = (self.stride, self.padding, extra, self.groups, self.dilation)
         return locally_connected_transpose2d(input, self.weight, self.bias, *sampling)  # type: ignore[arg-type]
-
-    @classmethod
-    def from_conv_transpose2d(
-        cls, conv: nn.ConvTranspose2d, input_size: Ints, bias: bool | str = True
-    ) -> "LocallyConnectedTranspose2d":
-        """As `LocallyConnected2d.from_conv2d`."""
-        has_bias = interchange.bias_for(conv, nn.ConvTranspose2d, bias)
-        arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.output_padding, conv.groups)
-        layer = getattr(cls, "cls_to_become", cls)(
-            conv.in_channels,
-            conv.out_channels,
-            *arguments,  # type: ignore[arg-type]
-            bias=has_bias,
-            dilation=conv.dilation,
-            device="meta",
-            dtype=conv.weight.dtype,
-        )
-        return interchange.spread(conv, layer)
-
-    def to_conv_transpose2d(self) -> nn.ConvTranspose2d:
-        """As `LocallyConnected2d.to_conv2d`."""
-        arguments = (self.kernel_size, self.stride, self.padding, self.output_padding, self.groups)
-        conv = self.shared_class(
-            self.in_channels,
-            self.out_channels,
-            *arguments,  # type: ignore[arg-type]
-            bias=self.bias is not None,
-            dilation=self.dilation,  # type: ignore[arg-type]
-            device="meta",
-            dtype=self.weight.dtype,
-        )
-        return interchange.gathered(self, conv)

@@ -80,8 +80,8 @@ def locally_connected2d(
     input (B, C, H, W) or (C, H, W), weight (P, Q, F, C/groups, R, S), bias (F, P, Q) or (F,). Returns (B, F, P, Q) or
     (F, P, Q) in the input's dtype, or autocast's; sizes are in pixels. Raises as `conv2d` does, and RuntimeError for an
     input whose output has not as many positions as the weight. A weight whose memory is in the order (P, Q, F, R, S,
-    C/groups), as that of `LocallyConnected2d` is, is not copied, and so lies its gradient. `implementation` is
-    "triton", "reference" or "auto". The formula, in the letters of the README, is
+    C/groups), as that of `LocallyConnected2d` is, is not copied but by autocast, and so lies its gradient.
+    `implementation` is "triton", "reference" or "auto". The formula, in the letters of the README, is
 
         y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[p,q,f,c,r,s]
 
