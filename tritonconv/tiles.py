@@ -98,7 +98,7 @@ _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (
 # The same columns otherwise, but K in elements where there are too few for tensor cores: what is multiplied without
 # them.
 _LOCAL = [(128, 64, 128, 8, 3), (128, 16, 32, 1, 4), (64, 32, 64, 4, 4), (16, 64, 128, 4, 4), (16, 16, 32, 1, 4)]
-_LOCAL_EXACT = [(64, 32, 64, 4, 3), (128, 16, 64, 4, 3), (16, 16, 64, 2, 2)]
+_LOCAL_EXACT = [(64, 32, 64, 4, 3), (128, 16, 64, 8, 3), (16, 16, 64, 2, 2)]
 _LOCAL_UNALIGNED = [(64, 32, 64, 8, 2), (16, 16, 64, 2, 2)]
 _LOCAL_WGRAD = [(64, 128, 64, 4, 3), (16, 128, 64, 4, 3), (64, 64, 64, 4, 3), (16, 64, 64, 4, 3)]
 _LOCAL_WGRAD_NARROW = [(32, 64, 64, 4, 2), (16, 64, 64, 8, 2)]
