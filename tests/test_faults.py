@@ -108,7 +108,7 @@ observe(strict, strict, forward, forward, gpu=install(Gpu(shared=16_000)))
 def test_the_least_tile_fits_everywhere(itemsize: int) -> None:
     """It is a shipped one, which others compile and compare, and the smallest of all that may be tuned."""
     device = tiles.Device(86, 1, 48 * 1024)
-    for operator, varies in product(launch.PLANS, VARIES.values()):
+    for operator, varies in product(launch.PLANS, VARIES):
         least = tiles.least(operator, itemsize, varies)
         operands = tiles.Operands(itemsize, 1, varies=varies)
         assert tiles.fits(least, operator, itemsize, device)

@@ -364,6 +364,13 @@ def test_what_is_not_finite_in_a_weight_stays_at_its_location(batch: int, device
         assert 0 < (~actual.isfinite()).sum() < actual.numel() / 2
 
 
+@pytest.mark.parametrize("varies", ["b", "p q", "b p q"])
+def test_no_bias_is_summed_on_the_way_to_a_weight_that_varies(varies: str) -> None:
+    sampling = ((1, 1), (1, 1), (0, 0), (1, 1), 1, varies, False, "auto")
+    with pytest.raises(ValueError, match="wgrad_with_bias is for a weight that does not vary"):
+        torch.ops.tritonconv.wgrad_with_bias(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4), *sampling)
+
+
 def test_flops_are_those_of_a_convolution() -> None:
     """A filter of its own changes where a factor comes from, and not how many there are."""
     counts = []

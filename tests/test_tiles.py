@@ -75,7 +75,7 @@ def test_the_tiles_for_so_many_images(B: int, rows: set[int], summed: set[int]) 
     assert found == [rows, {1}, rows, {1}, summed, {1}]
 
 
-@pytest.mark.parametrize("varies", VARIES.values())
+@pytest.mark.parametrize("varies", VARIES)
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_an_empty_batch_gets_a_tile_too(operator: Operator, varies: str) -> None:
     empty = ConvGeometry(0, 8, 9, 9, 8, 7, 7, 3, 3, varies=varies)

@@ -64,7 +64,7 @@ def pull_back(
     factors = {LEAVES_OUT[name]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
     needed = dict(zip((*held, "bias"), ctx.needs_input_grad, strict=False))
     found: dict[str, Tensor] = {}
-    if name == "fprop" and needed["weight"] and needed["bias"] and ctx.sampling.varies == "" and ctx.bias_dims == 1:
+    if name == "fprop" and needed["weight"] and needed["bias"] and not ctx.sampling.varies:
         sampling = ctx.sampling._replace(size=held["weight"].shape[2:])
         found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *sampling)
     elif ctx.has_bias_argument and needed["bias"]:

@@ -68,8 +68,8 @@ def _why_not_size(problem: Problem) -> str | None:
         if max(M, N, K) >= _COUNTED:
             return f"the matrix product of {operator}, {M} x {N} x {K}, has an extent of 2^31 or more"
         phases, (M, _, _, G) = (geometry.phases, geometry.phase) if operator == "dgrad" else (1, (M, N, K, G))
-        # The smallest tile is 64 x 16, or 16 x 16 for a weight that varies, or one row for few of them.
-        if phases * (1 + M // (16 if geometry.varies else 64)) * (1 + N // 16) * G >= 2**31:
+        # The smallest tile is 64 x 16, or of a weight for each location 16 x 16, but where there are few rows.
+        if phases * (1 + M // (16 if geometry.per_location else 64)) * (1 + N // 16) * G >= 2**31:
             return f"{operator} would take 2^31 programs or more"
     return None
 

@@ -6,12 +6,14 @@ from typing import Literal, NamedTuple, get_args
 
 Operator = Literal["fprop", "dgrad", "wgrad"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
-# The letters that a weight of so many dimensions carries beside f, c, r and s.
-VARIES = {4: "", 5: "b", 6: "p q", 7: "b p q"}
+# The letters that a weight may carry beside f, c, r and s.
+VARIES = ("", "b", "p q", "b p q")
 
 
 class Gemm(NamedTuple):
-    """A matrix product (M, K) x (K, N), once for each of G groups: the extents in elements."""
+    """A matrix product (M, K) x (K, N), and how many of them there are, G: one for each group, and for each sample,
+    position or, in dgrad, pixel that has a weight of its own. The extents in elements.
+    """
 
     M: int
     N: int
@@ -30,8 +32,8 @@ class ConvGeometry:
     are stored and neither is derived from the other, so output_padding and the uneven padding of "same" need no field:
     only the leading pad enters the equation. A tap that falls outside the image contributes nothing.
 
-    `varies` has the letters that the weight carries beside those, in front: "b", "p q" or "b p q". There is a matrix
-    product for each of the weights, whose rows are what it does not carry.
+    `varies` has the letters that the weight carries beside those, in front: "b", "p q" or "b p q". What it carries
+    tells matrix products apart, and what it does not runs over their rows.
     """
 
     B: int
@@ -58,8 +60,8 @@ class ConvGeometry:
                 raise ValueError(f"{name} must be at least 1, but got {getattr(self, name)} in {self}")
         if self.C % self.G or self.F % self.G:
             raise ValueError(f"C={self.C} and F={self.F} must be divisible by G={self.G}")
-        if self.varies not in VARIES.values():
-            raise ValueError(f"varies must be one of {', '.join(map(repr, VARIES.values()))}, not {self.varies!r}")
+        if self.varies not in VARIES:
+            raise ValueError(f"varies must be one of {', '.join(map(repr, VARIES))}, not {self.varies!r}")
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
@@ -82,6 +84,11 @@ class ConvGeometry:
     def per_location(self) -> bool:
         return "p" in self.varies
 
+    @property
+    def images_per_weight(self) -> int:
+        """How many images share one weight."""
+        return 1 if self.per_sample else self.B
+
     def gemm(self, operator: Operator) -> Gemm:
         """The matrix product that `operator` amounts to: its (M, N) result is the factor left out.
 
@@ -99,7 +106,7 @@ class ConvGeometry:
                 return Gemm(M=F, N=C * self.R * self.S, K=rows, G=weights)
 
     def _shared_out(self, pixels: int) -> tuple[int, int]:
-        """Of `pixels` in each image: how many share a weight, and how many weights, of one group, there are."""
+        """Of `pixels` in each image: how many make the rows of a product, and how many products there are."""
         samples, per_sample = (1, self.B) if self.per_sample else (self.B, 1)
         pixels, per_pixel = (1, pixels) if self.per_location else (pixels, 1)
         return samples * pixels, per_sample * per_pixel * self.G
@@ -111,7 +118,7 @@ class ConvGeometry:
 
     @property
     def phase(self) -> Gemm:
-        """dgrad's product for the largest phase, with the taps of all. Each phase is given programs for so much."""
+        """dgrad's product for the largest phase, with the taps of all. Each phase gets as many programs as that."""
         rows, weights = self._shared_out(-(-self.H // self.stride_h) * -(-self.W // self.stride_w))
         return self.gemm("dgrad")._replace(M=rows, G=weights)
 

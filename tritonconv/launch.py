@@ -22,7 +22,7 @@ from tritonconv.layout import (
     channels_first,
     filters_last,
     last_in_memory,
-    vector_of,
+    weight_vector,
     whole_stores,
     wide,
 )
@@ -136,7 +136,7 @@ def dgrad(
         **integers(geometry, x, y, align_x, align_y),
         period_h=geometry.stride_h // gcd(geometry.stride_h, geometry.dilation_h),
         period_w=geometry.stride_w // gcd(geometry.stride_w, geometry.dilation_w),
-        ALIGN_WEIGHT=vector_of(y, C) if geometry.varies else 1,
+        ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1,
         WIDE=wide(x),
         TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
         **variation(geometry),

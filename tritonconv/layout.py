@@ -79,9 +79,9 @@ def alignment(side: Tensor, channels: int) -> int:
     return 1
 
 
-def vector_of(like: Tensor, channels: int) -> int:
-    """How many channels one load takes of a weight that lies without gaps, its channels last: a power of two."""
-    return gcd(channels, 16 // like.element_size())
+def weight_vector(weight: Tensor) -> int:
+    """How many channels one load takes of a weight (..., F, C/G, R, S) in the order of `filters_last`."""
+    return gcd(weight.shape[-3], 16 // weight.element_size())
 
 
 def whole_stores(side: Tensor, channels: int) -> int:

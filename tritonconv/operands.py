@@ -52,8 +52,8 @@ def bias_of(bias: Tensor | None, shape: Sequence[int], geometry: ConvGeometry) -
     """What a kernel takes of a bias that is added to a result of this shape. It varies over no more than the weight."""
     letters = "" if bias is None else {1: "", 2: "b", 3: "p q", 4: "b p q"}[bias.ndim]
     if not set(letters) <= set(geometry.varies):
-        raise ValueError(f"the bias varies over {letters}, and the weight only over {geometry.varies!r}")
-    if bias is not None and bias.ndim == 1:
+        raise ValueError(f"the bias varies over {letters!r}, and the weight only over {geometry.varies!r}")
+    if bias is not None and bias.ndim == 1:  # which kernels take without its strides
         bias = bias.contiguous()
     stride_b, stride_n, stride_h, stride_w = bias_strides(bias, shape)
     return dict(

@@ -107,6 +107,8 @@ def wgrad(x: Tensor, y: Tensor, *sampling: Any) -> Tensor:
 
 
 def wgrad_with_bias(x: Tensor, y: Tensor, *sampling: Any) -> tuple[Tensor, ...]:
+    if Sampling(*sampling).varies:
+        raise ValueError("wgrad_with_bias is for a weight that does not vary: sum the features instead")
     return run("wgrad", x, y, True, Sampling(*sampling))
 
 

@@ -94,9 +94,8 @@ _EXACT_UNALIGNED = [(64, 32, 64, 8, 3), (64, 16, 64, 8, 2)]
 # Where wgrad, which also holds counters and the bias's sum, would spill.
 _WIDE_WGRAD_FLOAT32 = [(128, 128, 128, 8, 3), (128, 64, 128, 8, 3), (64, 128, 128, 8, 3)]
 _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
-# Where each location has a weight, the rows of its product are the images, or in wgrad they are what is summed over.
-# The same columns otherwise, but K in elements where there are too few for tensor cores: what is multiplied without
-# them.
+# Each location has a product of its own, whose rows, or in wgrad what it sums over, are the images. Tiles for more than
+# FEW of them; and for at most FEW, with K in elements, those that multiply without tensor cores.
 _LOCAL = [(128, 64, 128, 8, 3), (128, 16, 32, 1, 4), (64, 32, 64, 4, 4), (16, 64, 128, 4, 4), (16, 16, 32, 1, 4)]
 _LOCAL_EXACT = [(64, 32, 64, 4, 3), (128, 16, 64, 8, 3), (16, 16, 64, 2, 2)]
 _LOCAL_UNALIGNED = [(64, 32, 64, 8, 2), (16, 16, 64, 2, 2)]
@@ -144,7 +143,8 @@ def designed_for_locations(operator: Operator, operands: Operands, whole_loads: 
     if operator == "wgrad":
         rows, few = (_LOCAL_WGRAD if whole_loads and not operands.exact else _LOCAL_WGRAD_NARROW), _FEW_IMAGES_WGRAD
     else:
-        rows, few = (_LOCAL_EXACT if operands.exact else _LOCAL) if whole_loads else _LOCAL_UNALIGNED, _FEW_IMAGES
+        whole = _LOCAL_EXACT if operands.exact else _LOCAL
+        rows, few = whole if whole_loads else _LOCAL_UNALIGNED, _FEW_IMAGES
     # A step has 16 elements of K at least, which in float32 are bytes enough for two warps.
     many = [
         Tile(M, N, max(16, K // operands.itemsize), max(warps, operands.itemsize // 2), stages)
@@ -162,7 +162,7 @@ def for_images(tiles: list[Tile], geometry: ConvGeometry, operator: Operator) ->
     """Those of the tiles for a weight of each location that suit so many images: with tensor cores for more than FEW,
     and for fewer those that take no more at once than there are, rounded up, as far as there are such.
     """
-    there = 1 if geometry.per_sample else geometry.B
+    there = geometry.images_per_weight
     if there > FEW:
         return [tile for tile in tiles if images(tile, operator) > FEW]
     counts = sorted({images(tile, operator) for tile in tiles if images(tile, operator) <= FEW})
@@ -193,7 +193,8 @@ def legal(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
 
 
 def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
-    """Whether `tile` may run: powers of two no smaller than the tensor cores want, shared memory, and registers.
+    """Whether `tile` may run: powers of two, as large as tensor cores want where they are used, shared memory, and
+    registers.
 
     On sm_90, sm_100 and sm_103 a thread may hold 128 accumulators. Elsewhere operands and accumulators share its 255
     registers, and so they do in wgrad on sm_100, where sums on their way from tensor memory meet those of the bias.
@@ -230,9 +231,8 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device:
     if device == INTERPRETER:
         K = gemm.K if operator == "wgrad" else gemm.K // (geometry.R * geometry.S)
         M, N, K = (min(64, power_of_two(extent)) for extent in (gemm.M, gemm.N, K))
-        there = 1 if geometry.per_sample else geometry.B
-        if geometry.per_location and there <= FEW:
-            few = 1 << max(0, there - 1).bit_length()
+        if geometry.per_location and geometry.images_per_weight <= FEW:
+            few = 1 << max(0, geometry.images_per_weight - 1).bit_length()
             M, K = (M, few) if operator == "wgrad" else (few, K)
         return Tile(M, N, K, num_warps=4, num_stages=1)
     tiles = suited(available(operator, operands, device), geometry, operator, operands, device)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from tritonconv.kernels.gemm import multiply_sum, store_result
-from tritonconv.kernels.index import BIAS_STRIDES, INTEGERS, raster, tap_bits, weight_of
+from tritonconv.kernels.index import BIAS_STRIDES, INTEGERS, place_of, raster, tap_bits
 
 
 @triton.jit
@@ -120,7 +120,7 @@ def dgrad_kernel(
     r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
     s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
     block = (pid // tiles % blocks).to(tl.int64)
-    sample, cell_h, cell_w, g, groups = weight_of(block, blocks, samples, cells_h, cells_w, PER_SAMPLE, PER_LOCATION)
+    sample, cell_h, cell_w, g, groups = place_of(block, blocks, samples, cells_h, cells_w, PER_SAMPLE, PER_LOCATION)
     tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
 
     pixels = B * rows_h * rows_w
@@ -139,6 +139,7 @@ def dgrad_kernel(
     if BIAS_VARIES:
         bias_ptr += sample * stride_bias_b
         if PER_LOCATION:
+            # What lies beyond the image has none.
             bias_ptr += tl.where(
                 pixels > 0, start_h.to(tl.int64) * stride_bias_h + start_w.to(tl.int64) * stride_bias_w, 0
             )
@@ -168,7 +169,7 @@ def dgrad_kernel(
     y_ptrs = y_ptr + g * F * stride_yf + y_rows[:, None] + (k * stride_yf)[None, :]
 
     if PER_SAMPLE or PER_LOCATION:
-        # The weight as it is stored, with f apart: a step reads it transposed.
+        # The weight as it is stored, with f apart: a step reads it transposed. C, so that the compiler sees alignment:
         C_stored = C // ALIGN_WEIGHT * ALIGN_WEIGHT
         stride_k = (R * S).to(tl.int64) * C_stored
         stride_r = period_h * S * C_stored

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from tritonconv.kernels.gemm import multiply_sum, store_result
-from tritonconv.kernels.index import BIAS_STRIDES, INTEGERS, raster, tap_bits, weight_of
+from tritonconv.kernels.index import BIAS_STRIDES, INTEGERS, place_of, raster, tap_bits
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, *BIAS_STRIDES], do_not_specialize_on_alignment=["bias_ptr"])
@@ -88,7 +88,7 @@ def fprop_kernel(
     block = (pid // tiles).to(tl.int64)
     tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
     blocks = tl.num_programs(0) // tiles
-    sample, i, j, g, _ = weight_of(block, blocks, samples, rows, columns, PER_SAMPLE, PER_LOCATION)
+    sample, i, j, g, _ = place_of(block, blocks, samples, rows, columns, PER_SAMPLE, PER_LOCATION)
     if PER_SAMPLE:
         x_ptr += sample * stride_xb
         y_ptr += sample * stride_yb * ALIGN_Y

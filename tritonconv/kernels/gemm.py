@@ -43,8 +43,9 @@ def multiply_sum(
 
     `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
     channels. Tap (i, j) lies `step` positions further on the side, whose strides are `stride`, and `weight_stride`
-    elements further in the weight. What lies outside the side's extent counts as zero, and if WEIGHT_ENDS, with which
-    all rows see the same taps, there is no weight for it. Fewer rows than tensor cores take are multiplied without.
+    elements further in the weight. What lies outside the side's extent counts as zero. If WEIGHT_ENDS, all rows look at
+    one position, whose weight ends where the side does: `first` and `bits` are scalars. Fewer than 16 rows are
+    multiplied without tensor cores; then STAGES says how far loads run ahead, and else is None.
     """
     k = tl.arange(0, BLOCK_K)
     if BLOCK_M < 16:
@@ -111,6 +112,8 @@ def store_result(
     BLOCK_N: tl.constexpr,
 ):
     """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once.
+
+    If BIAS_VARIES, `bias_ptr` points to the bias of this sample and pixel, whose channels are stride_bias_n apart.
 
     ALIGN > 1 says that n is adjacent in memory, and that N and the strides are multiples of ALIGN; stride_b, stride_h
     and stride_w were divided by it. WIDE says that the result is too large for 32-bit offsets, whose 64-bit kin cost

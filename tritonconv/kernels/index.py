@@ -16,11 +16,11 @@ BIAS_STRIDES = ["stride_bias_b", "stride_bias_n", "stride_bias_h", "stride_bias_
 
 
 @triton.jit
-def weight_of(block, blocks, samples, rows, columns, PER_SAMPLE: tl.constexpr, PER_LOCATION: tl.constexpr):
-    """The sample, the row and column of a location, the group of the block-th weight, and how many groups there are.
+def place_of(block, blocks, samples, rows, columns, PER_SAMPLE: tl.constexpr, PER_LOCATION: tl.constexpr):
+    """The sample, row, column and group of the block-th of `blocks` products, and how many groups there are.
 
-    There are `blocks` weights in all, and groups count fastest. What a weight does not vary over is zero here, and
-    belongs to the rows of its product.
+    Groups count fastest. What the weight does not vary over is zero here, and runs over the rows of the product. Rows
+    and columns are those of positions, or in dgrad of the pixels of a phase.
     """
     sample = 0
     i = 0

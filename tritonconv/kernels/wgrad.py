@@ -10,7 +10,7 @@ If one program sums it up, it writes the weight itself.
 import triton
 import triton.language as tl
 
-from tritonconv.kernels.index import INTEGERS, raster, weight_of
+from tritonconv.kernels.index import INTEGERS, place_of, raster
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, "splits"])
@@ -83,7 +83,7 @@ def wgrad_kernel(
     blocks = tl.num_programs(0) // (tiles * splits)
     split = pid // (tiles * blocks)
     block = (pid // tiles % blocks).to(tl.int64)
-    sample, i, j, g, _ = weight_of(block, blocks, B, P, Q, PER_SAMPLE, PER_LOCATION)
+    sample, i, j, g, _ = place_of(block, blocks, B, P, Q, PER_SAMPLE, PER_LOCATION)
     if PER_SAMPLE:
         x_ptr += sample * stride_xb * ALIGN_X
         y_ptr += sample * stride_yb * ALIGN_Y
