@@ -160,7 +160,7 @@ def conv_transpose2d(
     size = tuple(
         (y.shape[2 + i] - 1) * strides[i] - 2 * pad[i] + dilations[i] * (kernel[i] - 1) + 1 + extra[i] for i in (0, 1)
     )
-    if min(size) <= 0:
+    if min(size) < 0:
         raise RuntimeError(
             f"Given input size per channel: ({y.shape[2]} x {y.shape[3]}). Calculated output size per channel: "
             f"({size[0]} x {size[1]}). Output size is too small"

@@ -203,6 +203,8 @@ def test_results_can_be_modified_in_place(implementation: str, batched: bool, de
 def test_second_order_in_triton(problem: Any, device: str) -> None:
     """A gradient of gradients, every operator of which is a kernel, in float32."""
     ours, theirs, operands = problem
+    if operands[1].ndim == 7 and device == "cpu":
+        pytest.skip("in the interpreter each sample and position is a program: the others do")
     torch.manual_seed(0)
     wanted = [torch.randn_like(t) for t in operands]
 

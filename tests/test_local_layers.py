@@ -150,7 +150,7 @@ def test_lazy(package: Module, name: str, bias: Any) -> None:
 @PACKAGES
 @BOTH
 def test_a_lazy_layer_waits_for_an_input_that_it_can_take(package: Module, name: str) -> None:
-    lazy = getattr(package, f"Lazy{name}")(6, 3, padding=2 if "Transpose" in name else 0, groups=2)
+    lazy = getattr(package, f"Lazy{name}")(6, 3, padding=3 if "Transpose" in name else 0, groups=2)
     with pytest.raises(RuntimeError, match=r"Kernel size can't be greater than|Output size is too small"):
         lazy(torch.zeros(1, 4, 2, 2))
     with pytest.raises(ValueError, match="in_channels must be divisible by groups"):
@@ -218,7 +218,7 @@ def test_what_is_refused(package: Module) -> None:
     with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
         package.LocallyConnected2d(4, 6, 8, SIZE)
     with pytest.raises(RuntimeError, match="Output size is too small"):
-        package.LocallyConnectedTranspose2d(2, 4, 2, 1, padding=1)
+        package.LocallyConnectedTranspose2d(2, 4, 2, 1, padding=2)
     with pytest.raises(ValueError, match="Invalid padding string 'some'"):
         package.LocallyConnected2d(4, 6, 3, SIZE, padding="some")
     with pytest.raises(ValueError, match='Only "zeros" padding mode is supported for LocallyConnectedTranspose2d'):

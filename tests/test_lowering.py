@@ -63,13 +63,10 @@ def test_amd(kernel: str, tmp_path: Path) -> None:
     ("arch", "dtype"),
     [
         ("sm_90", "bfloat16"),
-        ("sm_90", "tf32"),
-        ("sm_90", "float32"),
-        ("sm_80", "bfloat16"),
         *(
             pytest.param(arch, dtype, marks=pytest.mark.slow)
-            for arch, dtype in product(("sm_80", "sm_100"), ("bfloat16", "tf32", "float32"))
-            if (arch, dtype) != ("sm_80", "bfloat16")
+            for arch, dtype in product(("sm_80", "sm_90", "sm_100"), ("bfloat16", "tf32", "float32"))
+            if (arch, dtype) != ("sm_90", "bfloat16")
         ),
     ],
 )

@@ -34,7 +34,7 @@ DRAWN = [problem(seed) for seed in range(2000)]
 
 
 @pytest.mark.parametrize(
-    "block", [pytest.param(n, marks=[pytest.mark.slow] if n >= 200 // BLOCK else []) for n in range(2000 // BLOCK)]
+    "block", [pytest.param(n, marks=[pytest.mark.slow] if n >= 120 // BLOCK else []) for n in range(2000 // BLOCK)]
 )
 def test_random_problems(block: int, device: str) -> None:
     """Forward and all gradients: each problem is one for all three operators."""
