@@ -99,3 +99,18 @@ def test_one_shared_workspace_is_all_the_memory(device: str) -> None:
     assert multiply.arguments["bias_partials_ptr"].shape == (3, 32)
     assert multiply.programs == 3 * 2
     assert add.programs == 1
+
+
+def test_a_weight_that_varies_is_written_without_a_workspace() -> None:
+    """Unless its sum is split; and a bias that does not vary is loaded as it always is."""
+    x, y = torch.empty(2, 16, 4, 4), torch.empty(2, 16, 4, 4)
+    geometry = ConvGeometry(2, 16, 4, 4, 16, 4, 4, 1, 1, varies="b")
+    for splits, starts in ((1, 1), (2, 2)):
+        tile = tiles.Tile(16, 16, 16, 4, 1, SPLIT_K=splits)
+        plan = launch.wgrad(x, y, False, geometry, True, tiles.INTERPRETER, tile)
+        assert len(plan.launches) == starts
+        assert (plan.launches[0].arguments["partials_ptr"] is plan.results[0]) == (splits == 1)
+    weight = torch.empty(2, 16, 16, 1, 1)
+    for bias in (torch.empty(16), torch.empty(2, 16)):
+        plan = launch.fprop(x, weight, bias, geometry, True, tiles.INTERPRETER)
+        assert plan.launches[0].arguments["BIAS_VARIES"] == (bias.ndim > 1)

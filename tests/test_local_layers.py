@@ -371,6 +371,18 @@ def test_no_bias_is_summed_on_the_way_to_a_weight_that_varies(varies: str) -> No
         torch.ops.tritonconv.wgrad_with_bias(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4), *sampling)
 
 
+@pytest.mark.parametrize(("varies", "bias"), [("b", (3, 4)), ("b p q", (3, 4)), ("b p q", (3, 4, 2, 3))])
+def test_dgrad_adds_a_bias_of_each_sample(varies: str, bias: tuple[int, ...], device: str) -> None:
+    """Which no function calls it with, but the operator takes."""
+    weight = torch.randint(-2, 3, (3, *((1, 2) if "p" in varies else ()), 5, 4, 2, 2), device=device).float()
+    y, extra = (torch.randint(-2, 3, shape, device=device).float() for shape in ((3, 5, 1, 2), bias))
+    results = [
+        torch.ops.tritonconv.dgrad(y, weight, extra, (2, 3), (1, 1), (0, 0), (1, 1), 1, varies, False, implementation)
+        for implementation in ("triton", "reference")
+    ]
+    assert torch.equal(*results)
+
+
 def test_flops_are_those_of_a_convolution() -> None:
     """A filter of its own changes where a factor comes from, and not how many there are."""
     counts = []
