@@ -64,12 +64,12 @@ def _why_not_size(problem: Problem) -> str | None:
     if max(rows, columns) >= _COUNTED:
         return f"the padded image, {rows} x {columns}, has an extent of 2^31 or more"
     for operator in OPERATORS:
-        M, N, K, G = geometry.gemm(operator)
+        M, N, K, _ = geometry.gemm(operator)
         if max(M, N, K) >= _COUNTED:
             return f"the matrix product of {operator}, {M} x {N} x {K}, has an extent of 2^31 or more"
-        phases, (M, _, _, G) = (geometry.phases, geometry.phase) if operator == "dgrad" else (1, (M, N, K, G))
+        M, N, _, G = geometry.launched(operator)
         # The smallest tile is 64 x 16, or of a weight for each location 16 x 16, but where there are few rows.
-        if phases * (1 + M // (16 if geometry.per_location else 64)) * (1 + N // 16) * G >= 2**31:
+        if (1 + M // (16 if geometry.per_location else 64)) * (1 + N // 16) * G >= 2**31:
             return f"{operator} would take 2^31 programs or more"
     return None
 

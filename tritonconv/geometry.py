@@ -116,11 +116,15 @@ class ConvGeometry:
         """Those of the stride, which dgrad computes one by one: the pixels of a phase see the same taps."""
         return self.stride_h * self.stride_w
 
-    @property
-    def phase(self) -> Gemm:
-        """dgrad's product for the largest phase, with the taps of all. Each phase gets as many programs as that."""
-        rows, weights = self._shared_out(-(-self.H // self.stride_h) * -(-self.W // self.stride_w))
-        return self.gemm("dgrad")._replace(M=rows, G=weights)
+    def launched(self, operator: Operator) -> Gemm:
+        """The product as programs are started for it: of dgrad that of the largest phase, with all taps, once for each
+        phase.
+        """
+        gemm = self.gemm(operator)
+        if operator != "dgrad":
+            return gemm
+        rows, products = self._shared_out(-(-self.H // self.stride_h) * -(-self.W // self.stride_w))
+        return gemm._replace(M=rows, G=products * self.phases)
 
     @property
     def flops(self) -> int:

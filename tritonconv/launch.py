@@ -106,9 +106,7 @@ def fprop(
         **constants(x, tile),
         STAGES=stages(tile),
     )
-    M, N, _, weights = geometry.gemm("fprop")
-    programs = ceildiv(M, tile.BLOCK_M) * ceildiv(N, tile.BLOCK_N) * weights
-    return plan((y,), tile, Launch(fprop_kernel, programs, arguments))
+    return plan((y,), tile, Launch(fprop_kernel, programs(geometry, "fprop", tile), arguments))
 
 
 def dgrad(
@@ -143,9 +141,7 @@ def dgrad(
         **constants(y, tile),
         STAGES=stages(tile),
     )
-    M, N, _, weights = geometry.phase
-    programs = geometry.phases * ceildiv(M, tile.BLOCK_M) * ceildiv(N, tile.BLOCK_N) * weights
-    return plan((x,), tile, Launch(dgrad_kernel, programs, arguments))
+    return plan((x,), tile, Launch(dgrad_kernel, programs(geometry, "dgrad", tile), arguments))
 
 
 def wgrad(
@@ -171,7 +167,7 @@ def wgrad(
     x, align_x = adjacent(x, C)
     y, align_y = adjacent(y, F)
     tile = tile or tile_for(geometry, "wgrad", summary(x, min(align_x, align_y), True, geometry), device)
-    tiles_m, tiles_n = ceildiv(F, tile.BLOCK_M), ceildiv(taps * C, tile.BLOCK_N)
+    tiles_n = ceildiv(taps * C, tile.BLOCK_N)
     if geometry.varies and tile.SPLIT_K == 1:
         partials, bias_partials = weight, None
     else:
@@ -188,7 +184,7 @@ def wgrad(
         **variation(geometry),
         **constants(x, tile),
     )
-    launches = [Launch(wgrad_kernel, tiles_m * tiles_n * geometry.gemm("wgrad").G * tile.SPLIT_K, multiply)]
+    launches = [Launch(wgrad_kernel, programs(geometry, "wgrad", tile), multiply)]
     if partials is not weight:
         launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile.SPLIT_K, tiles_n))
     return plan((weight,) if bias is None else (weight, bias), tile, *launches)
@@ -269,6 +265,12 @@ def partial_sums(splits: int, weight: Tensor, bias: Tensor | None, tiles_n: int)
     if bias is None:
         return partials, None
     return partials, allocate((splits * tiles_n, *bias.shape), weight, False, torch.float32)
+
+
+def programs(geometry: ConvGeometry, operator: Operator, tile: Tile) -> int:
+    """How many programs an operator starts."""
+    M, N, _, products = geometry.launched(operator)
+    return ceildiv(M, tile.BLOCK_M) * ceildiv(N, tile.BLOCK_N) * products * tile.SPLIT_K
 
 
 def stages(tile: Tile) -> int | None:

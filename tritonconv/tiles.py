@@ -297,16 +297,14 @@ def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, device: Dev
     No tile has been timed yet. The model counts, over the waves of programs, the larger of arithmetic and operand
     traffic; for dgrad, which starts a set of programs for each phase of the stride, the mean phase.
     """
-    M, N, K, G = geometry.gemm(operator)
-    taps, phases, partials = float(geometry.R * geometry.S), 1, 0
+    M, N, K, G = geometry.launched(operator)
+    taps, phases, partials = float(geometry.R * geometry.S), geometry.phases if operator == "dgrad" else 1, 0
     if operator == "wgrad":
         depth: float = ceil(ceil(K / tile.BLOCK_K) / tile.SPLIT_K) * tile.BLOCK_K
         partials = tile.SPLIT_K * M * N * G
     else:
-        if operator == "dgrad":
-            phases, (M, _, _, G) = geometry.phases, geometry.phase
         depth = ceil(K / taps / tile.BLOCK_K) * tile.BLOCK_K * taps / phases
-    programs = phases * ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G * tile.SPLIT_K
+    programs = ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G * tile.SPLIT_K
     waves = ceil(programs / device.multiprocessors)
     arithmetic = tile.BLOCK_M * tile.BLOCK_N / 256
     traffic = (tile.BLOCK_M + tile.BLOCK_N) / 4

@@ -119,12 +119,10 @@ def picked(operator: Operator, geometry: ConvGeometry) -> Tile:
 
 def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
     """How many steps of `tile` the interpreter takes; a program without any counts as one."""
-    M, N, K, G = geometry.gemm(operator)
-    taps, phases = 1 if operator == "wgrad" else geometry.R * geometry.S, 1
-    if operator == "dgrad":
-        phases, (M, _, _, G) = geometry.phases, geometry.phase
+    M, N, K, G = geometry.launched(operator)
+    taps, phases = 1 if operator == "wgrad" else geometry.R * geometry.S, geometry.phases if operator == "dgrad" else 1
     depth = ceil(K / taps / tile.BLOCK_K) * taps
-    programs = ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G
+    programs = ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G // phases
     return programs * max(depth, phases, tile.SPLIT_K)
 
 
