@@ -1,12 +1,16 @@
 """What locally connected layers are made from, and made into: convolutions, and the weights of Keras 2 and Flax."""
 
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from reference import interchange
 from reference.checks import Ints
+from reference.interchange import same_everywhere
 from reference.layers import Conv2d, ConvTranspose2d
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class OfConv2d(nn.Module):
@@ -21,7 +25,7 @@ class OfConv2d(nn.Module):
         `bias="shared"` keeps the bias as it is. A convolution without a bias gives a layer without one. Raises
         ValueError where a bias would be dropped.
         """
-        has_bias = interchange.bias_for(conv, nn.Conv2d, bias)
+        has_bias = bias_for(conv, nn.Conv2d, bias)
         arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.dilation, conv.groups)
         layer: Self = getattr(cls, "cls_to_become", cls)(
             conv.in_channels,
@@ -32,7 +36,7 @@ class OfConv2d(nn.Module):
             device="meta",
             dtype=conv.weight.dtype,
         )
-        return interchange.spread(conv, layer)
+        return spread(conv, layer)
 
     def to_conv2d(self: Any) -> nn.Conv2d:
         """The convolution that computes what this layer does. Raises ValueError unless all its locations agree."""
@@ -46,7 +50,7 @@ class OfConv2d(nn.Module):
             device="meta",
             dtype=self.weight.dtype,
         )
-        filled: nn.Conv2d = interchange.gathered(self, conv)
+        filled: nn.Conv2d = gathered(self, conv)
         return filled
 
     def load_keras(self, weights: Any) -> None:
@@ -80,7 +84,7 @@ class OfConvTranspose2d(nn.Module):
     @classmethod
     def from_conv_transpose2d(cls, conv: nn.ConvTranspose2d, input_size: Ints, bias: bool | str = True) -> Self:
         """As `LocallyConnected2d.from_conv2d`."""
-        has_bias = interchange.bias_for(conv, nn.ConvTranspose2d, bias)
+        has_bias = bias_for(conv, nn.ConvTranspose2d, bias)
         arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.output_padding, conv.groups)
         layer: Self = getattr(cls, "cls_to_become", cls)(
             conv.in_channels,
@@ -91,7 +95,7 @@ class OfConvTranspose2d(nn.Module):
             device="meta",
             dtype=conv.weight.dtype,
         )
-        return interchange.spread(conv, layer)
+        return spread(conv, layer)
 
     def to_conv_transpose2d(self: Any) -> nn.ConvTranspose2d:
         """As `LocallyConnected2d.to_conv2d`."""
@@ -105,5 +109,45 @@ class OfConvTranspose2d(nn.Module):
             device="meta",
             dtype=self.weight.dtype,
         )
-        filled: nn.ConvTranspose2d = interchange.gathered(self, conv)
+        filled: nn.ConvTranspose2d = gathered(self, conv)
         return filled
+
+
+def bias_for(conv: Any, kind: type[nn.Module], bias: bool | str) -> bool | str:
+    """The kind of bias of the layer that is to compute what `conv`, one of `kind`, does."""
+    if not isinstance(conv, kind) or isinstance(conv.weight, nn.UninitializedParameter):
+        raise TypeError(f"expected a {kind.__name__} that has its parameters, but got {conv}")
+    if conv.bias is not None and not bias:
+        raise ValueError(f"{conv} has a bias, which a layer without one does not add")
+    return bias if conv.bias is not None else False
+
+
+def spread(conv: Any, layer: Layer) -> Layer:
+    """`layer`, so far without data, with a copy of the convolution's weight and bias at each location."""
+    layer.to_empty(device=conv.weight.device)
+    with torch.no_grad():
+        for target, shared in ((layer.weight, conv.weight), (layer.bias, conv.bias)):
+            if isinstance(target, Tensor):
+                is_bias = shared.ndim == 1
+                target.copy_(shared[:, None, None] if is_bias and target.ndim == 3 else shared)
+                target.requires_grad_(shared.requires_grad)
+    return layer.train(conv.training)
+
+
+def gathered(layer: Any, conv: Layer) -> Layer:
+    """`conv`, so far without data, with the weight and bias that all locations of `layer` have."""
+    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+    agree = same_everywhere(weight, (0, 1))
+    if bias is not None and bias.ndim == 3:
+        agree = agree and same_everywhere(bias, (1, 2))
+        bias = bias[:, 0, 0]
+    if not agree:
+        raise ValueError(f"the locations of {layer} have different weights, which no convolution computes")
+    conv.to_empty(device=weight.device)
+    with torch.no_grad():
+        for name, value in (("weight", weight[0, 0]), ("bias", bias)):
+            if value is not None:
+                target: Any = getattr(conv, name)
+                target.copy_(value)
+                target.requires_grad_(getattr(layer, name).requires_grad)
+    return conv.train(layer.training)

@@ -1,13 +1,11 @@
-"""Weights of a locally connected layer from elsewhere, and for elsewhere: convolutions, Keras 2 and Flax."""
+"""Weights of a locally connected layer from, and for, Keras 2 and Flax."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
-
-Layer = TypeVar("Layer", bound=nn.Module)
+from torch import Tensor
 
 
 class Format(NamedTuple):
@@ -67,43 +65,3 @@ def same_everywhere(tensor: Tensor, locations: tuple[int, int]) -> bool:
     """Whether nothing varies along the two dimensions of the locations."""
     first = tensor.narrow(locations[0], 0, 1).narrow(locations[1], 0, 1)
     return bool((tensor == first).all())
-
-
-def bias_for(conv: Any, kind: type[nn.Module], bias: bool | str) -> bool | str:
-    """The kind of bias of the layer that is to compute what `conv`, one of `kind`, does."""
-    if not isinstance(conv, kind) or isinstance(conv.weight, nn.UninitializedParameter):
-        raise TypeError(f"expected a {kind.__name__} that has its parameters, but got {conv}")
-    if conv.bias is not None and not bias:
-        raise ValueError(f"{conv} has a bias, which a layer without one does not add")
-    return bias if conv.bias is not None else False
-
-
-def spread(conv: Any, layer: Layer) -> Layer:
-    """`layer`, so far without data, with a copy of the convolution's weight and bias at each location."""
-    layer.to_empty(device=conv.weight.device)
-    with torch.no_grad():
-        for target, shared in ((layer.weight, conv.weight), (layer.bias, conv.bias)):
-            if isinstance(target, Tensor):
-                is_bias = shared.ndim == 1
-                target.copy_(shared[:, None, None] if is_bias and target.ndim == 3 else shared)
-                target.requires_grad_(shared.requires_grad)
-    return layer.train(conv.training)
-
-
-def gathered(layer: Any, conv: Layer) -> Layer:
-    """`conv`, so far without data, with the weight and bias that all locations of `layer` have."""
-    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
-    agree = same_everywhere(weight, (0, 1))
-    if bias is not None and bias.ndim == 3:
-        agree = agree and same_everywhere(bias, (1, 2))
-        bias = bias[:, 0, 0]
-    if not agree:
-        raise ValueError(f"the locations of {layer} have different weights, which no convolution computes")
-    conv.to_empty(device=weight.device)
-    with torch.no_grad():
-        for name, value in (("weight", weight[0, 0]), ("bias", bias)):
-            if value is not None:
-                target: Any = getattr(conv, name)
-                target.copy_(value)
-                target.requires_grad_(getattr(layer, name).requires_grad)
-    return conv.train(layer.training)
