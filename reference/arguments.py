@@ -30,6 +30,14 @@ from reference.checks import (
 )
 from reference.formats import autocast, channels_last
 
+# What the functions are called, by what their weight varies over; the second is the transposed one.
+FUNCTIONS = {
+    "": ("conv2d", "conv_transpose2d"),
+    "b": ("per_sample_conv2d",),
+    "p q": ("locally_connected2d", "locally_connected_transpose2d"),
+    "b p q": ("dynamic_conv2d",),
+}
+
 
 class Call(NamedTuple):
     """A convolution whose arguments have been checked.
@@ -58,12 +66,12 @@ def conv2d(
     dilation: Ints,
     groups: int,
     varies: str = "",
-    function: str = "conv2d",
 ) -> Call:
     """Check the arguments of `torch.nn.functional.conv2d`; `size` is that of its output.
 
     Raises TypeError, RuntimeError or NotImplementedError where torch does.
     """
+    function = FUNCTIONS[varies][0]
     check_tensors(function, input, weight, bias)
     groups = integer(f"{function}(): argument 'groups' must be int", groups)
     sizes = {"stride": stride, "dilation": dilation} | ({} if isinstance(padding, str) else {"padding": padding})
@@ -126,12 +134,12 @@ def conv_transpose2d(
     groups: int,
     dilation: Ints,
     varies: str = "",
-    function: str = "conv_transpose2d",
 ) -> Call:
     """Check the arguments of `torch.nn.functional.conv_transpose2d`; `size` is that of its output.
 
     Raises TypeError, RuntimeError or NotImplementedError where torch does.
     """
+    function = FUNCTIONS[varies][1]
     check_tensors(function, input, weight, bias)
     groups = integer(f"{function}(): argument 'groups' must be int", groups)
     sizes = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}

@@ -49,9 +49,7 @@ def locally_connected2d(
     tensor([[[[19., 25.],
               [74., 43.]]]])
     """
-    call = arguments.conv2d(
-        input, weight, bias, stride, padding, dilation, groups, varies="p q", function="locally_connected2d"
-    )
+    call = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="p q")
     return features(call, unbatched=input.ndim == 3)
 
 
@@ -84,7 +82,6 @@ def locally_connected_transpose2d(
         groups,
         dilation,
         varies="p q",
-        function="locally_connected_transpose2d",
     )
     x = dgrad(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups, call.varies)
     if call.bias is not None:
@@ -109,9 +106,7 @@ def per_sample_conv2d(
 
         y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,f,c,r,s]
     """
-    call = arguments.conv2d(
-        input, weight, bias, stride, padding, dilation, groups, varies="b", function="per_sample_conv2d"
-    )
+    call = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b")
     return features(call, unbatched=input.ndim == 3)
 
 
@@ -132,9 +127,7 @@ def dynamic_conv2d(
 
         y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,p,q,f,c,r,s]
     """
-    call = arguments.conv2d(
-        input, weight, bias, stride, padding, dilation, groups, varies="b p q", function="dynamic_conv2d"
-    )
+    call = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b p q")
     return features(call, unbatched=input.ndim == 3)
 
 

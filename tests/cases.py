@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reference import arguments
+from reference.arguments import FUNCTIONS
 from tritonconv.geometry import ConvGeometry
 from tritonconv.ops import Sampling, geometry_of
 
@@ -18,13 +19,6 @@ DTYPES = {
     "tf32": torch.float32,
     "float32": torch.float32,
     "float64": torch.float64,
-}
-# What the packages call the functions, by what their weight varies over.
-FUNCTIONS = {
-    "": ("conv2d", "conv_transpose2d"),
-    "b": ("per_sample_conv2d",),
-    "p q": ("locally_connected2d", "locally_connected_transpose2d"),
-    "b p q": ("dynamic_conv2d",),
 }
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "offset", "some_channels")
 

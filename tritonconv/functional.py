@@ -92,9 +92,7 @@ def locally_connected2d(
              [197., 331.]]])
     """
     wish = dispatch.requested(implementation)
-    checked = arguments.conv2d(
-        input, weight, bias, stride, padding, dilation, groups, varies="p q", function="locally_connected2d"
-    )
+    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="p q")
     y = call("fprop", *checked, wish)
     return y if input.ndim == 4 else y[0]
 
@@ -121,8 +119,7 @@ def locally_connected_transpose2d(
     """
     wish = dispatch.requested(implementation)
     sizes = (stride, padding, output_padding, groups, dilation)
-    name = "locally_connected_transpose2d"
-    checked = arguments.conv_transpose2d(input, weight, bias, *sizes, varies="p q", function=name)
+    checked = arguments.conv_transpose2d(input, weight, bias, *sizes, varies="p q")
     x = call("dgrad", *checked, wish)
     return x if input.ndim == 4 else x[0]
 
@@ -147,9 +144,7 @@ def per_sample_conv2d(
         y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,f,c,r,s]
     """
     wish = dispatch.requested(implementation)
-    checked = arguments.conv2d(
-        input, weight, bias, stride, padding, dilation, groups, varies="b", function="per_sample_conv2d"
-    )
+    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b")
     y = call("fprop", *checked, wish)
     return y if input.ndim == 4 else y[0]
 
@@ -175,8 +170,6 @@ def dynamic_conv2d(
         y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,p,q,f,c,r,s]
     """
     wish = dispatch.requested(implementation)
-    checked = arguments.conv2d(
-        input, weight, bias, stride, padding, dilation, groups, varies="b p q", function="dynamic_conv2d"
-    )
+    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b p q")
     y = call("fprop", *checked, wish)
     return y if input.ndim == 4 else y[0]
