@@ -23,7 +23,7 @@ def seen(code: str, cache: Path, **environment: str) -> Any:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr}"
     return json.loads(done.stdout)
 
 

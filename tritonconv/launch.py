@@ -268,9 +268,10 @@ def partial_sums(splits: int, weight: Tensor, bias: Tensor | None, tiles_n: int)
 
 
 def programs(geometry: ConvGeometry, operator: Operator, tile: Tile) -> int:
-    """How many programs an operator starts."""
+    """How many programs an operator starts. Only wgrad splits: a program more would write beyond the results."""
     M, N, _, products = geometry.launched(operator)
-    return ceildiv(M, tile.BLOCK_M) * ceildiv(N, tile.BLOCK_N) * products * tile.SPLIT_K
+    splits = tile.SPLIT_K if operator == "wgrad" else 1
+    return ceildiv(M, tile.BLOCK_M) * ceildiv(N, tile.BLOCK_N) * products * splits
 
 
 def stages(tile: Tile) -> int | None:
