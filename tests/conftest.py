@@ -8,6 +8,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
 from collections.abc import Iterator
+from zlib import crc32
 
 import pytest
 
@@ -15,6 +16,16 @@ import tritonconv
 from tests import guards
 
 torch.set_num_threads(1)  # problems are tiny, and workers share the cores
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="each test draws its numbers from this seed and its name")
+
+
+@pytest.fixture(autouse=True)
+def seeded(request: pytest.FixtureRequest) -> None:
+    """The same numbers in each run, whichever tests ran before; others with another --seed."""
+    torch.manual_seed(crc32(f"{request.config.getoption('seed')} {request.node.nodeid}".encode()))
 
 
 @pytest.fixture(scope="session")
