@@ -24,8 +24,12 @@ from bench.lowering.rows import compared, regressions
 COMMITTED = load(RESULTS / "lowering.json")
 # Spills that are known and too small to matter, in bytes: ptxas of Triton 3.6 stops a few registers short of enough.
 SPILLS = {
-    ("3.6.0", "sm_80", "float32", "wgrad", "64x64x16w8s4"): 16,
-    ("3.6.0", "sm_100", "tf32", "wgrad", "128x128x32w8s3"): 8,
+    (triton, arch, dtype, kernel, tile): spilled
+    for triton, arch, dtype, tile, spilled in (
+        ("3.6.0", "sm_80", "float32", "64x64x16w8s4", 16),
+        ("3.6.0", "sm_100", "tf32", "128x128x32w8s3", 8),
+    )
+    for kernel in ("wgrad", "wgrad_per_sample")
 }
 KERNELS = ["fprop", "dgrad", "wgrad_with_bias", "wgrad"]
 
@@ -150,5 +154,5 @@ def test_a_weight_of_each_sample(arch: str, dtype: str, tmp_path: Path) -> None:
     assert regressions(rows, COMMITTED) == []
     for row in rows:
         assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
-        assert row["spill_bytes"] == 0, row
+        assert row["spill_bytes"] == SPILLS.get((row["triton"], arch, dtype, row["kernel"], row["tile"]), 0), row
         assert bool(row["mma"]) != (dtype == "float32"), row
