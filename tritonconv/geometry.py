@@ -123,7 +123,7 @@ class ConvGeometry:
         gemm = self.gemm(operator)
         if operator != "dgrad":
             return gemm
-        rows, products = self._shared_out(-(-self.H // self.stride_h) * -(-self.W // self.stride_w))
+        rows, products = self._shared_out(ceildiv(self.H, self.stride_h) * ceildiv(self.W, self.stride_w))
         return gemm._replace(M=rows, G=products * self.phases)
 
     @property
@@ -134,3 +134,7 @@ class ConvGeometry:
     def minimal_bytes(self, itemsize: int) -> int:
         """Bytes any of the operators moves at least: each of the three factors once, `itemsize` bytes per element."""
         return itemsize * sum(prod(shape) for shape in (self.image_shape, self.weight_shape, self.feature_shape))
+
+
+def ceildiv(a: int, b: int) -> int:
+    return -(-a // b)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.geometry import ConvGeometry, Operator, ceildiv
 from tritonconv.layout import (
     adjacent,
     allocate,
@@ -106,7 +106,7 @@ def fprop(
         **constants(x, tile),
         STAGES=stages(tile),
     )
-    return plan((y,), tile, Launch(fprop_kernel, programs(geometry, "fprop", tile), arguments))
+    return plan((y,), tile, Launch(fprop_kernel, tile.blocks(geometry.launched("fprop")), arguments))
 
 
 def dgrad(
@@ -141,7 +141,7 @@ def dgrad(
         **constants(y, tile),
         STAGES=stages(tile),
     )
-    return plan((x,), tile, Launch(dgrad_kernel, programs(geometry, "dgrad", tile), arguments))
+    return plan((x,), tile, Launch(dgrad_kernel, tile.blocks(geometry.launched("dgrad")), arguments))
 
 
 def wgrad(
@@ -184,7 +184,7 @@ def wgrad(
         **variation(geometry),
         **constants(x, tile),
     )
-    launches = [Launch(wgrad_kernel, programs(geometry, "wgrad", tile), multiply)]
+    launches = [Launch(wgrad_kernel, tile.blocks(geometry.launched("wgrad")) * tile.SPLIT_K, multiply)]
     if partials is not weight:
         launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile.SPLIT_K, tiles_n))
     return plan((weight,) if bias is None else (weight, bias), tile, *launches)
@@ -267,17 +267,6 @@ def partial_sums(splits: int, weight: Tensor, bias: Tensor | None, tiles_n: int)
     return partials, allocate((splits * tiles_n, *bias.shape), weight, False, torch.float32)
 
 
-def programs(geometry: ConvGeometry, operator: Operator, tile: Tile) -> int:
-    """How many programs an operator starts. Only wgrad splits: a program more would write beyond the results."""
-    M, N, _, products = geometry.launched(operator)
-    splits = tile.SPLIT_K if operator == "wgrad" else 1
-    return ceildiv(M, tile.BLOCK_M) * ceildiv(N, tile.BLOCK_N) * products * splits
-
-
 def stages(tile: Tile) -> int | None:
     """What Triton must be told of a loop without tensor cores, which it would not pipeline."""
     return tile.num_stages if tile.BLOCK_M < 16 else None
-
-
-def ceildiv(a: int, b: int) -> int:
-    return -(-a // b)

@@ -6,7 +6,7 @@ from itertools import product
 from math import ceil
 
 from tritonconv import measured
-from tritonconv.geometry import ConvGeometry, Gemm, Operator
+from tritonconv.geometry import ConvGeometry, Gemm, Operator, ceildiv
 
 # Bytes of shared memory that one block may hold, by compute capability (CUDA C++ programming guide).
 SHARED_BYTES = {80: 166_912, 86: 101_376, 87: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 103: 232_448}
@@ -69,6 +69,10 @@ class Tile:
         """As 128x256x64w8s3: the blocks, warps and stages; and /4 if the reduction is split into 4 parts."""
         blocks = f"{self.BLOCK_M}x{self.BLOCK_N}x{self.BLOCK_K}w{self.num_warps}s{self.num_stages}"
         return blocks if self.SPLIT_K == 1 else f"{blocks}/{self.SPLIT_K}"
+
+    def blocks(self, gemm: Gemm) -> int:
+        """How many blocks the results of `gemm` make: programs, of which wgrad starts SPLIT_K for each."""
+        return ceildiv(gemm.M, self.BLOCK_M) * ceildiv(gemm.N, self.BLOCK_N) * gemm.G
 
     def shared_bytes(self, operator: Operator, itemsize: int) -> int:
         """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger."""
@@ -286,7 +290,7 @@ def splits(gemm: Gemm, tile: Tile, device: Device) -> list[int]:
 
     Every part gets LEAST_STEPS at least.
     """
-    programs = max(1, ceil(gemm.M / tile.BLOCK_M) * ceil(gemm.N / tile.BLOCK_N) * gemm.G)
+    programs = max(1, tile.blocks(gemm))
     most = max(1, ceil(gemm.K / tile.BLOCK_K) // LEAST_STEPS)
     return sorted({min(most, max(1, waves * device.multiprocessors // programs)) for waves in (0, 1, 2)})
 
@@ -297,15 +301,15 @@ def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, device: Dev
     No tile has been timed yet. The model counts, over the waves of programs, the larger of arithmetic and operand
     traffic; for dgrad, which starts a set of programs for each phase of the stride, the mean phase.
     """
-    M, N, K, G = geometry.launched(operator)
+    gemm = geometry.launched(operator)
+    M, N, K, G = gemm
     taps, phases, partials = float(geometry.R * geometry.S), geometry.phases if operator == "dgrad" else 1, 0
     if operator == "wgrad":
         depth: float = ceil(ceil(K / tile.BLOCK_K) / tile.SPLIT_K) * tile.BLOCK_K
         partials = tile.SPLIT_K * M * N * G
     else:
         depth = ceil(K / taps / tile.BLOCK_K) * tile.BLOCK_K * taps / phases
-    programs = ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G * tile.SPLIT_K
-    waves = ceil(programs / device.multiprocessors)
+    waves = ceil(tile.blocks(gemm) * tile.SPLIT_K / device.multiprocessors)
     arithmetic = tile.BLOCK_M * tile.BLOCK_N / 256
     traffic = (tile.BLOCK_M + tile.BLOCK_N) / 4
     return waves * (depth * max(arithmetic, traffic) + PER_PROGRAM) + PER_PARTIAL * partials / device.multiprocessors

@@ -12,8 +12,9 @@ from tests.mutants.text import Text
 ROOT = Path(__file__).parents[2]
 # What decides which addresses and sums a kernel computes. Not here: what only chooses a tile, or compiles ahead.
 LAUNCHERS = {
-    "tritonconv/launch.py": {"fprop", "dgrad", "wgrad", "plan", "ceildiv", "programs", "sum_of_partials"},
-    "tritonconv/geometry.py": {"phases", "launched", "_shared_out"},
+    "tritonconv/launch.py": {"fprop", "dgrad", "wgrad", "plan", "sum_of_partials"},
+    "tritonconv/tiles.py": {"blocks"},
+    "tritonconv/geometry.py": {"phases", "launched", "_shared_out", "ceildiv"},
     "tritonconv/operands.py": {"integers", "bias_of"},
     "tritonconv/layout.py": {
         "adjacent",

@@ -119,11 +119,10 @@ def picked(operator: Operator, geometry: ConvGeometry) -> Tile:
 
 def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
     """How many steps of `tile` the interpreter takes; a program without any counts as one."""
-    M, N, K, G = geometry.launched(operator)
+    gemm = geometry.launched(operator)
     taps, phases = 1 if operator == "wgrad" else geometry.R * geometry.S, geometry.phases if operator == "dgrad" else 1
-    depth = ceil(K / taps / tile.BLOCK_K) * taps
-    programs = ceil(M / tile.BLOCK_M) * ceil(N / tile.BLOCK_N) * G // phases
-    return programs * max(depth, phases, tile.SPLIT_K)
+    depth = ceil(gemm.K / taps / tile.BLOCK_K) * taps
+    return tile.blocks(gemm) // phases * max(depth, phases, tile.SPLIT_K)
 
 
 def tile_of(seed: int, operator: Operator, geometry: ConvGeometry) -> Tile:
