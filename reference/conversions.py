@@ -25,33 +25,12 @@ class OfConv2d(nn.Module):
         `bias="shared"` keeps the bias as it is. A convolution without a bias gives a layer without one. Raises
         ValueError where a bias would be dropped.
         """
-        has_bias = bias_for(conv, nn.Conv2d, bias)
-        arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-        layer: Self = getattr(cls, "cls_to_become", cls)(
-            conv.in_channels,
-            conv.out_channels,
-            *arguments,
-            bias=has_bias,
-            padding_mode=conv.padding_mode,
-            device="meta",
-            dtype=conv.weight.dtype,
-        )
-        return spread(conv, layer)
+        return spread(cls, conv, nn.Conv2d, input_size, bias)
 
     def to_conv2d(self: Any) -> nn.Conv2d:
         """The convolution that computes what this layer does. Raises ValueError unless all its locations agree."""
-        arguments = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
-        conv = self.shared_class(
-            self.in_channels,
-            self.out_channels,
-            *arguments,
-            bias=self.bias is not None,
-            padding_mode=self.padding_mode,
-            device="meta",
-            dtype=self.weight.dtype,
-        )
-        filled: nn.Conv2d = gathered(self, conv)
-        return filled
+        conv: nn.Conv2d = gathered(self)
+        return conv
 
     def load_keras(self, weights: Any) -> None:
         """Take over the weights of a Keras 2 LocallyConnected2D in channels_last: what its `get_weights()` returns.
@@ -84,46 +63,30 @@ class OfConvTranspose2d(nn.Module):
     @classmethod
     def from_conv_transpose2d(cls, conv: nn.ConvTranspose2d, input_size: Ints, bias: bool | str = True) -> Self:
         """As `LocallyConnected2d.from_conv2d`."""
-        has_bias = bias_for(conv, nn.ConvTranspose2d, bias)
-        arguments = (conv.kernel_size, input_size, conv.stride, conv.padding, conv.output_padding, conv.groups)
-        layer: Self = getattr(cls, "cls_to_become", cls)(
-            conv.in_channels,
-            conv.out_channels,
-            *arguments,
-            bias=has_bias,
-            dilation=conv.dilation,
-            device="meta",
-            dtype=conv.weight.dtype,
-        )
-        return spread(conv, layer)
+        return spread(cls, conv, nn.ConvTranspose2d, input_size, bias)
 
     def to_conv_transpose2d(self: Any) -> nn.ConvTranspose2d:
         """As `LocallyConnected2d.to_conv2d`."""
-        arguments = (self.kernel_size, self.stride, self.padding, self.output_padding, self.groups)
-        conv = self.shared_class(
-            self.in_channels,
-            self.out_channels,
-            *arguments,
-            bias=self.bias is not None,
-            dilation=self.dilation,
-            device="meta",
-            dtype=self.weight.dtype,
-        )
-        filled: nn.ConvTranspose2d = gathered(self, conv)
-        return filled
+        conv: nn.ConvTranspose2d = gathered(self)
+        return conv
 
 
-def bias_for(conv: Any, kind: type[nn.Module], bias: bool | str) -> bool | str:
-    """The kind of bias of the layer that is to compute what `conv`, one of `kind`, does."""
+def in_common(layer: Any) -> dict[str, Any]:
+    """The arguments, but for the bias, of a convolution and a locally connected layer that correspond. No data yet."""
+    names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"]
+    if layer.transposed:
+        names.append("output_padding")
+    return {name: getattr(layer, name) for name in names} | dict(device="meta", dtype=layer.weight.dtype)
+
+
+def spread(cls: type[Layer], conv: Any, kind: Any, input_size: Ints, bias: bool | str) -> Layer:
+    """A layer of class `cls` with a copy of the weight and bias of `conv`, one of `kind`, at each location."""
     if not isinstance(conv, kind) or isinstance(conv.weight, nn.UninitializedParameter):
         raise TypeError(f"expected a {kind.__name__} that has its parameters, but got {conv}")
     if conv.bias is not None and not bias:
         raise ValueError(f"{conv} has a bias, which a layer without one does not add")
-    return bias if conv.bias is not None else False
-
-
-def spread(conv: Any, layer: Layer) -> Layer:
-    """`layer`, so far without data, with a copy of the convolution's weight and bias at each location."""
+    bias = bias if conv.bias is not None else False
+    layer: Layer = getattr(cls, "cls_to_become", cls)(**in_common(conv), input_size=input_size, bias=bias)
     layer.to_empty(device=conv.weight.device)
     with torch.no_grad():
         for target, shared in ((layer.weight, conv.weight), (layer.bias, conv.bias)):
@@ -134,8 +97,8 @@ def spread(conv: Any, layer: Layer) -> Layer:
     return layer.train(conv.training)
 
 
-def gathered(layer: Any, conv: Layer) -> Layer:
-    """`conv`, so far without data, with the weight and bias that all locations of `layer` have."""
+def gathered(layer: Any) -> Any:
+    """The convolution with the weight and bias that all locations of `layer` have. ValueError if they differ."""
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     agree = same_everywhere(weight, (0, 1))
     if bias is not None and bias.ndim == 3:
@@ -143,6 +106,7 @@ def gathered(layer: Any, conv: Layer) -> Layer:
         bias = bias[:, 0, 0]
     if not agree:
         raise ValueError(f"the locations of {layer} have different weights, which no convolution computes")
+    conv = layer.shared_class(**in_common(layer), bias=bias is not None)
     conv.to_empty(device=weight.device)
     with torch.no_grad():
         for name, value in (("weight", weight[0, 0]), ("bias", bias)):
