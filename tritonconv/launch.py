@@ -27,7 +27,7 @@ from tritonconv.layout import (
     wide,
 )
 from tritonconv.notices import warn_once
-from tritonconv.operands import TAPS_IN_BITS, bias_of, constants, integers, summary, variation
+from tritonconv.operands import bias_of, constants, integers, summary, variation, walk
 from tritonconv.tiles import Device, Operands, Tile, least, pick
 
 # Elements that one program of the second step of wgrad sums up.
@@ -101,7 +101,7 @@ def fprop(
         **bias_of(bias, geometry.feature_shape, geometry),
         **integers(geometry, x, y, align_x, align_y),
         WIDE=wide(y),
-        TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
+        **walk(geometry, x, tile),
         **variation(geometry),
         **constants(x, tile),
         STAGES=stages(tile),
@@ -136,7 +136,7 @@ def dgrad(
         period_w=geometry.stride_w // gcd(geometry.stride_w, geometry.dilation_w),
         ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1,
         WIDE=wide(x),
-        TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS,
+        **walk(geometry, y, tile),
         **variation(geometry),
         **constants(y, tile),
         STAGES=stages(tile),
@@ -172,7 +172,16 @@ def wgrad(
         partials, bias_partials = weight, None
     else:
         tile, partials, bias_partials = workspace(tile, weight, bias, tiles_n)
-    far_h, far_w = geometry.P * geometry.stride_h, geometry.Q * geometry.stride_w
+    # How far from where a window may begin to where the last one does, in elements of x.
+    reach = sum(
+        n * stride * step
+        for n, stride, step in zip(
+            (geometry.B, geometry.P, geometry.Q),
+            (x.stride(0), x.stride(2), x.stride(3)),
+            (1, geometry.stride_h, geometry.stride_w),
+            strict=True,
+        )
+    )
     multiply = dict(
         x_ptr=x,
         y_ptr=y,
@@ -180,7 +189,7 @@ def wgrad(
         bias_partials_ptr=bias_partials,
         **integers(geometry, x, y, align_x, align_y),
         splits=tile.SPLIT_K,
-        WIDE=far_h * x.stride(2) + far_w * x.stride(3) >= 2**31 or wide(y[:1]),
+        WIDE=reach >= 2**31 or wide(y),
         **variation(geometry),
         **constants(x, tile),
     )

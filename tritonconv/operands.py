@@ -11,8 +11,8 @@ from tritonconv.layout import bias_strides
 from tritonconv.processor import interpreted, tf32_allowed
 from tritonconv.tiles import Operands, Tile
 
-# Masks of this many taps fit the integer that `tap_bits` packs them into.
-TAPS_IN_BITS = 32
+# So many taps fit the integer that `tap_bits` packs them into, with its sign to spare.
+TAPS_IN_BITS = 31
 
 
 def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y: int) -> dict[str, int]:
@@ -63,6 +63,16 @@ def bias_of(bias: Tensor | None, shape: Sequence[int], geometry: ConvGeometry) -
         stride_bias_h=stride_h,
         stride_bias_w=stride_w,
         BIAS_VARIES=bias is not None and bias.ndim > 1,
+    )
+
+
+def walk(geometry: ConvGeometry, side: Tensor, tile: Tile) -> dict[str, bool]:
+    """How a kernel that gathers the rows of `side` gets from tap to tap."""
+    _, stride_c, stride_h, stride_w = side.stride()
+    reach = geometry.R * geometry.dilation_h * stride_h + geometry.S * geometry.dilation_w * stride_w
+    return dict(
+        TAP_BITS=geometry.R * geometry.S <= TAPS_IN_BITS,
+        FAR=reach + tile.BLOCK_K * stride_c >= 2**31,
     )
 
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from tritonconv.kernels.gemm import multiply_sum, store_result
-from tritonconv.kernels.index import BIAS_STRIDES, INTEGERS, place_of, raster, tap_bits
+from tritonconv.kernels.index import BIAS_STRIDES, INTEGERS, place_of, raster
 
 
 @triton.jit
@@ -77,6 +77,7 @@ def dgrad_kernel(
     ALIGN_WEIGHT: tl.constexpr,
     WIDE: tl.constexpr,
     TAP_BITS: tl.constexpr,
+    FAR: tl.constexpr,
     PER_SAMPLE: tl.constexpr,
     PER_LOCATION: tl.constexpr,
     BIAS_VARIES: tl.constexpr,
@@ -156,14 +157,9 @@ def dgrad_kernel(
     # The next tap of the phase looks `step` positions back.
     step_h = -(dilation_h * period_h // stride_h)
     step_w = -(dilation_w * period_w // stride_w)
-    if PER_LOCATION:
-        bits_h = tap_bits(first_p, P, step_h, taps_h)
-    else:
+    if not PER_LOCATION:
         first_p += i
         first_q += j
-        bits_h = tl.where(valid_m, tap_bits(first_p, P, step_h, taps_h), 0)
-    bits_w = tap_bits(first_q, Q, step_w, taps_w)
-
     y_rows = b * stride_yb + first_p * stride_yp + first_q * stride_yq
     steps = tl.cdiv(F, BLOCK_K) * taps_h * taps_w
     y_ptrs = y_ptr + g * F * stride_yf + y_rows[:, None] + (k * stride_yf)[None, :]
@@ -190,7 +186,7 @@ def dgrad_kernel(
         stride_k = 1
         stride_r = period_h * S * F
         stride_s = period_w * F
-        weight_ptrs = weight_ptr + (((g * C + c) * R + r) * S + s)[None, :] * F + k[:, None]
+        weight_ptrs = weight_ptr + (((g * C + tl.minimum(c, C - 1)) * R + r) * S + s)[None, :] * F + k[:, None]
     accumulator = multiply_sum(
         y_ptrs,
         weight_ptrs,
@@ -199,8 +195,6 @@ def dgrad_kernel(
         F,
         first_p,
         first_q,
-        bits_h,
-        bits_w,
         P,
         Q,
         step_h,
@@ -215,6 +209,8 @@ def dgrad_kernel(
         valid_m,
         c < C,
         TAP_BITS,
+        FAR,
+        PER_SAMPLE or PER_LOCATION,
         PER_LOCATION,
         PRECISION,
         DOT_DTYPE,

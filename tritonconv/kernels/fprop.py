@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from tritonconv.kernels.gemm import multiply_sum, store_result
-from tritonconv.kernels.index import BIAS_STRIDES, INTEGERS, place_of, raster, tap_bits
+from tritonconv.kernels.index import BIAS_STRIDES, INTEGERS, place_of, raster
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, *BIAS_STRIDES], do_not_specialize_on_alignment=["bias_ptr"])
@@ -47,6 +47,7 @@ def fprop_kernel(
     ALIGN_Y: tl.constexpr,
     WIDE: tl.constexpr,
     TAP_BITS: tl.constexpr,
+    FAR: tl.constexpr,
     PER_SAMPLE: tl.constexpr,
     PER_LOCATION: tl.constexpr,
     BIAS_VARIES: tl.constexpr,
@@ -110,20 +111,15 @@ def fprop_kernel(
 
     first_h = p * stride_h - pad_h
     first_w = q * stride_w - pad_w
-    bits_h = tl.where(valid_m, tap_bits(first_h, H, dilation_h, R), 0)
-    bits_w = tap_bits(first_w, W, dilation_w, S)
-
     x_rows = b * stride_xb + first_h * stride_xh + first_w * stride_xw
     accumulator = multiply_sum(
         x_ptr + g * C * stride_xc + x_rows[:, None] + (k * stride_xc)[None, :],
-        weight_ptr + ((block * F + f) * R * S * C)[None, :] + k[:, None],
+        weight_ptr + ((block * F + tl.minimum(f, F - 1)) * R * S * C)[None, :] + k[:, None],
         R,
         S,
         C,
         first_h,
         first_w,
-        bits_h,
-        bits_w,
         H,
         W,
         dilation_h,
@@ -138,6 +134,8 @@ def fprop_kernel(
         valid_m,
         f < F,
         TAP_BITS,
+        FAR,
+        False,
         False,
         PRECISION,
         DOT_DTYPE,

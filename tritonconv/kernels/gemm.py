@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from tritonconv.kernels.index import tap_inside
+from tritonconv.kernels.index import tap_bits, within
 
 
 @triton.jit
@@ -15,8 +15,6 @@ def multiply_sum(
     K,
     first_h,
     first_w,
-    bits_h,
-    bits_w,
     extent_h,
     extent_w,
     step_h,
@@ -31,6 +29,8 @@ def multiply_sum(
     valid_m,
     valid_n,
     TAP_BITS: tl.constexpr,
+    FAR: tl.constexpr,
+    N_ADJACENT: tl.constexpr,
     WEIGHT_ENDS: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
@@ -43,9 +43,11 @@ def multiply_sum(
 
     `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
     channels. Tap (i, j) lies `step` positions further on the side, whose strides are `stride`, and `weight_stride`
-    elements further in the weight. What lies outside the side's extent counts as zero. If WEIGHT_ENDS, all rows look at
-    one position, whose weight ends where the side does: `first` and `bits` are scalars. Fewer than 16 rows are
-    multiplied without tensor cores; then STAGES says how far loads run ahead, and else is None.
+    elements further in the weight. What lies outside the side's extent counts as zero. TAP_BITS says that the taps are
+    few enough for `tap_bits`, FAR that the way from one step to the next on the side takes 64 bits. If N_ADJACENT, n is
+    what lies adjacent in the weight, else k does, and a column that is not valid may be read as another is. If
+    WEIGHT_ENDS, all rows look at one position, whose weight ends where the side does: `first` is a scalar. Fewer than
+    16 rows are multiplied without tensor cores; then STAGES says how far loads run ahead, and else is None.
     """
     k = tl.arange(0, BLOCK_K)
     if BLOCK_M < 16:
@@ -53,36 +55,60 @@ def multiply_sum(
         accumulator = tl.zeros((BLOCK_M, BLOCK_K, BLOCK_N), dtype=tl.float32)
     else:
         accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    if not FAR:
+        stride_h = stride_h.to(tl.int32)
+        stride_w = stride_w.to(tl.int32)
+    # From one step to the next: to the next tap, to the first one of the next row, to the first of the next channels.
+    side_tap = step_w * stride_w
+    side_row = step_h * stride_h - (taps_w - 1) * side_tap
+    side_channels = BLOCK_K * stride_k - ((taps_h - 1) * (step_h * stride_h) + (taps_w - 1) * side_tap)
+    if not FAR:
+        side_channels = side_channels.to(tl.int32)
+    weight_row = weight_stride_h - (taps_w - 1) * weight_stride_w
+    weight_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
+    if TAP_BITS:
+        bits = tap_bits(first_h, first_w, extent_h, extent_w, step_h, step_w, taps_h, taps_w)
+        # In two dimensions before the loop, so that no step has to move them from thread to thread.
+        rows = tl.where(valid_m, bits, 0)[:, None]
+        last_tap = 1 << (taps_h * taps_w - 1)
+    tap = 1
     i = 0
     j = 0
     done = 0
     # Channel blocks outside, taps inside: neighbouring taps re-read the side from cache, and each load stays aligned.
     for _ in tl.range(steps, num_stages=STAGES):
-        inside_h = tap_inside(first_h, bits_h, extent_h, step_h, i, TAP_BITS)
-        inside_w = tap_inside(first_w, bits_w, extent_w, step_w, j, TAP_BITS)
         valid_k = k < K - done
-        side = tl.load(
-            side_ptrs + ((i * step_h) * stride_h + (j * step_w) * stride_w + done * stride_k),
-            mask=(inside_h & inside_w & valid_m)[:, None] & valid_k[None, :],
-            other=0.0,
-        )
-        valid_weight = valid_k[:, None] & valid_n[None, :]
-        if WEIGHT_ENDS:
-            valid_weight = valid_weight & (inside_h & inside_w)
-        weight = tl.load(
-            weight_ptrs + (i * weight_stride_h + j * weight_stride_w + done * weight_stride_k),
-            mask=valid_weight,
-            other=0.0,
-        )
+        valid_weight = valid_k[:, None]
+        if TAP_BITS:
+            # One tap, or none for a channel beyond the last: one operation tells both of each row.
+            asked = tl.where(valid_k, tap, 0)
+            inside = (rows & asked[None, :]) != 0
+            if WEIGHT_ENDS:
+                valid_weight = ((bits & asked) != 0)[:, None]
+            last = tap == last_tap
+        else:
+            seen = within(first_h + i * step_h, extent_h) & within(first_w + j * step_w, extent_w)
+            inside = (seen & valid_m)[:, None] & valid_k[None, :]
+            if WEIGHT_ENDS:
+                valid_weight = valid_weight & seen
+            last = (i == taps_h - 1) & (j == taps_w - 1)
+        if N_ADJACENT:
+            valid_weight = valid_weight & valid_n[None, :]
+        side = tl.load(side_ptrs, mask=inside, other=0.0)
+        weight = tl.load(weight_ptrs, mask=valid_weight, other=0.0)
         if BLOCK_M < 16:
             accumulator += side.to(tl.float32)[:, :, None] * weight.to(tl.float32)[None, :, :]
         else:
             accumulator = tl.dot(side.to(DOT_DTYPE), weight.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
-        j += 1
-        i = tl.where(j == taps_w, i + 1, i)
-        j = tl.where(j == taps_w, 0, j)
-        done = tl.where(i == taps_h, done + BLOCK_K, done)
-        i = tl.where(i == taps_h, 0, i)
+        row_ends = j == taps_w - 1
+        side_ptrs += tl.where(last, side_channels, tl.where(row_ends, side_row, side_tap))
+        weight_ptrs += tl.where(last, weight_channels, tl.where(row_ends, weight_row, weight_stride_w))
+        done = tl.where(last, done + BLOCK_K, done)
+        j = tl.where(row_ends, 0, j + 1)
+        if TAP_BITS:
+            tap = tl.where(last, 1, tap + tap)
+        else:
+            i = tl.where(last, 0, tl.where(row_ends, i + 1, i))
     if BLOCK_M < 16:
         accumulator = tl.sum(accumulator, 1)
     return accumulator

@@ -52,23 +52,21 @@ def raster(pid, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
 
 @triton.jit
-def tap_bits(first, extent, dilation, taps):
-    """Bit t says whether position first + t*dilation lies inside [0, extent). At most 32 taps fit.
-
-    One shift per tap replaces two comparisons per row and tap in the main loop.
-    """
-    bits = tl.zeros_like(first)
-    for t in range(taps):
-        position = first + t * dilation
-        inside = (position >= 0) & (position < extent)
-        bits |= inside.to(tl.int32) << t
-    return bits
+def within(position, extent):
+    """Whether 0 <= position < extent. Without its sign a position below zero is a huge one: one comparison tells."""
+    return position.to(tl.uint32) < extent.to(tl.uint32)
 
 
 @triton.jit
-def tap_inside(first, bits, extent, dilation, t, TAP_BITS: tl.constexpr):
-    """Whether tap t falls inside the image: read from `bits`, or compared afresh for kernels too large for them."""
-    if TAP_BITS:
-        return ((bits >> t) & 1) != 0
-    position = first + t * dilation
-    return (position >= 0) & (position < extent)
+def tap_bits(first_h, first_w, extent_h, extent_w, step_h, step_w, taps_h, taps_w):
+    """Bit i*taps_w + j says whether position first + (i, j)*step lies inside the extent. At most 31 taps fit.
+
+    One operation per row and tap replaces comparisons in the main loop.
+    """
+    row = tl.zeros_like(first_w)
+    for j in range(taps_w):
+        row |= within(first_w + j * step_w, extent_w).to(tl.int32) << j
+    bits = tl.zeros_like(first_h)
+    for i in range(taps_h):
+        bits |= tl.where(within(first_h + i * step_h, extent_h), row << (i * taps_w), 0)
+    return bits

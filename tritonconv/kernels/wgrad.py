@@ -67,13 +67,19 @@ def wgrad_kernel(
     F *= ALIGN_Y
     stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
     stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)
-    stride_xb = stride_xb.to(tl.int64)
-    stride_yb = stride_yb.to(tl.int64)
     if WIDE:
+        stride_xb = stride_xb.to(tl.int64)
         stride_xh = stride_xh.to(tl.int64)
         stride_xw = stride_xw.to(tl.int64)
+        stride_yb = stride_yb.to(tl.int64)
         stride_yp = stride_yp.to(tl.int64)
         stride_yq = stride_yq.to(tl.int64)
+    stride_xb *= ALIGN_X
+    stride_xh *= ALIGN_X
+    stride_xw *= ALIGN_X
+    stride_yb *= ALIGN_Y
+    stride_yp *= ALIGN_Y
+    stride_yq *= ALIGN_Y
 
     columns = R * S * C
     tiles_m = tl.cdiv(F, BLOCK_M)
@@ -85,11 +91,11 @@ def wgrad_kernel(
     block = (pid // tiles % blocks).to(tl.int64)
     sample, i, j, g, _ = place_of(block, blocks, B, P, Q, PER_SAMPLE, PER_LOCATION)
     if PER_SAMPLE:
-        x_ptr += sample * stride_xb * ALIGN_X
-        y_ptr += sample * stride_yb * ALIGN_Y
+        x_ptr += sample * stride_xb
+        y_ptr += sample * stride_yb
         B = 1
     if PER_LOCATION:
-        y_ptr += (i * stride_yp + j * stride_yq) * ALIGN_Y
+        y_ptr += i * stride_yp + j * stride_yq
         pad_h -= (i * stride_h).to(tl.int32)
         pad_w -= (j * stride_w).to(tl.int32)
         P = 1
@@ -105,7 +111,7 @@ def wgrad_kernel(
     tap_h = tl.where(valid_n, n // C // S * dilation_h - pad_h, H)
     tap_w = n // C % S * dilation_w - pad_w
     x_columns = (
-        x_ptr + (g * C + c) * stride_xc + (tap_h.to(tl.int64) * stride_xh + tap_w.to(tl.int64) * stride_xw) * ALIGN_X
+        x_ptr + (g * C + c) * stride_xc + tap_h.to(tl.int64) * stride_xh + tap_w.to(tl.int64) * stride_xw
     )
     y_columns = y_ptr + (g * F + f) * stride_yf
 
@@ -114,14 +120,11 @@ def wgrad_kernel(
     steps_per_split = tl.cdiv(steps, splits)
     first = split * steps_per_split
     k = first * BLOCK_K + tl.arange(0, BLOCK_K)
-    b = (k // (P * Q)).to(tl.int64)
-    x_images = b * stride_xb
-    y_images = b * stride_yb
+    b = k // (P * Q)
     p = k // Q % P
     q = k % Q
     # BLOCK_K positions further on, as the digits of a number: q counts to Q, and p to P.
-    step_x = (BLOCK_K // (P * Q)) * stride_xb
-    step_y = (BLOCK_K // (P * Q)) * stride_yb
+    step_b = BLOCK_K // (P * Q)
     step_p = BLOCK_K // Q % P
     step_q = BLOCK_K % Q
 
@@ -129,19 +132,19 @@ def wgrad_kernel(
     bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
     turn = 0
     for _ in range(tl.minimum(steps_per_split, steps - first)):
-        valid_k = k < positions
+        valid_k = b < B
         h = p * stride_h
         w = q * stride_w
         # Without its sign an index below zero is a huge one: one comparison serves both ends.
         inside_h = (h[:, None] + tap_h[None, :]).to(tl.uint32) < H.to(tl.uint32)
         inside_w = (w[:, None] + tap_w[None, :]).to(tl.uint32) < W.to(tl.uint32)
         x = tl.load(
-            x_columns[None, :] + ((x_images + (h * stride_xh + w * stride_xw)) * ALIGN_X)[:, None],
+            x_columns[None, :] + (b * stride_xb + h * stride_xh + w * stride_xw)[:, None],
             mask=inside_h & inside_w & valid_k[:, None],
             other=0.0,
         )
         y = tl.load(
-            y_columns[None, :] + ((y_images + (p * stride_yp + q * stride_yq)) * ALIGN_Y)[:, None],
+            y_columns[None, :] + (b * stride_yb + p * stride_yp + q * stride_yq)[:, None],
             mask=valid_k[:, None] & valid_f[None, :],
             other=0.0,
         )
@@ -155,12 +158,10 @@ def wgrad_kernel(
             if turn == tile_n:
                 bias += tl.sum(y.to(tl.float32), 0)
             turn = tl.where(turn == tiles_n - 1, 0, turn + 1)
-        k += BLOCK_K
         q += step_q
         p += tl.where(q >= Q, step_p + 1, step_p)
         q = tl.where(q >= Q, q - Q, q)
-        x_images += tl.where(p >= P, step_x + stride_xb, step_x)
-        y_images += tl.where(p >= P, step_y + stride_yb, step_y)
+        b += tl.where(p >= P, step_b + 1, step_b)
         p = tl.where(p >= P, p - P, p)
 
     rows = (split * blocks + block) * F + f
