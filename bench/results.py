@@ -137,10 +137,10 @@ def package_hash(folder: Path = ROOT / "tritonconv") -> str:
 
 
 def kernel_hashes(folder: Path = ROOT / "tritonconv" / "kernels") -> dict[str, str]:
-    """For each operator a hash of its kernel and what that imports, as code: comments and docstrings do not count."""
+    """For each operator a hash of its kernels and what they import, as code: comments and docstrings do not count."""
     hashes: dict[str, str] = {}
     for operator in OPERATORS:
-        names: list[str] = [operator]
+        names: list[str] = [operator, f"{operator}_tiled"]
         code = []
         for name in names:  # grows
             tree = ast.parse((folder / f"{name}.py").read_text())

@@ -1,7 +1,7 @@
 """The frozen description of one convolution that every layer below the surface speaks."""
 
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
+from math import gcd, prod
 from typing import Literal, NamedTuple, get_args
 
 Operator = Literal["fprop", "dgrad", "wgrad"]
@@ -116,6 +116,31 @@ class ConvGeometry:
         """Those of the stride, which dgrad computes one by one: the pixels of a phase see the same taps."""
         return self.stride_h * self.stride_w
 
+    def pixels(self, operator: Operator) -> tuple[int, int, int]:
+        """The images, rows and columns that `operator` runs over: of positions, or in dgrad of the largest phase."""
+        if operator == "dgrad":
+            return self.B, ceildiv(self.H, self.stride_h), ceildiv(self.W, self.stride_w)
+        return self.B, self.P, self.Q
+
+    @property
+    def periods(self) -> tuple[int, int]:
+        """After how many taps of an axis the stride comes back to the same phase."""
+        return self.stride_h // gcd(self.stride_h, self.dilation_h), self.stride_w // gcd(
+            self.stride_w, self.dilation_w
+        )
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each position sees the one pixel at its own place: then all three are plain matrix products."""
+        one = max(self.R, self.S, self.stride_h, self.stride_w) == 1
+        unpadded = self.pad_h == self.pad_w == 0 and (self.H, self.W) == (self.P, self.Q)
+        return one and unpadded and not self.varies
+
+    def in_line(self) -> "ConvGeometry":
+        """The same product, if this is `pointwise`, over the pixels of all images in one line."""
+        pixels = self.B * self.P * self.Q
+        return replace(self, B=1, H=1, W=pixels, P=1, Q=pixels, dilation_h=1, dilation_w=1)
+
     def launched(self, operator: Operator) -> Gemm:
         """The product as programs are started for it: of dgrad that of the largest phase, with all taps, once for each
         phase.
@@ -123,7 +148,8 @@ class ConvGeometry:
         gemm = self.gemm(operator)
         if operator != "dgrad":
             return gemm
-        rows, products = self._shared_out(ceildiv(self.H, self.stride_h) * ceildiv(self.W, self.stride_w))
+        _, height, width = self.pixels(operator)
+        rows, products = self._shared_out(height * width)
         return gemm._replace(M=rows, G=products * self.phases)
 
     @property

@@ -8,8 +8,9 @@ missing.
 import os
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import replace
-from math import gcd
+from operator import mul
 from typing import Any, NamedTuple
 
 import torch
@@ -22,13 +23,15 @@ from tritonconv.layout import (
     channels_first,
     filters_last,
     last_in_memory,
+    line,
     weight_vector,
     whole_stores,
     wide,
 )
 from tritonconv.notices import warn_once
-from tritonconv.operands import bias_of, constants, integers, summary, variation, walk
-from tritonconv.tiles import Device, Operands, Tile, least, pick
+from tritonconv.operands import addend, constants, gathering, integers, periods, shape, summary, variation
+from tritonconv.tile import Device, Operands, Tile
+from tritonconv.tiles import least, pick
 
 # Elements that one program of the second step of wgrad sums up.
 SUM_BLOCK = 512
@@ -72,9 +75,35 @@ if hasattr(os, "register_at_fork"):
 def run(plan: Plan) -> tuple[Tensor, ...]:
     """Start the kernels of `plan`, on the device of its results, one thread at a time."""
     with _starting, torch.cuda.device_of(plan.results[0]):
-        for kernel, programs, arguments in plan.launches:
-            kernel[(programs,)](**arguments)
+        if plan.tile.tiled:
+            # Triton keeps the allocator in a context variable: in a copy, so that the caller's stays.
+            copy_context().run(start_with_scratch, plan)
+        else:
+            start(plan)
     return plan.results
+
+
+def start(plan: Plan) -> None:
+    for kernel, programs, arguments in plan.launches:
+        kernel[(programs,)](**arguments)
+
+
+def start_with_scratch(plan: Plan) -> None:
+    """Start kernels whose programs describe tensors to the hardware, in memory that Triton asks for."""
+    import triton
+
+    device = plan.results[0].device
+    triton.set_allocator(lambda size, *_: torch.empty(size, dtype=torch.int8, device=device))
+    start(plan)
+
+
+def in_line(geometry: ConvGeometry, x: Tensor, y: Tensor) -> tuple[ConvGeometry, Tensor, Tensor]:
+    """The same product over one line of pixels, if it is a plain matrix product, and memory allows."""
+    if geometry.pointwise:
+        line_x, line_y = line(x), line(y)
+        if line_x is not None and line_y is not None:
+            return geometry.in_line(), line_x, line_y
+    return geometry, x, y
 
 
 def fprop(
@@ -88,25 +117,28 @@ def fprop(
 ) -> Plan:
     """The features y (B, F, P, Q) of image x (B, C, H, W), in x's dtype: float16, bfloat16 or float32."""
     from tritonconv.kernels.fprop import fprop_kernel
+    from tritonconv.kernels.fprop_tiled import fprop_tiled_kernel
 
-    C, F = geometry.C // geometry.G, geometry.F // geometry.G
     y = allocate(geometry.feature_shape, x, channels_last)
-    x, align_x = adjacent(x, C)
-    align_y = whole_stores(y, F)
-    tile = tile or tile_for(geometry, "fprop", summary(x, align_x, align_y > 1, geometry), device)
+    x, align_x = adjacent(x, geometry.C // geometry.G)
+    align_y = whole_stores(y, geometry.F // geometry.G)
+    bias = addend(bias, geometry)
+    geometry, x, result = in_line(geometry, x, y)
+    tile = tile or tile_for(geometry, "fprop", summary(geometry, align_x, align_y > 1, x), device)
     arguments = dict(
         x_ptr=x,
         weight_ptr=filters_last(weight),
-        y_ptr=y,
-        **bias_of(bias, geometry.feature_shape, geometry),
-        **integers(geometry, x, y, align_x, align_y),
-        WIDE=wide(y),
-        **walk(geometry, x, tile),
-        **variation(geometry),
+        bias_ptr=bias,
+        y_ptr=result,
+        **integers(geometry, x, result, align_x, align_y),
+        WIDE=wide(result),
         **constants(x, tile),
-        STAGES=stages(tile),
     )
-    return plan((y,), tile, Launch(fprop_kernel, tile.blocks(geometry.launched("fprop")), arguments))
+    if tile.tiled:
+        kernel, more = fprop_tiled_kernel, periods(geometry) | shape(tile)
+    else:
+        kernel, more = fprop_kernel, gathering(geometry, x, bias, result.shape, tile)
+    return plan((y,), tile, Launch(kernel, tile.blocks(geometry, "fprop"), arguments | more))
 
 
 def dgrad(
@@ -120,28 +152,34 @@ def dgrad(
 ) -> Plan:
     """The image x (B, C, H, W) that features y (B, F, P, Q) spread over, in y's dtype: float16, bfloat16 or float32."""
     from tritonconv.kernels.dgrad import dgrad_kernel
+    from tritonconv.kernels.dgrad_tiled import dgrad_tiled_kernel
 
-    C, F = geometry.C // geometry.G, geometry.F // geometry.G
     x = allocate(geometry.image_shape, y, channels_last)
-    y, align_y = adjacent(y, F)
-    align_x = whole_stores(x, C)
-    tile = tile or tile_for(geometry, "dgrad", summary(y, align_y, align_x > 1, geometry), device)
+    y, align_y = adjacent(y, geometry.F // geometry.G)
+    align_x = whole_stores(x, geometry.C // geometry.G)
+    bias = addend(bias, geometry)
+    geometry, result, y = in_line(geometry, x, y)
+    tile = tile or tile_for(geometry, "dgrad", summary(geometry, align_y, align_x > 1, y), device)
     arguments = dict(
         y_ptr=y,
-        weight_ptr=filters_last(weight) if geometry.varies else channels_first(weight, geometry.G),
-        x_ptr=x,
-        **bias_of(bias, geometry.image_shape, geometry),
-        **integers(geometry, x, y, align_x, align_y),
-        period_h=geometry.stride_h // gcd(geometry.stride_h, geometry.dilation_h),
-        period_w=geometry.stride_w // gcd(geometry.stride_w, geometry.dilation_w),
-        ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1,
-        WIDE=wide(x),
-        **walk(geometry, y, tile),
-        **variation(geometry),
+        bias_ptr=bias,
+        x_ptr=result,
+        **integers(geometry, result, y, align_x, align_y),
+        **periods(geometry),
+        WIDE=wide(result),
         **constants(y, tile),
-        STAGES=stages(tile),
     )
-    return plan((x,), tile, Launch(dgrad_kernel, tile.blocks(geometry.launched("dgrad")), arguments))
+    if tile.tiled:
+        # Tensor cores read 16 bits either way round, and 32 bits only with what they sum over adjacent.
+        transposed = y.element_size() == 2 and (geometry.C // geometry.G) % 8 == 0
+        kernel, more = dgrad_tiled_kernel, shape(tile) | dict(TRANSPOSED=transposed)
+        lying = filters_last(weight) if transposed else channels_first(weight, geometry.G)
+    else:
+        kernel, more = dgrad_kernel, gathering(geometry, y, bias, result.shape, tile)
+        more |= dict(ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1)
+        lying = filters_last(weight) if geometry.varies else channels_first(weight, geometry.G)
+    arguments |= more | dict(weight_ptr=lying)
+    return plan((x,), tile, Launch(kernel, tile.blocks(geometry, "dgrad"), arguments))
 
 
 def wgrad(
@@ -157,31 +195,19 @@ def wgrad(
     dtype; with the bias (F,), the sum of y, if that is wanted and the weight does not vary.
 
     The workspace holds SPLIT_K weights, and biases, in float32; fewer, with a warning, where memory does not suffice.
-    Raises torch.OutOfMemoryError if it does not suffice for one. A weight that varies and is not split needs none.
+    Raises torch.OutOfMemoryError if it does not suffice for one. None is needed for a weight that is not split, if it
+    lies as it is computed.
     """
     from tritonconv.kernels.wgrad import wgrad_kernel
+    from tritonconv.kernels.wgrad_tiled import wgrad_tiled_kernel
 
-    C, F, taps = geometry.C // geometry.G, geometry.F // geometry.G, geometry.R * geometry.S
     weight = allocate(geometry.weight_shape, x, last_in_memory("wgrad", geometry, channels_last))
     bias = allocate((geometry.F,), x, False) if with_bias else None
-    x, align_x = adjacent(x, C)
-    y, align_y = adjacent(y, F)
-    tile = tile or tile_for(geometry, "wgrad", summary(x, min(align_x, align_y), True, geometry), device)
-    tiles_n = ceildiv(taps * C, tile.BLOCK_N)
-    if geometry.varies and tile.SPLIT_K == 1:
-        partials, bias_partials = weight, None
-    else:
-        tile, partials, bias_partials = workspace(tile, weight, bias, tiles_n)
-    # How far from where a window may begin to where the last one does, in elements of x.
-    reach = sum(
-        n * stride * step
-        for n, stride, step in zip(
-            (geometry.B, geometry.P, geometry.Q),
-            (x.stride(0), x.stride(2), x.stride(3)),
-            (1, geometry.stride_h, geometry.stride_w),
-            strict=True,
-        )
-    )
+    x, align_x = adjacent(x, geometry.C // geometry.G)
+    y, align_y = adjacent(y, geometry.F // geometry.G)
+    geometry, x, y = in_line(geometry, x, y)
+    tile = tile or tile_for(geometry, "wgrad", summary(geometry, min(align_x, align_y), True, x, y), device)
+    tile, partials, bias_partials = workspace(tile, weight, bias, tile.columns(geometry, "wgrad"))
     multiply = dict(
         x_ptr=x,
         y_ptr=y,
@@ -189,13 +215,18 @@ def wgrad(
         bias_partials_ptr=bias_partials,
         **integers(geometry, x, y, align_x, align_y),
         splits=tile.SPLIT_K,
-        WIDE=reach >= 2**31 or wide(y),
-        **variation(geometry),
         **constants(x, tile),
     )
-    launches = [Launch(wgrad_kernel, tile.blocks(geometry.launched("wgrad")) * tile.SPLIT_K, multiply)]
-    if partials is not weight:
-        launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile.SPLIT_K, tiles_n))
+    if tile.tiled:
+        kernel, more = wgrad_tiled_kernel, shape(tile)
+    else:
+        # How far it is from where the first window begins to where one beyond the last does.
+        steps = (x.stride(0), geometry.stride_h * x.stride(2), geometry.stride_w * x.stride(3))
+        far = sum(map(mul, geometry.pixels("wgrad"), steps)) >= 2**31
+        kernel, more = wgrad_kernel, dict(WIDE=far or wide(y), **variation(geometry))
+    launches = [Launch(kernel, tile.blocks(geometry, "wgrad") * tile.SPLIT_K, multiply | more)]
+    if partials is not weight or bias is not None:
+        launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile))
     return plan((weight,) if bias is None else (weight, bias), tile, *launches)
 
 
@@ -205,20 +236,23 @@ def sum_of_partials(
     bias: Tensor | None,
     partials: Tensor,
     bias_partials: Tensor | None,
-    splits: int,
-    tiles_n: int,
+    tile: Tile,
 ) -> Launch:
-    """The second step of wgrad. The filters of all samples, where each has its own, lie one behind the other."""
+    """The second step of wgrad, for the bias alone where the weight is there already. The filters of all samples, where
+    each has its own, lie one behind the other.
+    """
     from tritonconv.kernels.wgrad import sum_partials_kernel
 
+    there = partials is weight
     taps = geometry.C // geometry.G * geometry.R * geometry.S
+    filters = weight.numel() // taps
     stride_f, stride_c, stride_r, stride_s = weight.stride()[-4:]
     add = dict(
-        partials_ptr=partials,
+        partials_ptr=None if there else partials,
         bias_partials_ptr=bias_partials,
-        weight_ptr=weight,
+        weight_ptr=None if there else weight,
         bias_ptr=bias,
-        filters=weight.numel() // taps,
+        filters=filters,
         C=geometry.C // geometry.G,
         R=geometry.R,
         S=geometry.S,
@@ -226,11 +260,11 @@ def sum_of_partials(
         stride_c=stride_c,
         stride_r=stride_r,
         stride_s=stride_s,
-        splits=splits,
-        bias_splits=splits * tiles_n,
+        splits=tile.SPLIT_K,
+        bias_splits=tile.SPLIT_K * tile.columns(geometry, "wgrad"),
         BLOCK=SUM_BLOCK,
     )
-    return Launch(sum_partials_kernel, ceildiv(weight.numel(), SUM_BLOCK), add)
+    return Launch(sum_partials_kernel, ceildiv(filters if there else weight.numel(), SUM_BLOCK), add)
 
 
 PLANS: dict[Operator, Callable[..., Plan]] = {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}
@@ -252,12 +286,12 @@ def tile_for(geometry: ConvGeometry, operator: Operator, operands: Operands, dev
     return tile
 
 
-def workspace(tile: Tile, weight: Tensor, bias: Tensor | None, tiles_n: int) -> tuple[Tile, Tensor, Tensor | None]:
+def workspace(tile: Tile, weight: Tensor, bias: Tensor | None, columns: int) -> tuple[Tile, Tensor, Tensor | None]:
     """Room for the partial sums of `tile`, or of one with half its SPLIT_K, and so on, until memory suffices."""
     wanted = tile.SPLIT_K
     while True:
         try:
-            sums = partial_sums(tile.SPLIT_K, weight, bias, tiles_n)
+            sums = partial_sums(tile.SPLIT_K, weight, bias, columns)
             break
         except torch.OutOfMemoryError:
             if tile.SPLIT_K == 1:
@@ -269,13 +303,12 @@ def workspace(tile: Tile, weight: Tensor, bias: Tensor | None, tiles_n: int) -> 
     return tile, *sums
 
 
-def partial_sums(splits: int, weight: Tensor, bias: Tensor | None, tiles_n: int) -> tuple[Tensor, Tensor | None]:
-    partials = allocate((splits, *weight.shape), weight, False, torch.float32)
+def partial_sums(splits: int, weight: Tensor, bias: Tensor | None, columns: int) -> tuple[Tensor, Tensor | None]:
+    """Room for as many, and for those of a bias from each of so many columns of blocks: the weight itself, if it takes
+    one sum and lies as that is computed, with its channels last.
+    """
+    direct = splits == 1 and weight.movedim(-3, -1).is_contiguous()
+    partials = weight if direct else allocate((splits, *weight.shape), weight, False, torch.float32)
     if bias is None:
         return partials, None
-    return partials, allocate((splits * tiles_n, *bias.shape), weight, False, torch.float32)
-
-
-def stages(tile: Tile) -> int | None:
-    """What Triton must be told of a loop without tensor cores, which it would not pipeline."""
-    return tile.num_stages if tile.BLOCK_M < 16 else None
+    return partials, allocate((splits * columns, *bias.shape), weight, False, torch.float32)

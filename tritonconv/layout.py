@@ -90,6 +90,27 @@ def whole_stores(side: Tensor, channels: int) -> int:
     return vector if alignment(side, channels) == vector else 1
 
 
+def in_blocks(side: Tensor, geometry: ConvGeometry) -> bool:
+    """Whether hardware can copy blocks of pixels of a `side` whose loads take 16 bytes: it knows no stride of zero, nor
+    one of 2^40 bytes, and every stride-th pixel may be asked for.
+    """
+    along_b, _, along_h, along_w = side.stride()
+    if side.numel() == 0:
+        return False
+    farthest = max(along_b, geometry.stride_h * along_h, geometry.stride_w * along_w)
+    return min(along_b, along_h, along_w) > 0 and farthest * side.element_size() < 2**40
+
+
+def line(side: Tensor) -> Tensor | None:
+    """The pixels of all images as one row of one image (1, N, 1, B*H*W), if they lie so in memory."""
+    B, N, H, W = side.shape
+    along_b, along_c, along_h, along_w = side.stride()
+    if (H > 1 and along_h != W * along_w) or (B > 1 and along_b != H * W * along_w):
+        return None
+    pixels = B * H * W
+    return side.as_strided((1, N, 1, pixels), (pixels * along_w, along_c, pixels * along_w, along_w))
+
+
 def wide(side: Tensor) -> bool:
     """Whether the offset of some element does not fit in 32 bits."""
     return sum((n - 1) * stride for n, stride in zip(side.shape, side.stride(), strict=True)) >= 2**31

@@ -8,22 +8,15 @@ from typing import Any
 from tritonconv.geometry import ConvGeometry, Operator
 
 FOLDER = Path(__file__).with_name("gpus")
-# A tile: the fields of `tritonconv.tiles.Tile` in their order.
+# A tile: the fields of `tritonconv.tile.Tile` in their order.
 Blocks = tuple[int, ...]
 # What a tile is measured for.
 Key = tuple[Any, ...]
 
 
-def key(
-    geometry: ConvGeometry,
-    operator: Operator,
-    itemsize: int,
-    vector: int,
-    whole_stores: bool,
-    exact: bool,
-    varies: str,
-) -> Key:
-    """What decides which tile is best, as far as the tables tell things apart.
+def key(geometry: ConvGeometry, operator: Operator, *operands: Any) -> Key:
+    """What decides which tile is best, as far as the tables tell things apart. `operands` are the fields of
+    `tritonconv.tile.Operands`.
 
     The number of positions that share a weight counts by its power of two, so that a row serves the batch sizes near
     the measured one, and so does the number of weights. Padding and dilation do not count, nor does the shape of an
@@ -33,7 +26,7 @@ def key(
     taps = (geometry.R, geometry.S, geometry.stride_h, geometry.stride_w)
     positions, _, _, weights = geometry.gemm("fprop")
     octaves = (positions.bit_length(), (weights // geometry.G).bit_length())
-    return operator, itemsize, vector, whole_stores, exact, varies, *channels, *taps, *octaves
+    return operator, *operands, *channels, *taps, *octaves
 
 
 def file_of(gpu: str) -> str:
@@ -51,11 +44,9 @@ def table(gpu: str) -> dict[Key, Blocks]:
 
 
 @cache
-def everywhere(
-    operator: Operator, itemsize: int, vector: int, whole_stores: bool, exact: bool, varies: str
-) -> list[Blocks]:
+def everywhere(operator: Operator, *operands: Any) -> list[Blocks]:
     """The tiles that any table has for such operands, each once."""
-    wanted = (operator, itemsize, vector, whole_stores, exact, varies)
+    wanted = (operator, *operands)
     paths = sorted(FOLDER.glob("*.json")) if FOLDER.exists() else []
     rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]
-    return list(dict.fromkeys(tuple(row["tile"]) for row in rows if tuple(row["key"][:6]) == wanted))
+    return list(dict.fromkeys(tuple(row["tile"]) for row in rows if tuple(row["key"][: len(wanted)]) == wanted))

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tritonconv.geometry import ConvGeometry
-from tritonconv.layout import bias_strides
+from tritonconv.layout import bias_strides, in_blocks
 from tritonconv.processor import interpreted, tf32_allowed
-from tritonconv.tiles import Operands, Tile
+from tritonconv.tile import Operands, Tile
 
 # So many taps fit the integer that `tap_bits` packs them into, with its sign to spare.
 TAPS_IN_BITS = 31
@@ -48,22 +48,48 @@ def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y
     )
 
 
-def bias_of(bias: Tensor | None, shape: Sequence[int], geometry: ConvGeometry) -> dict[str, Any]:
-    """What a kernel takes of a bias that is added to a result of this shape. It varies over no more than the weight."""
+def addend(bias: Tensor | None, geometry: ConvGeometry) -> Tensor | None:
+    """A bias as kernels take it. Raises ValueError for one that varies over more than the weight."""
     letters = "" if bias is None else {1: "", 2: "b", 3: "p q", 4: "b p q"}[bias.ndim]
     if not set(letters) <= set(geometry.varies):
         raise ValueError(f"the bias varies over {letters!r}, and the weight only over {geometry.varies!r}")
     if bias is not None and bias.ndim == 1:  # which kernels take without its strides
-        bias = bias.contiguous()
+        return bias.contiguous()
+    return bias
+
+
+def variation(geometry: ConvGeometry) -> dict[str, bool]:
+    """Over what the weight varies."""
+    return dict(PER_SAMPLE=geometry.per_sample, PER_LOCATION=geometry.per_location)
+
+
+def gathering(
+    geometry: ConvGeometry, side: Tensor, bias: Tensor | None, shape: Sequence[int], tile: Tile
+) -> dict[str, Any]:
+    """What those kernels take that gather the rows of `side` and add `bias` to a result of this shape."""
     stride_b, stride_n, stride_h, stride_w = bias_strides(bias, shape)
     return dict(
-        bias_ptr=bias,
         stride_bias_b=stride_b,
         stride_bias_n=stride_n,
         stride_bias_h=stride_h,
         stride_bias_w=stride_w,
         BIAS_VARIES=bias is not None and bias.ndim > 1,
+        **variation(geometry),
+        **walk(geometry, side, tile),
+        # What Triton must be told of a loop without tensor cores, which it would not pipeline.
+        STAGES=tile.num_stages if tile.BLOCK_M < 16 else None,
     )
+
+
+def periods(geometry: ConvGeometry) -> dict[str, int]:
+    """What fprop in whole blocks, and any dgrad, take to follow the stride."""
+    period_h, period_w = geometry.periods
+    return dict(period_h=period_h, period_w=period_w)
+
+
+def shape(tile: Tile) -> dict[str, int]:
+    """How pixels lie in a whole block."""
+    return dict(BLOCK_B=tile.BLOCK_B, BLOCK_H=tile.BLOCK_H, BLOCK_W=tile.BLOCK_W)
 
 
 def walk(geometry: ConvGeometry, side: Tensor, tile: Tile) -> dict[str, bool]:
@@ -74,10 +100,6 @@ def walk(geometry: ConvGeometry, side: Tensor, tile: Tile) -> dict[str, bool]:
         TAP_BITS=geometry.R * geometry.S <= TAPS_IN_BITS,
         FAR=reach + tile.BLOCK_K * stride_c >= 2**31,
     )
-
-
-def variation(geometry: ConvGeometry) -> dict[str, bool]:
-    return dict(PER_SAMPLE=geometry.per_sample, PER_LOCATION=geometry.per_location)
 
 
 def constants(operand: Tensor, tile: Tile) -> dict[str, Any]:
@@ -98,7 +120,11 @@ def constants(operand: Tensor, tile: Tile) -> dict[str, Any]:
     )
 
 
-def summary(operand: Tensor, vector: int, whole: bool, geometry: ConvGeometry) -> Operands:
-    """What `pick` is told: `operand` is loaded by `vector` elements, and results are stored by 16 bytes if `whole`."""
-    exact = operand.dtype == torch.float32 and not tf32_allowed()
-    return Operands(operand.element_size(), vector, whole, exact, geometry.varies)
+def summary(geometry: ConvGeometry, vector: int, whole: bool, *loaded: Tensor) -> Operands:
+    """What `pick` is told: the sides that are `loaded` are so by `vector` elements, and results are stored by 16 bytes
+    if `whole`.
+    """
+    exact = loaded[0].dtype == torch.float32 and not tf32_allowed()
+    itemsize = loaded[0].element_size()
+    blocks = vector * itemsize == 16 and all(in_blocks(side, geometry) for side in loaded) and not geometry.varies
+    return Operands(itemsize, vector, whole, exact, geometry.varies, blocks)

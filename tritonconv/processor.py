@@ -5,7 +5,7 @@ from importlib import import_module
 
 import torch
 
-from tritonconv.tiles import INTERPRETER, Device
+from tritonconv.tile import INTERPRETER, Device
 
 
 def tf32_allowed() -> bool:

@@ -1,90 +1,13 @@
 """Every block size, warp count and stage count in the repository, and how one is chosen."""
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from functools import lru_cache
 from itertools import product
-from math import ceil
 
 from tritonconv import measured
-from tritonconv.geometry import ConvGeometry, Gemm, Operator, ceildiv
-
-# Bytes of shared memory that one block may hold, by compute capability (CUDA C++ programming guide).
-SHARED_BYTES = {80: 166_912, 86: 101_376, 87: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 103: 232_448}
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """What choosing a tile needs to know of a processor.
-
-    `capability` is 90 for sm_90 and 0 for AMD; `shared_bytes` is what one block may hold; `name` is what its maker
-    calls it, by which its measured tiles are found.
-    """
-
-    capability: int
-    multiprocessors: int
-    shared_bytes: int
-    name: str = ""
-
-    @classmethod
-    def of(cls, capability: int, multiprocessors: int, name: str = "") -> "Device":
-        """The device with the shared memory that its capability is known for, or the least of any sm_80 and newer."""
-        return cls(capability, multiprocessors, SHARED_BYTES.get(capability, 101_376 if capability else 65_536), name)
-
-
-# Triton's interpreter spends its time per operation, not per element, and has no shared memory to run out of.
-INTERPRETER = Device(capability=-1, multiprocessors=1, shared_bytes=1 << 40)
-
-
-@dataclass(frozen=True, slots=True)
-class Operands:
-    """What choosing a tile needs to know of the operands.
-
-    `itemsize` in bytes; loads take `vector` adjacent elements; stores take 16 bytes if `whole_stores`, else one
-    element; `exact` keeps float32 off the tensor cores; `varies` has the letters that the weight varies over.
-    """
-
-    itemsize: int
-    vector: int
-    whole_stores: bool = True
-    exact: bool = False
-    varies: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """One launch's block sizes: BLOCK_M x BLOCK_N results per program, BLOCK_K products per step and result.
-
-    SPLIT_K programs share the steps of one block of results; only wgrad does that.
-    """
-
-    BLOCK_M: int
-    BLOCK_N: int
-    BLOCK_K: int
-    num_warps: int
-    num_stages: int
-    GROUP_M: int = 8
-    SPLIT_K: int = 1
-
-    def __str__(self) -> str:
-        """As 128x256x64w8s3: the blocks, warps and stages; and /4 if the reduction is split into 4 parts."""
-        blocks = f"{self.BLOCK_M}x{self.BLOCK_N}x{self.BLOCK_K}w{self.num_warps}s{self.num_stages}"
-        return blocks if self.SPLIT_K == 1 else f"{blocks}/{self.SPLIT_K}"
-
-    def blocks(self, gemm: Gemm) -> int:
-        """How many blocks the results of `gemm` make: programs, of which wgrad starts SPLIT_K for each."""
-        return ceildiv(gemm.M, self.BLOCK_M) * ceildiv(gemm.N, self.BLOCK_N) * gemm.G
-
-    def shared_bytes(self, operator: Operator, itemsize: int) -> int:
-        """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger."""
-        operands = self.num_stages * (self.BLOCK_M + self.BLOCK_N) * self.BLOCK_K * itemsize
-        if operator == "wgrad":
-            # Its results are float32, and each warp has a column of the bias's sum.
-            return max(operands, self.BLOCK_M * self.BLOCK_N * 4) + self.num_warps * self.BLOCK_M * 4 + BESIDE_OPERANDS
-        return max(operands, self.BLOCK_M * self.BLOCK_N * itemsize) + BESIDE_OPERANDS
-
-
-# Room for row masks and barriers, in bytes; the tests compile every tile and see that it suffices.
-BESIDE_OPERANDS = 1_024
+from tritonconv.geometry import ConvGeometry, Operator, ceildiv
+from tritonconv.model import expected
+from tritonconv.tile import INTERPRETER, Device, Operands, Tile
 
 # Rows of BLOCK_M, BLOCK_N, bytes of K per step, warps, stages. 128 bytes are one full swizzle of shared memory.
 _HUGE = [(128, 256, 128, 8, 3)]
@@ -98,6 +21,16 @@ _EXACT_UNALIGNED = [(64, 32, 64, 8, 3), (64, 16, 64, 8, 2)]
 # Where wgrad, which also holds counters and the bias's sum, would spill.
 _WIDE_WGRAD_FLOAT32 = [(128, 128, 128, 8, 3), (128, 64, 128, 8, 3), (64, 128, 128, 8, 3)]
 _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
+# For whole blocks of pixels: how many pixels, channels, bytes of K, warps and stages; in wgrad filters, channels and
+# pixels in each step.
+_TILED = [
+    *((128, 256, 128, 8, 3), (256, 128, 128, 8, 3), (128, 128, 128, 8, 3), (256, 64, 128, 4, 3), (128, 64, 128, 4, 4)),
+    *((64, 128, 128, 8, 4), (64, 64, 128, 4, 4), (256, 64, 64, 4, 4), (128, 64, 64, 4, 4)),
+]
+_TILED_WGRAD = [
+    *((128, 256, 64, 8, 3), (256, 128, 64, 8, 3), (128, 128, 64, 8, 3), (128, 64, 64, 8, 4), (64, 128, 64, 4, 4)),
+    (64, 64, 64, 4, 4),
+]
 # Each location has a product of its own, whose rows, or in wgrad what it sums over, are the images. Tiles for more than
 # FEW of them; and for at most FEW, with K in elements, those that multiply without tensor cores.
 _LOCAL = [(128, 64, 128, 8, 3), (128, 16, 32, 1, 4), (64, 32, 64, 4, 4), (16, 64, 128, 4, 4), (16, 16, 32, 1, 4)]
@@ -139,7 +72,46 @@ def designed(operator: Operator, operands: Operands) -> list[Tile]:
         # wgrad has no registers left for the address of a sample.
         huge = operands.itemsize == 2 and operands.whole_stores and not (operator == "wgrad" and operands.varies)
         rows = (_HUGE if huge else []) + wide + narrow
-    return [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
+    gathered = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
+    return designed_for_blocks(operator, operands) + gathered
+
+
+def designed_for_blocks(operator: Operator, operands: Operands) -> list[Tile]:
+    """The tiles for whole blocks of pixels, of any shape, if operands can be copied so and tensor cores multiply."""
+    if not operands.blocks or operands.exact or operands.varies:
+        return []
+    if operator == "wgrad":
+        return [in_shape(Tile(*row), shapes(row[2])[0]) for row in _TILED_WGRAD]
+    tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in _TILED]
+    return [in_shape(tile, shapes(tile.BLOCK_M)[0]) for tile in tiles]
+
+
+# Images, rows and columns of a block of pixels.
+Shape = tuple[int, int, int]
+
+
+def shapes(pixels: int) -> list[Shape]:
+    """How a block of so many pixels may lie: in one image, in squares of some, in a pixel of many, in a line."""
+    side = 1
+    while 4 * side * side <= pixels:
+        side *= 2
+    squares = [(pixels // side**2, side, side) for side in (16, 8, 4, 2, 1) if side**2 <= pixels]
+    return list(dict.fromkeys([(1, side, pixels // side), *squares, (1, 1, pixels)]))
+
+
+def in_shape(tile: Tile, shape: Shape) -> Tile:
+    """The tile with its pixels in blocks of that shape."""
+    B, H, W = shape
+    return replace(tile, BLOCK_B=B, BLOCK_H=H, BLOCK_W=W)
+
+
+def shaped(tile: Tile, geometry: ConvGeometry, operator: Operator) -> Tile:
+    """The tile with its pixels, if they lie in blocks, in the shape that covers those of `geometry` with the fewest."""
+    if not tile.tiled:
+        return tile
+    pixels = tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
+    found = [in_shape(tile, shape) for shape in shapes(pixels)]
+    return min(found, key=lambda tile: tile.pixel_blocks(geometry, operator))
 
 
 def designed_for_locations(operator: Operator, operands: Operands, whole_loads: bool) -> list[Tile]:
@@ -190,15 +162,18 @@ def legal(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
         few = {tile for tile in designed(operator, operands) if images(tile, operator) <= FEW}
         grid = product((16, 32, 64, 128), (16, 32, 64, 128), (16, 32, 64), (1, 2, 4, 8), (2, 3, 4))
         found = [*sorted(few, key=astuple), *(Tile(*blocks) for blocks in grid)]
-        return [tile for tile in found if fits(tile, operator, operands.itemsize, device)]
+        return runnable(found, operator, operands, device)
     grid = product((64, 128, 256), (16, 32, 64, 128, 256), (64, 128), (4, 8), (2, 3, 4))
     tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in grid]
-    return [tile for tile in tiles if fits(tile, operator, operands.itemsize, device)]
+    if designed_for_blocks(operator, operands):
+        pixels = [tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M for tile in tiles]
+        tiles += [in_shape(tile, shapes(n)[0]) for tile, n in zip(tiles, pixels, strict=True) if tile.BLOCK_N >= 64]
+    return runnable(tiles, operator, operands, device)
 
 
 def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
-    """Whether `tile` may run: powers of two, as large as tensor cores want where they are used, shared memory, and
-    registers.
+    """Whether `tile` may run: powers of two, as large as tensor cores want where they are used, shared memory,
+    registers, and hardware that copies blocks, if it has such.
 
     On sm_90, sm_100 and sm_103 a thread may hold 128 accumulators. Elsewhere operands and accumulators share its 255
     registers, and so they do in wgrad on sm_100, where sums on their way from tensor memory meet those of the bias.
@@ -209,10 +184,16 @@ def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
         return False
     if device == INTERPRETER:
         return True
+    if tile.tiled and device.capability < COPIES_BLOCKS:
+        return False
     # Without tensor cores, products wait to be added up.
     accumulators = tile.BLOCK_M * tile.BLOCK_N * (tile.BLOCK_K if few else 1) // (32 * tile.num_warps)
     most = 128 if device.capability in ((90,) if operator == "wgrad" else (90, 100, 103)) else 64
     return accumulators <= most and tile.shared_bytes(operator, itemsize) <= device.shared_bytes
+
+
+# The least compute capability whose hardware copies whole blocks between global and shared memory (TMA).
+COPIES_BLOCKS = 90
 
 
 def available(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
@@ -227,100 +208,113 @@ def runnable(tiles: list[Tile], operator: Operator, operands: Operands, device: 
 
 @lru_cache(maxsize=4096)
 def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
-    """The tile that was measured to be best on this device, if there is a row for such a problem that fits.
+    """The tile for a problem, the same on every rank: the measured one, or else what the model expects to be fastest.
 
-    Else the one that the model in `expected` thinks will finish first. fprop and dgrad keep to one `depth`.
+    On an unknown device the tiles that fit every one are left, so there always is one.
     """
-    gemm = geometry.gemm(operator)
     if device == INTERPRETER:
-        K = gemm.K if operator == "wgrad" else gemm.K // (geometry.R * geometry.S)
-        M, N, K = (min(64, power_of_two(extent)) for extent in (gemm.M, gemm.N, K))
-        if geometry.per_location and geometry.images_per_weight <= FEW:
-            few = 1 << max(0, geometry.images_per_weight - 1).bit_length()
-            M, K = (M, few) if operator == "wgrad" else (few, K)
-        return Tile(M, N, K, num_warps=4, num_stages=1)
+        return small(geometry, operator, operands)
     tiles = suited(available(operator, operands, device), geometry, operator, operands, device)
+    known = measured_for(geometry, operator, operands, device)
+    if known and replace(known, SPLIT_K=1) in tiles:
+        return known
+    return first(tiles, geometry, operator, operands, device)
+
+
+def measured_for(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile | None:
+    """What was measured to be best for such a problem on such a device, if that was measured."""
     known = measured.table(device.name).get(measured.key(geometry, operator, *astuple(operands)))
-    if known and replace(Tile(*known), SPLIT_K=1) in tiles:
-        return Tile(*known)
-    return first(tiles, geometry, operator, device)
+    return shaped(Tile(*known), geometry, operator) if known else None
+
+
+def small(geometry: ConvGeometry, operator: Operator, operands: Operands) -> Tile:
+    """No larger than the problem, and at most 64 wide each way: for the interpreter, whose time goes by steps."""
+    M, N, K, _ = geometry.gemm(operator)
+    if operator != "wgrad":
+        K //= geometry.R * geometry.S
+    M, N, K = (min(64, power_of_two(extent)) for extent in (M, N, K))
+    if geometry.per_location and geometry.images_per_weight <= FEW:
+        few = 1 << max(0, geometry.images_per_weight - 1).bit_length()
+        M, K = (M, few) if operator == "wgrad" else (few, K)
+    tile = Tile(M, N, K, num_warps=4, num_stages=1)
+    if not designed_for_blocks(operator, operands):
+        return tile
+    if operator == "wgrad":
+        tile = replace(tile, BLOCK_N=min(64, power_of_two(geometry.C // geometry.G)))
+    return shaped(replace(tile, BLOCK_B=1), geometry, operator)
 
 
 def suited(
     tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device
 ) -> list[Tile]:
-    """Those of the tiles that may run for such a problem: of so many images, or for fprop and dgrad of its `depth`."""
+    """Those of the tiles that may run for such a problem, in the shape for it: of so many images, or for fprop and
+    dgrad those that add up its products `in_order`.
+    """
     if geometry.per_location:
         return for_images(tiles, geometry, operator)
-    if operator == "wgrad":
-        return tiles
-    BLOCK_K = depth(geometry, operator, operands, device)
-    return [tile for tile in tiles if tile.BLOCK_K == BLOCK_K]
+    if operator != "wgrad":
+        wanted = order(geometry, operator, operands, device)
+        tiles = [tile for tile in tiles if in_order(tile) == wanted]
+    return [shaped(tile, geometry, operator) for tile in tiles]
 
 
-def depth(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> int:
-    """The BLOCK_K of fprop and dgrad for such a problem, whatever its batch, and whatever memory format its result has:
-    what the model wants for a usual one.
+def in_order(tile: Tile) -> tuple[int, bool]:
+    """What of a tile decides in which order fprop and dgrad add up a result's products."""
+    return tile.BLOCK_K, tile.tiled
 
-    It decides in which order a result's products are added up. So a batch gives the same bits as its images do one by
-    one, though another tile computes them, and though an image that is cut out may no longer be channels_last.
+
+def order(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> tuple[int, bool]:
+    """In which order fprop and dgrad add up products for such a problem, whatever its batch, and whatever memory format
+    its result has: as the model wants it for a usual one.
+
+    So a batch gives the same bits as its images do one by one, though another tile computes them, and though an image
+    that is cut out may no longer be channels_last.
     """
+    usual = replace(geometry, B=USUAL_BATCH)
+    if geometry.pointwise:  # and may be in one line, where no batch is seen
+        usual = replace(geometry, B=1, H=1, P=1, W=USUAL_PIXELS, Q=USUAL_PIXELS)
     operands = replace(operands, whole_stores=True)
     tiles = runnable(designed(operator, operands), operator, operands, device)
-    return first(tiles, replace(geometry, B=USUAL_BATCH), operator, device).BLOCK_K
+    tiles = [shaped(tile, usual, operator) for tile in tiles]
+    return in_order(first(tiles, usual, operator, operands, device))
 
 
-def first(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, device: Device) -> Tile:
+def first(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
     """The one of `tiles` that is `expected` to finish first; the larger one where the model sees no difference."""
     return min(
-        with_splits(tiles, operator, geometry.gemm(operator), device),
-        key=lambda tile: (expected(tile, geometry, operator, device), -tile.BLOCK_M * tile.BLOCK_N, tile.SPLIT_K),
+        with_splits(tiles, operator, geometry, operands, device),
+        key=lambda tile: (
+            expected(tile, geometry, operator, operands, device),
+            -tile.BLOCK_M * tile.BLOCK_N,
+            tile.SPLIT_K,
+        ),
     )
 
 
-def with_splits(tiles: list[Tile], operator: Operator, gemm: Gemm, device: Device) -> list[Tile]:
+def with_splits(
+    tiles: list[Tile], operator: Operator, geometry: ConvGeometry, operands: Operands, device: Device
+) -> list[Tile]:
     """Each tile, for wgrad with every split of the reduction that is worth considering."""
     if operator != "wgrad":
         return tiles
-    return [replace(tile, SPLIT_K=n) for tile in tiles for n in splits(gemm, tile, device)]
+    return [replace(tile, SPLIT_K=n) for tile in tiles for n in splits(geometry, tile, operands, device)]
 
 
-def splits(gemm: Gemm, tile: Tile, device: Device) -> list[int]:
-    """Into how many parts wgrad's reduction may be cut: one, or so many that one or two waves fill the device.
+def splits(geometry: ConvGeometry, tile: Tile, operands: Operands, device: Device) -> list[int]:
+    """Into how many parts wgrad's reduction may be cut: one, or so many that one, two or four waves fill the device.
 
-    Every part gets LEAST_STEPS at least.
+    Not so many that the partial sums, written and read in float32, would be more than a tenth of the bytes that
+    programs read of the operands, and at least LEAST_STEPS remain to each.
     """
-    programs = max(1, tile.blocks(gemm))
-    most = max(1, ceil(gemm.K / tile.BLOCK_K) // LEAST_STEPS)
-    return sorted({min(most, max(1, waves * device.multiprocessors // programs)) for waves in (0, 1, 2)})
+    programs = max(1, tile.blocks(geometry, "wgrad"))
+    read = (tile.BLOCK_M + tile.BLOCK_N) * tile.BLOCK_K * operands.itemsize
+    least = max(LEAST_STEPS, ceildiv(10 * 2 * 4 * tile.BLOCK_M * tile.BLOCK_N, read))
+    most = max(1, tile.steps(geometry, "wgrad") // least)
+    return sorted({min(most, max(1, waves * device.multiprocessors // programs)) for waves in (0, 1, 2, 4)})
 
 
-def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, device: Device) -> float:
-    """The time `tile` would take, in units of one element of K for a 16 x 16 block of results.
-
-    No tile has been timed yet. The model counts, over the waves of programs, the larger of arithmetic and operand
-    traffic; for dgrad, which starts a set of programs for each phase of the stride, the mean phase.
-    """
-    gemm = geometry.launched(operator)
-    M, N, K, G = gemm
-    taps, phases, partials = float(geometry.R * geometry.S), geometry.phases if operator == "dgrad" else 1, 0
-    if operator == "wgrad":
-        depth: float = ceil(ceil(K / tile.BLOCK_K) / tile.SPLIT_K) * tile.BLOCK_K
-        partials = tile.SPLIT_K * M * N * G
-    else:
-        depth = ceil(K / taps / tile.BLOCK_K) * tile.BLOCK_K * taps / phases
-    waves = ceil(tile.blocks(gemm) * tile.SPLIT_K / device.multiprocessors)
-    arithmetic = tile.BLOCK_M * tile.BLOCK_N / 256
-    traffic = (tile.BLOCK_M + tile.BLOCK_N) / 4
-    return waves * (depth * max(arithmetic, traffic) + PER_PROGRAM) + PER_PARTIAL * partials / device.multiprocessors
-
-
-# The batch by which the depth of a step is chosen: what a GPU is trained with.
-USUAL_BATCH = 128
-# What a program costs beside its steps (indices, first loads, result), and what it costs to write a partial sum and to
-# read it again, in the model's units. Estimates.
-PER_PROGRAM = 2_000
-PER_PARTIAL = 4
+# The batch by which the order of a sum is chosen: what a GPU is trained with; and its pixels where all lie in one line.
+USUAL_BATCH, USUAL_PIXELS = 128, 128 * 28 * 28
 # Steps below which a part of wgrad's reduction would not repay its start and its partial sums.
 LEAST_STEPS = 16
 

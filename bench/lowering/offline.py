@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from tritonconv import launch, tiles
 from tritonconv.compiling import compile_all, cpus
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.layout import allocate, last_in_memory
+from tritonconv.tile import INTERPRETER, Device, Operands, Tile
 
 # What a weight varies over, by what is put behind an operator's name to call its kernel for such weights.
 VARYING = {"local": "p q", "per_sample": "b", "dynamic": "b p q"}
@@ -46,7 +47,7 @@ class Job:
     kernel: str
     dtype: str
     memory: Memory
-    tile: tiles.Tile | None
+    tile: Tile | None
     arch: str
 
     @property
@@ -85,15 +86,16 @@ def memories(operator: Operator, itemsize: int) -> list[Memory]:
             return [Memory(x, y) for x in loads for y in loads]
 
 
-def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = "") -> tiles.Operands:
+def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = "") -> Operands:
     """What `pick` is told of such operands."""
     itemsize = DTYPES[dtype].itemsize
     loaded, stored = {"fprop": memory, "dgrad": memory[::-1], "wgrad": (min(memory), 16 // itemsize)}[operator]
-    return tiles.Operands(itemsize, loaded, stored > 1, exact=dtype == "float32", varies=varies)
+    blocks = loaded * itemsize == 16 and not varies
+    return Operands(itemsize, loaded, stored > 1, exact=dtype == "float32", varies=varies, blocks=blocks)
 
 
-def device_of(arch: str) -> tiles.Device:
-    return tiles.Device.of(CHIPS[arch].capability, CHIPS[arch].multiprocessors)
+def device_of(arch: str) -> Device:
+    return Device.of(CHIPS[arch].capability, CHIPS[arch].multiprocessors)
 
 
 def jobs(
@@ -112,7 +114,7 @@ def shipped(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[Job]:
     """Every tile that the kernel may run with: in the best memory for each, or `everywhere`, in all."""
     if kernel == "sum_partials":
         return [adding(dtype, arch)]
-    found: dict[tuple[tiles.Tile, Memory | None], Job] = {}
+    found: dict[tuple[Tile, Memory | None], Job] = {}
     operator, varies = operator_of(kernel), varies_of(kernel)
     for memory in memories(operator, DTYPES[dtype].itemsize):
         operands = operands_of(operator, dtype, memory, varies)
@@ -152,19 +154,21 @@ def of_launch(started: launch.Launch, kernel: str, dtype: str, arch: str) -> Job
     return Job(kernel, dtype, memory, replace(tile_of(started), SPLIT_K=1), arch)
 
 
-def tile_of(started: launch.Launch) -> tiles.Tile:
+def tile_of(started: launch.Launch) -> Tile:
     """The tile that is launched."""
     given = started.arguments
-    names = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages", "GROUP_M")
-    return tiles.Tile(**{name: given[name] for name in names}, SPLIT_K=given.get("splits", 1))
+    return Tile(
+        **{field.name: given[field.name] for field in fields(Tile) if field.name in given},
+        SPLIT_K=given.get("splits", 1),
+    )
 
 
 def launches(
     operator: Operator,
     dtype: str,
     geometry: ConvGeometry,
-    device: tiles.Device,
-    tile: tiles.Tile | None = None,
+    device: Device,
+    tile: Tile | None = None,
     bias: bool = True,
     channels_last: bool = True,
 ) -> list[launch.Launch]:
@@ -193,7 +197,7 @@ def for_memory(job: Job) -> launch.Launch:
     """
     geometry = small(job.varies, job.memory, DTYPES[job.dtype].itemsize)
     bias = job.operator != "wgrad" or job.kernel in ("wgrad_with_bias", "sum_partials")
-    started = launches(job.operator, job.dtype, geometry, tiles.INTERPRETER, job.tile, bias)
+    started = launches(job.operator, job.dtype, geometry, INTERPRETER, job.tile, bias)
     if job.tile is None:
         return started[-1]
     assert of_launch(started[0], job.kernel, job.dtype, job.arch) == job
@@ -205,7 +209,7 @@ def small(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
     return ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
 
 
-def operands_for(operator: Operator, dtype: str, geometry: ConvGeometry, device: tiles.Device) -> tiles.Operands:
+def operands_for(operator: Operator, dtype: str, geometry: ConvGeometry, device: Device) -> Operands:
     """What `pick` is told of the operands of `geometry`, in channels_last."""
     given = launches(operator, dtype, geometry, device, bias=False)[0].arguments
     return operands_of(operator, dtype, Memory(given["ALIGN_X"], given["ALIGN_Y"]), geometry.varies)

@@ -17,9 +17,10 @@ from bench.layers import Layer, select
 from bench.lowering.offline import launches, precompile
 from bench.tune.search import candidates, key_of, medians, tune
 from bench.tune.table import Table
-from tritonconv import measured, processor, tiles
+from tritonconv import measured, processor
 from tritonconv.geometry import OPERATORS, Operator
 from tritonconv.launch import Launch
+from tritonconv.tile import Device, Tile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     return int(refused > 0)
 
 
-def tune_all(todo: "Sequence[Task]", table: Table, clock: Clock, gpu: tiles.Device) -> tuple[int, int]:
+def tune_all(todo: "Sequence[Task]", table: Table, clock: Clock, gpu: Device) -> tuple[int, int]:
     """Tune as many as there is time for. Returns how many those were, and how many tiles were refused."""
     device = torch.device("cuda")
     done = refusals = 0
@@ -86,15 +87,13 @@ class Task(NamedTuple):
     layer: Layer
     operator: Operator
     dtype: str
-    candidates: list[tiles.Tile]
+    candidates: list[Tile]
 
-    def launches(self, tile: tiles.Tile, gpu: tiles.Device) -> list[Launch]:
+    def launches(self, tile: Tile, gpu: Device) -> list[Launch]:
         return launches(self.operator, self.dtype, self.layer.geometry, gpu, tile, bias=False)
 
 
-def tasks(
-    layers: Sequence[Layer], dtypes: Sequence[str], gpu: tiles.Device, known: Table | None, grid: bool
-) -> list[Task]:
+def tasks(layers: Sequence[Layer], dtypes: Sequence[str], gpu: Device, known: Table | None, grid: bool) -> list[Task]:
     """What `known` has no row of. Of layers that share a row, the first stands for all."""
     found: dict[measured.Key, Task] = {}
     for dtype, layer, operator in product(dtypes, layers, OPERATORS):

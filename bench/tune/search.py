@@ -15,42 +15,43 @@ from bench.results import Row
 from bench.timing import on_device, spread
 from tritonconv import launch, measured, tiles
 from tritonconv.geometry import Operator
+from tritonconv.tile import Device, Tile
 
 # Tiles that are timed in turns: each graph holds its results and its workspace.
 AT_ONCE = 16
 # Microseconds of each call, by the tile it is of.
-Timer = Callable[[dict[tiles.Tile, Callable[[], Any]]], dict[tiles.Tile, float]]
+Timer = Callable[[dict[Tile, Callable[[], Any]]], dict[Tile, float]]
 
 
-def key_of(layer: Layer, operator: Operator, dtype: str, gpu: tiles.Device) -> measured.Key:
+def key_of(layer: Layer, operator: Operator, dtype: str, gpu: Device) -> measured.Key:
     """The key of the row that `pick` would look up."""
     operands = operands_for(operator, dtype, layer.geometry, gpu)
     return measured.key(layer.geometry, operator, *astuple(operands))
 
 
-def candidates(layer: Layer, operator: Operator, dtype: str, gpu: tiles.Device, grid: bool) -> list[tiles.Tile]:
+def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Device, grid: bool) -> list[Tile]:
     """The shipped tiles that fit, or all that are legal, of those that `pick` would consider: for wgrad with the splits
     that the model considers.
     """
     operands = operands_for(operator, dtype, layer.geometry, gpu)
     found = (tiles.legal if grid else tiles.available)(operator, operands, gpu)
     found = tiles.suited(found, layer.geometry, operator, operands, gpu)
-    return tiles.with_splits(found, operator, layer.geometry.gemm(operator), gpu)
+    return tiles.with_splits(found, operator, layer.geometry, operands, gpu)
 
 
 def tune(
-    problem: Problem, operator: Operator, tried: Sequence[tiles.Tile], gpu: tiles.Device, timer: Timer
+    problem: Problem, operator: Operator, tried: Sequence[Tile], gpu: Device, timer: Timer
 ) -> tuple[Row | None, list[str]]:
     """The winning row, and what was refused: tiles whose result is wrong do not compete, however fast."""
     factors = {"fprop": (problem.x, problem.weight, None), "dgrad": (problem.y, problem.weight, None)}
     first, second, bias = factors.get(operator, (problem.x, problem.y, False))
     expected = check.samples(operator, problem)
-    calls: dict[tiles.Tile, Callable[[], Any]] = {}
+    calls: dict[Tile, Callable[[], Any]] = {}
     refused = []
     with at_its_best(problem.dtype):
         for tile in tried:
 
-            def call(tile: tiles.Tile = tile) -> tuple[torch.Tensor, ...]:
+            def call(tile: Tile = tile) -> tuple[torch.Tensor, ...]:
                 return launch.run(launch.PLANS[operator](first, second, bias, problem.geometry, True, gpu, tile))
 
             try:
@@ -79,9 +80,9 @@ def tune(
     return row, refused
 
 
-def medians(calls: dict[tiles.Tile, Callable[[], Any]], device: torch.device) -> dict[tiles.Tile, float]:
+def medians(calls: dict[Tile, Callable[[], Any]], device: torch.device) -> dict[Tile, float]:
     """On the device, in turns, with a cold L2 cache: of all that a graph could be captured of."""
-    found: dict[tiles.Tile, float] = {}
+    found: dict[Tile, float] = {}
     rest = iter(calls.items())
     while some := dict(islice(rest, AT_ONCE)):
         for tile, times in on_device(some, device, budget=0.05).items():

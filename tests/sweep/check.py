@@ -28,5 +28,7 @@ def small_tiles(seed: int) -> Iterator[None]:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "pick", lambda geometry, operator, *_: tile_of(seed, operator, geometry))
+        patch.setattr(
+            launch, "pick", lambda geometry, operator, operands, _: tile_of(seed, operator, geometry, operands.blocks)
+        )
         yield

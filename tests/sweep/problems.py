@@ -6,7 +6,8 @@ from math import ceil
 
 from tests.cases import LAYOUTS, Case, pair
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.tiles import INTERPRETER, Operands, Tile, pick
+from tritonconv.tile import INTERPRETER, Operands, Tile
+from tritonconv.tiles import in_shape, pick, shapes
 
 DTYPES = ("float32", "bfloat16", "float16")
 GRADIENTS = ("all_zero_strides", *LAYOUTS)
@@ -119,14 +120,13 @@ def picked(operator: Operator, geometry: ConvGeometry) -> Tile:
 
 def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
     """How many steps of `tile` the interpreter takes; a program without any counts as one."""
-    gemm = geometry.launched(operator)
-    taps, phases = 1 if operator == "wgrad" else geometry.R * geometry.S, geometry.phases if operator == "dgrad" else 1
-    depth = ceil(gemm.K / taps / tile.BLOCK_K) * taps
-    return tile.blocks(gemm) // phases * max(depth, phases, tile.SPLIT_K)
+    phases = geometry.phases if operator == "dgrad" else 1
+    return tile.blocks(geometry, operator) // phases * max(tile.steps(geometry, operator), phases, tile.SPLIT_K)
 
 
-def tile_of(seed: int, operator: Operator, geometry: ConvGeometry) -> Tile:
-    """The tile of the interpreter for the problem of that seed: a small one, if that does not take too many steps.
+def tile_of(seed: int, operator: Operator, geometry: ConvGeometry, blocks: bool = False) -> Tile:
+    """The tile of the interpreter for the problem of that seed: a small one, if that does not take too many steps; if
+    `blocks` of pixels can be copied, most of the time one of some shape of them.
 
     The one that is picked covers most problems whole. So several of rows, columns and steps meet, and split sums.
     """
@@ -138,6 +138,8 @@ def tile_of(seed: int, operator: Operator, geometry: ConvGeometry) -> Tile:
         if geometry.per_location and rng.random() < 0.7:  # without tensor cores
             M, K = (M, rng.choice([1, 2, 4, 8])) if operator == "wgrad" else (rng.choice([1, 2, 4, 8]), K)
         tile = Tile(M, N, K, num_warps=4, num_stages=1, GROUP_M=group, SPLIT_K=split)
+        if blocks and rng.random() < 0.8:
+            tile = in_shape(tile, rng.choice(shapes(K if operator == "wgrad" else M)))
         if steps_of(operator, geometry, tile) <= MOST_STEPS:
             return tile
     return picked(operator, geometry)

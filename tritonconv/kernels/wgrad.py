@@ -59,9 +59,9 @@ def wgrad_kernel(
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
     C and F count the channels and filters of one group. ALIGN_X > 1 says that channels are adjacent in x, and that C
-    and every stride of x were divided by ALIGN_X; ALIGN_Y says the same of F and y. WIDE says that one image of x or y
-    is too large for 32-bit offsets. `splits` programs share a reduction, each a run of consecutive positions. If
-    PER_SAMPLE or PER_LOCATION, b, or p and q, stand before f in the partial sums, and are not summed over.
+    and every stride of x were divided by ALIGN_X; ALIGN_Y says the same of F and y. WIDE says that x or y is too large
+    for 32-bit offsets. `splits` programs share a reduction, each a run of consecutive positions. If PER_SAMPLE or
+    PER_LOCATION, b, or p and q, stand before f in the partial sums, and are not summed over.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
@@ -110,9 +110,7 @@ def wgrad_kernel(
     # A column beyond the last looks below the image, and finds zeros there.
     tap_h = tl.where(valid_n, n // C // S * dilation_h - pad_h, H)
     tap_w = n // C % S * dilation_w - pad_w
-    x_columns = (
-        x_ptr + (g * C + c) * stride_xc + tap_h.to(tl.int64) * stride_xh + tap_w.to(tl.int64) * stride_xw
-    )
+    x_columns = x_ptr + (g * C + c) * stride_xc + tap_h.to(tl.int64) * stride_xh + tap_w.to(tl.int64) * stride_xw
     y_columns = y_ptr + (g * F + f) * stride_yf
 
     positions = B * P * Q
@@ -193,19 +191,23 @@ def sum_partials_kernel(
     bias_splits,
     BLOCK: tl.constexpr,
 ):
-    """weight[f,c,r,s] = sum over split of partials[split,f,r,s,c]; bias[f] of bias_partials[split,f]; rounded once."""
+    """weight[f,c,r,s] = sum over split of partials[split,f,r,s,c]; bias[f] of bias_partials[split,f]; rounded once.
+
+    Either may be None, where it is not wanted.
+    """
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     filters = filters.to(tl.int64)
-    count = filters * C * R * S
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for split in range(splits):
-        total += tl.load(partials_ptr + split * count + index, mask=index < count, other=0.0)
-    c = index % C
-    s = index // C % S
-    r = index // (S * C) % R
-    f = index // (R * S * C)
-    offsets = f * stride_f + c * stride_c + r * stride_r + s * stride_s
-    tl.store(weight_ptr + offsets, total.to(weight_ptr.dtype.element_ty), mask=index < count)
+    if weight_ptr is not None:
+        count = filters * C * R * S
+        total = tl.zeros((BLOCK,), dtype=tl.float32)
+        for split in range(splits):
+            total += tl.load(partials_ptr + split * count + index, mask=index < count, other=0.0)
+        c = index % C
+        s = index // C % S
+        r = index // (S * C) % R
+        f = index // (R * S * C)
+        offsets = f * stride_f + c * stride_c + r * stride_r + s * stride_s
+        tl.store(weight_ptr + offsets, total.to(weight_ptr.dtype.element_ty), mask=index < count)
     if bias_ptr is not None:
         bias = tl.zeros((BLOCK,), dtype=tl.float32)
         # There are few filters: most programs have none of them to sum.

@@ -1,0 +1,148 @@
+"""dgrad in whole blocks of a phase's pixels: rows of the product are channels, columns pixels.
+
+The phases are those of `tritonconv.kernels.dgrad`: each is a convolution of stride one over the features.
+"""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.dgrad import phase
+from tritonconv.kernels.index import INTEGERS, raster
+from tritonconv.kernels.tiled import block_of, blocks_of, multiply_sum_blocks, store_block
+
+
+@triton.jit(do_not_specialize=[*INTEGERS, "period_h", "period_w"], do_not_specialize_on_alignment=["bias_ptr"])
+def dgrad_tiled_kernel(
+    y_ptr,
+    weight_ptr,
+    bias_ptr,
+    x_ptr,
+    B,
+    C,
+    H,
+    W,
+    F,
+    P,
+    Q,
+    R,
+    S,
+    stride_xb,
+    stride_xc,
+    stride_xh,
+    stride_xw,
+    stride_yb,
+    stride_yf,
+    stride_yp,
+    stride_yq,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    period_h,
+    period_w,
+    ALIGN_X: tl.constexpr,
+    ALIGN_Y: tl.constexpr,
+    WIDE: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
+
+    with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
+    C and F count the channels and filters of one group. The weight lies as (C, R, S, F), group by group, or if
+    TRANSPOSED as (F, R, S, C), C a multiple of ALIGN_X. Filters are adjacent in y, and F and every stride of y were
+    divided by ALIGN_Y; ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for 32-bit offsets.
+    """
+    C *= ALIGN_X
+    F *= ALIGN_Y
+
+    # The largest phase decides how many programs each gets. Those that a smaller one can not use do nothing.
+    tiles_m = blocks_of(B, tl.cdiv(H, stride_h), tl.cdiv(W, stride_w), BLOCK_B, BLOCK_H, BLOCK_W)
+    tiles_n = tl.cdiv(C, BLOCK_N)
+    tiles = tiles_m * tiles_n
+    pid = tl.program_id(0)
+    groups = tl.num_programs(0) // (tiles * stride_h * stride_w)
+    index = pid // (tiles * groups)
+    r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
+    s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
+    g = (pid // tiles % groups).to(tl.int64)
+    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
+    b, i, j = block_of(tile_m, tl.cdiv(H, stride_h), tl.cdiv(W, stride_w), BLOCK_B, BLOCK_H, BLOCK_W)
+
+    features = tl.make_tensor_descriptor(
+        y_ptr + g * F,
+        [B, P, Q, F],
+        [stride_yb.to(tl.int64) * ALIGN_Y, stride_yp.to(tl.int64) * ALIGN_Y, stride_yq.to(tl.int64) * ALIGN_Y, 1],
+        [BLOCK_B, BLOCK_H, BLOCK_W, BLOCK_K],
+    )
+    weight_ptr += g * C * R * S * F
+    if TRANSPOSED:
+        columns = R * S * C
+        weight = tl.make_tensor_descriptor(weight_ptr, [F, columns], [columns.to(tl.int64), 1], [BLOCK_K, BLOCK_N])
+    else:
+        columns = R * S * F
+        weight = tl.make_tensor_descriptor(weight_ptr, [C, columns], [columns.to(tl.int64), 1], [BLOCK_N, BLOCK_K])
+    accumulator = multiply_sum_blocks(
+        tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32),
+        features,
+        weight,
+        b,
+        first_p + i,
+        first_q + j,
+        tile_n * BLOCK_N,
+        taps_h,
+        taps_w,
+        # The next tap of the phase looks so many positions back.
+        -(dilation_h * period_h // stride_h),
+        -(dilation_w * period_w // stride_w),
+        r * S + s,
+        period_h * S,
+        period_w,
+        F,
+        C,
+        tl.where((i < rows_h) & (j < rows_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0),
+        TRANSPOSED,
+        PRECISION,
+        DOT_DTYPE,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+    )
+    store_block(
+        x_ptr,
+        bias_ptr,
+        accumulator,
+        b,
+        i,
+        j,
+        B,
+        rows_h,
+        rows_w,
+        start_h,
+        start_w,
+        stride_h,
+        stride_w,
+        stride_xb,
+        stride_xc,
+        stride_xh,
+        stride_xw,
+        g,
+        C,
+        tile_n * BLOCK_N,
+        ALIGN_X,
+        WIDE,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_H,
+        BLOCK_W,
+    )

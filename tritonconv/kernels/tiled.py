@@ -1,0 +1,150 @@
+"""What the tiled kernels share: whole blocks of pixels, copied by hardware (TMA) that knows where a tensor ends.
+
+A block is so many images, rows and columns. What it overhangs at any edge of the image, leading ones included, arrives
+as zeros, so there are no masks and no addresses to compute. In the product, channels are rows and pixels are columns:
+in this orientation both operands stay in shared memory, whatever shape a block has.
+
+A descriptor tells the hardware of a tensor. Each program makes its own, so it can be one of a group's channels, or of
+every s-th pixel, and the launch costs the host nothing.
+"""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.gemm import store_result
+
+
+@triton.jit
+def block_of(tile, extent_h, extent_w, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    """The first image, row and column of the tile-th block. Columns count fastest, images slowest."""
+    blocks_h = tl.cdiv(extent_h, BLOCK_H)
+    blocks_w = tl.cdiv(extent_w, BLOCK_W)
+    b = tile // (blocks_h * blocks_w) * BLOCK_B
+    return b, tile // blocks_w % blocks_h * BLOCK_H, tile % blocks_w * BLOCK_W
+
+
+@triton.jit
+def blocks_of(images, extent_h, extent_w, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+    """How many blocks cover so many images, rows and columns."""
+    return tl.cdiv(images, BLOCK_B) * tl.cdiv(extent_h, BLOCK_H) * tl.cdiv(extent_w, BLOCK_W)
+
+
+@triton.jit
+def seen(offset, stride):
+    """The first pixel of a side's every stride-th, and which of those it is, so that offset = first + at*stride."""
+    first = (offset % stride + stride) % stride
+    return first, (offset - first) // stride
+
+
+@triton.jit
+def multiply_sum_blocks(
+    accumulator,
+    side,
+    weight,
+    b,
+    first_h,
+    first_w,
+    n,
+    taps_h,
+    taps_w,
+    step_h,
+    step_w,
+    first_tap,
+    tap_step_h,
+    tap_step_w,
+    K,
+    N,
+    steps,
+    TRANSPOSED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """accumulator[n, m] + sum over k, i, j of weight[n; tap(i, j), k] * side[m; k, first + (i, j)*step], in float32.
+
+    `side` describes (B, H, W, K), and m runs over the block of pixels at b, first_h, first_w. `weight` describes
+    (N, taps*K), or if TRANSPOSED (K, taps*N); tap(i, j) = first_tap + i*tap_step_h + j*tap_step_w. Channels beyond K
+    are zeros in the side, and beyond N are not stored.
+    """
+    i = 0
+    j = 0
+    done = 0
+    h = first_h
+    w = first_w
+    tap = first_tap
+    for _ in tl.range(steps):
+        pixels = side.load([b, h, w, done]).reshape(BLOCK_M, BLOCK_K)
+        filters = weight.load([done, tap * N + n]).T if TRANSPOSED else weight.load([n, tap * K + done])
+        accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
+        # The order of the gathered kernels: channel blocks outside, taps inside.
+        j += 1
+        i = tl.where(j == taps_w, i + 1, i)
+        j = tl.where(j == taps_w, 0, j)
+        done = tl.where(i == taps_h, done + BLOCK_K, done)
+        i = tl.where(i == taps_h, 0, i)
+        h = first_h + i * step_h
+        w = first_w + j * step_w
+        tap = first_tap + i * tap_step_h + j * tap_step_w
+    return accumulator
+
+
+@triton.jit
+def store_block(
+    result_ptr,
+    bias_ptr,
+    accumulator,
+    b,
+    i,
+    j,
+    images,
+    rows,
+    columns,
+    start_h,
+    start_w,
+    stride_h,
+    stride_w,
+    result_stride_b,
+    result_stride_n,
+    result_stride_h,
+    result_stride_w,
+    g,
+    N,
+    first_n,
+    ALIGN: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n, m] for the block's pixels, as
+    `store_result` does it; what lies beyond `images`, `rows` and `columns` is left out.
+    """
+    m = tl.arange(0, BLOCK_M)
+    b += m // (BLOCK_H * BLOCK_W)
+    i += m // BLOCK_W % BLOCK_H
+    j += m % BLOCK_W
+    store_result(
+        result_ptr,
+        bias_ptr,
+        accumulator.T,
+        b,
+        start_h + i * stride_h,
+        start_w + j * stride_w,
+        result_stride_b,
+        result_stride_n,
+        result_stride_h,
+        result_stride_w,
+        0,
+        g,
+        N,
+        first_n,
+        (b < images) & (i < rows) & (j < columns),
+        False,
+        ALIGN,
+        WIDE,
+        BLOCK_M,
+        BLOCK_N,
+    )

@@ -1,0 +1,121 @@
+"""What a tile is, and what its choice depends on: of a processor and of operands."""
+
+from dataclasses import dataclass
+
+from tritonconv.geometry import ConvGeometry, Operator, ceildiv
+
+# Bytes of shared memory that one block may hold, by compute capability (CUDA C++ programming guide).
+SHARED_BYTES = {80: 166_912, 86: 101_376, 87: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 103: 232_448}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What choosing a tile needs to know of a processor.
+
+    `capability` is 90 for sm_90 and 0 for AMD; `shared_bytes` is what one block may hold; `name` is what its maker
+    calls it, by which its measured tiles are found.
+    """
+
+    capability: int
+    multiprocessors: int
+    shared_bytes: int
+    name: str = ""
+
+    @classmethod
+    def of(cls, capability: int, multiprocessors: int, name: str = "") -> "Device":
+        """The device with the shared memory that its capability is known for, or the least of any sm_80 and newer."""
+        return cls(capability, multiprocessors, SHARED_BYTES.get(capability, 101_376 if capability else 65_536), name)
+
+
+# Triton's interpreter spends its time per operation, not per element, and has no shared memory to run out of.
+INTERPRETER = Device(capability=-1, multiprocessors=1, shared_bytes=1 << 40)
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What choosing a tile needs to know of the operands.
+
+    `itemsize` in bytes; loads take `vector` adjacent elements; stores take 16 bytes if `whole_stores`, else one
+    element; `exact` keeps float32 off the tensor cores; `varies` has the letters that the weight varies over; `blocks`
+    says that hardware can copy whole blocks of pixels, if there is such hardware.
+    """
+
+    itemsize: int
+    vector: int
+    whole_stores: bool = True
+    exact: bool = False
+    varies: str = ""
+    blocks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One launch's block sizes: BLOCK_M x BLOCK_N results per program, BLOCK_K products per step and result.
+
+    SPLIT_K programs share the steps of one block of results; only wgrad does that. A tile whose pixels are copied in
+    whole blocks, of BLOCK_B images, BLOCK_H rows and BLOCK_W columns, has as many in BLOCK_M, or for wgrad in BLOCK_K.
+    Of one that gathers its pixels one by one these three are 0.
+    """
+
+    BLOCK_M: int
+    BLOCK_N: int
+    BLOCK_K: int
+    num_warps: int
+    num_stages: int
+    GROUP_M: int = 8
+    SPLIT_K: int = 1
+    BLOCK_B: int = 0
+    BLOCK_H: int = 0
+    BLOCK_W: int = 0
+
+    @property
+    def tiled(self) -> bool:
+        """Whether pixels are copied in whole blocks."""
+        return self.BLOCK_B > 0
+
+    def __str__(self) -> str:
+        """As 128x256x64w8s3: the blocks, warps and stages; then images, rows and columns of a block of pixels, as
+        :2.8.8, if there are such; and /4 if the reduction is split into 4 parts.
+        """
+        blocks = f"{self.BLOCK_M}x{self.BLOCK_N}x{self.BLOCK_K}w{self.num_warps}s{self.num_stages}"
+        pixels = f":{self.BLOCK_B}.{self.BLOCK_H}.{self.BLOCK_W}" if self.tiled else ""
+        return f"{blocks}{pixels}" if self.SPLIT_K == 1 else f"{blocks}{pixels}/{self.SPLIT_K}"
+
+    def columns(self, geometry: ConvGeometry, operator: Operator) -> int:
+        """How many blocks lie side by side. Of a tap's channels wgrad has whole ones, if its pixels are tiled."""
+        if operator == "wgrad" and self.tiled:
+            return geometry.R * geometry.S * ceildiv(geometry.C // geometry.G, self.BLOCK_N)
+        return ceildiv(geometry.gemm(operator).N, self.BLOCK_N)
+
+    def blocks(self, geometry: ConvGeometry, operator: Operator) -> int:
+        """How many blocks the results make: programs, of which wgrad starts SPLIT_K for each."""
+        M, _, _, G = geometry.launched(operator)
+        pixels = operator != "wgrad" and self.tiled
+        rows = self.pixel_blocks(geometry, operator) if pixels else ceildiv(M, self.BLOCK_M)
+        return rows * self.columns(geometry, operator) * G
+
+    def pixel_blocks(self, geometry: ConvGeometry, operator: Operator) -> int:
+        """How many blocks of BLOCK_B x BLOCK_H x BLOCK_W cover the pixels that a product runs over."""
+        images, rows, columns = geometry.pixels(operator)
+        return ceildiv(images, self.BLOCK_B) * ceildiv(rows, self.BLOCK_H) * ceildiv(columns, self.BLOCK_W)
+
+    def steps(self, geometry: ConvGeometry, operator: Operator) -> int:
+        """How many steps make a result: of dgrad, those of a pixel of each phase together."""
+        if operator == "wgrad":
+            if self.tiled:
+                return self.pixel_blocks(geometry, operator)
+            return ceildiv(geometry.gemm(operator).K, self.BLOCK_K)
+        channels = (geometry.F if operator == "dgrad" else geometry.C) // geometry.G
+        return ceildiv(channels, self.BLOCK_K) * geometry.R * geometry.S
+
+    def shared_bytes(self, operator: Operator, itemsize: int) -> int:
+        """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger."""
+        operands = self.num_stages * (self.BLOCK_M + self.BLOCK_N) * self.BLOCK_K * itemsize
+        if operator == "wgrad":
+            # Its results are float32, and each warp has a column of the bias's sum.
+            return max(operands, self.BLOCK_M * self.BLOCK_N * 4) + self.num_warps * self.BLOCK_M * 4 + BESIDE_OPERANDS
+        return max(operands, self.BLOCK_M * self.BLOCK_N * itemsize) + BESIDE_OPERANDS
+
+
+# Room for row masks and barriers, in bytes; the tests compile every tile and see that it suffices.
+BESIDE_OPERANDS = 1_024
