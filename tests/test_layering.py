@@ -25,6 +25,10 @@ ORDER = [
     "tritonconv.launch",
     "tritonconv.operands",
     "tritonconv.processor",
+    "tritonconv.kernels.fprop_tiled",
+    "tritonconv.kernels.dgrad_tiled",
+    "tritonconv.kernels.wgrad_tiled",
+    "tritonconv.kernels.tiled",
     "tritonconv.kernels.fprop",
     "tritonconv.kernels.dgrad",
     "tritonconv.kernels.wgrad",
@@ -35,6 +39,8 @@ ORDER = [
     "tritonconv.notices",
     "tritonconv.tiles",
     "tritonconv.measured",
+    "tritonconv.model",
+    "tritonconv.tile",
     "tritonconv.geometry",
 ]
 THIRD_PARTY = {
@@ -43,6 +49,8 @@ THIRD_PARTY = {
     "tritonconv.geometry": set(),
     "tritonconv.tiles": set(),
     "tritonconv.measured": set(),
+    "tritonconv.model": set(),
+    "tritonconv.tile": set(),
     "tritonconv.launch": {"torch", "triton"},
     "tritonconv.operands": {"torch", "triton"},
     "tritonconv.processor": {"torch", "triton"},

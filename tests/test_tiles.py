@@ -10,11 +10,14 @@ import torch
 from tests.oracle import convolution_precision
 from tritonconv import launch, tiles
 from tritonconv.geometry import OPERATORS, VARIES, ConvGeometry, Operator
-from tritonconv.tiles import INTERPRETER, Device, Operands, Tile
+from tritonconv.model import expected, partial_bytes
+from tritonconv.tile import BESIDE_OPERANDS, INTERPRETER, Device, Operands, Tile
 
 H100, A100, RTX4090, MI300 = Device.of(90, 132), Device.of(80, 108), Device.of(89, 128), Device.of(0, 304)
-OPERANDS = [Operands(2, v) for v in (1, 2, 8)] + [
-    Operands(4, v, exact=exact) for v in (1, 4) for exact in (False, True)
+OPERANDS = [
+    *(Operands(2, v) for v in (1, 2, 8)),
+    *(Operands(4, v, exact=exact) for v in (1, 4) for exact in (False, True)),
+    *(Operands(2, 8, blocks=True), Operands(4, 4, blocks=True)),
 ]
 
 
@@ -36,8 +39,12 @@ def test_what_is_picked_fits(device: Device, operands: Operands, operator: Opera
         tile = tiles.pick(geometry, operator, operands, device)
         assert tiles.fits(tile, operator, operands.itemsize, device)
         assert tile == tiles.pick(geometry, operator, operands, device)
-        steps = -(-geometry.gemm("wgrad").K // tile.BLOCK_K)
+        steps = tile.steps(geometry, operator)
         assert tile.SPLIT_K == 1 or (operator == "wgrad" and steps // tile.SPLIT_K >= tiles.LEAST_STEPS)
+        if tile.tiled:
+            assert operands.blocks
+            assert device.capability >= 90 or device == INTERPRETER
+            assert tile.BLOCK_B * tile.BLOCK_H * tile.BLOCK_W == (tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -107,7 +114,7 @@ def test_the_order_of_a_sum_does_not_depend_on_the_batch(device: Device, operato
             for B in (1, 2, 5, 16, 64, 128, 1024)
             for whole in (True, False)
         }
-        assert len({tile.BLOCK_K for tile in picked}) == 1, (geometry, operands)
+        assert len({tiles.in_order(tile) for tile in picked}) == 1, (geometry, operands)
         tiles_seen = max(tiles_seen, len(picked))
     assert tiles_seen > 1
 
@@ -123,6 +130,7 @@ def test_a_large_layer_gets_a_large_tile() -> None:
     large = ConvGeometry(128, 256, 58, 58, 256, 56, 56, 3, 3)
     small = ConvGeometry(1, 64, 9, 9, 64, 7, 7, 3, 3)
     assert tiles.pick(large, "fprop", Operands(2, 8), H100) == Tile(128, 256, 64, 8, 3)
+    assert str(tiles.pick(large, "fprop", Operands(2, 8, blocks=True), H100)) == "128x256x64w8s3:2.8.8"
     picked = tiles.pick(small, "fprop", Operands(2, 8), H100)
     assert picked.BLOCK_M * picked.BLOCK_N <= 64 * 64
 
@@ -139,12 +147,54 @@ def test_a_long_reduction_is_split() -> None:
 
 def test_dgrad_counts_the_taps_it_multiplies() -> None:
     """A stride of two divides the arithmetic by four, and so the time that the model expects of a large layer."""
-    tile = Tile(128, 128, 64, 8, 3)
-    dense, strided = (
-        tiles.expected(tile, ConvGeometry(64, 256, 56, 56, 256, 56 // s, 56 // s, 4, 4, 1, s, s), "dgrad", H100)
-        for s in (1, 2)
-    )
-    assert 3.5 < dense / strided < 4.5
+    tile, operands = Tile(128, 128, 64, 8, 3), Operands(2, 8)
+    dense, strided = (ConvGeometry(64, 512, 56, 56, 2048, 56 // s, 56 // s, 4, 4, 1, s, s) for s in (1, 2))
+    times = [expected(tile, geometry, "dgrad", operands, H100).cycles for geometry in (dense, strided)]
+    assert 3.5 < times[0] / times[1] < 4.5
+
+
+def test_the_workspace_is_small_beside_what_is_read() -> None:
+    """Partial sums, written and read in float32, are at most a tenth of the bytes that programs read of operands."""
+    rng, split = random.Random(3), 0
+    for _ in range(100):
+        geometry, operands = some_geometry(rng), rng.choice(OPERANDS)
+        tile = tiles.pick(geometry, "wgrad", operands, rng.choice([H100, A100, MI300]))
+        each = (tile.BLOCK_M + tile.BLOCK_N) * tile.BLOCK_K * operands.itemsize
+        read = tile.blocks(geometry, "wgrad") * tile.steps(geometry, "wgrad") * each
+        assert 2 * partial_bytes(tile, geometry, "wgrad") <= read / 10
+        split += tile.SPLIT_K > 1
+    assert split > 10
+
+
+@pytest.mark.parametrize(
+    ("geometry", "limit"),
+    [
+        (ConvGeometry(128, 64, 56, 56, 64, 56, 56, 1, 1), "memory"),
+        (ConvGeometry(1, 2048, 7, 7, 64, 7, 7, 1, 1), "waiting"),
+        (ConvGeometry(128, 512, 28, 28, 512, 28, 28, 3, 3, pad_h=1, pad_w=1), "L2"),
+    ],
+    ids=["memory", "waiting", "L2"],
+)
+def test_what_the_model_expects_to_bound_a_layer(geometry: ConvGeometry, limit: str) -> None:
+    operands = Operands(2, 8, blocks=True)
+    tile = tiles.pick(geometry, "fprop", operands, H100)
+    assert expected(tile, geometry, "fprop", operands, H100).limit == limit
+
+
+def test_less_overhang_is_expected_to_take_less_time() -> None:
+    """7x7 images in squares of eight pixels, or each pixel of 128 images."""
+    geometry, operands = ConvGeometry(128, 512, 7, 7, 512, 7, 7, 3, 3, pad_h=1, pad_w=1), Operands(2, 8, blocks=True)
+    squares, pixels = (tiles.in_shape(Tile(128, 256, 64, 8, 3), shape) for shape in ((2, 8, 8), (128, 1, 1)))
+    assert [tile.pixel_blocks(geometry, "fprop") for tile in (squares, pixels)] == [64, 49]
+    assert tiles.pick(geometry, "fprop", operands, H100) == pixels
+
+
+def test_blocks_are_for_tensor_cores_and_hardware_that_copies_them() -> None:
+    blocks = Operands(2, 8, blocks=True)
+    assert any(tile.tiled for tile in tiles.available("fprop", blocks, H100))
+    for operands, device in ((blocks, A100), (blocks, MI300), (Operands(2, 8), H100)):
+        assert not any(tile.tiled for tile in tiles.available("fprop", operands, device))
+    assert not any(tile.tiled for tile in tiles.available("wgrad", Operands(4, 4, exact=True, blocks=True), H100))
 
 
 def test_few_filters_get_a_narrow_tile() -> None:
@@ -177,9 +227,9 @@ def test_registers() -> None:
 
 def test_shared_memory() -> None:
     small, large = Tile(128, 128, 16, 8, 1), Tile(128, 128, 64, 8, 3)
-    assert large.shared_bytes("fprop", 2) == 3 * 256 * 64 * 2 + tiles.BESIDE_OPERANDS
-    assert small.shared_bytes("dgrad", 2) == 128 * 128 * 2 + tiles.BESIDE_OPERANDS
-    assert small.shared_bytes("wgrad", 2) == 128 * 128 * 4 + 8 * 128 * 4 + tiles.BESIDE_OPERANDS
+    assert large.shared_bytes("fprop", 2) == 3 * 256 * 64 * 2 + BESIDE_OPERANDS
+    assert small.shared_bytes("dgrad", 2) == 128 * 128 * 2 + BESIDE_OPERANDS
+    assert small.shared_bytes("wgrad", 2) == 128 * 128 * 4 + 8 * 128 * 4 + BESIDE_OPERANDS
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -205,5 +255,5 @@ def test_few_variants_are_compiled(dtype: torch.dtype) -> None:
             ):
                 for each in plan.launches:
                     found.setdefault(each.kernel.__name__, set()).add(each.variant)
-    assert len(found) == 4
+    assert len(found) == 7
     assert max(len(variants) for variants in found.values()) <= 64, {k: len(v) for k, v in found.items()}

@@ -137,7 +137,7 @@ def fprop(
     if tile.tiled:
         kernel, more = fprop_tiled_kernel, periods(geometry) | shape(tile)
     else:
-        kernel, more = fprop_kernel, gathering(geometry, x, bias, result.shape, tile)
+        kernel, more = fprop_kernel, gathering(geometry, x, align_x, bias, result.shape, tile)
     return plan((y,), tile, Launch(kernel, tile.blocks(geometry, "fprop"), arguments | more))
 
 
@@ -175,7 +175,7 @@ def dgrad(
         kernel, more = dgrad_tiled_kernel, shape(tile) | dict(TRANSPOSED=transposed)
         lying = filters_last(weight) if transposed else channels_first(weight, geometry.G)
     else:
-        kernel, more = dgrad_kernel, gathering(geometry, y, bias, result.shape, tile)
+        kernel, more = dgrad_kernel, gathering(geometry, y, align_y, bias, result.shape, tile)
         more |= dict(ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1)
         lying = filters_last(weight) if geometry.varies else channels_first(weight, geometry.G)
     arguments |= more | dict(weight_ptr=lying)

@@ -5,6 +5,7 @@ Nothing here was fitted to a measurement of these kernels. What would have to be
 
 from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.tile import Device, Operands, Tile
@@ -26,16 +27,16 @@ class Rates:
     copied_products: bool = False
 
 
-# Products: the makers' architecture papers, as in bench/lowering/chips.py. L2 and memory: bandwidth by multiprocessors
-# and cycles. A100: 5,120 bytes of L2 per cycle by its paper, 2.0 TB/s. AD102: 5 TB/s of L2 (measured by Chips and
-# Cheese), 1.0 TB/s. H100: 5.7 TB/s of L2 (measured by the same), and between its 3.4 TB/s of memory and the H200's 4.8.
-# B200: 8 TB/s of memory, and L2 taken to have grown with it. MI300X: 17 TB/s of Infinity Cache, 5.3 TB/s.
+# Products: the makers' architecture papers, as in bench/lowering/chips.py. Memory: the bandwidth in their data sheets by
+# multiprocessors and clock (A100 2.0 TB/s, RTX 6000 Ada 1.0, between the H100's 3.4 and the H200's 4.8, B200 8.0, RTX
+# PRO 6000 1.8, MI300X 5.3). L2: 5,120 bytes per cycle by the A100's paper, and estimates from there: as much for an
+# H100, as much for each multiprocessor of a B200, half of it where there is GDDR; 17 TB/s for the MI300X, by its paper.
 RATES = {
     80: Rates(1024, 512, 64, 47, 13),
-    89: Rates(512, 256, 128, 15, 3),
-    90: Rates(2048, 1024, 128, 24, 16, copied_products=True),
-    100: Rates(4096, 2048, 128, 32, 29, copied_products=True),
-    120: Rates(512, 256, 128, 20, 4),
+    89: Rates(512, 256, 128, 20, 2.7),
+    90: Rates(2048, 1024, 128, 39, 16, copied_products=True),
+    100: Rates(4096, 2048, 128, 39, 29, copied_products=True),
+    120: Rates(512, 256, 128, 20, 3.6),
     0: Rates(1024, 512, 128, 27, 8),
 }
 # Instructions that a multiprocessor starts in a cycle, one for each of its four schedulers.
@@ -47,10 +48,19 @@ PER_SIDE_COPY, PER_WEIGHT_COPY, PER_WGRAD_COPY = 11, 3, 22
 # And of a warp whose operands go through registers, for each 16 x 8 x 16 products: the product, and half a load.
 PER_PRODUCT = 1.5
 # Cycles that a program takes beside its steps (its place, its first copies, its result), those until the copies of one
-# more loop arrive, and those of starting a second kernel. Estimates.
-PER_PROGRAM, PER_LOOP, PER_LAUNCH = 3_000, 1_000, 4_000
-# How much of the time it could be multiplying a step's product takes in a loop that never waits: an estimate.
+# more loop arrive, those that a step waits at its barriers, and those of starting a second kernel. Estimates.
+PER_PROGRAM, PER_LOOP, PER_STEP, PER_LAUNCH = 3_000, 1_000, 100, 4_000
+# How much of the time it could be multiplying a loop does that waits for nothing: an estimate.
 BUSY = 0.85
+# The share of what could be done at the same time that is not: an estimate.
+APART = 0.1
+
+
+class Estimate(NamedTuple):
+    """The cycles that a launch takes, and what most of them go to: products, L2, instructions, memory or waiting."""
+
+    cycles: float
+    limit: str
 
 
 def rates_of(device: Device) -> Rates:
@@ -58,31 +68,42 @@ def rates_of(device: Device) -> Rates:
     return RATES[max(capability for capability in RATES if capability <= max(device.capability, 0))]
 
 
-def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> float:
-    """The cycles that `operator` would take with `tile`: of the busiest multiprocessor, or of the memory they share."""
+def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Estimate:
+    """What `operator` would take with `tile`: the time of the busiest multiprocessor, or of the memory they share."""
     rates = rates_of(device)
     programs = tile.blocks(geometry, operator) * tile.SPLIT_K
-    steps = tile.steps(geometry, operator) / (geometry.phases if operator == "dgrad" else tile.SPLIT_K)
-    each = steps * cycles_of_step(tile, operator, operands, rates)
-    # The result on its way out, and what a program waits for, which others on the same multiprocessor need not.
-    stored = tile.BLOCK_M * tile.BLOCK_N * (4 if operator == "wgrad" else operands.itemsize)
-    each += stored * (1 if operands.whole_stores else 2) / rates.l2_bytes
-    waits = PER_PROGRAM + PER_LOOP * (loops(tile, geometry, operator) - 1)
-    together = max(1, device.shared_bytes // tile.shared_bytes(operator, operands.itemsize))
     most = ceil(programs / device.multiprocessors)
-    busiest = most * each + ceil(most / together) * waits
+    steps = tile.steps(geometry, operator) / (geometry.phases if operator == "dgrad" else tile.SPLIT_K)
+    # What waits, does so at the same time as the other programs that the multiprocessor holds.
+    together = min(most, max(1, device.shared_bytes // tile.shared_bytes(operator, operands.itemsize))) or 1
+    waits = PER_PROGRAM + PER_LOOP * (loops(tile, geometry, operator) - 1) + PER_STEP * steps
+    busy = cycles_of_step(tile, operator, operands, rates)
+    limit = max(busy, key=lambda name: busy[name])
+    stored = tile.BLOCK_M * tile.BLOCK_N * (4 if operator == "wgrad" else operands.itemsize)
+    result = stored * (1 if operands.whole_stores else 2) / rates.l2_bytes
+    working, waiting = most * (steps * busy[limit] + result), ceil(most / together) * waits
     traffic = geometry.minimal_bytes(operands.itemsize) + 2 * partial_bytes(tile, geometry, operator)
-    second = PER_LAUNCH if operator == "wgrad" and tile.SPLIT_K > 1 else 0
-    return max(busiest, traffic / rates.memory_bytes / device.multiprocessors) + second
+    moving = traffic / rates.memory_bytes / device.multiprocessors
+    second = PER_LAUNCH if partial_bytes(tile, geometry, operator) else 0
+    shorter, longer = sorted((moving, working + waiting))
+    if working < waiting:
+        limit = "waiting"
+    if moving == longer:
+        limit = "memory"
+    return Estimate(longer + APART * shorter + second, limit)
 
 
-def cycles_of_step(tile: Tile, operator: Operator, operands: Operands, rates: Rates) -> float:
-    """Of one program that has its multiprocessor to itself: the most of multiplying, copying from L2 and issuing."""
+def cycles_of_step(tile: Tile, operator: Operator, operands: Operands, rates: Rates) -> dict[str, float]:
+    """Of one program that has its multiprocessor to itself: those of multiplying, of copying from L2, of issuing."""
     products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K
     per_cycle = rates.float32 if operands.exact else rates.half if operands.itemsize == 2 else rates.tf32
     copied = (tile.BLOCK_M + tile.BLOCK_N) * tile.BLOCK_K * operands.itemsize
     issued = instructions(tile, operator, operands, rates) * tile.num_warps
-    return max(products / per_cycle / BUSY, copied / rates.l2_bytes, issued / ISSUES)
+    return {
+        "products": products / per_cycle / BUSY,
+        "L2": copied / rates.l2_bytes,
+        "instructions": issued / ISSUES,
+    }
 
 
 def instructions(tile: Tile, operator: Operator, operands: Operands, rates: Rates) -> float:

@@ -11,7 +11,7 @@ from tritonconv.layout import bias_strides, in_blocks
 from tritonconv.processor import interpreted, tf32_allowed
 from tritonconv.tile import Operands, Tile
 
-# So many taps fit the integer that `tap_bits` packs them into, with its sign to spare.
+# So many taps fit one integer, with its sign to spare.
 TAPS_IN_BITS = 31
 
 
@@ -64,9 +64,11 @@ def variation(geometry: ConvGeometry) -> dict[str, bool]:
 
 
 def gathering(
-    geometry: ConvGeometry, side: Tensor, bias: Tensor | None, shape: Sequence[int], tile: Tile
+    geometry: ConvGeometry, side: Tensor, vector: int, bias: Tensor | None, shape: Sequence[int], tile: Tile
 ) -> dict[str, Any]:
-    """What those kernels take that gather the rows of `side` and add `bias` to a result of this shape."""
+    """What those kernels take that gather the rows of `side`, `vector` elements at a time, and add `bias` to a result
+    of this shape.
+    """
     stride_b, stride_n, stride_h, stride_w = bias_strides(bias, shape)
     return dict(
         stride_bias_b=stride_b,
@@ -75,7 +77,7 @@ def gathering(
         stride_bias_w=stride_w,
         BIAS_VARIES=bias is not None and bias.ndim > 1,
         **variation(geometry),
-        **walk(geometry, side, tile),
+        **walk(geometry, side, vector, tile),
         # What Triton must be told of a loop without tensor cores, which it would not pipeline.
         STAGES=tile.num_stages if tile.BLOCK_M < 16 else None,
     )
@@ -92,12 +94,16 @@ def shape(tile: Tile) -> dict[str, int]:
     return dict(BLOCK_B=tile.BLOCK_B, BLOCK_H=tile.BLOCK_H, BLOCK_W=tile.BLOCK_W)
 
 
-def walk(geometry: ConvGeometry, side: Tensor, tile: Tile) -> dict[str, bool]:
-    """How a kernel that gathers the rows of `side` gets from tap to tap."""
+def walk(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile) -> dict[str, int]:
+    """How a kernel that gathers the rows of `side`, `vector` elements at a time, gets from tap to tap."""
     _, stride_c, stride_h, stride_w = side.stride()
     reach = geometry.R * geometry.dilation_h * stride_h + geometry.S * geometry.dilation_w * stride_w
+    # Where addresses take most of the time, all taps in one integer gain little, and would be a variant to compile.
+    whole_loads = vector * side.element_size() == 16
     return dict(
-        TAP_BITS=geometry.R * geometry.S <= TAPS_IN_BITS,
+        TAP_BITS=2
+        if whole_loads and geometry.R * geometry.S <= TAPS_IN_BITS
+        else int(max(geometry.R, geometry.S) <= TAPS_IN_BITS),
         FAR=reach + tile.BLOCK_K * stride_c >= 2**31,
     )
 

@@ -284,7 +284,7 @@ def first(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operand
     return min(
         with_splits(tiles, operator, geometry, operands, device),
         key=lambda tile: (
-            expected(tile, geometry, operator, operands, device),
+            expected(tile, geometry, operator, operands, device).cycles,
             -tile.BLOCK_M * tile.BLOCK_N,
             tile.SPLIT_K,
         ),

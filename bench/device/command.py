@@ -3,7 +3,7 @@
 `correctness` runs the tests that need a GPU, every shipped tile in every dtype among them, and then random problems
 until its time is up. `layers` times the layers whose kernels, or tiles, are not those of the newest committed result:
 all passes, against torch, bfloat16 first. On request: `profile`, the kernels that cuDNN runs, and `precision`, other
-dtypes and NCHW. Each part writes what it has as it goes, as JSON that is whole at any moment, so it may be stopped at
+dtypes and NCHW, and `descriptors`, what it costs to describe tensors to the hardware. Each part writes what it has as it goes, as JSON that is whole at any moment, so it may be stopped at
 any moment. Without a GPU this is a rehearsal: small problems, in Triton's interpreter, marked as such.
 
 The exit status is 1 if a result was wrong, a test failed, or the work was stopped by an error.
@@ -19,7 +19,7 @@ from types import FrameType
 
 import torch
 
-from bench.device import cache, correctness, speed
+from bench.device import cache, correctness, descriptors, speed
 from bench.device.schedule import Clock
 from bench.layers import select
 
@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, torch.device, Clock, Callable[[],
     "layers": speed.run_layers,
     "profile": speed.run_profile,
     "precision": speed.run_precision,
+    "descriptors": descriptors.run,
 }
 SECONDS = 285.0
 

@@ -27,6 +27,7 @@ from tests.sweep.problems import integers, problem
 # The tests that run kernels, those first that say most: every shipped tile in every dtype.
 TESTS = (
     "every_tile",
+    "tiled",
     "kernels",
     "launch",
     "phases",

@@ -10,7 +10,8 @@ from bench import results
 from bench.contenders import DTYPES
 from bench.layers import select
 from bench.lowering.chips import CHIPS
-from bench.lowering.offline import KERNELS, jobs
+from bench.lowering.choices import shown
+from bench.lowering.offline import KERNELS, device_of, jobs
 from bench.lowering.rows import Failure, compared, lower_all, regressions, unfit
 from bench.lowering.table import LEGEND, by_architecture, full, load
 from bench.results import RESULTS
@@ -49,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid", action="store_true", help="print only how many kernels compile and fit, by architecture and dtype"
     )
+    parser.add_argument(
+        "--layers", action="store_true", help="print only which tile every layer would run with, and compile nothing"
+    )
     parser.add_argument("--processes", type=int, help="by default, one for each CPU")
 
 
@@ -65,6 +69,9 @@ def main(args: argparse.Namespace) -> int:
     )
     committed = load(args.against) if args.against else []
     layers = select(args.rows)
+    if args.layers:
+        print(shown(layers, dtypes, archs, map(device_of, archs)))
+        return 0
     wanted = jobs(archs, dtypes, kernels, layers, args.everywhere)
     rows, failures = [], []
     for done, row in enumerate(lower_all(wanted, layers, args.processes), start=1):

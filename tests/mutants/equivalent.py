@@ -22,16 +22,13 @@ class Equivalent(NamedTuple):
 
 ANOTHER_ORDER = "only phases without any tap come in another order, each still once"
 ALREADY_WIDE = "the other factor of each of its products is 64 bits wide"
-MASKED_AGAIN = "the load masks these rows again: it only saves their comparisons"
 IDLE_STEPS = "programs without a pixel take steps, or none, and store nothing either way"
 NO_FILTERS = "a program beyond the last filter sums what it does not store"
 NEVER_STORED = "what lies beyond the mask reaches no element that is stored"
-TIMES_ZERO = "beyond K it meets zeros of the side, and beyond N it reaches no element that is stored"
 MASKED_STEPS = "steps beyond the last find masked positions only, within what dispatch lets 32 bits count"
 SAME_SUM = "the programs of the first columns sum the whole bias, and the others none of it: the same but for rounding"
 WIDER = "offsets of 64 bits where 32 would do"
-COMPARED = "32 taps are compared one by one, instead of packed into bits"
-BEFORE_THE_END = "the last position lies one step before the bound, within 32 bits"
+COMPARED = "31 taps are compared one by one, instead of packed into bits"
 EMPTY_GRID = "Triton starts nothing for an empty grid, and neither does its interpreter"
 
 EQUIVALENT = [
@@ -53,13 +50,6 @@ EQUIVALENT = [
     Equivalent(
         "tritonconv/kernels/wgrad.py",
         "wgrad_kernel",
-        "b = (k // (P * Q)).to(tl.int64)",
-        "b = (k // (P * Q))",
-        ALREADY_WIDE,
-    ),
-    Equivalent(
-        "tritonconv/kernels/wgrad.py",
-        "wgrad_kernel",
         "stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)",
         "stride_xc = 1 if ALIGN_X > 1 else stride_xc",
         ALREADY_WIDE,
@@ -70,20 +60,6 @@ EQUIVALENT = [
         "stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)",
         "stride_yf = 1 if ALIGN_Y > 1 else stride_yf",
         ALREADY_WIDE,
-    ),
-    Equivalent(
-        "tritonconv/kernels/dgrad.py",
-        "dgrad_kernel",
-        "bits_h = tl.where(valid_m, tap_bits(first_p, P, step_h, taps_h), 0)",
-        "bits_h = tap_bits(first_p, P, step_h, taps_h)",
-        MASKED_AGAIN,
-    ),
-    Equivalent(
-        "tritonconv/kernels/fprop.py",
-        "fprop_kernel",
-        "bits_h = tl.where(valid_m, tap_bits(first_h, H, dilation_h, R), 0)",
-        "bits_h = tap_bits(first_h, H, dilation_h, R)",
-        MASKED_AGAIN,
     ),
     Equivalent(
         "tritonconv/kernels/dgrad.py",
@@ -148,7 +124,6 @@ EQUIVALENT = [
         "tap_h = tl.where(valid_n, n // C // S * dilation_h - pad_h, W)",
         NEVER_STORED,
     ),
-    Equivalent("tritonconv/kernels/gemm.py", "multiply_sum", "other=0.0", "other=1.0", TIMES_ZERO, occurrence=2),
     Equivalent(
         "tritonconv/kernels/wgrad.py",
         "wgrad_kernel",
@@ -175,31 +150,17 @@ EQUIVALENT = [
     Equivalent("tritonconv/kernels/gemm.py", "store_result", "ALIGN > 1 or WIDE", "ALIGN >= 1 or WIDE", WIDER),
     Equivalent(
         "tritonconv/launch.py",
-        "fprop",
-        "TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS",
-        "TAP_BITS=max(geometry.R, geometry.S) < TAPS_IN_BITS",
-        COMPARED,
-    ),
-    Equivalent(
-        "tritonconv/launch.py",
-        "dgrad",
-        "TAP_BITS=max(geometry.R, geometry.S) <= TAPS_IN_BITS",
-        "TAP_BITS=max(geometry.R, geometry.S) < TAPS_IN_BITS",
-        COMPARED,
-    ),
-    Equivalent(
-        "tritonconv/launch.py",
-        "wgrad",
-        "WIDE=far_h * x.stride(2) + far_w * x.stride(3) >= 2**31 or wide(y[:1])",
-        "WIDE=far_h * x.stride(2) + far_w * x.stride(3) > 2**31 or wide(y[:1])",
-        BEFORE_THE_END,
-    ),
-    Equivalent(
-        "tritonconv/launch.py",
         "plan",
         "return Plan(results, [launch for launch in launches if launch.programs > 0], tile)",
         "return Plan(results, [launch for launch in launches if launch.programs >= 0], tile)",
         EMPTY_GRID,
+    ),
+    Equivalent(
+        "tritonconv/operands.py",
+        "walk",
+        "TAP_BITS=geometry.R * geometry.S <= TAPS_IN_BITS",
+        "TAP_BITS=geometry.R * geometry.S < TAPS_IN_BITS",
+        COMPARED,
     ),
 ]
 

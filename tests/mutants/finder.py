@@ -12,16 +12,27 @@ from tests.mutants.text import Text
 ROOT = Path(__file__).parents[2]
 # What decides which addresses and sums a kernel computes. Not here: what only chooses a tile, or compiles ahead.
 LAUNCHERS = {
-    "tritonconv/launch.py": {"fprop", "dgrad", "wgrad", "plan", "sum_of_partials"},
-    "tritonconv/tiles.py": {"blocks"},
-    "tritonconv/geometry.py": {"phases", "launched", "_shared_out", "ceildiv"},
-    "tritonconv/operands.py": {"integers", "bias_of"},
+    "tritonconv/launch.py": {"fprop", "dgrad", "wgrad", "plan", "sum_of_partials", "in_line", "partial_sums"},
+    "tritonconv/tile.py": {"blocks", "columns", "pixel_blocks"},
+    "tritonconv/geometry.py": {
+        "phases",
+        "launched",
+        "_shared_out",
+        "ceildiv",
+        "pixels",
+        "periods",
+        "pointwise",
+        "in_line",
+    },
+    "tritonconv/operands.py": {"integers", "addend", "gathering", "periods", "walk", "summary"},
     "tritonconv/layout.py": {
         "adjacent",
         "aligned",
         "alignment",
         "bias_strides",
+        "in_blocks",
         "last_in_memory",
+        "line",
         "summand",
         "whole_stores",
         "wide",

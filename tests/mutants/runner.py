@@ -16,6 +16,7 @@ from tests.mutants.finder import Mutant
 TREES = ("tritonconv", "reference", "tests", "bench", "pyproject.toml")
 TESTS = (
     "tests/test_kernels.py",
+    "tests/test_tiled.py",
     "tests/test_launch.py",
     "tests/test_every_tile.py",
     "tests/test_phases.py",

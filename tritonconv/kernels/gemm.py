@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from tritonconv.kernels.index import tap_bits, within
+from tritonconv.kernels.index import axis_bits, tap_bits, within
 
 
 @triton.jit
@@ -43,10 +43,10 @@ def multiply_sum(
 
     `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
     channels. Tap (i, j) lies `step` positions further on the side, whose strides are `stride`, and `weight_stride`
-    elements further in the weight. What lies outside the side's extent counts as zero. TAP_BITS says that the taps are
-    few enough for `tap_bits`, FAR that the way from one step to the next on the side takes 64 bits. If N_ADJACENT, n is
-    what lies adjacent in the weight, else k does, and a column that is not valid may be read as another is. If
-    WEIGHT_ENDS, all rows look at one position, whose weight ends where the side does: `first` is a scalar. Fewer than
+    elements further in the weight. What lies outside the side's extent counts as zero. One integer has bits for all
+    taps if TAP_BITS is 2, for those of an axis if it is 1, and for none if it is 0. FAR says that the way from one step
+    to the next on the side takes 64 bits. If N_ADJACENT, n is what lies adjacent in the weight, else k does, and a
+    column that is not valid may be read as another is. If WEIGHT_ENDS, all rows look at one position, whose weight ends where the side does: `first` is a scalar. Fewer than
     16 rows are multiplied without tensor cores; then STAGES says how far loads run ahead, and else is None.
     """
     k = tl.arange(0, BLOCK_K)
@@ -66,12 +66,17 @@ def multiply_sum(
         side_channels = side_channels.to(tl.int32)
     weight_row = weight_stride_h - (taps_w - 1) * weight_stride_w
     weight_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
-    if TAP_BITS:
+    # In two dimensions before the loop, so that no step has to move them from thread to thread.
+    if TAP_BITS == 2:
         bits = tap_bits(first_h, first_w, extent_h, extent_w, step_h, step_w, taps_h, taps_w)
-        # In two dimensions before the loop, so that no step has to move them from thread to thread.
         rows = tl.where(valid_m, bits, 0)[:, None]
-        last_tap = 1 << (taps_h * taps_w - 1)
+    elif TAP_BITS == 1:
+        bits_h = axis_bits(first_h, extent_h, step_h, taps_h)
+        bits_w = axis_bits(first_w, extent_w, step_w, taps_w)
+        rows_h = tl.where(valid_m, bits_h, 0)[:, None]
+        rows_w = tl.where(valid_m, bits_w, 0)[:, None]
     tap = 1
+    last_tap = 1 << (taps_h * taps_w - 1)
     i = 0
     j = 0
     done = 0
@@ -79,19 +84,22 @@ def multiply_sum(
     for _ in tl.range(steps, num_stages=STAGES):
         valid_k = k < K - done
         valid_weight = valid_k[:, None]
-        if TAP_BITS:
-            # One tap, or none for a channel beyond the last: one operation tells both of each row.
-            asked = tl.where(valid_k, tap, 0)
+        # One tap, or none for a channel beyond the last: one operation tells both of each row.
+        asked = tl.where(valid_k, tap, 0)
+        if TAP_BITS == 2:
             inside = (rows & asked[None, :]) != 0
-            if WEIGHT_ENDS:
-                valid_weight = ((bits & asked) != 0)[:, None]
-            last = tap == last_tap
+        elif TAP_BITS == 1:
+            inside = ((rows_h >> i) & (rows_w >> j) & asked[None, :]) != 0
         else:
             seen = within(first_h + i * step_h, extent_h) & within(first_w + j * step_w, extent_w)
             inside = (seen & valid_m)[:, None] & valid_k[None, :]
-            if WEIGHT_ENDS:
+        if WEIGHT_ENDS:
+            if TAP_BITS == 2:
+                valid_weight = ((bits & asked) != 0)[:, None]
+            elif TAP_BITS == 1:
+                valid_weight = (((bits_h >> i) & (bits_w >> j) & asked) != 0)[:, None]
+            else:
                 valid_weight = valid_weight & seen
-            last = (i == taps_h - 1) & (j == taps_w - 1)
         if N_ADJACENT:
             valid_weight = valid_weight & valid_n[None, :]
         side = tl.load(side_ptrs, mask=inside, other=0.0)
@@ -101,11 +109,12 @@ def multiply_sum(
         else:
             accumulator = tl.dot(side.to(DOT_DTYPE), weight.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
         row_ends = j == taps_w - 1
+        last = tap == last_tap if TAP_BITS == 2 else row_ends & (i == taps_h - 1)
         side_ptrs += tl.where(last, side_channels, tl.where(row_ends, side_row, side_tap))
         weight_ptrs += tl.where(last, weight_channels, tl.where(row_ends, weight_row, weight_stride_w))
         done = tl.where(last, done + BLOCK_K, done)
         j = tl.where(row_ends, 0, j + 1)
-        if TAP_BITS:
+        if TAP_BITS == 2:
             tap = tl.where(last, 1, tap + tap)
         else:
             i = tl.where(last, 0, tl.where(row_ends, i + 1, i))

@@ -58,14 +58,21 @@ def within(position, extent):
 
 
 @triton.jit
+def axis_bits(first, extent, step, taps):
+    """Bit t says whether position first + t*step lies inside the extent. At most 31 taps fit."""
+    bits = tl.zeros_like(first)
+    for t in range(taps):
+        bits |= within(first + t * step, extent).to(tl.int32) << t
+    return bits
+
+
+@triton.jit
 def tap_bits(first_h, first_w, extent_h, extent_w, step_h, step_w, taps_h, taps_w):
     """Bit i*taps_w + j says whether position first + (i, j)*step lies inside the extent. At most 31 taps fit.
 
     One operation per row and tap replaces comparisons in the main loop.
     """
-    row = tl.zeros_like(first_w)
-    for j in range(taps_w):
-        row |= within(first_w + j * step_w, extent_w).to(tl.int32) << j
+    row = axis_bits(first_w, extent_w, step_w, taps_w)
     bits = tl.zeros_like(first_h)
     for i in range(taps_h):
         bits |= tl.where(within(first_h + i * step_h, extent_h), row << (i * taps_w), 0)

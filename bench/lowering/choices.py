@@ -1,0 +1,53 @@
+"""What `pick` chooses for every layer, and what the model expects to bound it. Compiles nothing, measures nothing."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import ceil
+
+from bench import table
+from bench.layers import Layer
+from bench.lowering.offline import kernels_for, launches, operands_for, operator_of, tile_of
+from tritonconv.geometry import ConvGeometry
+from tritonconv.model import expected
+from tritonconv.tile import Device
+
+HEADER = ("layer", "operator", "tile", "pixels", "programs", "waves", "steps", "full", "limit")
+LEGEND = """\
+tile: BLOCK_M x BLOCK_N x BLOCK_K, warps, stages; :images.rows.columns of a block of pixels that is copied whole; /parts
+of a split reduction. waves: programs by multiprocessors. steps: of each program, of dgrad's phases the mean. full: the
+share of what is multiplied that is not overhang. limit: what the model expects to take most of the time. Nothing here
+was measured: the choice follows the model in tritonconv/model.py, but where a table of the GPU has a row."""
+
+
+def choices(layers: Iterable[Layer], dtype: str, device: Device) -> Iterator[tuple[object, ...]]:
+    """One row for each operator of each layer, as HEADER names them."""
+    for layer in layers:
+        for kernel in kernels_for(layer.geometry):
+            if kernel == "wgrad_with_bias":
+                continue
+            operator = operator_of(kernel)
+            started = launches(operator, dtype, layer.geometry, device, bias=False)[0]
+            tile, geometry = tile_of(started), seen(layer.geometry, started.arguments["B"])
+            steps = tile.steps(geometry, operator) / (geometry.phases if operator == "dgrad" else tile.SPLIT_K)
+            products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K * started.programs * steps
+            operands = operands_for(operator, dtype, layer.geometry, device)
+            yield (
+                *(layer.name, operator, tile, "in blocks" if tile.tiled else "gathered", started.programs),
+                *(ceil(started.programs / device.multiprocessors), ceil(steps)),
+                f"{geometry.flops / 2 / products:.2f}",
+                expected(tile, geometry, operator, operands, device).limit,
+            )
+
+
+def seen(geometry: ConvGeometry, images: int) -> ConvGeometry:
+    """As a launch saw it that was told of so many images: all pixels in one line, if it was one."""
+    return geometry.in_line() if geometry.pointwise and images == 1 else geometry
+
+
+def shown(layers: Sequence[Layer], dtypes: Iterable[str], archs: Iterable[str], devices: Iterable[Device]) -> str:
+    """A table for each architecture and dtype."""
+    parts = [
+        f"{arch}, {dtype}\n{table.columns(list(HEADER), [list(row) for row in choices(layers, dtype, device)])}"
+        for arch, device in zip(archs, devices, strict=True)
+        for dtype in dtypes
+    ]
+    return "\n\n".join([*parts, LEGEND])

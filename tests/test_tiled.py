@@ -1,0 +1,206 @@
+"""Whole blocks of pixels: every shape, ragged at every edge and in every sampling, and what they must not mix up."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, pad
+
+from tests.cases import laid_out
+from tests.guards import guarded
+from tests.oracle import convolution_precision
+from tritonconv import launch, processor
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.launch import Plan
+from tritonconv.tile import Tile
+from tritonconv.tiles import in_shape, shaped, shapes
+
+PROBLEMS = {
+    "plain": ConvGeometry(B=3, C=16, H=5, W=6, F=24, P=5, Q=6, R=3, S=3, pad_h=1, pad_w=1),
+    "valid": ConvGeometry(B=2, C=24, H=5, W=7, F=8, P=4, Q=5, R=2, S=3),
+    "groups": ConvGeometry(B=2, C=48, H=4, W=5, F=80, P=4, Q=5, R=1, S=2, G=2, pad_w=1),
+    "dilated": ConvGeometry(B=2, C=8, H=7, W=6, F=16, P=5, Q=4, R=2, S=2, pad_w=1, dilation_h=2, dilation_w=4),
+    "far_padding": ConvGeometry(B=1, C=8, H=3, W=2, F=8, P=9, Q=8, R=2, S=1, pad_h=4, pad_w=3),
+    "stride_2": ConvGeometry(B=2, C=16, H=7, W=8, F=16, P=4, Q=4, R=3, S=3, stride_h=2, stride_w=2, pad_h=1, pad_w=1),
+    "strides": ConvGeometry(B=2, C=8, H=9, W=7, F=24, P=3, Q=6, R=4, S=2, stride_h=3, pad_h=2, pad_w=0),
+    "stride_of_one_tap": ConvGeometry(B=3, C=16, H=6, W=5, F=16, P=3, Q=3, R=1, S=1, stride_h=2, stride_w=2),
+    "stride_and_dilation": ConvGeometry(
+        *(2, 8, 9, 9, 8, 3, 4, 3, 2), stride_h=2, stride_w=2, dilation_h=2, dilation_w=3, pad_h=1
+    ),
+    "stride_beyond_the_image": ConvGeometry(
+        B=2, C=8, H=1, W=2, F=8, P=2, Q=2, R=3, S=3, stride_h=4, stride_w=3, pad_h=2
+    ),
+    "pixels_without_taps": ConvGeometry(B=1, C=8, H=9, W=8, F=8, P=3, Q=2, R=2, S=2, stride_h=3, stride_w=4),
+    "line": ConvGeometry(B=3, C=16, H=4, W=5, F=24, P=4, Q=5, R=1, S=1),
+}
+MORE_SHAPES = ("plain", "stride_2")
+
+
+def cases() -> list[Any]:
+    """Every problem in two shapes, and some in all of them."""
+    found = []
+    for index, name in enumerate(PROBLEMS):
+        every = shapes(16)
+        chosen = every if name in MORE_SHAPES else [every[index % len(every)], every[(index + 1) % len(every)]]
+        found += [pytest.param(PROBLEMS[name], shape, id=f"{name}-{'x'.join(map(str, shape))}") for shape in chosen]
+    return found
+
+
+def factors(geometry: ConvGeometry, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, weight and features of small integers in channels_last."""
+    sizes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
+    x, weight, y = (laid_out(torch.randint(-2, 3, size).to(device, torch.float16), "channels_last") for size in sizes)
+    return x, weight, y
+
+
+def expected(geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor) -> dict[Operator, Tensor]:
+    """By torch in float64, on an image that was padded to end where the last window does."""
+    x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    after_h = (geometry.P - 1) * geometry.stride_h + (geometry.R - 1) * geometry.dilation_h + 1
+    after_w = (geometry.Q - 1) * geometry.stride_w + (geometry.S - 1) * geometry.dilation_w + 1
+    after_h, after_w = after_h - geometry.H - geometry.pad_h, after_w - geometry.W - geometry.pad_w
+    padded = pad(x, (geometry.pad_w, after_w, geometry.pad_h, after_h))
+    stride, dilation = (geometry.stride_h, geometry.stride_w), (geometry.dilation_h, geometry.dilation_w)
+    features = conv2d(padded, weight, stride=stride, dilation=dilation, groups=geometry.G)
+    assert features.shape == y.shape
+    image, filters = torch.autograd.grad(features, (x, weight), y.double())
+    return {"fprop": features.detach(), "dgrad": image, "wgrad": filters}
+
+
+def plan_of(
+    operator: Operator, geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor, bias: Any, tile: Tile | None
+) -> Plan:
+    first, second = {"fprop": (x, weight), "dgrad": (y, weight), "wgrad": (x, y)}[operator]
+    device = processor.device_of(x.device)
+    return launch.PLANS[operator](guarded(first), guarded(second), bias, geometry, True, device, tile)
+
+
+def tile_in(shape: tuple[int, int, int], operator: Operator) -> Tile:
+    split = 2 if operator == "wgrad" else 1
+    return in_shape(Tile(16, 16, 16, num_warps=4, num_stages=2, GROUP_M=2, SPLIT_K=split), shape)
+
+
+interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="tiles this small are for the interpreter")
+
+
+@interpreted
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize(("geometry", "shape"), cases())
+def test_integers_are_exact(
+    operator: Operator, geometry: ConvGeometry, shape: tuple[int, int, int], device: str
+) -> None:
+    x, weight, y = factors(geometry, device)
+    sides = {"fprop": y, "dgrad": x, "wgrad": weight}
+    summand = None if operator == "wgrad" else (torch.arange(sides[operator].shape[1], device=device) % 7).half()
+    plan = plan_of(operator, geometry, x, weight, y, summand if summand is not None else True, tile_in(shape, operator))
+    assert plan.launches[0].kernel.__name__ == f"{operator}_tiled_kernel"
+    result, *bias = launch.run(plan)
+    wanted = expected(geometry, x, weight, y)[operator]
+    if summand is not None:
+        wanted = wanted + summand.double()[:, None, None]
+    assert torch.equal(result.double(), wanted)
+    assert all(torch.equal(each.double(), y.double().sum((0, 2, 3))) for each in bias)
+
+
+@interpreted
+@pytest.mark.parametrize("name", ["plain", "valid", "groups", "stride_2", "far_padding", "pixels_without_taps"])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_nan_goes_no_further_than_its_pixel_is_seen(operator: Operator, name: str, device: str) -> None:
+    """From the last pixel and from the last position, each in one channel."""
+    geometry = PROBLEMS[name]
+    x, weight, y = factors(geometry, device)
+    if operator != "dgrad":
+        x[-1, 3, -1, -1] = float("nan")
+    if operator != "fprop":
+        y[0, 5, -1, -1] = float("nan")
+    plan = plan_of(
+        operator, geometry, x, weight, y, None if operator != "wgrad" else False, tile_in((1, 4, 4), operator)
+    )
+    (result,) = launch.run(plan)
+    wanted = expected(geometry, x, weight, y)[operator]
+    assert torch.equal(result.isnan(), wanted.isnan())
+    assert torch.equal(result.double().nan_to_num(), wanted.nan_to_num())
+
+
+@interpreted
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_nan_in_a_filter_stays_in_its_group(operator: Operator, device: str) -> None:
+    """Though a step of 16 channels reads beyond the 24 of a group."""
+    geometry = ConvGeometry(B=1, C=48, H=3, W=3, F=48, P=3, Q=3, R=1, S=1, G=2, stride_h=1, pad_h=0)
+    x, weight, y = factors(geometry, device)
+    weight[24:] = float("nan")
+    (result,) = launch.run(plan_of(operator, geometry, x, weight, y, None, tile_in((1, 4, 4), operator)))
+    assert not result[:, :24].isnan().any()
+    assert result[:, 24:].isnan().all()
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float16", "ieee"), ("bfloat16", "ieee"), ("float32", "tf32")])
+def test_picked_in_every_dtype(dtype: str, precision: str, device: str) -> None:
+    """Tensor cores multiply all but exact float32; and on a GPU, only some of them can copy blocks."""
+    geometry = PROBLEMS["plain"]
+    x, weight, y = (t.to(getattr(torch, dtype)) for t in factors(geometry, device))
+    with convolution_precision(precision):
+        plans = {op: plan_of(op, geometry, x, weight, y, op == "wgrad" or None, None) for op in OPERATORS}
+        results = {operator: launch.run(plan)[0] for operator, plan in plans.items()}
+    tiled = {plan.tile.tiled for plan in plans.values()}
+    if not torch.cuda.is_available():
+        assert tiled == {True}
+    for operator, wanted in expected(geometry, x, weight, y).items():
+        assert torch.equal(results[operator].double(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("reason", "precision"),
+    [("exact", "ieee"), ("expanded", "tf32"), ("unaligned", "tf32"), ("varies", "tf32")],
+)
+def test_gathered_where_blocks_can_not_be_copied(reason: str, precision: str, device: str) -> None:
+    geometry = PROBLEMS["valid"]
+    x, weight, _ = (t.float() for t in factors(geometry, device))
+    if reason == "expanded":
+        x = x[:1].expand_as(x)
+    if reason == "unaligned":
+        geometry = ConvGeometry(B=2, C=6, H=5, W=7, F=8, P=4, Q=5, R=2, S=3)
+        x, weight, _ = (t.float() for t in factors(geometry, device))
+    if reason == "varies":
+        geometry = ConvGeometry(B=2, C=24, H=5, W=7, F=8, P=4, Q=5, R=2, S=3, varies="b")
+        weight = weight.expand(geometry.weight_shape).contiguous()
+    with convolution_precision(precision):
+        plan = launch.fprop(x, weight, None, geometry, True, processor.device_of(x.device))
+        (result,) = launch.run(plan)
+    assert not plan.tile.tiled
+    shared = weight[0] if reason == "varies" else weight
+    assert torch.equal(result.double(), conv2d(x.double(), shared.double()))
+
+
+@pytest.mark.parametrize("pixels", [16, 32, 64, 128, 256])
+def test_shapes(pixels: int) -> None:
+    """Of as many pixels, each once, and none longer than hardware copies."""
+    found = shapes(pixels)
+    assert all(pixels == B * H * W for B, H, W in found)
+    assert len(set(found)) == len(found)
+    assert max(max(shape) for shape in found) <= 256
+    assert {(pixels, 1, 1), (1, 1, pixels)} <= set(found)
+    assert found[0][0] == 1
+
+
+@pytest.mark.parametrize("size", [7, 14, 28, 56])
+def test_usual_images_fill_their_blocks(size: int) -> None:
+    """Of a batch of 128 to the last pixel, in blocks of several images where one can not be divided."""
+    geometry = ConvGeometry(128, 64, size, size, 64, size, size, 3, 3, pad_h=1, pad_w=1)
+    for pixels in (64, 128):
+        tile = shaped(in_shape(Tile(pixels, 64, 64, 4, 3), (1, 1, pixels)), geometry, "fprop")
+        assert tile.pixel_blocks(geometry, "fprop") * pixels == 128 * size * size
+
+
+def test_a_line_of_pixels_is_one_image(device: str) -> None:
+    """A 1x1 convolution has no images where both sides allow it, and its result is none the less whole."""
+    geometry = PROBLEMS["line"]
+    x, weight, y = factors(geometry, device)
+    whole, apart = (
+        launch.fprop(x, weight, None, geometry, channels_last, processor.device_of(x.device))
+        for channels_last in (True, False)
+    )
+    assert [plan.launches[0].arguments["B"] for plan in (whole, apart)] == [1, 3]
+    wanted = expected(geometry, x, weight, y)["fprop"]
+    assert all(torch.equal(launch.run(plan)[0].double(), wanted) for plan in (whole, apart))
