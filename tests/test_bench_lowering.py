@@ -211,7 +211,11 @@ def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
     for kernel in offline.KERNELS:
         named = [name for job, names in chosen.items() if job.kernel == kernel for name in names]
         of_its_kind = [layer.name for layer in layers if layer.geometry.varies == offline.varies_of(kernel)]
-        assert sorted(named) == sorted(of_its_kind), kernel
+        if kernel == "sum_partials":  # not where a weight that is not split is written as it lies
+            assert 0 < len(named) < len(of_its_kind)
+            assert set(named) < set(of_its_kind)
+        else:
+            assert sorted(named) == sorted(of_its_kind), kernel
     everywhere = offline.jobs(["sm_90"], ["bfloat16"], ["fprop"], [], everywhere=True)
     assert {job.memory for job in everywhere} == set(offline.memories("fprop", 2))
 

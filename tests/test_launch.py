@@ -7,8 +7,8 @@ from tests import guards
 from tests.cases import laid_out
 from tests.oracle import convolution_precision
 from tests.test_kernels import plain
-from tritonconv import launch, layout, operands, tiles
-from tritonconv.geometry import ConvGeometry
+from tritonconv import launch, layout, operands, processor, tiles
+from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.ops import geometry_of
 
 
@@ -23,8 +23,8 @@ def test_precision_follows_the_switch(setting: str, expected: str) -> None:
             launch.wgrad(x, x, False, geometry, True, tiles.INTERPRETER),
         ):
             assert plan.launches[0].arguments["PRECISION"] == expected
-        assert operands.summary(x, 4, True, geometry).exact == (expected == "ieee")
-        assert not operands.summary(x.half(), 8, True, geometry).exact
+        assert operands.summary(geometry, 4, True, x).exact == (expected == "ieee")
+        assert not operands.summary(geometry, 8, True, x.half()).exact
 
 
 def test_what_is_copied() -> None:
@@ -77,16 +77,31 @@ def test_only_a_tile_that_was_too_large_is_replaced(monkeypatch: pytest.MonkeyPa
     """For its operator on its device; for wgrad however it splits its sum, which stays as it is."""
     device, long = tiles.Device.of(90, 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
     aligned = tiles.Operands(2, 8)
-    before = {operator: launch.tile_for(long, operator, aligned, device) for operator in launch.PLANS}
+
+    def chosen(operator: Operator, on: tiles.Device = device) -> tiles.Tile:
+        return launch.tile_for(launch.Asked(long, operator, aligned, on))
+
+    before = {operator: chosen(operator) for operator in launch.PLANS}
     splits = before["wgrad"].SPLIT_K
     assert splits > 1
     unfit = ("wgrad", device, tiles.replace(before["wgrad"], SPLIT_K=1))
     monkeypatch.setattr(launch, "too_large", {unfit})
-    assert launch.tile_for(long, "wgrad", aligned, device) == tiles.replace(tiles.least("wgrad", 2, ""), SPLIT_K=splits)
+    assert chosen("wgrad") == tiles.replace(tiles.least("wgrad", 2, ""), SPLIT_K=splits)
     for operator in ("fprop", "dgrad"):
-        assert launch.tile_for(long, operator, aligned, device) == before[operator]
+        assert chosen(operator) == before[operator]
     other = tiles.Device.of(80, 108)
-    assert launch.tile_for(long, "wgrad", aligned, other) == tiles.pick(long, "wgrad", aligned, other)
+    assert chosen("wgrad", other) == tiles.pick(long, "wgrad", aligned, other)
+
+
+def test_pixels_are_gathered_where_blocks_turned_out_not_to_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By that operator on that device, in the tile that is picked without them."""
+    device, operands = tiles.Device.of(90, 132), tiles.Operands(2, 8, blocks=True)
+    geometry = ConvGeometry(128, 256, 28, 28, 256, 28, 28, 3, 3, pad_h=1, pad_w=1)
+    asked = launch.Asked(geometry, "fprop", operands, device)
+    assert launch.tile_for(asked).tiled
+    monkeypatch.setattr(launch, "gathered_only", {("fprop", device)})
+    assert launch.tile_for(asked) == tiles.pick(geometry, "fprop", tiles.Operands(2, 8), device)
+    assert launch.tile_for(asked._replace(operator="dgrad")).tiled
 
 
 def test_one_shared_workspace_is_all_the_memory(device: str) -> None:
@@ -99,6 +114,21 @@ def test_one_shared_workspace_is_all_the_memory(device: str) -> None:
     assert multiply.arguments["bias_partials_ptr"].shape == (3, 32)
     assert multiply.programs == 3 * 2
     assert add.programs == 1
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_weight_that_is_not_split_is_written_as_it_lies(channels_last: bool, with_bias: bool, device: str) -> None:
+    """By a kernel that copies blocks, into a weight with its channels last: then only a bias takes a second step."""
+    x, y = (torch.randint(-2, 3, (2, 16, n, n), device=device).half() for n in (6, 4))
+    geometry = ConvGeometry(2, 16, 6, 6, 16, 4, 4, 3, 3)
+    plan = launch.wgrad(x, y, with_bias, geometry, channels_last, processor.device_of(x.device))
+    if plan.tile.tiled and plan.tile.SPLIT_K == 1:
+        assert (plan.launches[0].arguments["partials_ptr"] is plan.results[0]) == channels_last
+        assert len(plan.launches) == (1 if channels_last and not with_bias else 2)
+    weight, *bias = launch.run(plan)
+    assert torch.equal(weight.double(), torch.nn.grad.conv2d_weight(x.double(), weight.shape, y.double()))
+    assert all(torch.equal(each.double(), y.double().sum((0, 2, 3))) for each in bias)
 
 
 def test_a_weight_that_varies_is_written_without_a_workspace() -> None:

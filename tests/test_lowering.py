@@ -1,4 +1,5 @@
-"""Every shipped tile, compiled offline: it fits, nothing spills, tensor cores multiply and copies are asynchronous.
+"""Every shipped tile, compiled offline: it fits, nothing spills, tensor cores multiply, copies are asynchronous, and
+loops are lean.
 
 And no kernel has got worse than what `bench/results/lowering.json` has of it.
 """
@@ -15,7 +16,8 @@ import pytest
 
 from bench.lowering.table import load
 from bench.results import RESULTS, ROOT
-from tritonconv.tiles import FEW, SHARED_BYTES
+from tritonconv.tile import SHARED_BYTES
+from tritonconv.tiles import FEW
 
 pytest.importorskip("triton")
 
@@ -32,6 +34,14 @@ SPILLS = {
     for kernel in ("wgrad", "wgrad_per_sample")
 }
 KERNELS = ["fprop", "dgrad", "wgrad_with_bias", "wgrad"]
+# Instructions of each warp in one step that the main loops may take, in bfloat16 on sm_90: of pixels that are gathered,
+# and of those that are copied in blocks.
+LEAN = {
+    **{(kernel, "128x128x64w8s3"): 105 for kernel in ("fprop", "dgrad")},
+    ("wgrad", "128x128x64w8s3"): 240,
+    **{(kernel, "128x128x64w8s3:1.8.16"): 105 for kernel in ("fprop", "dgrad")},
+    ("wgrad", "128x128x64w8s3:1.8.8"): 130,
+}
 
 
 def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, Any]]:
@@ -87,7 +97,12 @@ def test_every_shipped_tile(arch: str, dtype: str, kernel: str, tmp_path: Path) 
     assert any(row["tile"].startswith("128x128x" if dtype != "float32" else "128x64x") for row in rows)
     assert any(row["default"] for row in rows)
     assert all(row["default"] == bool(row["layers"]) for row in rows)
+    if (arch, dtype) == ("sm_90", "bfloat16"):
+        check_lean(rows, kernel)
     for row in (row for row in rows if row not in adding):
+        if ":" in row["tile"]:
+            check_blocks(row)
+            continue
         # Of fprop and dgrad the one side is loaded and the other stored; wgrad loads both.
         sides = {"x": row["x_vector"], "y": row["y_vector"]}
         loaded = {"fprop": [sides["x"]], "dgrad": [sides["y"]]}.get(kernel, [*sides.values()])
@@ -104,6 +119,37 @@ def test_every_shipped_tile(arch: str, dtype: str, kernel: str, tmp_path: Path) 
             assert any(name.endswith(".128") for name in copies), row
         if kernel.startswith("wgrad") and dtype == "bfloat16" and min(loaded) == 8:
             assert all(name.endswith((".128", ".64")) for name in copies), row
+
+
+def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
+    """In 16-byte loads and stores."""
+    found = {(row["kernel"], row["tile"]): row for row in rows if row["x_vector"] == row["y_vector"] == 8}
+    for (_, tile), most in ((key, most) for key, most in LEAN.items() if key[0] == kernel):
+        assert found[kernel, tile]["instructions_per_step"] <= most, found[kernel, tile]
+
+
+def check_blocks(row: dict[str, Any]) -> None:
+    """Of a tile whose pixels are copied in blocks: by the hardware for that, and so that registers suffice."""
+    assert row["arch"] not in ("sm_80", "sm_86", "sm_89", "gfx942"), row
+    assert row["spill_bytes"] == SPILLS.get(
+        (row["triton"], row["arch"], row["dtype"], row["kernel"], row["tile"]), 0
+    ), row
+    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(row["arch"][3:])]), row
+    assert row["mma"], row
+    assert all(name.startswith("UTMALDG") for name in row["copy"].split(", ")), row
+
+
+def test_the_committed_loops_are_lean() -> None:
+    """Those of the tiles that most rest on, in the results that the README shows."""
+    rows = [row for row in COMMITTED if (row["arch"], row["dtype"]) == ("sm_90", "bfloat16")]
+    for kernel in KERNELS:
+        check_lean(rows, kernel)
+    blocks = [row for row in COMMITTED if ":" in row["tile"]]
+    for row in blocks:
+        check_blocks(row)
+    assert {row["arch"] for row in blocks} == {"sm_90", "sm_100", "sm_120"}
+    chosen = {row["kernel"] for row in rows if ":" in row["tile"] and row["default"]}
+    assert chosen == set(KERNELS)
 
 
 LOCAL = ["fprop_local", "dgrad_local", "wgrad_local"]

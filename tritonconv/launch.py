@@ -24,6 +24,7 @@ from tritonconv.layout import (
     filters_last,
     last_in_memory,
     line,
+    paired,
     weight_vector,
     whole_stores,
     wide,
@@ -58,12 +59,22 @@ def compiled_for(name: str, value: Any) -> Any:
     return "i32" if value < 2**31 else "i64"
 
 
+class Asked(NamedTuple):
+    """What `pick` chooses a tile for."""
+
+    geometry: ConvGeometry
+    operator: Operator
+    operands: Operands
+    device: Device
+
+
 class Plan(NamedTuple):
-    """The results, not computed yet, and what computes them, with which tile."""
+    """The results, not computed yet, and what computes them, with which tile, for what it is chosen."""
 
     results: tuple[Tensor, ...]
     launches: list[Launch]
     tile: Tile
+    asked: Asked
 
 
 # Neither the first start of a kernel, which compiles and loads it, nor the interpreter is safe in several threads.
@@ -124,7 +135,8 @@ def fprop(
     align_y = whole_stores(y, geometry.F // geometry.G)
     bias = addend(bias, geometry)
     geometry, x, result = in_line(geometry, x, y)
-    tile = tile or tile_for(geometry, "fprop", summary(geometry, align_x, align_y > 1, x), device)
+    asked = Asked(geometry, "fprop", summary(geometry, align_x, align_y > 1, x), device)
+    tile = tile or tile_for(asked)
     arguments = dict(
         x_ptr=x,
         weight_ptr=filters_last(weight),
@@ -138,7 +150,7 @@ def fprop(
         kernel, more = fprop_tiled_kernel, periods(geometry) | shape(tile)
     else:
         kernel, more = fprop_kernel, gathering(geometry, x, align_x, bias, result.shape, tile)
-    return plan((y,), tile, Launch(kernel, tile.blocks(geometry, "fprop"), arguments | more))
+    return plan((y,), tile, asked, Launch(kernel, tile.blocks(geometry, "fprop"), arguments | more))
 
 
 def dgrad(
@@ -159,7 +171,8 @@ def dgrad(
     align_x = whole_stores(x, geometry.C // geometry.G)
     bias = addend(bias, geometry)
     geometry, result, y = in_line(geometry, x, y)
-    tile = tile or tile_for(geometry, "dgrad", summary(geometry, align_y, align_x > 1, y), device)
+    asked = Asked(geometry, "dgrad", summary(geometry, align_y, align_x > 1, y), device)
+    tile = tile or tile_for(asked)
     arguments = dict(
         y_ptr=y,
         bias_ptr=bias,
@@ -179,7 +192,7 @@ def dgrad(
         more |= dict(ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1)
         lying = filters_last(weight) if geometry.varies else channels_first(weight, geometry.G)
     arguments |= more | dict(weight_ptr=lying)
-    return plan((x,), tile, Launch(kernel, tile.blocks(geometry, "dgrad"), arguments))
+    return plan((x,), tile, asked, Launch(kernel, tile.blocks(geometry, "dgrad"), arguments))
 
 
 def wgrad(
@@ -205,9 +218,11 @@ def wgrad(
     bias = allocate((geometry.F,), x, False) if with_bias else None
     x, align_x = adjacent(x, geometry.C // geometry.G)
     y, align_y = adjacent(y, geometry.F // geometry.G)
+    align_x, align_y = paired(x, align_x, align_y)
     geometry, x, y = in_line(geometry, x, y)
-    tile = tile or tile_for(geometry, "wgrad", summary(geometry, min(align_x, align_y), True, x, y), device)
-    tile, partials, bias_partials = workspace(tile, weight, bias, tile.columns(geometry, "wgrad"))
+    asked = Asked(geometry, "wgrad", summary(geometry, min(align_x, align_y), True, x, y), device)
+    tile = tile or tile_for(asked)
+    tile, partials, bias_partials = workspace(tile, geometry, weight, bias)
     multiply = dict(
         x_ptr=x,
         y_ptr=y,
@@ -227,7 +242,7 @@ def wgrad(
     launches = [Launch(kernel, tile.blocks(geometry, "wgrad") * tile.SPLIT_K, multiply | more)]
     if partials is not weight or bias is not None:
         launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile))
-    return plan((weight,) if bias is None else (weight, bias), tile, *launches)
+    return plan((weight,) if bias is None else (weight, bias), tile, asked, *launches)
 
 
 def sum_of_partials(
@@ -270,28 +285,36 @@ def sum_of_partials(
 PLANS: dict[Operator, Callable[..., Plan]] = {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}
 
 
-def plan(results: tuple[Tensor, ...], tile: Tile, *launches: Launch) -> Plan:
-    return Plan(results, [launch for launch in launches if launch.programs > 0], tile)
+def plan(results: tuple[Tensor, ...], tile: Tile, asked: Asked, *launches: Launch) -> Plan:
+    return Plan(results, [launch for launch in launches if launch.programs > 0], tile, asked)
 
 
 # The tiles that were picked and found to be too large, with a SPLIT_K of 1.
 too_large: set[tuple[Operator, Device, Tile]] = set()
 
 
-def tile_for(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
+# Where blocks of pixels turned out not to be copied: by which operator, on which device.
+gathered_only: set[tuple[Operator, Device]] = set()
+
+
+def tile_for(asked: Asked) -> Tile:
     """The tile that is picked, or in the place of one that is too large the least."""
-    tile = pick(geometry, operator, operands, device)
-    if too_large and (operator, device, replace(tile, SPLIT_K=1)) in too_large:
-        return replace(least(operator, operands.itemsize, operands.varies), SPLIT_K=tile.SPLIT_K)
+    if gathered_only and (asked.operator, asked.device) in gathered_only:
+        asked = asked._replace(operands=replace(asked.operands, blocks=False))
+    tile = pick(*asked)
+    if too_large and (asked.operator, asked.device, replace(tile, SPLIT_K=1)) in too_large:
+        return replace(least(asked.operator, asked.operands.itemsize, asked.operands.varies), SPLIT_K=tile.SPLIT_K)
     return tile
 
 
-def workspace(tile: Tile, weight: Tensor, bias: Tensor | None, columns: int) -> tuple[Tile, Tensor, Tensor | None]:
+def workspace(
+    tile: Tile, geometry: ConvGeometry, weight: Tensor, bias: Tensor | None
+) -> tuple[Tile, Tensor, Tensor | None]:
     """Room for the partial sums of `tile`, or of one with half its SPLIT_K, and so on, until memory suffices."""
     wanted = tile.SPLIT_K
     while True:
         try:
-            sums = partial_sums(tile.SPLIT_K, weight, bias, columns)
+            sums = partial_sums(tile, geometry, weight, bias)
             break
         except torch.OutOfMemoryError:
             if tile.SPLIT_K == 1:
@@ -303,12 +326,15 @@ def workspace(tile: Tile, weight: Tensor, bias: Tensor | None, columns: int) -> 
     return tile, *sums
 
 
-def partial_sums(splits: int, weight: Tensor, bias: Tensor | None, columns: int) -> tuple[Tensor, Tensor | None]:
-    """Room for as many, and for those of a bias from each of so many columns of blocks: the weight itself, if it takes
-    one sum and lies as that is computed, with its channels last.
+def partial_sums(
+    tile: Tile, geometry: ConvGeometry, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Room for them, and for those of a bias from each column of blocks. The weight itself, if it takes one sum and
+    lies as that is computed, with its channels last; but not where pixels are gathered, in variants enough as it is.
     """
-    direct = splits == 1 and weight.movedim(-3, -1).is_contiguous()
-    partials = weight if direct else allocate((splits, *weight.shape), weight, False, torch.float32)
+    direct = tile.SPLIT_K == 1 and weight.movedim(-3, -1).is_contiguous() and bool(tile.tiled or geometry.varies)
+    partials = weight if direct else allocate((tile.SPLIT_K, *weight.shape), weight, False, torch.float32)
     if bias is None:
         return partials, None
-    return partials, allocate((splits * columns, *bias.shape), weight, False, torch.float32)
+    parts = tile.SPLIT_K * tile.columns(geometry, "wgrad")
+    return partials, allocate((parts, *bias.shape), weight, False, torch.float32)

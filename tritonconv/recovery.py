@@ -122,6 +122,14 @@ def attempt(fault: str, error: Exception, plan: Plan, problem: Problem) -> Remed
             f"{problem.operator} runs with tile {smallest}, because {tile} does not fit this GPU: {error}",
             partial(launch.too_large.discard, unfit),
         )
+    if fault == "kernel" and plan.tile.tiled:
+        unable = (problem.operator, processor.device_of(problem.device))
+        launch.gathered_only.add(unable)
+        return Remedy(
+            f"{problem.operator} gathers pixels one by one, because whole blocks of them can not be copied here: "
+            f"{short(error)}",
+            partial(launch.gathered_only.discard, unable),
+        )
     if fault == "cache":
         from triton import knobs
 

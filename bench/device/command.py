@@ -2,9 +2,10 @@
 
 `correctness` runs the tests that need a GPU, every shipped tile in every dtype among them, and then random problems
 until its time is up. `layers` times the layers whose kernels, or tiles, are not those of the newest committed result:
-all passes, against torch, bfloat16 first. On request: `profile`, the kernels that cuDNN runs, and `precision`, other
-dtypes and NCHW, and `descriptors`, what it costs to describe tensors to the hardware. Each part writes what it has as it goes, as JSON that is whole at any moment, so it may be stopped at
-any moment. Without a GPU this is a rehearsal: small problems, in Triton's interpreter, marked as such.
+all passes, against torch, bfloat16 first. On request: `profile`, the kernels that cuDNN runs; `precision`, other dtypes
+and NCHW; `descriptors`, what it costs to describe tensors to the hardware. Each part writes what it has as it goes, as
+JSON that is whole at any moment, so it may be stopped at any moment. Without a GPU this is a rehearsal: small problems,
+in Triton's interpreter, marked as such.
 
 The exit status is 1 if a result was wrong, a test failed, or the work was stopped by an error.
 """

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from tritonconv.kernels.index import raster
-from tritonconv.kernels.tiled import block_of, blocks_of, multiply_sum_blocks, store_block
+from tritonconv.kernels.index import block_of, blocks_of, raster
+from tritonconv.kernels.tiled import multiply_sum_blocks, store_block
 
 
 @triton.jit(

@@ -151,15 +151,15 @@ EQUIVALENT = [
     Equivalent(
         "tritonconv/launch.py",
         "plan",
-        "return Plan(results, [launch for launch in launches if launch.programs > 0], tile)",
-        "return Plan(results, [launch for launch in launches if launch.programs >= 0], tile)",
+        "return Plan(results, [launch for launch in launches if launch.programs > 0], tile, asked)",
+        "return Plan(results, [launch for launch in launches if launch.programs >= 0], tile, asked)",
         EMPTY_GRID,
     ),
     Equivalent(
         "tritonconv/operands.py",
         "walk",
-        "TAP_BITS=geometry.R * geometry.S <= TAPS_IN_BITS",
-        "TAP_BITS=geometry.R * geometry.S < TAPS_IN_BITS",
+        "whole_loads and geometry.R * geometry.S <= TAPS_IN_BITS",
+        "whole_loads and geometry.R * geometry.S < TAPS_IN_BITS",
         COMPARED,
     ),
 ]

@@ -110,12 +110,18 @@ def legal(case: Case) -> bool:
 
 
 def steps(geometry: ConvGeometry) -> dict[Operator, int]:
-    """How many steps of the tiles that are picked for it the interpreter takes for each operator."""
-    return {operator: steps_of(operator, geometry, picked(operator, geometry)) for operator in OPERATORS}
+    """How many steps of the tiles that are picked for it the interpreter takes for each operator, whether pixels can be
+    copied in blocks or not.
+    """
+    return {
+        operator: max(steps_of(operator, geometry, picked(operator, geometry, blocks)) for blocks in (False, True))
+        for operator in OPERATORS
+    }
 
 
-def picked(operator: Operator, geometry: ConvGeometry) -> Tile:
-    return pick(geometry, operator, Operands(itemsize=4, vector=1), INTERPRETER)
+def picked(operator: Operator, geometry: ConvGeometry, blocks: bool) -> Tile:
+    operands = Operands(itemsize=4, vector=1, varies=geometry.varies, blocks=blocks)
+    return pick(geometry, operator, operands, INTERPRETER)
 
 
 def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
@@ -142,4 +148,4 @@ def tile_of(seed: int, operator: Operator, geometry: ConvGeometry, blocks: bool 
             tile = in_shape(tile, rng.choice(shapes(K if operator == "wgrad" else M)))
         if steps_of(operator, geometry, tile) <= MOST_STEPS:
             return tile
-    return picked(operator, geometry)
+    return picked(operator, geometry, blocks)

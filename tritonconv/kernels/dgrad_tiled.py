@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 
 from tritonconv.kernels.dgrad import phase
-from tritonconv.kernels.index import INTEGERS, raster
-from tritonconv.kernels.tiled import block_of, blocks_of, multiply_sum_blocks, store_block
+from tritonconv.kernels.index import INTEGERS, block_of, blocks_of, raster
+from tritonconv.kernels.tiled import multiply_sum_blocks, store_block
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, "period_h", "period_w"], do_not_specialize_on_alignment=["bias_ptr"])
@@ -60,7 +60,7 @@ def dgrad_tiled_kernel(
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
     C and F count the channels and filters of one group. The weight lies as (C, R, S, F), group by group, or if
-    TRANSPOSED as (F, R, S, C), C a multiple of ALIGN_X. Filters are adjacent in y, and F and every stride of y were
+    TRANSPOSED as (F, R, S, C). Filters are adjacent in y, and F and every stride of y were
     divided by ALIGN_Y; ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for 32-bit offsets.
     """
     C *= ALIGN_X

@@ -6,8 +6,8 @@ With a stride, every stride-th pixel of an axis is an image of its own, to some 
 import triton
 import triton.language as tl
 
-from tritonconv.kernels.index import INTEGERS, raster
-from tritonconv.kernels.tiled import block_of, blocks_of, multiply_sum_blocks, seen, store_block
+from tritonconv.kernels.index import INTEGERS, block_of, blocks_of, raster, seen
+from tritonconv.kernels.tiled import multiply_sum_blocks, store_block
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, "period_h", "period_w"], do_not_specialize_on_alignment=["bias_ptr"])

@@ -46,8 +46,9 @@ def multiply_sum(
     elements further in the weight. What lies outside the side's extent counts as zero. One integer has bits for all
     taps if TAP_BITS is 2, for those of an axis if it is 1, and for none if it is 0. FAR says that the way from one step
     to the next on the side takes 64 bits. If N_ADJACENT, n is what lies adjacent in the weight, else k does, and a
-    column that is not valid may be read as another is. If WEIGHT_ENDS, all rows look at one position, whose weight ends where the side does: `first` is a scalar. Fewer than
-    16 rows are multiplied without tensor cores; then STAGES says how far loads run ahead, and else is None.
+    column that is not valid may be read as another is. If WEIGHT_ENDS, all rows look at one position, whose weight ends
+    where the side does: `first` is a scalar. Fewer than 16 rows are multiplied without tensor cores; then STAGES says
+    how far loads run ahead, and else is None.
     """
     k = tl.arange(0, BLOCK_K)
     if BLOCK_M < 16:

@@ -7,8 +7,7 @@ window begins: its descriptor ends where the last position's does, so what a blo
 import triton
 import triton.language as tl
 
-from tritonconv.kernels.index import INTEGERS, raster
-from tritonconv.kernels.tiled import block_of, blocks_of, seen
+from tritonconv.kernels.index import INTEGERS, block_of, blocks_of, raster, seen
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, "splits"])
