@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import tritonconv
-from tritonconv import dispatch, notices, processor, tiles
+from tritonconv import dispatch, launch, notices, processor, tiles
 from tritonconv.dispatch import Problem, choose, why_not
 from tritonconv.geometry import ConvGeometry
+from tritonconv.tile import Device
 
 GEOMETRY = ConvGeometry(B=1, C=4, H=5, W=5, F=6, P=3, Q=3, R=3, S=3)
 torch.manual_seed(0)
@@ -251,6 +252,28 @@ def test_explain_a_model() -> None:
     )
     assert not model[0]._forward_hooks
     assert not model[0]._forward_pre_hooks
+
+
+def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a launch on a GPU would choose them, with one note for all that were not measured on such a one."""
+    pytest.importorskip("triton")
+    layer = tritonconv.Conv2d(64, 128, 3, padding=1).half().to(memory_format=torch.channels_last)
+    image = torch.randn(32, 64, 28, 28).half().contiguous(memory_format=torch.channels_last)
+    gpu = Device.of(90, 132, "a GPU without a table")
+    with tritonconv.using("reference"), monkeypatch.context() as patch:
+        assert {(choice.tile, choice.measured) for choice in tritonconv.explain(layer, image)} == {(None, None)}
+        patch.setattr(processor, "device_of", lambda _: gpu)
+        patch.setattr(sys.modules["tritonconv.explain"], "choose", lambda *_: "triton")
+        explanation = tritonconv.explain(layer, image)
+    plans = (
+        launch.fprop(image, layer.weight, layer.bias, explanation[0].geometry, True, gpu),
+        launch.dgrad(torch.empty_like(layer(image)), layer.weight, None, explanation[0].geometry, True, gpu),
+        launch.wgrad(image, torch.empty_like(layer(image)), False, explanation[0].geometry, True, gpu),
+    )
+    assert [choice.tile for choice in explanation] == [plan.tile for plan in plans]
+    assert all(choice.tile.tiled and choice.measured is False for choice in explanation)
+    assert str(explanation).count("[1] unmeasured: a model chose the tile") == 1
+    assert str(explanation.__class__(explanation[:1])).splitlines()[0].endswith(f"{explanation[0].tile}  [1]")
 
 
 def test_explain_a_model_that_differentiates() -> None:

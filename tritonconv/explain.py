@@ -1,6 +1,6 @@
 """Which implementation runs, and why: for a call or for a whole model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,15 +8,23 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tritonconv import launch, processor
 from tritonconv.autograd import LEAVES_OUT, OPERATOR
 from tritonconv.dispatch import IMPLEMENTATIONS, Problem, choose, why_not
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.ops import Sampling, geometry_of, operator_of
+from tritonconv.layout import without_data
+from tritonconv.ops import Sampling, allocate_result, geometry_of, operator_of
+from tritonconv.tile import INTERPRETER, Tile
+from tritonconv.tiles import measured_for
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One operator of one call: what it computes, what runs it, and why nothing preferred to that does."""
+    """One operator of one call: what it computes, what runs it, and why nothing preferred to that does.
+
+    `tile` is what a kernel would be launched with, and `measured` whether that was found to be the fastest on such a
+    GPU; None where there is none. Of gradients they are those of gradients in the memory format of the call's result.
+    """
 
     layer: str
     computes: str
@@ -24,6 +32,15 @@ class Choice:
     implementation: str
     reasons: dict[str, str]
     geometry: ConvGeometry
+    tile: Tile | None = None
+    measured: bool | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        found = [f"not {name}: {reason}" for name, reason in self.reasons.items()]
+        if self.measured is False:
+            found.append("unmeasured: a model chose the tile, for there is no measurement of such a layer on this GPU")
+        return found
 
 
 class Explanation(list[Choice]):
@@ -34,15 +51,14 @@ class Explanation(list[Choice]):
             return "no call of tritonconv"
         notes: dict[str, int] = {}
         width = max(len(choice.layer) for choice in self)
+        tiles = max(len(str(choice.tile or "")) for choice in self)
         lines = []
         for choice in self:
-            reasons = [f"not {name}: {reason}" for name, reason in choice.reasons.items()]
-            marks = " ".join(f"[{notes.setdefault(reason, len(notes) + 1)}]" for reason in reasons)
-            line = (
-                f"{choice.layer:{width}}  {choice.computes:15}  {choice.operator:6} {choice.implementation:9}  {marks}"
-            )
-            lines.append(line.rstrip())
-        return "\n".join([*lines, *(f"[{number}] {reason}" for reason, number in notes.items())])
+            marks = " ".join(f"[{notes.setdefault(note, len(notes) + 1)}]" for note in choice.notes)
+            how = f"{choice.computes:15}  {choice.operator:6} {choice.implementation:9}"
+            tile = f"{choice.tile!s:{tiles}}  " if choice.tile else " " * (tiles + 2 if tiles else 0)
+            lines.append(f"{choice.layer:{width}}  {how}  {tile}{marks}".rstrip())
+        return "\n".join([*lines, *(f"[{number}] {note}" for note, number in notes.items())])
 
     __repr__ = __str__
 
@@ -114,7 +130,31 @@ class _Notes:
             preferred = IMPLEMENTATIONS[: IMPLEMENTATIONS.index(chosen)] if wish in ("auto", "triton") else ()
             reasons = {name: why_not(name, problem) or "" for name in preferred}
             what = _computes(operator, computed)
-            self.explanation.append(Choice(self.path[-1], what, computed, chosen, reasons, geometry))
+            tile, measured = None, None
+            if chosen == "triton":
+                tile, measured = tile_of(computed, operator, args, geometry, sampling.channels_last)
+            choice = Choice(self.path[-1], what, computed, chosen, reasons, geometry, tile, measured)
+            self.explanation.append(choice)
+
+
+# What each operator multiplies.
+FACTORS: dict[Operator, tuple[str, str]] = {"fprop": ("x", "weight"), "dgrad": ("y", "weight"), "wgrad": ("x", "y")}
+
+
+def tile_of(
+    computed: Operator, operator: Operator, args: Sequence[Any], geometry: ConvGeometry, channels_last: bool
+) -> tuple[Tile, bool | None]:
+    """The tile that `computed` would be launched with beside a call of `operator`, and whether it was measured; None in
+    the interpreter, where nothing is. Planned on tensors without data.
+    """
+    given = dict(zip(FACTORS[operator], map(without_data, args[:2]), strict=True))
+    given[LEAVES_OUT[operator]] = allocate_result(operator, geometry, without_data(args[0]), channels_last)
+    first, second = (given[name] for name in FACTORS[computed])
+    device = processor.device_of(args[0].device)
+    bias = False if computed == "wgrad" else None
+    plan = launch.PLANS[computed](first, second, bias, geometry, channels_last, device)
+    known = None if device == INTERPRETER else measured_for(*plan.asked) is not None
+    return plan.tile, known
 
 
 def _computes(operator: Operator, computed: Operator) -> str:

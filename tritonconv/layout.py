@@ -20,6 +20,11 @@ def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: tor
     return torch.empty(tuple(shape), memory_format=memory_format, **at)
 
 
+def without_data(tensor: Tensor) -> Tensor:
+    """On the meta device a tensor has an address, which fake tensors do not: zero, aligned to anything."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
 def last_in_memory(operator: Operator, geometry: ConvGeometry, channels_last: bool) -> bool:
     """Whether the result has its channels last in memory: as the call says, or if it is a weight that varies."""
     return channels_last or (operator == "wgrad" and geometry.varies != "")

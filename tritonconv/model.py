@@ -27,9 +27,9 @@ class Rates:
     copied_products: bool = False
 
 
-# Products: the makers' architecture papers, as in bench/lowering/chips.py. Memory: the bandwidth of their data sheets by
-# multiprocessors and clock (A100 2.0 TB/s, RTX 6000 Ada 1.0, between the H100's 3.4 and the H200's 4.8, B200 8.0, RTX
-# PRO 6000 1.8, MI300X 5.3). L2: 5,120 bytes per cycle by the A100's paper, and estimates from there: as much for an
+# Products: the makers' architecture papers, as in bench/lowering/chips.py. Memory: the bandwidth in their data sheets,
+# by multiprocessors and clock (A100 2.0 TB/s, RTX 6000 Ada 1.0, between the H100's 3.4 and the H200's 4.8, B200 8.0,
+# RTX PRO 6000 1.8, MI300X 5.3). L2: 5,120 bytes per cycle by the A100's paper, and estimates from there: as much for an
 # H100, as much for each multiprocessor of a B200, half of it where there is GDDR; 17 TB/s for the MI300X, by its paper.
 RATES = {
     80: Rates(1024, 512, 64, 47, 13),

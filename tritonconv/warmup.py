@@ -14,6 +14,7 @@ from tritonconv.compiling import compile_all, cpus
 from tritonconv.dispatch import Problem, choose
 from tritonconv.explain import Listener
 from tritonconv.launch import Launch
+from tritonconv.layout import without_data
 from tritonconv.ops import Sampling, geometry_of, operator_of
 
 
@@ -108,8 +109,3 @@ def launches_of(name: str, arguments: tuple[Any, ...]) -> list[Launch]:
     factors = tree_map_only(Tensor, without_data, (first, second, *(bias or [name == "wgrad_with_bias"])))
     plan = launch.PLANS[operator](*factors, geometry, sampling.channels_last, processor.device_of(first.device))
     return plan.launches
-
-
-def without_data(tensor: Tensor) -> Tensor:
-    """On the meta device a tensor has an address, which fake tensors do not: zero, aligned to anything."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
