@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from bench import results
-from bench.device import correctness
+from bench.contenders import Problem
+from bench.device import correctness, descriptors
 from bench.device.schedule import Clock, in_time
 from bench.device.speed import Unit, measure_all, profile, stale, units
 from bench.layers import SMOKE, Layer, select
 from bench.results import ROOT
 from tests import steps
+from tests.cases import Case
 
 
 class Time:
@@ -263,3 +265,26 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
     assert left["rows"]
     assert not left["complete"]
     assert 0 < len(left["remaining"]) < 48
+
+
+TINY = Layer(Case("tiny", 1, (16, 16), (3, 3), (1, 2), bias=False, x="channels_last", weight="channels_last"), "", "")
+
+
+def test_descriptors_are_compared_on_the_same_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made by programs, by the host, and kept by it; and what is wrong shows no time."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    problem = Problem.draw(TINY, "tf32", device)
+    rows = descriptors.compare(problem, device, budget=0.0)
+    assert [(row["descriptors"], row["status"]) for row in rows] == [
+        ("programs", "ok"),
+        ("host", "ok"),
+        ("host, kept", "ok"),
+    ]
+    assert all(row["wall"]["median"] > 0 and row["tile"] for row in rows)
+    ways = descriptors.ways
+    wrong = lambda *given: ways(*given) | {"host": lambda: (torch.zeros_like(problem.y),)}  # noqa: E731
+    monkeypatch.setattr(descriptors, "ways", wrong)
+    rows = descriptors.compare(problem, device, budget=0.0)
+    assert [row["status"] for row in rows] == ["ok", "wrong", "ok"]
+    assert "wall" not in rows[1]
+    assert descriptors.compare(Problem.draw(TINY, "float32", device), device, 0.0)[0]["status"] == "skipped"

@@ -1,5 +1,6 @@
 """What is read out of machine code, and what counts as having got worse."""
 
+import argparse
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from bench.lowering.chips import CHIPS
 
 pytest.importorskip("triton")
 
-from bench.lowering import offline
+from bench.lowering import command, offline
 from bench.lowering import rows as lowering
-from tritonconv.tiles import Tile, images
+from tritonconv.geometry import OPERATORS
+from tritonconv.tile import Tile
+from tritonconv.tiles import images
 
 SASS = """
 .text.kernel:
@@ -278,3 +281,46 @@ def test_what_takes_more_shared_memory_than_there_is_does_not_fit(
     reason = lowering.unfit(row | {"shared_bytes_promised": promised})
     assert (reason is None) == fits
     assert fits or f"{taken} bytes of shared memory" in str(reason)
+
+
+def test_choices_are_what_would_be_launched() -> None:
+    """One row for each operator of each layer; nothing multiplies less than the layer asks for."""
+    from bench.layers import select
+    from bench.lowering.choices import choices
+
+    layers, device = select("smoke"), offline.device_of("sm_90")
+    rows = list(choices(layers, "bfloat16", device))
+    assert [row[:2] for row in rows] == [(layer.name, operator) for layer in layers for operator in OPERATORS]
+    for layer, operator, tile, pixels, programs, waves, steps, full, limit in rows:
+        geometry = next(each.geometry for each in layers if each.name == layer)
+        started = offline.launches(operator, "bfloat16", geometry, device, bias=False)[0]
+        assert (tile, programs) == (offline.tile_of(started), started.programs)
+        assert pixels == ("in blocks" if tile.tiled else "gathered")
+        assert (waves, steps) >= (1, 1)
+        assert 0 <= float(full) <= 1 or layer.endswith("_s2")  # whose taps in the padding count as asked for
+        assert limit in ("products", "L2", "instructions", "memory", "waiting")
+    dense = {row[3] for row in rows if row[0] in ("rn50_c5_3x3", "sd15_unet_1280_at_16")}
+    assert dense == {"in blocks"}
+
+
+def test_choices_are_printed_without_compiling(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    monkeypatch.setattr(command, "jobs", lambda *_: pytest.fail("there is nothing to compile"))
+    options = [
+        "--layers",
+        "--rows",
+        "rn50_c3_3x3,local_3x3_64_at_14",
+        "--arch",
+        "sm_80",
+        "sm_90",
+        "--dtype",
+        "bfloat16",
+    ]
+    assert command.main(parser.parse_args(options)) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\nrn50_c3_3x3 ") == printed.count("\nlocal_3x3_64_at_14 ") == 6
+    assert "sm_80, bfloat16\n" in printed
+    assert "Nothing here" in printed

@@ -72,6 +72,31 @@ def test_out_of_resources(tmp_path: Path) -> None:
     assert (found["results"], found["started"]) == ([True, True], [])
 
 
+ALIGNED = """
+import tritonconv
+gpu = install(Gpu())
+image, weight = (torch.randint(-2, 3, shape).half() for shape in ((1, 64, 12, 12), (64, 64, 3, 3)))
+image = image.contiguous(memory_format=torch.channels_last)
+def call(**wish):
+    expected = torch.nn.functional.conv2d(image.double(), weight.double())
+    return torch.equal(tritonconv.conv2d(image, weight, **wish).double(), expected)
+observe(call, lambda: call(implementation="triton"), gpu=gpu)
+"""
+
+
+def test_blocks_of_pixels_that_can_not_be_copied(tmp_path: Path) -> None:
+    """Where the kernel for them does not compile, the one that gathers runs from then on, with one warning."""
+    found = seen(ALIGNED, tmp_path)
+    assert (found["results"], found["warnings"]) == ([True, True], [])
+    assert {name.split()[0] for name in found["started"]} == {"fprop_tiled_kernel"}
+    found = seen(BREAK.format(name="fprop_tiled") + ALIGNED, tmp_path)
+    one_warning(
+        found, "fprop gathers pixels one by one, because whole blocks of them can not be copied here", "planted"
+    )
+    assert found["results"] == [True, True]
+    assert {name.split()[0] for name in found["started"]} == {"fprop_kernel"}
+
+
 def test_what_did_not_help_is_taken_back(tmp_path: Path) -> None:
     """An error of the compiler that looks like one of its cache leaves the cache of other users of Triton alone."""
     code = """

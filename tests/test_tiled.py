@@ -14,8 +14,10 @@ from tritonconv import launch, processor
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.launch import Plan
 from tritonconv.tile import Tile
-from tritonconv.tiles import in_shape, shaped, shapes
+from tritonconv.tiles import COPIES_BLOCKS, in_shape, shaped, shapes
 
+# Of pixels, channels and products in a step: what is small enough for the interpreter, or large enough for a GPU.
+LEAST = 64 if torch.cuda.is_available() else 16
 PROBLEMS = {
     "plain": ConvGeometry(B=3, C=16, H=5, W=6, F=24, P=5, Q=6, R=3, S=3, pad_h=1, pad_w=1),
     "valid": ConvGeometry(B=2, C=24, H=5, W=7, F=8, P=4, Q=5, R=2, S=3),
@@ -34,17 +36,18 @@ PROBLEMS = {
     "pixels_without_taps": ConvGeometry(B=1, C=8, H=9, W=8, F=8, P=3, Q=2, R=2, S=2, stride_h=3, stride_w=4),
     "line": ConvGeometry(B=3, C=16, H=4, W=5, F=24, P=4, Q=5, R=1, S=1),
 }
-MORE_SHAPES = ("plain", "stride_2")
 
 
 def cases() -> list[Any]:
-    """Every problem in two shapes, and some in all of them."""
-    found = []
-    for index, name in enumerate(PROBLEMS):
-        every = shapes(16)
-        chosen = every if name in MORE_SHAPES else [every[index % len(every)], every[(index + 1) % len(every)]]
-        found += [pytest.param(PROBLEMS[name], shape, id=f"{name}-{'x'.join(map(str, shape))}") for shape in chosen]
-    return found
+    """Every problem in one shape, and the plain one in all of them."""
+    every = range(len(shapes(LEAST)))
+    found = [("plain", which) for which in every] + [
+        (name, index % len(every)) for index, name in enumerate(PROBLEMS) if name != "plain"
+    ]
+    return [
+        pytest.param(PROBLEMS[name], which, id=f"{name}-{'.'.join(map(str, shapes(LEAST)[which]))}")
+        for name, which in found
+    ]
 
 
 def factors(geometry: ConvGeometry, device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,24 +79,27 @@ def plan_of(
     return launch.PLANS[operator](guarded(first), guarded(second), bias, geometry, True, device, tile)
 
 
-def tile_in(shape: tuple[int, int, int], operator: Operator) -> Tile:
+def tile_in(which: int, operator: Operator) -> Tile:
+    """One of LEAST pixels, in one of its shapes."""
     split = 2 if operator == "wgrad" else 1
-    return in_shape(Tile(16, 16, 16, num_warps=4, num_stages=2, GROUP_M=2, SPLIT_K=split), shape)
+    return in_shape(
+        Tile(LEAST, LEAST, LEAST, num_warps=4, num_stages=2, GROUP_M=2, SPLIT_K=split), shapes(LEAST)[which]
+    )
 
 
-interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="tiles this small are for the interpreter")
+@pytest.fixture(autouse=True)
+def copies_blocks() -> None:
+    if torch.cuda.is_available() and processor.device_of(torch.device("cuda")).capability < COPIES_BLOCKS:
+        pytest.skip("this GPU does not copy blocks of pixels")
 
 
-@interpreted
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize(("geometry", "shape"), cases())
-def test_integers_are_exact(
-    operator: Operator, geometry: ConvGeometry, shape: tuple[int, int, int], device: str
-) -> None:
+@pytest.mark.parametrize(("geometry", "which"), cases())
+def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, which: int, device: str) -> None:
     x, weight, y = factors(geometry, device)
     sides = {"fprop": y, "dgrad": x, "wgrad": weight}
     summand = None if operator == "wgrad" else (torch.arange(sides[operator].shape[1], device=device) % 7).half()
-    plan = plan_of(operator, geometry, x, weight, y, summand if summand is not None else True, tile_in(shape, operator))
+    plan = plan_of(operator, geometry, x, weight, y, summand if summand is not None else True, tile_in(which, operator))
     assert plan.launches[0].kernel.__name__ == f"{operator}_tiled_kernel"
     result, *bias = launch.run(plan)
     wanted = expected(geometry, x, weight, y)[operator]
@@ -103,7 +109,6 @@ def test_integers_are_exact(
     assert all(torch.equal(each.double(), y.double().sum((0, 2, 3))) for each in bias)
 
 
-@interpreted
 @pytest.mark.parametrize("name", ["plain", "valid", "groups", "stride_2", "far_padding", "pixels_without_taps"])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_nan_goes_no_further_than_its_pixel_is_seen(operator: Operator, name: str, device: str) -> None:
@@ -114,25 +119,36 @@ def test_nan_goes_no_further_than_its_pixel_is_seen(operator: Operator, name: st
         x[-1, 3, -1, -1] = float("nan")
     if operator != "fprop":
         y[0, 5, -1, -1] = float("nan")
-    plan = plan_of(
-        operator, geometry, x, weight, y, None if operator != "wgrad" else False, tile_in((1, 4, 4), operator)
-    )
+    plan = plan_of(operator, geometry, x, weight, y, None if operator != "wgrad" else False, tile_in(0, operator))
     (result,) = launch.run(plan)
     wanted = expected(geometry, x, weight, y)[operator]
     assert torch.equal(result.isnan(), wanted.isnan())
     assert torch.equal(result.double().nan_to_num(), wanted.nan_to_num())
 
 
-@interpreted
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
 def test_nan_in_a_filter_stays_in_its_group(operator: Operator, device: str) -> None:
     """Though a step of 16 channels reads beyond the 24 of a group."""
     geometry = ConvGeometry(B=1, C=48, H=3, W=3, F=48, P=3, Q=3, R=1, S=1, G=2, stride_h=1, pad_h=0)
     x, weight, y = factors(geometry, device)
     weight[24:] = float("nan")
-    (result,) = launch.run(plan_of(operator, geometry, x, weight, y, None, tile_in((1, 4, 4), operator)))
+    (result,) = launch.run(plan_of(operator, geometry, x, weight, y, None, tile_in(0, operator)))
     assert not result[:, :24].isnan().any()
     assert result[:, 24:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_nan_in_a_tap_goes_no_further_than_it_is_seen(operator: Operator, dtype: str, device: str) -> None:
+    """Though a step reads beyond the 24 channels or filters that there are; of dgrad, the phases see other taps."""
+    geometry = ConvGeometry(B=1, C=24, H=6, W=6, F=24, P=3, Q=3, R=2, S=2, stride_h=2, stride_w=2)
+    x, weight, y = (t.to(getattr(torch, dtype)) for t in factors(geometry, device))
+    weight[3, 5, 0, 1] = float("nan")
+    with convolution_precision("tf32"):
+        (result,) = launch.run(plan_of(operator, geometry, x, weight, y, None, tile_in(0, operator)))
+    wanted = expected(geometry, x, weight, y)[operator]
+    assert torch.equal(result.isnan(), wanted.isnan())
+    assert torch.equal(result.double().nan_to_num(), wanted.nan_to_num())
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float16", "ieee"), ("bfloat16", "ieee"), ("float32", "tf32")])

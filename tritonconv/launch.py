@@ -186,7 +186,7 @@ def dgrad(
         # Tensor cores read 16 bits either way round, and 32 bits only with what they sum over adjacent.
         transposed = y.element_size() == 2 and (geometry.C // geometry.G) % 8 == 0
         kernel, more = dgrad_tiled_kernel, shape(tile) | dict(TRANSPOSED=transposed)
-        lying = filters_last(weight) if transposed else channels_first(weight, geometry.G)
+        lying = filters_last(weight) if transposed else channels_first(weight, geometry.G, tile.BLOCK_K)
     else:
         kernel, more = dgrad_kernel, gathering(geometry, y, align_y, bias, result.shape, tile)
         more |= dict(ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1)

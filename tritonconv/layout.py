@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tritonconv.geometry import ConvGeometry, Operator
 
@@ -58,9 +59,13 @@ def filters_last(weight: Tensor) -> Tensor:
     return aligned(weight.movedim(-3, -1).contiguous())
 
 
-def channels_first(weight: Tensor, groups: int) -> Tensor:
-    """The weight (F, C/G, R, S) with its elements in the order (G, C/G, R, S, F/G), otherwise as `filters_last`."""
-    return aligned(weight.unflatten(0, (groups, -1)).permute(0, 2, 3, 4, 1).contiguous())
+def channels_first(weight: Tensor, groups: int, multiple: int = 1) -> Tensor:
+    """The weight (F, C/G, R, S) with its elements in the order (G, C/G, R, S, F/G), otherwise as `filters_last`; with
+    zeros behind F/G up to a multiple of so many.
+    """
+    lying = weight.unflatten(0, (groups, -1)).permute(0, 2, 3, 4, 1)
+    missing = -lying.shape[-1] % multiple
+    return aligned(pad(lying, (0, missing)) if missing else lying.contiguous())
 
 
 def aligned(tensor: Tensor) -> Tensor:

@@ -63,7 +63,6 @@ def fprop_described_kernel(
         S,
         1,
         C,
-        F,
         tl.cdiv(C, BLOCK_K) * R * S,
         False,
         PRECISION,

@@ -59,9 +59,10 @@ def dgrad_tiled_kernel(
     """x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
-    C and F count the channels and filters of one group. The weight lies as (C, R, S, F), group by group, or if
-    TRANSPOSED as (F, R, S, C). Filters are adjacent in y, and F and every stride of y were
-    divided by ALIGN_Y; ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for 32-bit offsets.
+    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) if TRANSPOSED, or else as
+    (C, R, S, F), group by group, with zeros behind F up to a multiple of BLOCK_K. Filters are adjacent in y, and F and
+    every stride of y were divided by ALIGN_Y; ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for
+    32-bit offsets.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
@@ -85,12 +86,15 @@ def dgrad_tiled_kernel(
         [stride_yb.to(tl.int64) * ALIGN_Y, stride_yp.to(tl.int64) * ALIGN_Y, stride_yq.to(tl.int64) * ALIGN_Y, 1],
         [BLOCK_B, BLOCK_H, BLOCK_W, BLOCK_K],
     )
-    weight_ptr += g * C * R * S * F
     if TRANSPOSED:
+        pitch = C
         columns = R * S * C
+        weight_ptr += g * F * columns
         weight = tl.make_tensor_descriptor(weight_ptr, [F, columns], [columns.to(tl.int64), 1], [BLOCK_K, BLOCK_N])
     else:
-        columns = R * S * F
+        pitch = tl.cdiv(F, BLOCK_K) * BLOCK_K
+        columns = R * S * pitch
+        weight_ptr += g * C * columns
         weight = tl.make_tensor_descriptor(weight_ptr, [C, columns], [columns.to(tl.int64), 1], [BLOCK_N, BLOCK_K])
     accumulator = multiply_sum_blocks(
         tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32),
@@ -108,8 +112,7 @@ def dgrad_tiled_kernel(
         r * S + s,
         period_h * S,
         period_w,
-        F,
-        C,
+        pitch,
         tl.where((i < rows_h) & (j < rows_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0),
         TRANSPOSED,
         PRECISION,

@@ -113,7 +113,6 @@ def fprop_tiled_kernel(
             period_h * S,
             period_w,
             C,
-            F,
             tl.where(there, tl.cdiv(C, BLOCK_K) * taps_h * taps_w, 0),
             False,
             PRECISION,

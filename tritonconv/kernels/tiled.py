@@ -30,8 +30,7 @@ def multiply_sum_blocks(
     first_tap,
     tap_step_h,
     tap_step_w,
-    K,
-    N,
+    pitch,
     steps,
     TRANSPOSED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -43,8 +42,8 @@ def multiply_sum_blocks(
     """accumulator[n, m] + sum over k, i, j of weight[n; tap(i, j), k] * side[m; k, first + (i, j)*step], in float32.
 
     `side` describes (B, H, W, K), and m runs over the block of pixels at b, first_h, first_w. `weight` describes
-    (N, taps*K), or if TRANSPOSED (K, taps*N); tap(i, j) = first_tap + i*tap_step_h + j*tap_step_w. Channels beyond K
-    are zeros in the side, and beyond N are not stored.
+    (N, taps*pitch), or if TRANSPOSED (K, taps*pitch): taps lie `pitch` elements apart, and tap(i, j) is that of number
+    first_tap + i*tap_step_h + j*tap_step_w. Channels beyond K are zeros in the side, and beyond N are not stored.
     """
     i = 0
     j = 0
@@ -54,7 +53,7 @@ def multiply_sum_blocks(
     tap = first_tap
     for _ in tl.range(steps):
         pixels = side.load([b, h, w, done]).reshape(BLOCK_M, BLOCK_K)
-        filters = weight.load([done, tap * N + n]).T if TRANSPOSED else weight.load([n, tap * K + done])
+        filters = weight.load([done, tap * pitch + n]).T if TRANSPOSED else weight.load([n, tap * pitch + done])
         accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
         # The order of the gathered kernels: channel blocks outside, taps inside.
         j += 1
