@@ -218,7 +218,7 @@ def wgrad(
     bias = allocate((geometry.F,), x, False) if with_bias else None
     x, align_x = adjacent(x, geometry.C // geometry.G)
     y, align_y = adjacent(y, geometry.F // geometry.G)
-    align_x, align_y = paired(x, align_x, align_y)
+    align_x, align_y = paired(align_x, align_y, 16 // x.element_size())
     geometry, x, y = in_line(geometry, x, y)
     asked = Asked(geometry, "wgrad", summary(geometry, min(align_x, align_y), True, x, y), device)
     tile = tile or tile_for(asked)
@@ -238,7 +238,8 @@ def wgrad(
         # How far it is from where the first window begins to where one beyond the last does.
         steps = (x.stride(0), geometry.stride_h * x.stride(2), geometry.stride_w * x.stride(3))
         far = sum(map(mul, geometry.pixels("wgrad"), steps)) >= 2**31
-        kernel, more = wgrad_kernel, dict(WIDE=far or wide(y), **variation(geometry))
+        # Of a location only images are counted, and fewer registers suffice where that is done in 64 bits.
+        kernel, more = wgrad_kernel, dict(WIDE=far or wide(y) or geometry.per_location, **variation(geometry))
     launches = [Launch(kernel, tile.blocks(geometry, "wgrad") * tile.SPLIT_K, multiply | more)]
     if partials is not weight or bias is not None:
         launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile))

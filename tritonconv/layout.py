@@ -89,11 +89,11 @@ def alignment(side: Tensor, channels: int) -> int:
     return 1
 
 
-def paired(side: Tensor, x: int, y: int) -> tuple[int, int]:
-    """How many elements the loads of two sides take, if each may take so many: each pair is one more variant to
-    compile. Beside single elements there are only whole vectors, and else both take the lesser.
+def paired(x: int, y: int, whole: int) -> tuple[int, int]:
+    """How many elements the loads of two sides take, if each may take so many, and `whole` vectors have most: each pair
+    is one more variant to compile. Beside single elements there are only whole vectors, and else both take the lesser.
     """
-    whole, least = 16 // side.element_size(), min(x, y)
+    least = min(x, y)
     return (x if x == whole else 1, y if y == whole else 1) if least == 1 else (least, least)
 
 

@@ -15,11 +15,13 @@ _WIDE = [(128, 128, 128, 8, 3), (128, 64, 128, 4, 3), (64, 128, 128, 8, 3)]
 _NARROW = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 4, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
 # Without tensor cores the operands pass through registers, and without alignment their addresses do too: larger
 # tiles than these spill.
-_EXACT = [(128, 64, 64, 4, 3), (64, 64, 64, 8, 4), (64, 32, 64, 4, 4), (128, 16, 64, 4, 4)]
+_EXACT = [(128, 64, 64, 4, 3), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
 _UNALIGNED = [(64, 64, 64, 8, 2), (64, 32, 64, 8, 2), (64, 16, 64, 8, 2)]
 _EXACT_UNALIGNED = [(64, 32, 64, 8, 3), (64, 16, 64, 8, 2)]
-# Where wgrad, which also holds counters and the bias's sum, would spill.
-_WIDE_WGRAD_FLOAT32 = [(128, 128, 128, 8, 3), (128, 64, 128, 8, 3), (64, 128, 128, 8, 3)]
+# Where float32, which takes as many registers for half as many products, would spill.
+_WIDE_FLOAT32 = [(128, 128, 128, 8, 3), (128, 64, 128, 8, 3), (64, 128, 128, 8, 3)]
+# And where wgrad would, which also holds counters and the bias's sum.
+_UNALIGNED_WGRAD_FLOAT32 = [(64, 64, 64, 8, 3), (64, 32, 64, 8, 2), (64, 16, 64, 8, 2)]
 _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
 # For whole blocks of pixels: how many pixels, channels, bytes of K, warps and stages; in wgrad filters, channels and
 # pixels in each step.
@@ -34,7 +36,7 @@ _TILED_WGRAD = [
 # Each location has a product of its own, whose rows, or in wgrad what it sums over, are the images. Tiles for more than
 # FEW of them; and for at most FEW, with K in elements, those that multiply without tensor cores.
 _LOCAL = [(128, 64, 128, 8, 3), (128, 16, 32, 1, 4), (64, 32, 64, 4, 4), (16, 64, 128, 4, 4), (16, 16, 32, 1, 4)]
-_LOCAL_EXACT = [(64, 32, 64, 4, 3), (128, 16, 64, 8, 3), (16, 16, 64, 2, 2)]
+_LOCAL_EXACT = [(64, 32, 64, 4, 2), (128, 16, 64, 8, 3), (16, 16, 64, 2, 2)]
 _LOCAL_UNALIGNED = [(64, 32, 64, 8, 2), (16, 16, 64, 2, 2)]
 _LOCAL_WGRAD = [(64, 128, 64, 4, 3), (16, 128, 64, 4, 3), (64, 64, 64, 4, 3), (16, 64, 64, 4, 3)]
 _LOCAL_WGRAD_NARROW = [(32, 64, 64, 4, 2), (16, 64, 64, 8, 2)]
@@ -59,13 +61,14 @@ def designed(operator: Operator, operands: Operands) -> list[Tile]:
     whole_loads = operands.vector * operands.itemsize == 16
     if "p" in operands.varies:
         return designed_for_locations(operator, operands, whole_loads)
-    wide, narrow = _WIDE, _NARROW
+    wide = _WIDE if operands.itemsize == 2 else _WIDE_FLOAT32
+    narrow, unaligned = _NARROW, _UNALIGNED
     if operator == "wgrad":
-        wide, narrow = _WIDE if operands.itemsize == 2 else _WIDE_WGRAD_FLOAT32, _NARROW_WGRAD
+        narrow, unaligned = _NARROW_WGRAD, _UNALIGNED if operands.itemsize == 2 else _UNALIGNED_WGRAD_FLOAT32
     if operands.exact:
         rows = _EXACT if whole_loads else _EXACT_UNALIGNED
     elif operands.vector == 1:
-        rows = _UNALIGNED
+        rows = unaligned
     elif not whole_loads:
         rows = narrow[1:]
     else:
@@ -186,6 +189,8 @@ def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
         return True
     if tile.tiled and device.capability < COPIES_BLOCKS:
         return False
+    if tile.tiled and operator == "wgrad" and itemsize == 4 and device.capability != 90:
+        return False  # what is read transposed would pass through more shared memory than there is
     # Without tensor cores, products wait to be added up.
     accumulators = tile.BLOCK_M * tile.BLOCK_N * (tile.BLOCK_K if few else 1) // (32 * tile.num_warps)
     most = 128 if device.capability in ((90,) if operator == "wgrad" else (90, 100, 103)) else 64

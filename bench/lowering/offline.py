@@ -18,7 +18,7 @@ from tests.oracle import convolution_precision
 from tritonconv import launch, tiles
 from tritonconv.compiling import compile_all, cpus
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.layout import allocate, last_in_memory
+from tritonconv.layout import allocate, last_in_memory, paired
 from tritonconv.tile import INTERPRETER, Device, Operands, Tile
 
 # What a weight varies over, by what is put behind an operator's name to call its kernel for such weights.
@@ -83,7 +83,7 @@ def memories(operator: Operator, itemsize: int) -> list[Memory]:
         case "dgrad":
             return [Memory(store, load) for load in loads for store in (whole, 1)]
         case "wgrad":
-            return [Memory(x, y) for x in loads for y in loads]
+            return list(dict.fromkeys(Memory(*paired(x, y, whole)) for x in loads for y in loads))
 
 
 def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = "") -> Operands:
