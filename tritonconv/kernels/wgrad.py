@@ -130,7 +130,7 @@ def wgrad_kernel(
     bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
     turn = 0
     for _ in range(tl.minimum(steps_per_split, steps - first)):
-        valid_k = k < positions
+        valid_k = b < B
         h = p * stride_h
         w = q * stride_w
         # Without its sign an index below zero is a huge one: one comparison serves both ends.
@@ -156,7 +156,6 @@ def wgrad_kernel(
             if turn == tile_n:
                 bias += tl.sum(y.to(tl.float32), 0)
             turn = tl.where(turn == tiles_n - 1, 0, turn + 1)
-        k += BLOCK_K
         q += step_q
         p += tl.where(q >= Q, step_p + 1, step_p)
         q = tl.where(q >= Q, q - Q, q)
