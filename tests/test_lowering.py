@@ -16,7 +16,7 @@ import pytest
 
 from bench.lowering.table import load
 from bench.results import RESULTS, ROOT
-from tritonconv.tile import SHARED_BYTES
+from tritonconv.tile import SHARED_BYTES, Device
 from tritonconv.tiles import FEW
 
 pytest.importorskip("triton")
@@ -24,14 +24,18 @@ pytest.importorskip("triton")
 from bench.lowering.rows import compared, regressions
 
 COMMITTED = load(RESULTS / "lowering.json")
-# Spills that are known and too small to matter, in bytes: ptxas of Triton 3.6 stops a few registers short of enough.
+# Spills that are known and too small to matter, in bytes: ptxas, which aims at so many programs on a multiprocessor,
+# stops a few registers short of enough, and takes enough of them where it is told that there are.
 SPILLS = {
-    (triton, arch, dtype, kernel, tile): spilled
-    for triton, arch, dtype, tile, spilled in (
-        ("3.6.0", "sm_80", "float32", "64x64x16w8s4", 16),
-        ("3.6.0", "sm_100", "tf32", "128x128x32w8s3", 8),
-    )
-    for kernel in ("wgrad", "wgrad_per_sample")
+    ("3.6.0", "sm_80", "float32", "wgrad", "64x64x16w8s4"): 16,
+    ("3.6.0", "sm_80", "float32", "wgrad_per_sample", "64x64x16w8s4"): 16,
+    ("3.6.0", "sm_100", "tf32", "wgrad", "128x128x32w8s3"): 8,
+    ("3.6.0", "sm_100", "tf32", "wgrad_per_sample", "128x128x32w8s3"): 8,
+    ("3.7.1", "sm_80", "bfloat16", "wgrad", "64x64x32w8s4"): 24,
+    ("3.7.1", "sm_80", "bfloat16", "wgrad_local", "64x64x32w4s3"): 24,
+    ("3.7.1", "sm_80", "tf32", "wgrad", "64x64x16w8s2"): 8,
+    ("3.7.1", "sm_100", "bfloat16", "wgrad_with_bias", "256x64x32w8s4"): 32,
+    ("3.7.1", "sm_100", "bfloat16", "wgrad_with_bias", "64x64x32w8s2"): 8,
 }
 KERNELS = ["fprop", "dgrad", "wgrad_with_bias", "wgrad"]
 # Instructions of each warp in one step that the main loops may take, in bfloat16 on sm_90: of pixels that are gathered,
@@ -134,7 +138,9 @@ def check_blocks(row: dict[str, Any]) -> None:
     assert row["spill_bytes"] == SPILLS.get(
         (row["triton"], row["arch"], row["dtype"], row["kernel"], row["tile"]), 0
     ), row
-    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(row["arch"][3:])]), row
+    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], Device.of(int(row["arch"][3:]), 1).shared_bytes), (
+        row
+    )
     assert row["mma"], row
     assert all(name.startswith("UTMALDG") for name in row["copy"].split(", ")), row
 

@@ -21,7 +21,6 @@ _EXACT_UNALIGNED = [(64, 32, 64, 8, 3), (64, 16, 64, 8, 2)]
 # Where float32, which takes as many registers for half as many products, would spill.
 _WIDE_FLOAT32 = [(128, 128, 128, 8, 3), (128, 64, 128, 8, 3), (64, 128, 128, 8, 3)]
 # And where wgrad would, which also holds counters and the bias's sum.
-_UNALIGNED_WGRAD_FLOAT32 = [(64, 64, 64, 8, 3), (64, 32, 64, 8, 2), (64, 16, 64, 8, 2)]
 _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
 # For whole blocks of pixels: how many pixels, channels, bytes of K, warps and stages; in wgrad filters, channels and
 # pixels in each step.
@@ -62,13 +61,11 @@ def designed(operator: Operator, operands: Operands) -> list[Tile]:
     if "p" in operands.varies:
         return designed_for_locations(operator, operands, whole_loads)
     wide = _WIDE if operands.itemsize == 2 else _WIDE_FLOAT32
-    narrow, unaligned = _NARROW, _UNALIGNED
-    if operator == "wgrad":
-        narrow, unaligned = _NARROW_WGRAD, _UNALIGNED if operands.itemsize == 2 else _UNALIGNED_WGRAD_FLOAT32
+    narrow = _NARROW_WGRAD if operator == "wgrad" else _NARROW
     if operands.exact:
         rows = _EXACT if whole_loads else _EXACT_UNALIGNED
     elif operands.vector == 1:
-        rows = unaligned
+        rows = _UNALIGNED
     elif not whole_loads:
         rows = narrow[1:]
     else:
