@@ -82,7 +82,7 @@ def limited(shape, like, channels_last, dtype=None):
         raise torch.OutOfMemoryError("CUDA out of memory")
     return allocate(shape, like, channels_last, dtype).fill_(float("nan"))
 launch.allocate = limited
-launch.pick = lambda *what: replace(pick(*what), SPLIT_K={splits}, BLOCK_K=16, BLOCK_B=0)
+launch.pick = lambda *what: replace(pick(*what), SPLIT_K={splits}, BLOCK_N=64, BLOCK_K=16, BLOCK_B=0)
 splits = []
 run = launch.run
 launch.run = lambda plan: splits.append(plan.tile.SPLIT_K) or run(plan)
