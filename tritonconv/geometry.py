@@ -130,6 +130,12 @@ class ConvGeometry:
         )
 
     @property
+    def images_seen(self) -> int:
+        """How many different images, of every stride-th pixel, the taps see."""
+        period_h, period_w = self.periods
+        return min(period_h, self.R) * min(period_w, self.S)
+
+    @property
     def pointwise(self) -> bool:
         """Whether each position sees the one pixel at its own place: then all three are plain matrix products."""
         one = max(self.R, self.S, self.stride_h, self.stride_w) == 1

@@ -30,7 +30,7 @@ from tritonconv.layout import (
     wide,
 )
 from tritonconv.notices import warn_once
-from tritonconv.operands import addend, constants, gathering, integers, periods, shape, summary, variation
+from tritonconv.operands import addend, constants, gathering, integers, periods, shape, summary, tiling, variation
 from tritonconv.tile import Device, Operands, Tile
 from tritonconv.tiles import least, pick
 
@@ -147,10 +147,11 @@ def fprop(
         **constants(x, tile),
     )
     if tile.tiled:
-        kernel, more = fprop_tiled_kernel, periods(geometry) | shape(tile)
+        kernel, more = fprop_tiled_kernel, periods(geometry) | tiling(geometry, tile)
+        more |= dict(ONE_IMAGE=geometry.images_seen == 1)
     else:
         kernel, more = fprop_kernel, gathering(geometry, x, align_x, bias, result.shape, tile)
-    return plan((y,), tile, asked, Launch(kernel, tile.blocks(geometry, "fprop"), arguments | more))
+    return plan((y,), tile, asked, Launch(kernel, tile.programs(geometry, "fprop", x.element_size(), device), arguments | more))
 
 
 def dgrad(
@@ -185,14 +186,15 @@ def dgrad(
     if tile.tiled:
         # Tensor cores read 16 bits either way round, and 32 bits only with what they sum over adjacent.
         transposed = y.element_size() == 2 and (geometry.C // geometry.G) % 8 == 0
-        kernel, more = dgrad_tiled_kernel, shape(tile) | dict(TRANSPOSED=transposed)
+        kernel, more = dgrad_tiled_kernel, tiling(geometry, tile) | dict(TRANSPOSED=transposed)
+        more |= dict(STRIDED=geometry.phases > 1)
         lying = filters_last(weight) if transposed else channels_first(weight, geometry.G, tile.BLOCK_K)
     else:
         kernel, more = dgrad_kernel, gathering(geometry, y, align_y, bias, result.shape, tile)
         more |= dict(ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1)
         lying = filters_last(weight) if geometry.varies else channels_first(weight, geometry.G)
     arguments |= more | dict(weight_ptr=lying)
-    return plan((x,), tile, asked, Launch(kernel, tile.blocks(geometry, "dgrad"), arguments))
+    return plan((x,), tile, asked, Launch(kernel, tile.programs(geometry, "dgrad", y.element_size(), device), arguments))
 
 
 def wgrad(
@@ -240,7 +242,7 @@ def wgrad(
         far = sum(map(mul, geometry.pixels("wgrad"), steps)) >= 2**31
         # Of a location only images are counted, and fewer registers suffice where that is done in 64 bits.
         kernel, more = wgrad_kernel, dict(WIDE=far or wide(y) or geometry.per_location, **variation(geometry))
-    launches = [Launch(kernel, tile.blocks(geometry, "wgrad") * tile.SPLIT_K, multiply | more)]
+    launches = [Launch(kernel, tile.programs(geometry, "wgrad", x.element_size(), device), multiply | more)]
     if partials is not weight or bias is not None:
         launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile))
     return plan((weight,) if bias is None else (weight, bias), tile, asked, *launches)

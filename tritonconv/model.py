@@ -125,10 +125,7 @@ def instructions(tile: Tile, operator: Operator, operands: Operands, rates: Rate
 
 def loops(tile: Tile, geometry: ConvGeometry, operator: Operator) -> int:
     """How many a program runs through, one after the other."""
-    if operator != "fprop" or not tile.tiled:
-        return 1
-    period_h, period_w = geometry.periods
-    return min(period_h, geometry.R) * min(period_w, geometry.S)
+    return geometry.images_seen if operator == "fprop" and tile.tiled else 1
 
 
 def partial_bytes(tile: Tile, geometry: ConvGeometry, operator: Operator) -> int:

@@ -94,6 +94,11 @@ def shape(tile: Tile) -> dict[str, int]:
     return dict(BLOCK_B=tile.BLOCK_B, BLOCK_H=tile.BLOCK_H, BLOCK_W=tile.BLOCK_W)
 
 
+def tiling(geometry: ConvGeometry, tile: Tile) -> dict[str, Any]:
+    """What fprop and dgrad in whole blocks take beside what the gathered ones do."""
+    return dict(groups=geometry.G, HALVES=tile.halves, **shape(tile))
+
+
 def walk(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile) -> dict[str, int]:
     """How a kernel that gathers the rows of `side`, `vector` elements at a time, gets from tap to tap."""
     _, stride_c, stride_h, stride_w = side.stride()

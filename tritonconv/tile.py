@@ -108,14 +108,41 @@ class Tile:
         channels = (geometry.F if operator == "dgrad" else geometry.C) // geometry.G
         return ceildiv(channels, self.BLOCK_K) * geometry.R * geometry.S
 
+    @property
+    def halves(self) -> bool:
+        """Whether a block of channels is copied out in two halves: where each warp has rows of both."""
+        return self.BLOCK_N >= 2 * 16 * self.num_warps
+
+    def programs(self, geometry: ConvGeometry, operator: Operator, itemsize: int, device: Device) -> int:
+        """How many programs are started: one for each block, and of wgrad for each part of its sum; but of those whose
+        pixels are tiled, so many as run at the same time, and each computes one block after another.
+        """
+        blocks = self.blocks(geometry, operator)
+        if operator == "wgrad":
+            return blocks * self.SPLIT_K
+        return min(blocks, device.multiprocessors * self.together(operator, itemsize, device)) if self.tiled else blocks
+
+    def together(self, operator: Operator, itemsize: int, device: Device) -> int:
+        """How many programs one multiprocessor is expected to run at the same time."""
+        accumulators = self.BLOCK_M * self.BLOCK_N // (32 * self.num_warps)
+        registers = 32 * self.num_warps * (accumulators + BESIDE_ACCUMULATORS)
+        return max(1, min(device.shared_bytes // self.shared_bytes(operator, itemsize), REGISTERS // registers))
+
     def shared_bytes(self, operator: Operator, itemsize: int) -> int:
-        """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger."""
+        """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger; of
+        tiled pixels both, since the next block's operands come in while the result goes out.
+        """
         operands = self.num_stages * (self.BLOCK_M + self.BLOCK_N) * self.BLOCK_K * itemsize
         if operator == "wgrad":
             # Its results are float32, and each warp has a column of the bias's sum.
             return max(operands, self.BLOCK_M * self.BLOCK_N * 4) + self.num_warps * self.BLOCK_M * 4 + BESIDE_OPERANDS
-        return max(operands, self.BLOCK_M * self.BLOCK_N * itemsize) + BESIDE_OPERANDS
+        result = self.BLOCK_M * self.BLOCK_N * itemsize
+        if self.tiled:
+            return max(operands + result // (2 if self.halves else 1), result) + BESIDE_OPERANDS
+        return max(operands, result) + BESIDE_OPERANDS
 
 
 # Room for row masks and barriers, in bytes; the tests compile every tile and see that it suffices.
 BESIDE_OPERANDS = 1_024
+# Registers of a multiprocessor, and about how many a thread has beside its accumulators.
+REGISTERS, BESIDE_ACCUMULATORS = 65_536, 40

@@ -23,14 +23,15 @@ _WIDE_FLOAT32 = [(128, 128, 128, 8, 3), (128, 64, 128, 8, 3), (64, 128, 128, 8, 
 # And where wgrad would, which also holds counters and the bias's sum.
 _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
 # For whole blocks of pixels: how many pixels, channels, bytes of K, warps and stages; in wgrad filters, channels and
-# pixels in each step.
+# pixels in each step, which are those of a line.
 _TILED = [
     *((128, 256, 128, 8, 3), (256, 128, 128, 8, 3), (128, 128, 128, 8, 3), (256, 64, 128, 4, 3), (128, 64, 128, 4, 4)),
     *((64, 128, 128, 8, 4), (64, 64, 128, 4, 4), (256, 64, 64, 4, 4), (128, 64, 64, 4, 4)),
 ]
 _TILED_WGRAD = [
-    *((128, 256, 64, 8, 3), (256, 128, 64, 8, 3), (128, 128, 64, 8, 3), (128, 64, 64, 8, 4), (64, 128, 64, 4, 4)),
-    (64, 64, 64, 4, 4),
+    *((128, 256, 64, 8, 3), (256, 128, 64, 8, 3), (128, 128, 64, 4, 3), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4)),
+    *((64, 64, 64, 4, 4), (128, 256, 32, 8, 6), (256, 128, 32, 8, 6), (128, 128, 32, 4, 6), (128, 256, 16, 8, 8)),
+    *((256, 128, 16, 8, 8), (128, 128, 16, 4, 8)),
 ]
 # Each location has a product of its own, whose rows, or in wgrad what it sums over, are the images. Tiles for more than
 # FEW of them; and for at most FEW, with K in elements, those that multiply without tensor cores.
@@ -81,17 +82,29 @@ def designed_for_blocks(operator: Operator, operands: Operands) -> list[Tile]:
     if not operands.blocks or operands.exact or operands.varies:
         return []
     if operator == "wgrad":
-        return [in_shape(Tile(*row), shapes(row[2])[0]) for row in _TILED_WGRAD]
-    tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in _TILED]
-    return [in_shape(tile, shapes(tile.BLOCK_M)[0]) for tile in tiles]
+        # Tensor cores read 16 bits across rows. What is to be turned round passes through registers, where Triton 3.6
+        # and 3.7 overwrite on sm_90 what the tensor cores still read.
+        tiles = [Tile(*row) for row in _TILED_WGRAD] if operands.itemsize == 2 else []
+    else:
+        tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in _TILED]
+    return [in_shape(tile, shapes(pixels_of(tile, operator), operator)[0]) for tile in tiles]
 
 
 # Images, rows and columns of a block of pixels.
 Shape = tuple[int, int, int]
 
 
-def shapes(pixels: int) -> list[Shape]:
-    """How a block of so many pixels may lie: in one image, in squares of some, in a pixel of many, in a line."""
+def pixels_of(tile: Tile, operator: Operator) -> int:
+    """How many pixels a block of `tile` has."""
+    return tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
+
+
+def shapes(pixels: int, operator: Operator) -> list[Shape]:
+    """How a block of so many pixels may lie: in one image, in squares of some, in a pixel of many, in a line. Of wgrad
+    only as a line of a row or of images: others would pass through registers on their way to the tensor cores.
+    """
+    if operator == "wgrad":
+        return [(1, 1, pixels), (pixels, 1, 1)]
     side = 1
     while 4 * side * side <= pixels:
         side *= 2
@@ -109,8 +122,7 @@ def shaped(tile: Tile, geometry: ConvGeometry, operator: Operator) -> Tile:
     """The tile with its pixels, if they lie in blocks, in the shape that covers those of `geometry` with the fewest."""
     if not tile.tiled:
         return tile
-    pixels = tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
-    found = [in_shape(tile, shape) for shape in shapes(pixels)]
+    found = [in_shape(tile, shape) for shape in shapes(pixels_of(tile, operator), operator)]
     return min(found, key=lambda tile: tile.pixel_blocks(geometry, operator))
 
 
@@ -166,8 +178,8 @@ def legal(operator: Operator, operands: Operands, device: Device) -> list[Tile]:
     grid = product((64, 128, 256), (16, 32, 64, 128, 256), (64, 128), (4, 8), (2, 3, 4))
     tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in grid]
     if designed_for_blocks(operator, operands):
-        pixels = [tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M for tile in tiles]
-        tiles += [in_shape(tile, shapes(n)[0]) for tile, n in zip(tiles, pixels, strict=True) if tile.BLOCK_N >= 64]
+        wide = [tile for tile in tiles if tile.BLOCK_N >= 64]
+        tiles += [in_shape(tile, shapes(pixels_of(tile, operator), operator)[0]) for tile in wide]
     return runnable(tiles, operator, operands, device)
 
 
@@ -186,8 +198,6 @@ def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
         return True
     if tile.tiled and device.capability < COPIES_BLOCKS:
         return False
-    if tile.tiled and operator == "wgrad" and itemsize == 4 and device.capability != 90:
-        return False  # what is read transposed would pass through more shared memory than there is
     # Without tensor cores, products wait to be added up.
     accumulators = tile.BLOCK_M * tile.BLOCK_N * (tile.BLOCK_K if few else 1) // (32 * tile.num_warps)
     most = 128 if device.capability in ((90,) if operator == "wgrad" else (90, 100, 103)) else 64

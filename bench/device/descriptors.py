@@ -76,9 +76,9 @@ def ways(problem: Problem, plan: Plan) -> dict[str, Callable[[], tuple[Tensor, .
     from bench.device.described import fprop_described_kernel
 
     [(_, programs, given)] = plan.launches
-    names = ("B", "C", "F", "P", "Q", "R", "S", "stride_yb", "stride_yp", "stride_yq", "pad_h", "pad_w", "ALIGN_Y")
-    rest = {name: given[name] for name in (*names, "y_ptr")} | constants(given["x_ptr"], plan.tile) | shape(plan.tile)
-    rest["C"] *= given["ALIGN_X"]
+    names = ("B", "F", "P", "Q", "R", "S", "pad_h", "pad_w", "HALVES")
+    rest = {name: given[name] for name in names} | constants(given["x_ptr"], plan.tile) | shape(plan.tile)
+    rest |= {"C": given["C"] * given["ALIGN_X"], "F": given["F"] * given["ALIGN_Y"]}
     kept = described(given, plan)
 
     def start(descriptors: dict[str, Any]) -> tuple[Tensor, ...]:
@@ -93,13 +93,15 @@ def ways(problem: Problem, plan: Plan) -> dict[str, Callable[[], tuple[Tensor, .
 
 
 def described(given: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """The image (B, H, W, C) and the weight (F, R*S*C) of a launch, and which blocks of them are copied."""
+    """The image, the weight and the result of a launch as its programs describe them, and which blocks are copied."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     tile = plan.tile
-    image, weight = given["x_ptr"].permute(0, 2, 3, 1), given["weight_ptr"].flatten(1)
-    pixels = [tile.BLOCK_B, tile.BLOCK_H, tile.BLOCK_W, tile.BLOCK_K]
+    image, result = (given[name].permute(0, 2, 3, 1).unsqueeze(3) for name in ("x_ptr", "y_ptr"))
+    weight = given["weight_ptr"].flatten(1).unsqueeze(0)
+    pixels = [tile.BLOCK_B, tile.BLOCK_H, tile.BLOCK_W, 1]
     return {
-        "image": TensorDescriptor.from_tensor(image, pixels),
-        "weight": TensorDescriptor.from_tensor(weight, [tile.BLOCK_N, tile.BLOCK_K]),
+        "image": TensorDescriptor.from_tensor(image, [*pixels, tile.BLOCK_K]),
+        "weight": TensorDescriptor.from_tensor(weight, [1, tile.BLOCK_N, tile.BLOCK_K]),
+        "result": TensorDescriptor.from_tensor(result, [*pixels, tile.BLOCK_N // (2 if tile.halves else 1)]),
     }

@@ -8,10 +8,10 @@ import triton.language as tl
 
 from tritonconv.kernels.dgrad import phase
 from tritonconv.kernels.index import INTEGERS, block_of, blocks_of, raster
-from tritonconv.kernels.tiled import multiply_sum_blocks, store_block
+from tritonconv.kernels.tiled import copy_block_out, multiply_sum_blocks, store_block
 
 
-@triton.jit(do_not_specialize=[*INTEGERS, "period_h", "period_w"], do_not_specialize_on_alignment=["bias_ptr"])
+@triton.jit(do_not_specialize=[*INTEGERS, "period_h", "period_w", "groups"], do_not_specialize_on_alignment=["bias_ptr"])
 def dgrad_tiled_kernel(
     y_ptr,
     weight_ptr,
@@ -42,9 +42,12 @@ def dgrad_tiled_kernel(
     dilation_w,
     period_h,
     period_w,
+    groups,
     ALIGN_X: tl.constexpr,
     ALIGN_Y: tl.constexpr,
     WIDE: tl.constexpr,
+    STRIDED: tl.constexpr,
+    HALVES: tl.constexpr,
     TRANSPOSED: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
@@ -62,90 +65,110 @@ def dgrad_tiled_kernel(
     C and F count the channels and filters of one group. The weight lies as (F, R, S, C) if TRANSPOSED, or else as
     (C, R, S, F), group by group, with zeros behind F up to a multiple of BLOCK_K. Filters are adjacent in y, and F and
     every stride of y were divided by ALIGN_Y; ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for
-    32-bit offsets.
+    32-bit offsets. There is more than one phase only if STRIDED.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
-
-    # The largest phase decides how many programs each gets. Those that a smaller one can not use do nothing.
-    tiles_m = blocks_of(B, tl.cdiv(H, stride_h), tl.cdiv(W, stride_w), BLOCK_B, BLOCK_H, BLOCK_W)
-    tiles_n = tl.cdiv(C, BLOCK_N)
-    tiles = tiles_m * tiles_n
-    pid = tl.program_id(0)
-    groups = tl.num_programs(0) // (tiles * stride_h * stride_w)
-    index = pid // (tiles * groups)
-    r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
-    s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
-    g = (pid // tiles % groups).to(tl.int64)
-    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
-    b, i, j = block_of(tile_m, tl.cdiv(H, stride_h), tl.cdiv(W, stride_w), BLOCK_B, BLOCK_H, BLOCK_W)
+    wide_C = C.to(tl.int64)
+    wide_F = F.to(tl.int64)
 
     features = tl.make_tensor_descriptor(
-        y_ptr + g * F,
-        [B, P, Q, F],
-        [stride_yb.to(tl.int64) * ALIGN_Y, stride_yp.to(tl.int64) * ALIGN_Y, stride_yq.to(tl.int64) * ALIGN_Y, 1],
-        [BLOCK_B, BLOCK_H, BLOCK_W, BLOCK_K],
+        y_ptr,
+        [B, P, Q, groups, F],
+        [stride_yb.to(tl.int64) * ALIGN_Y, stride_yp.to(tl.int64) * ALIGN_Y, stride_yq.to(tl.int64) * ALIGN_Y, wide_F, 1],
+        [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_K],
     )
     if TRANSPOSED:
         pitch = C
-        columns = R * S * C
-        weight_ptr += g * F * columns
-        weight = tl.make_tensor_descriptor(weight_ptr, [F, columns], [columns.to(tl.int64), 1], [BLOCK_K, BLOCK_N])
+        columns = R * S * wide_C
+        weight = tl.make_tensor_descriptor(
+            weight_ptr, [groups, F, R * S * C], [F * columns, columns, 1], [1, BLOCK_K, BLOCK_N]
+        )
     else:
         pitch = tl.cdiv(F, BLOCK_K) * BLOCK_K
-        columns = R * S * pitch
-        weight_ptr += g * C * columns
-        weight = tl.make_tensor_descriptor(weight_ptr, [C, columns], [columns.to(tl.int64), 1], [BLOCK_N, BLOCK_K])
-    accumulator = multiply_sum_blocks(
-        tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32),
-        features,
-        weight,
-        b,
-        first_p + i,
-        first_q + j,
-        tile_n * BLOCK_N,
-        taps_h,
-        taps_w,
-        # The next tap of the phase looks so many positions back.
-        -(dilation_h * period_h // stride_h),
-        -(dilation_w * period_w // stride_w),
-        r * S + s,
-        period_h * S,
-        period_w,
-        pitch,
-        tl.where((i < rows_h) & (j < rows_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0),
-        TRANSPOSED,
-        PRECISION,
-        DOT_DTYPE,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
-    )
-    store_block(
-        x_ptr,
-        bias_ptr,
-        accumulator,
-        b,
-        i,
-        j,
-        B,
-        rows_h,
-        rows_w,
-        start_h,
-        start_w,
-        stride_h,
-        stride_w,
-        stride_xb,
-        stride_xc,
-        stride_xh,
-        stride_xw,
-        g,
-        C,
-        tile_n * BLOCK_N,
-        ALIGN_X,
-        WIDE,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_H,
-        BLOCK_W,
-    )
+        columns = R * S * pitch.to(tl.int64)
+        weight = tl.make_tensor_descriptor(
+            weight_ptr, [groups, C, R * S * pitch], [C * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
+        )
+    if ALIGN_X > 1 and not STRIDED:
+        result = tl.make_tensor_descriptor(
+            x_ptr,
+            [B, H, W, groups, C],
+            [stride_xb.to(tl.int64) * ALIGN_X, stride_xh.to(tl.int64) * ALIGN_X, stride_xw.to(tl.int64) * ALIGN_X, wide_C, 1],
+            [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
+        )
+
+    # The largest phase decides how many tiles each gets. Of those that a smaller one can not use nothing is stored.
+    extent_h = tl.cdiv(H, stride_h)
+    extent_w = tl.cdiv(W, stride_w)
+    tiles_m = blocks_of(B, extent_h, extent_w, BLOCK_B, BLOCK_H, BLOCK_W)
+    tiles_n = tl.cdiv(C, BLOCK_N)
+    tiles = tiles_m * tiles_n
+    for tile in tl.range(tl.program_id(0), tiles * groups * stride_h * stride_w, tl.num_programs(0)):
+        index = tile // (tiles * groups)
+        r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
+        s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
+        g = tile // tiles % groups
+        tile_m, tile_n = raster(tile % tiles, tiles_m, tiles_n, GROUP_M)
+        b, i, j = block_of(tile_m, extent_h, extent_w, BLOCK_B, BLOCK_H, BLOCK_W)
+        n = tile_n * BLOCK_N
+        accumulator = multiply_sum_blocks(
+            tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32),
+            features,
+            weight,
+            b,
+            first_p + i,
+            first_q + j,
+            g,
+            n,
+            taps_h,
+            taps_w,
+            # The next tap of the phase looks so many positions back.
+            -(dilation_h * period_h // stride_h),
+            -(dilation_w * period_w // stride_w),
+            r * S + s,
+            period_h * S,
+            period_w,
+            pitch,
+            tl.where((i < rows_h) & (j < rows_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0),
+            TRANSPOSED,
+            PRECISION,
+            DOT_DTYPE,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+        if ALIGN_X > 1 and not STRIDED:
+            dtype = x_ptr.dtype.element_ty
+            copy_block_out(
+                result, dtype, bias_ptr, accumulator, b, i, j, g, C, n, HALVES, BLOCK_N, BLOCK_B, BLOCK_H, BLOCK_W
+            )
+        else:
+            store_block(
+                x_ptr,
+                bias_ptr,
+                accumulator,
+                b,
+                i,
+                j,
+                B,
+                rows_h,
+                rows_w,
+                start_h,
+                start_w,
+                stride_h,
+                stride_w,
+                stride_xb,
+                stride_xc,
+                stride_xh,
+                stride_xw,
+                g.to(tl.int64),
+                C,
+                n,
+                ALIGN_X,
+                WIDE,
+                BLOCK_M,
+                BLOCK_N,
+                BLOCK_H,
+                BLOCK_W,
+            )

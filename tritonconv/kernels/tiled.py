@@ -4,8 +4,8 @@ A block is so many images, rows and columns. What it overhangs at any edge of th
 as zeros, so there are no masks and no addresses to compute. In the product, channels are rows and pixels are columns:
 in this orientation both operands stay in shared memory, whatever shape a block has.
 
-A descriptor tells the hardware of a tensor. Each program makes its own, so it can be one of a group's channels, or of
-every s-th pixel, and the launch costs the host nothing.
+A descriptor tells the hardware of a tensor. A program makes its own, which takes it some microseconds, so the launch
+costs the host nothing; and a program computes one tile after another, so that it does so once.
 """
 
 import triton
@@ -22,6 +22,7 @@ def multiply_sum_blocks(
     b,
     first_h,
     first_w,
+    g,
     n,
     taps_h,
     taps_w,
@@ -39,11 +40,12 @@ def multiply_sum_blocks(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """accumulator[n, m] + sum over k, i, j of weight[n; tap(i, j), k] * side[m; k, first + (i, j)*step], in float32.
+    """accumulator[n, m] + sum over k, i, j of weight[g, n; tap(i, j), k] * side[m; g, k, first + (i, j)*step]
 
-    `side` describes (B, H, W, K), and m runs over the block of pixels at b, first_h, first_w. `weight` describes
-    (N, taps*pitch), or if TRANSPOSED (K, taps*pitch): taps lie `pitch` elements apart, and tap(i, j) is that of number
-    first_tap + i*tap_step_h + j*tap_step_w. Channels beyond K are zeros in the side, and beyond N are not stored.
+    in float32. `side` describes (B, H, W, G, K), and m runs over the block of pixels at b, first_h, first_w. `weight`
+    describes (G, N, taps*pitch), or if TRANSPOSED (G, K, taps*pitch): taps lie `pitch` elements apart, and tap(i, j) is
+    that of number first_tap + i*tap_step_h + j*tap_step_w. Channels beyond K are zeros in the side, and beyond N are
+    not stored.
     """
     i = 0
     j = 0
@@ -52,8 +54,11 @@ def multiply_sum_blocks(
     w = first_w
     tap = first_tap
     for _ in tl.range(steps):
-        pixels = side.load([b, h, w, done]).reshape(BLOCK_M, BLOCK_K)
-        filters = weight.load([done, tap * pitch + n]).T if TRANSPOSED else weight.load([n, tap * pitch + done])
+        pixels = side.load([b, h, w, g, done]).reshape(BLOCK_M, BLOCK_K)
+        if TRANSPOSED:
+            filters = weight.load([g, done, tap * pitch + n]).reshape(BLOCK_K, BLOCK_N).T
+        else:
+            filters = weight.load([g, n, tap * pitch + done]).reshape(BLOCK_N, BLOCK_K)
         accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
         # The order of the gathered kernels: channel blocks outside, taps inside.
         j += 1
@@ -65,6 +70,42 @@ def multiply_sum_blocks(
         w = first_w + j * step_w
         tap = first_tap + i * tap_step_h + j * tap_step_w
     return accumulator
+
+
+@triton.jit
+def copy_block_out(
+    result,
+    dtype,
+    bias_ptr,
+    accumulator,
+    b,
+    i,
+    j,
+    g,
+    N,
+    n,
+    HALVES: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """result[b, i, j, g, n] = bias[g*N + n] + accumulator[n, m] for the block of pixels m at b, i, j, rounded once.
+
+    `result` describes all of it, so the hardware leaves out what lies beyond; it goes on copying while the next tile is
+    computed. In two HALVES, the copy takes half the shared memory.
+    """
+    if bias_ptr is not None:
+        rows = n + tl.arange(0, BLOCK_N)
+        accumulator += tl.load(bias_ptr + g * N + rows, mask=rows < N, other=0.0).to(tl.float32)[:, None]
+    block = accumulator.to(dtype)
+    if HALVES:
+        first, second = tl.split(block.reshape(2, BLOCK_N // 2, block.shape[1]).permute(1, 2, 0))
+        result.store([b, i, j, g, n], first.T.reshape(BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2))
+        n += BLOCK_N // 2
+        result.store([b, i, j, g, n], second.T.reshape(BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2))
+    else:
+        result.store([b, i, j, g, n], block.T.reshape(BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N))
 
 
 @triton.jit

@@ -173,6 +173,17 @@ def wgrad_kernel(
 SIZES_AND_STRIDES = ["filters", "C", "R", "S", "stride_f", "stride_c", "stride_r", "stride_s", "splits", "bias_splits"]
 
 
+@triton.jit
+def sum_of_parts(partials_ptr, index, count, parts, BLOCK: tl.constexpr):
+    """The sum over part < parts of partials[part, index], for index < count: eight loads at a time are on their way."""
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for first in range(0, parts, 8):
+        part = first + tl.arange(0, 8)
+        mask = (part < parts)[:, None] & (index < count)[None, :]
+        total += tl.sum(tl.load(partials_ptr + part[:, None] * count + index[None, :], mask=mask, other=0.0), 0)
+    return total
+
+
 @triton.jit(do_not_specialize=SIZES_AND_STRIDES)
 def sum_partials_kernel(
     partials_ptr,
@@ -199,9 +210,7 @@ def sum_partials_kernel(
     filters = filters.to(tl.int64)
     if weight_ptr is not None:
         count = filters * C * R * S
-        total = tl.zeros((BLOCK,), dtype=tl.float32)
-        for split in range(splits):
-            total += tl.load(partials_ptr + split * count + index, mask=index < count, other=0.0)
+        total = sum_of_parts(partials_ptr, index, count, splits, BLOCK)
         c = index % C
         s = index // C % S
         r = index // (S * C) % R
@@ -209,8 +218,7 @@ def sum_partials_kernel(
         offsets = f * stride_f + c * stride_c + r * stride_r + s * stride_s
         tl.store(weight_ptr + offsets, total.to(weight_ptr.dtype.element_ty), mask=index < count)
     if bias_ptr is not None:
-        bias = tl.zeros((BLOCK,), dtype=tl.float32)
         # There are few filters: most programs have none of them to sum.
-        for split in range(tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0)):
-            bias += tl.load(bias_partials_ptr + split * filters + index, mask=index < filters, other=0.0)
+        parts = tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0)
+        bias = sum_of_parts(bias_partials_ptr, index, filters, parts, BLOCK)
         tl.store(bias_ptr + index, bias.to(bias_ptr.dtype.element_ty), mask=index < filters)

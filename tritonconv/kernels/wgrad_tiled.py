@@ -81,18 +81,35 @@ def wgrad_tiled_kernel(
     # How many rows and columns of the tap's image lie before the end of both x and what the last position sees.
     extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)
     extent_w = tl.minimum(tl.cdiv(W - start_w, stride_w), Q + at_w)
-    image = tl.make_tensor_descriptor(
-        x_ptr + g * C + start_h * stride_xh + start_w * stride_xw,
-        [B, tl.maximum(extent_h, 1), tl.maximum(extent_w, 1), C],
-        [stride_xb.to(tl.int64) * ALIGN_X, stride_h * stride_xh, stride_w * stride_xw, 1],
-        [BLOCK_B, BLOCK_H, BLOCK_W, BLOCK_N],
-    )
-    features = tl.make_tensor_descriptor(
-        y_ptr + g * F,
-        [B, P, Q, F],
-        [stride_yb.to(tl.int64) * ALIGN_Y, stride_yp.to(tl.int64) * ALIGN_Y, stride_yq.to(tl.int64) * ALIGN_Y, 1],
-        [BLOCK_B, BLOCK_H, BLOCK_W, BLOCK_M],
-    )
+    # What a step copies is a line along the last axis but one, that of images or that of columns: then it has rows of
+    # channels, which stay in shared memory on the left of the product, too.
+    wide_xb = stride_xb.to(tl.int64) * ALIGN_X
+    wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
+    wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
+    wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    first_x = x_ptr + g * C + start_h * stride_xh + start_w * stride_xw
+    seen_h = tl.maximum(extent_h, 1)
+    seen_w = tl.maximum(extent_w, 1)
+    if BLOCK_B > 1:
+        image = tl.make_tensor_descriptor(
+            first_x,
+            [seen_h, seen_w, B, C],
+            [stride_h * stride_xh, stride_w * stride_xw, wide_xb, 1],
+            [1, 1, BLOCK_B, BLOCK_N],
+        )
+        features = tl.make_tensor_descriptor(
+            y_ptr + g * F, [P, Q, B, F], [wide_yp, wide_yq, wide_yb, 1], [1, 1, BLOCK_B, BLOCK_M]
+        )
+    else:
+        image = tl.make_tensor_descriptor(
+            first_x,
+            [B, seen_h, seen_w, C],
+            [wide_xb, stride_h * stride_xh, stride_w * stride_xw, 1],
+            [1, 1, BLOCK_W, BLOCK_N],
+        )
+        features = tl.make_tensor_descriptor(
+            y_ptr + g * F, [B, P, Q, F], [wide_yb, wide_yp, wide_yq, 1], [1, 1, BLOCK_W, BLOCK_M]
+        )
     # Of a tap that sees nothing but padding, channels beyond the last are copied, which are zeros.
     c_copied = tl.where((extent_h > 0) & (extent_w > 0), c, C)
     steps = blocks_of(B, P, Q, BLOCK_B, BLOCK_H, BLOCK_W)
@@ -103,8 +120,12 @@ def wgrad_tiled_kernel(
     bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
     turn = 0
     for _ in tl.range(tl.minimum(steps_per_split, steps - first)):
-        x = image.load([b, p + at_h, q + at_w, c_copied]).reshape(BLOCK_K, BLOCK_N)
-        y = features.load([b, p, q, f]).reshape(BLOCK_K, BLOCK_M)
+        if BLOCK_B > 1:
+            x = image.load([p + at_h, q + at_w, b, c_copied]).reshape(BLOCK_K, BLOCK_N)
+            y = features.load([p, q, b, f]).reshape(BLOCK_K, BLOCK_M)
+        else:
+            x = image.load([b, p + at_h, q + at_w, c_copied]).reshape(BLOCK_K, BLOCK_N)
+            y = features.load([b, p, q, f]).reshape(BLOCK_K, BLOCK_M)
         accumulator = tl.dot(y.to(DOT_DTYPE).T, x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
         # The programs that read the same features take turns in summing them.
         if bias_partials_ptr is not None:
