@@ -77,7 +77,7 @@ def read(path: Path) -> Results:
 def load(path: Path) -> Results:
     """A record of times. Raises ValueError for a record of something else, or what is none."""
     record = read(path)
-    if record.get("part") in ("correctness", "profile"):
+    if record.get("part") in ("correctness", "profile", "tiles", "descriptors"):
         raise ValueError(f"{path} holds no times, but what the part {record['part']} found")
     return record
 

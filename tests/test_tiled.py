@@ -14,7 +14,7 @@ from tritonconv import launch, processor
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.launch import Plan
 from tritonconv.tile import Tile
-from tritonconv.tiles import COPIES_BLOCKS, Shape, in_shape, shaped, shapes
+from tritonconv.tiles import COPIES_BLOCKS, Shape, in_shape, shaped, shapes, whole_rows
 
 # Of pixels, channels and products in a step: what is small enough for the interpreter, or large enough for a GPU.
 LEAST = 64 if torch.cuda.is_available() else 16
@@ -34,8 +34,21 @@ PROBLEMS = {
         B=2, C=8, H=1, W=2, F=8, P=2, Q=2, R=3, S=3, stride_h=4, stride_w=3, pad_h=2
     ),
     "pixels_without_taps": ConvGeometry(B=1, C=8, H=9, W=8, F=8, P=3, Q=2, R=2, S=2, stride_h=3, stride_w=4),
+    "folded": ConvGeometry(
+        B=2, C=2 * LEAST, H=8, W=6, F=LEAST, P=4, Q=3, R=3, S=3, stride_h=2, stride_w=2, pad_h=1, pad_w=1
+    ),
+    "folded_and_dilated": ConvGeometry(
+        *(1, LEAST, 12, 12, LEAST, 3, 4, 3, 4), stride_h=4, stride_w=3, dilation_h=3, dilation_w=4, pad_h=1, pad_w=6
+    ),
+    "folded_far": ConvGeometry(*(1, LEAST, 6, 4, LEAST, 4, 3, 2, 5), stride_h=3, stride_w=4, pad_h=5, pad_w=7),
+    "whole_rows": ConvGeometry(B=3, C=16, H=5, W=8, F=24, P=4, Q=8, R=3, S=3, pad_h=1, pad_w=1),
+    "whole_images": ConvGeometry(B=3, C=24, H=4, W=8, F=8, P=2, Q=4, R=2, S=3, stride_h=2, stride_w=2, pad_w=1),
     "line": ConvGeometry(B=3, C=16, H=4, W=5, F=24, P=4, Q=5, R=1, S=1),
 }
+
+
+# Of which one loop sees all of a window, though it is strided, and results are copied out, though they are phases.
+FOLDED = [PROBLEMS[name] for name in ("folded", "folded_and_dilated", "folded_far")]
 
 
 def cases() -> list[Any]:
@@ -44,8 +57,10 @@ def cases() -> list[Any]:
     for operator in OPERATORS:
         every = shapes(LEAST, operator)
         for index, name in enumerate(PROBLEMS):
-            all_of_them = name == "plain" or operator == "wgrad"
-            found += [(operator, name, shape) for shape in (every if all_of_them else [every[index % len(every)]])]
+            some = every if name == "plain" or operator == "wgrad" else [every[index % len(every)]]
+            if operator == "wgrad":
+                some = some + whole_rows(LEAST, PROBLEMS[name])
+            found += [(operator, name, shape) for shape in some]
     return [
         pytest.param(operator, PROBLEMS[name], shape, id=f"{operator}-{name}-{'.'.join(map(str, shape))}")
         for operator, name, shape in found
@@ -101,6 +116,7 @@ def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, shape: S
     summand = None if operator == "wgrad" else (torch.arange(sides[operator].shape[1], device=device) % 7).half()
     plan = plan_of(operator, geometry, x, weight, y, True if summand is None else summand, tile_in(operator, shape))
     assert plan.launches[0].kernel.__name__ == f"{operator}_tiled_kernel"
+    assert plan.launches[0].arguments.get("FOLDED", False) == (geometry in FOLDED and operator != "wgrad")
     result, *bias = launch.run(plan)
     wanted = expected(geometry, x, weight, y)[operator]
     if summand is not None:

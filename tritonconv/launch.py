@@ -21,7 +21,10 @@ from tritonconv.layout import (
     adjacent,
     allocate,
     channels_first,
+    evenly_spaced,
     filters_last,
+    folds,
+    in_order,
     last_in_memory,
     line,
     paired,
@@ -32,7 +35,7 @@ from tritonconv.layout import (
 from tritonconv.notices import warn_once
 from tritonconv.operands import addend, constants, gathering, integers, periods, shape, summary, tiling, variation
 from tritonconv.tile import Device, Operands, Tile
-from tritonconv.tiles import least, pick
+from tritonconv.tiles import in_shape, least, pick
 
 # Elements that one program of the second step of wgrad sums up.
 SUM_BLOCK = 512
@@ -149,9 +152,11 @@ def fprop(
     if tile.tiled:
         kernel, more = fprop_tiled_kernel, periods(geometry) | tiling(geometry, tile)
         more |= dict(ONE_IMAGE=geometry.images_seen == 1)
+        more |= dict(FOLDED=geometry.images_seen > 1 and folds(x, geometry, tile.BLOCK_K))
     else:
         kernel, more = fprop_kernel, gathering(geometry, x, align_x, bias, result.shape, tile)
-    return plan((y,), tile, asked, Launch(kernel, tile.programs(geometry, "fprop", x.element_size(), device), arguments | more))
+    programs = tile.programs(geometry, "fprop", x.element_size(), device)
+    return plan((y,), tile, asked, Launch(kernel, programs, arguments | more))
 
 
 def dgrad(
@@ -185,16 +190,17 @@ def dgrad(
     )
     if tile.tiled:
         # Tensor cores read 16 bits either way round, and 32 bits only with what they sum over adjacent.
-        transposed = y.element_size() == 2 and (geometry.C // geometry.G) % 8 == 0
+        transposed = y.element_size() == 2
         kernel, more = dgrad_tiled_kernel, tiling(geometry, tile) | dict(TRANSPOSED=transposed)
-        more |= dict(STRIDED=geometry.phases > 1)
+        more |= dict(STRIDED=geometry.phases > 1, FOLDED=geometry.phases > 1 and folds(result, geometry, tile.BLOCK_N))
         lying = filters_last(weight) if transposed else channels_first(weight, geometry.G, tile.BLOCK_K)
     else:
         kernel, more = dgrad_kernel, gathering(geometry, y, align_y, bias, result.shape, tile)
         more |= dict(ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1)
         lying = filters_last(weight) if geometry.varies else channels_first(weight, geometry.G)
     arguments |= more | dict(weight_ptr=lying)
-    return plan((x,), tile, asked, Launch(kernel, tile.programs(geometry, "dgrad", y.element_size(), device), arguments))
+    programs = tile.programs(geometry, "dgrad", y.element_size(), device)
+    return plan((x,), tile, asked, Launch(kernel, programs, arguments))
 
 
 def wgrad(
@@ -224,6 +230,8 @@ def wgrad(
     geometry, x, y = in_line(geometry, x, y)
     asked = Asked(geometry, "wgrad", summary(geometry, min(align_x, align_y), True, x, y), device)
     tile = tile or tile_for(asked)
+    if tile.whole_rows and not evenly_spaced(y):
+        tile = in_shape(tile, (1, 1, tile.BLOCK_K))
     tile, partials, bias_partials = workspace(tile, geometry, weight, bias)
     multiply = dict(
         x_ptr=x,
@@ -280,6 +288,7 @@ def sum_of_partials(
         stride_s=stride_s,
         splits=tile.SPLIT_K,
         bias_splits=tile.SPLIT_K * tile.columns(geometry, "wgrad"),
+        IN_ORDER=in_order(weight),
         BLOCK=SUM_BLOCK,
     )
     return Launch(sum_partials_kernel, ceildiv(filters if there else weight.numel(), SUM_BLOCK), add)
@@ -335,7 +344,7 @@ def partial_sums(
     """Room for them, and for those of a bias from each column of blocks. The weight itself, if it takes one sum and
     lies as that is computed, with its channels last; but not where pixels are gathered, in variants enough as it is.
     """
-    direct = tile.SPLIT_K == 1 and weight.movedim(-3, -1).is_contiguous() and bool(tile.tiled or geometry.varies)
+    direct = tile.SPLIT_K == 1 and in_order(weight) and bool(tile.tiled or geometry.varies)
     partials = weight if direct else allocate((tile.SPLIT_K, *weight.shape), weight, False, torch.float32)
     if bias is None:
         return partials, None

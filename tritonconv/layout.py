@@ -132,3 +132,28 @@ def line(side: Tensor) -> Tensor | None:
 def wide(side: Tensor) -> bool:
     """Whether the offset of some element does not fit in 32 bits."""
     return sum((n - 1) * stride for n, stride in zip(side.shape, side.stride(), strict=True)) >= 2**31
+
+
+def in_order(weight: Tensor) -> bool:
+    """Whether the weight (..., F, C/G, R, S) has its elements in the order (..., F, R, S, C/G), without gaps."""
+    return weight.movedim(-3, -1).is_contiguous()
+
+
+def evenly_spaced(side: Tensor) -> bool:
+    """Whether all pixels of a side (B, C, H, W), one image after the other, lie at equal distances, and an integer of
+    32 bits counts them.
+    """
+    _, _, H, W = side.shape
+    stride_b, _, stride_h, stride_w = side.stride()
+    even = stride_h == W * stride_w and stride_b == H * stride_h
+    return even and side.numel() // max(1, side.shape[1]) < 2**31
+
+
+def folds(side: Tensor, geometry: ConvGeometry, block: int) -> bool:
+    """Whether the columns that a stride skips can count as further channels of those that it does not, in whole blocks
+    of `block` channels, and the rows as an axis of their own.
+    """
+    _, channels, H, W = side.shape
+    divided = H % geometry.stride_h == 0 and W % geometry.stride_w == 0
+    dense = side.stride(1) == 1 and side.stride(3) == channels and side.stride(2) % 8 == 0
+    return geometry.G == 1 and divided and dense and channels % block == 0

@@ -133,9 +133,10 @@ def constants(operand: Tensor, tile: Tile) -> dict[str, Any]:
 
 def summary(geometry: ConvGeometry, vector: int, whole: bool, *loaded: Tensor) -> Operands:
     """What `pick` is told: the sides that are `loaded` are so by `vector` elements, and results are stored by 16 bytes
-    if `whole`.
+    if `whole`. Blocks can be copied of channels and filters that are a multiple of 16 bytes.
     """
     exact = loaded[0].dtype == torch.float32 and not tf32_allowed()
     itemsize = loaded[0].element_size()
-    blocks = vector * itemsize == 16 and all(in_blocks(side, geometry) for side in loaded) and not geometry.varies
-    return Operands(itemsize, vector, whole, exact, geometry.varies, blocks)
+    copied = (geometry.C // geometry.G * itemsize) % 16 == (geometry.F // geometry.G * itemsize) % 16 == 0
+    blocks = copied and all(in_blocks(side, geometry) for side in loaded) and not geometry.varies
+    return Operands(itemsize, vector, whole, exact, geometry.varies, blocks and vector * itemsize == 16)

@@ -73,6 +73,11 @@ class Tile:
         """Whether pixels are copied in whole blocks."""
         return self.BLOCK_B > 0
 
+    @property
+    def whole_rows(self) -> bool:
+        """Whether a step of wgrad takes whole rows of positions, and not a line of one, or of one's images."""
+        return self.tiled and max(self.BLOCK_B, self.BLOCK_W) < self.BLOCK_K
+
     def __str__(self) -> str:
         """As 128x256x64w8s3: the blocks, warps and stages; then images, rows and columns of a block of pixels, as
         :2.8.8, if there are such; and /4 if the reduction is split into 4 parts.
@@ -99,6 +104,14 @@ class Tile:
         images, rows, columns = geometry.pixels(operator)
         return ceildiv(images, self.BLOCK_B) * ceildiv(rows, self.BLOCK_H) * ceildiv(columns, self.BLOCK_W)
 
+    def strain(self, geometry: ConvGeometry) -> float:
+        """How much longer copying a line of images takes than that of a row: what is far apart strains the caches of
+        addresses.
+        """
+        line = self.tiled and self.BLOCK_B > 1 and self.BLOCK_B == self.BLOCK_K
+        apart = 2 * self.BLOCK_B * geometry.C * geometry.H * geometry.W if line else 0
+        return float(max(1.0, (apart / NEAR) ** 0.5))
+
     def steps(self, geometry: ConvGeometry, operator: Operator) -> int:
         """How many steps make a result: of dgrad, those of a pixel of each phase together."""
         if operator == "wgrad":
@@ -111,7 +124,7 @@ class Tile:
     @property
     def halves(self) -> bool:
         """Whether a block of channels is copied out in two halves: where each warp has rows of both."""
-        return self.BLOCK_N >= 2 * 16 * self.num_warps
+        return self.BLOCK_N // self.num_warps >= 32
 
     def programs(self, geometry: ConvGeometry, operator: Operator, itemsize: int, device: Device) -> int:
         """How many programs are started: one for each block, and of wgrad for each part of its sum; but of those whose
@@ -144,5 +157,7 @@ class Tile:
 
 # Room for row masks and barriers, in bytes; the tests compile every tile and see that it suffices.
 BESIDE_OPERANDS = 1_024
+# Bytes over which addresses are looked up fast: fitted on an H200 to wgrad of VGG's first layers, in lines of images.
+NEAR = 64 << 20
 # Registers of a multiprocessor, and about how many a thread has beside its accumulators.
 REGISTERS, BESIDE_ACCUMULATORS = 65_536, 40

@@ -25,13 +25,13 @@ _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (
 # For whole blocks of pixels: how many pixels, channels, bytes of K, warps and stages; in wgrad filters, channels and
 # pixels in each step, which are those of a line.
 _TILED = [
-    *((128, 256, 128, 8, 3), (256, 128, 128, 8, 3), (128, 128, 128, 8, 3), (256, 64, 128, 4, 3), (128, 64, 128, 4, 4)),
-    *((64, 128, 128, 8, 4), (64, 64, 128, 4, 4), (256, 64, 64, 4, 4), (128, 64, 64, 4, 4)),
+    *((128, 256, 128, 8, 4), (128, 256, 128, 8, 3), (256, 128, 128, 8, 3), (128, 128, 128, 4, 4)),
+    *((128, 128, 128, 4, 3), (256, 64, 128, 4, 2), (128, 64, 128, 4, 2), (64, 128, 128, 4, 3), (64, 64, 128, 4, 4)),
 ]
 _TILED_WGRAD = [
-    *((128, 256, 64, 8, 3), (256, 128, 64, 8, 3), (128, 128, 64, 4, 3), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4)),
-    *((64, 64, 64, 4, 4), (128, 256, 32, 8, 6), (256, 128, 32, 8, 6), (128, 128, 32, 4, 6), (128, 256, 16, 8, 8)),
-    *((256, 128, 16, 8, 8), (128, 128, 16, 4, 8)),
+    *((128, 256, 64, 8, 3), (256, 128, 64, 8, 3), (128, 128, 64, 4, 4), (128, 128, 64, 4, 3), (128, 64, 64, 4, 4)),
+    *((64, 128, 64, 4, 4), (64, 64, 64, 4, 4), (128, 256, 32, 8, 6), (256, 128, 32, 8, 6), (128, 128, 32, 4, 6)),
+    *((64, 64, 32, 4, 6), (128, 256, 16, 8, 8), (128, 128, 16, 4, 8)),
 ]
 # Each location has a product of its own, whose rows, or in wgrad what it sums over, are the images. Tiles for more than
 # FEW of them; and for at most FEW, with K in elements, those that multiply without tensor cores.
@@ -53,6 +53,7 @@ FEW = 8
 def shipped(operator: Operator, operands: Operands) -> list[Tile]:
     """Every tile that `pick` may choose for such operands on some device: those below, and those of the tables."""
     found = [replace(Tile(*blocks), SPLIT_K=1) for blocks in measured.everywhere(operator, *astuple(operands))]
+    found = [in_shape(tile, shapes(pixels_of(tile, operator), operator)[0]) if tile.tiled else tile for tile in found]
     return list(dict.fromkeys(designed(operator, operands) + found))
 
 
@@ -112,6 +113,14 @@ def shapes(pixels: int, operator: Operator) -> list[Shape]:
     return list(dict.fromkeys([(1, side, pixels // side), *squares, (1, 1, pixels)]))
 
 
+def whole_rows(pixels: int, geometry: ConvGeometry) -> list[Shape]:
+    """So many pixels as whole rows of an image's positions, or of several images', if they can be: none overhangs."""
+    rows = pixels // geometry.Q
+    if rows < 2 or pixels % geometry.Q or (geometry.P % rows and rows % geometry.P):
+        return []
+    return [(1, rows, geometry.Q) if rows <= geometry.P else (rows // geometry.P, geometry.P, geometry.Q)]
+
+
 def in_shape(tile: Tile, shape: Shape) -> Tile:
     """The tile with its pixels in blocks of that shape."""
     B, H, W = shape
@@ -123,7 +132,9 @@ def shaped(tile: Tile, geometry: ConvGeometry, operator: Operator) -> Tile:
     if not tile.tiled:
         return tile
     found = [in_shape(tile, shape) for shape in shapes(pixels_of(tile, operator), operator)]
-    return min(found, key=lambda tile: tile.pixel_blocks(geometry, operator))
+    if operator == "wgrad":
+        found = [in_shape(tile, shape) for shape in whole_rows(tile.BLOCK_K, geometry)] + found
+    return min(found, key=lambda tile: tile.pixel_blocks(geometry, operator) * tile.strain(geometry))
 
 
 def designed_for_locations(operator: Operator, operands: Operands, whole_loads: bool) -> list[Tile]:

@@ -78,9 +78,20 @@ def run_tests(seconds: float, names: Sequence[str] = TESTS) -> Iterator[results.
     clock = Clock(seconds)
     with tempfile.TemporaryDirectory() as folder:
         outcomes, log = Path(folder) / "outcomes", Path(folder) / "log"
-        workers = ["-n", str(min(8, os.cpu_count() or 1))] if find_spec("xdist") else []
+        workers = ["-n", str(min(14, os.cpu_count() or 1))] if find_spec("xdist") else []
         files = [f"tests/test_{name}.py" for name in names]
-        options = ["-q", "-m", "not slow", "-p", "bench.device.recorder", "--record", str(outcomes)]
+        # pytest-benchmark would warn that it does nothing beside xdist, and warnings are errors.
+        options = [
+            "-q",
+            "-m",
+            "not slow",
+            "-p",
+            "no:benchmark",
+            "-p",
+            "bench.device.recorder",
+            "--record",
+            str(outcomes),
+        ]
         with log.open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", *files, *workers, *options],

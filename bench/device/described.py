@@ -38,7 +38,7 @@ def fprop_described_kernel(
     """
     tiles_m = blocks_of(B, P, Q, BLOCK_B, BLOCK_H, BLOCK_W)
     tiles_n = tl.cdiv(F, BLOCK_N)
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
         tile_m, tile_n = raster(tile, tiles_m, tiles_n, GROUP_M)
         b, p, q = block_of(tile_m, P, Q, BLOCK_B, BLOCK_H, BLOCK_W)
         accumulator = multiply_sum_blocks(
@@ -67,6 +67,7 @@ def fprop_described_kernel(
             BLOCK_K,
         )
         n = tile_n * BLOCK_N
+        dtype = result.dtype
         copy_block_out(
-            result, result.dtype, None, accumulator, b, p, q, 0, F, n, HALVES, BLOCK_N, BLOCK_B, BLOCK_H, BLOCK_W
+            result, dtype, None, accumulator, b, p, q, 0, F, n, 0, 0, False, HALVES, BLOCK_N, BLOCK_B, BLOCK_H, BLOCK_W
         )

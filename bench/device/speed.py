@@ -34,9 +34,12 @@ class Unit:
 
 
 def units(layers: Sequence[Layer], dtypes: Sequence[str]) -> list[Unit]:
-    """All passes, in the order of their value: dtype by dtype, the layers of the smoke set first."""
+    """All passes, in the order of their value: dtype by dtype, the operators before whole steps, the layers of the
+    smoke set first.
+    """
     ordered = sorted(layers, key=lambda layer: layer.name not in SMOKE)
-    return [Unit(layer, of, dtype) for dtype in dtypes for layer in ordered for of in PASSES]
+    every = [Unit(layer, of, dtype) for dtype in dtypes for layer in ordered for of in PASSES]
+    return sorted(every, key=lambda unit: (dtypes.index(unit.dtype), unit.of == "step"))
 
 
 def stale(

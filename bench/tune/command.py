@@ -12,7 +12,7 @@ import torch
 from bench import results
 from bench.contenders import DTYPES, Problem
 from bench.device import cache
-from bench.device.schedule import Clock, in_time
+from bench.device.schedule import Clock, Record, in_time
 from bench.layers import Layer, select
 from bench.lowering.offline import launches, precompile
 from bench.tune.search import candidates, key_of, medians, tune
@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the table to write: by default that of the package, in tritonconv/gpus",
     )
     parser.add_argument(
+        "--times", type=Path, metavar="FILE", help="keep the times of all tiles that were tried, as JSON"
+    )
+    parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="keep what Triton compiles in DIR, as one file, and begin with it"
     )
 
@@ -54,19 +57,29 @@ def main(args: argparse.Namespace) -> int:
     table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu.name, results.kernel_hashes())
     todo = tasks(layers, args.dtypes, gpu, None if args.again else table, args.grid)
     clock = Clock(args.seconds or float("inf"))
+    record = None
+    if args.times:
+        record = Record(args.times, part="tiles", environment=results.environment(torch.device("cuda")), ceilings={})
+        record.plan(task.name for task in todo)
     with cache.kept(args.cache):
-        done, refused = tune_all(todo, table, clock, gpu)
+        done, refused = tune_all(todo, table, clock, gpu, record)
+    if record:
+        record.close()
     print(f"{done} of {len(todo)} problems tuned{'' if done == len(todo) else ', call again to go on'}: {table.path}")
     return int(refused > 0)
 
 
-def tune_all(todo: "Sequence[Task]", table: Table, clock: Clock, gpu: Device) -> tuple[int, int]:
-    """Tune as many as there is time for. Returns how many those were, and how many tiles were refused."""
+def tune_all(
+    todo: "Sequence[Task]", table: Table, clock: Clock, gpu: Device, record: Record | None = None
+) -> tuple[int, int]:
+    """Compile everything, then tune as many as there is time for. Returns how many those were, and how many tiles were
+    refused.
+    """
     device = torch.device("cuda")
     done = refusals = 0
     problem: Problem | None = None
+    precompile((task.launches(tile, gpu) for task in todo for tile in task.candidates), device)
     for task in in_time(todo, clock):
-        precompile((task.launches(tile, gpu) for tile in task.candidates), device)
         if problem is None or (problem.layer, problem.dtype) != (task.layer, task.dtype):
             problem = None  # before the next is drawn, for memory
             problem = Problem.draw(task.layer, task.dtype, device)
@@ -76,8 +89,11 @@ def tune_all(todo: "Sequence[Task]", table: Table, clock: Clock, gpu: Device) ->
             print(line)
         if row is not None:
             table.add(row)
+            if record:
+                about = {"layer": task.layer.name, "pass": task.operator, "dtype": task.dtype}
+                record.add(task.name, [about | {"times": row["times"]}])
             result = f"{row['name']} in {row['microseconds']} us, margin {row['margin']}"
-            print(f"{task.layer.name} {task.operator} {task.dtype}: {result}", flush=True)
+            print(f"{task.name}: {result}", flush=True)
     return done, refusals
 
 
@@ -88,6 +104,10 @@ class Task(NamedTuple):
     operator: Operator
     dtype: str
     candidates: list[Tile]
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer.name} {self.operator} {self.dtype}"
 
     def launches(self, tile: Tile, gpu: Device) -> list[Launch]:
         return launches(self.operator, self.dtype, self.layer.geometry, gpu, tile, bias=False)

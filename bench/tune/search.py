@@ -15,8 +15,11 @@ from bench.results import Row
 from bench.timing import on_device, spread
 from tritonconv import launch, measured, tiles
 from tritonconv.geometry import Operator
+from tritonconv.model import expected
 from tritonconv.tile import Device, Tile
 
+# Of the shipped tiles so many are tried: those that the model expects to be fastest.
+PROMISING = 14
 # Tiles that are timed in turns: each graph holds its results and its workspace.
 AT_ONCE = 16
 # Microseconds of each call, by the tile it is of.
@@ -30,13 +33,18 @@ def key_of(layer: Layer, operator: Operator, dtype: str, gpu: Device) -> measure
 
 
 def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Device, grid: bool) -> list[Tile]:
-    """The shipped tiles that fit, or all that are legal, of those that `pick` would consider: for wgrad with the splits
-    that the model considers.
+    """Of the tiles that `pick` would consider, those shipped that the model expects to be fastest, or all that are
+    legal; for wgrad with the splits that the model considers.
     """
     operands = operands_for(operator, dtype, layer.geometry, gpu)
+    # What a launch makes of a plain matrix product.
+    geometry = layer.geometry.in_line() if layer.geometry.pointwise else layer.geometry
     found = (tiles.legal if grid else tiles.available)(operator, operands, gpu)
-    found = tiles.suited(found, layer.geometry, operator, operands, gpu)
-    return tiles.with_splits(found, operator, layer.geometry, operands, gpu)
+    found = tiles.suited(found, geometry, operator, operands, gpu)
+    found = tiles.with_splits(found, operator, geometry, operands, gpu)
+    if grid:
+        return found
+    return sorted(found, key=lambda tile: expected(tile, geometry, operator, operands, gpu).cycles)[:PROMISING]
 
 
 def tune(
@@ -45,7 +53,7 @@ def tune(
     """The winning row, and what was refused: tiles whose result is wrong do not compete, however fast."""
     factors = {"fprop": (problem.x, problem.weight, None), "dgrad": (problem.y, problem.weight, None)}
     first, second, bias = factors.get(operator, (problem.x, problem.y, False))
-    expected = check.samples(operator, problem)
+    wanted = check.samples(operator, problem)
     calls: dict[Tile, Callable[[], Any]] = {}
     refused = []
     with at_its_best(problem.dtype):
@@ -55,7 +63,7 @@ def tune(
                 return launch.run(launch.PLANS[operator](first, second, bias, problem.geometry, True, gpu, tile))
 
             try:
-                check.verify(operator, problem, call(), expected)
+                check.verify(operator, problem, call(), wanted)
                 calls[tile] = call
             except check.WrongResult as error:
                 refused.append(f"WRONG with {tile}: {error}")
@@ -75,6 +83,7 @@ def tune(
         "runner_up": str(others[0][0]) if others else None,
         "margin": round(others[0][1] / fastest, 4) if others else None,
         "tried": len(calls),
+        "times": {str(tile): round(microseconds, 3) for tile, microseconds in ranking},
         "layer": problem.layer.name,
     }
     return row, refused

@@ -31,6 +31,7 @@ class Table:
     def add(self, row: Row) -> None:
         """Keep the row, in the place of an older one."""
         key = tuple(row["key"])
-        self.rows[key] = row | {"kernel": self.hashes[key[0]], "torch": torch.__version__}
+        kept = {name: value for name, value in row.items() if name != "times"}
+        self.rows[key] = kept | {"kernel": self.hashes[key[0]], "torch": torch.__version__}
         rows = results.lines(self.rows[key] for key in sorted(self.rows, key=str))
         results.write(self.path, f'{{"gpu": {json.dumps(self.gpu)}, "rows": {rows}}}\n')

@@ -11,7 +11,9 @@ from tritonconv.kernels.index import INTEGERS, block_of, blocks_of, raster
 from tritonconv.kernels.tiled import copy_block_out, multiply_sum_blocks, store_block
 
 
-@triton.jit(do_not_specialize=[*INTEGERS, "period_h", "period_w", "groups"], do_not_specialize_on_alignment=["bias_ptr"])
+@triton.jit(
+    do_not_specialize=[*INTEGERS, "period_h", "period_w", "groups"], do_not_specialize_on_alignment=["bias_ptr"]
+)
 def dgrad_tiled_kernel(
     y_ptr,
     weight_ptr,
@@ -47,6 +49,7 @@ def dgrad_tiled_kernel(
     ALIGN_Y: tl.constexpr,
     WIDE: tl.constexpr,
     STRIDED: tl.constexpr,
+    FOLDED: tl.constexpr,
     HALVES: tl.constexpr,
     TRANSPOSED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -65,17 +68,24 @@ def dgrad_tiled_kernel(
     C and F count the channels and filters of one group. The weight lies as (F, R, S, C) if TRANSPOSED, or else as
     (C, R, S, F), group by group, with zeros behind F up to a multiple of BLOCK_K. Filters are adjacent in y, and F and
     every stride of y were divided by ALIGN_Y; ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for
-    32-bit offsets. There is more than one phase only if STRIDED.
+    32-bit offsets. There is more than one phase only if STRIDED; then FOLDED says that one group has whole blocks of
+    channels, that the stride divides H and W, and that the pixels of a row of x lie without gaps.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
     wide_C = C.to(tl.int64)
     wide_F = F.to(tl.int64)
+    wide_xb = stride_xb.to(tl.int64) * ALIGN_X
+    wide_xh = stride_xh.to(tl.int64) * ALIGN_X
+    wide_xw = stride_xw.to(tl.int64) * ALIGN_X
+    wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
+    wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
+    wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
 
     features = tl.make_tensor_descriptor(
         y_ptr,
         [B, P, Q, groups, F],
-        [stride_yb.to(tl.int64) * ALIGN_Y, stride_yp.to(tl.int64) * ALIGN_Y, stride_yq.to(tl.int64) * ALIGN_Y, wide_F, 1],
+        [wide_yb, wide_yp, wide_yq, wide_F, 1],
         [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_K],
     )
     if TRANSPOSED:
@@ -90,11 +100,18 @@ def dgrad_tiled_kernel(
         weight = tl.make_tensor_descriptor(
             weight_ptr, [groups, C, R * S * pitch], [C * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
         )
-    if ALIGN_X > 1 and not STRIDED:
+    if FOLDED:
+        result = tl.make_tensor_descriptor(
+            x_ptr,
+            [B, H // stride_h, stride_h, W // stride_w, stride_w * C],
+            [wide_xb, stride_h * wide_xh, wide_xh, stride_w * wide_xw, 1],
+            [BLOCK_B, BLOCK_H, 1, BLOCK_W, BLOCK_N // 2 if HALVES else BLOCK_N],
+        )
+    elif ALIGN_X > 1 and not STRIDED:
         result = tl.make_tensor_descriptor(
             x_ptr,
             [B, H, W, groups, C],
-            [stride_xb.to(tl.int64) * ALIGN_X, stride_xh.to(tl.int64) * ALIGN_X, stride_xw.to(tl.int64) * ALIGN_X, wide_C, 1],
+            [wide_xb, wide_xh, wide_xw, wide_C, 1],
             [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
         )
 
@@ -104,14 +121,22 @@ def dgrad_tiled_kernel(
     tiles_m = blocks_of(B, extent_h, extent_w, BLOCK_B, BLOCK_H, BLOCK_W)
     tiles_n = tl.cdiv(C, BLOCK_N)
     tiles = tiles_m * tiles_n
-    for tile in tl.range(tl.program_id(0), tiles * groups * stride_h * stride_w, tl.num_programs(0)):
-        index = tile // (tiles * groups)
-        r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
-        s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
+    tiles_in_all = tiles * groups * stride_h * stride_w
+    # As one loop over tiles and steps, which copies what the next tile begins with while this one is copied out.
+    for tile in tl.range(tl.program_id(0), tiles_in_all, tl.num_programs(0), flatten=not STRIDED):
         g = tile // tiles % groups
         tile_m, tile_n = raster(tile % tiles, tiles_m, tiles_n, GROUP_M)
         b, i, j = block_of(tile_m, extent_h, extent_w, BLOCK_B, BLOCK_H, BLOCK_W)
         n = tile_n * BLOCK_N
+        index = tile // (tiles * groups)
+        if STRIDED:
+            r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
+            s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
+            steps = tl.where((i < rows_h) & (j < rows_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0)
+        else:  # with as many steps for each tile, as one loop needs
+            r, taps_h, first_p, start_h, rows_h = 0, R, pad_h, 0, H
+            s, taps_w, first_q, start_w, rows_w = 0, S, pad_w, 0, W
+            steps = tl.cdiv(F, BLOCK_K) * R * S
         accumulator = multiply_sum_blocks(
             tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32),
             features,
@@ -130,7 +155,7 @@ def dgrad_tiled_kernel(
             period_h * S,
             period_w,
             pitch,
-            tl.where((i < rows_h) & (j < rows_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0),
+            steps,
             TRANSPOSED,
             PRECISION,
             DOT_DTYPE,
@@ -138,10 +163,27 @@ def dgrad_tiled_kernel(
             BLOCK_N,
             BLOCK_K,
         )
-        if ALIGN_X > 1 and not STRIDED:
+        if FOLDED or (ALIGN_X > 1 and not STRIDED):
             dtype = x_ptr.dtype.element_ty
             copy_block_out(
-                result, dtype, bias_ptr, accumulator, b, i, j, g, C, n, HALVES, BLOCK_N, BLOCK_B, BLOCK_H, BLOCK_W
+                result,
+                dtype,
+                bias_ptr,
+                accumulator,
+                b,
+                i,
+                j,
+                g,
+                C,
+                n,
+                start_h,
+                start_w,
+                FOLDED,
+                HALVES,
+                BLOCK_N,
+                BLOCK_B,
+                BLOCK_H,
+                BLOCK_W,
             )
         else:
             store_block(

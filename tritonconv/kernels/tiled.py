@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from tritonconv.kernels.gemm import store_result
+from tritonconv.kernels.index import seen
 
 
 @triton.jit
@@ -73,6 +74,73 @@ def multiply_sum_blocks(
 
 
 @triton.jit
+def multiply_sum_folded(
+    accumulator,
+    side,
+    weight,
+    b,
+    h,
+    w,
+    n,
+    R,
+    S,
+    stride_h,
+    stride_w,
+    first_h,
+    first_w,
+    dilation_h,
+    dilation_w,
+    C,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """accumulator[n, m] + sum over c, r, s of weight[n; r, s, c] * side[m; c, (h, w)*stride + first + (r, s)*dilation]
+
+    in float32. `side` describes (B, H/stride, stride, W/stride, stride*C): every stride-th row together, and with every
+    stride-th column its neighbours as further channels. So one loop sees all of a window, whatever the stride. `weight`
+    describes (1, N, taps*C). Channels are a multiple of BLOCK_K.
+    """
+    start_h, start_at_h = seen(first_h, stride_h)
+    start_w, start_at_w = seen(first_w, stride_w)
+    row = start_h
+    at_h = h + start_at_h
+    column = start_w
+    at_w = w + start_at_w
+    done = 0
+    r = 0
+    s = 0
+    tap = 0
+    for _ in tl.range(C // BLOCK_K * R * S):
+        pixels = side.load([b, at_h, row, at_w, column * C + done]).reshape(BLOCK_M, BLOCK_K)
+        filters = weight.load([0, n, tap * C + done]).reshape(BLOCK_N, BLOCK_K)
+        accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
+        # From tap to tap without a division: rows and columns are counted as digits to the base of the stride.
+        s += 1
+        tap += 1
+        column += dilation_w % stride_w
+        at_w += dilation_w // stride_w + tl.where(column >= stride_w, 1, 0)
+        column -= tl.where(column >= stride_w, stride_w, 0)
+        next_row = row + dilation_h % stride_h
+        end = s == S
+        at_h += tl.where(end, dilation_h // stride_h + tl.where(next_row >= stride_h, 1, 0), 0)
+        row = tl.where(end, next_row - tl.where(next_row >= stride_h, stride_h, 0), row)
+        column = tl.where(end, start_w, column)
+        at_w = tl.where(end, w + start_at_w, at_w)
+        r = tl.where(end, r + 1, r)
+        s = tl.where(end, 0, s)
+        end = r == R
+        row = tl.where(end, start_h, row)
+        at_h = tl.where(end, h + start_at_h, at_h)
+        done = tl.where(end, done + BLOCK_K, done)
+        tap = tl.where(end, 0, tap)
+        r = tl.where(end, 0, r)
+    return accumulator
+
+
+@triton.jit
 def copy_block_out(
     result,
     dtype,
@@ -84,6 +152,9 @@ def copy_block_out(
     g,
     N,
     n,
+    row,
+    column,
+    FOLDED: tl.constexpr,
     HALVES: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -93,7 +164,8 @@ def copy_block_out(
     """result[b, i, j, g, n] = bias[g*N + n] + accumulator[n, m] for the block of pixels m at b, i, j, rounded once.
 
     `result` describes all of it, so the hardware leaves out what lies beyond; it goes on copying while the next tile is
-    computed. In two HALVES, the copy takes half the shared memory.
+    computed. If FOLDED, it describes (B, H/stride, stride, W/stride, stride*N), and the pixels are those of the phase
+    that begins at `row`, `column`. In two HALVES, the copy takes half the shared memory.
     """
     if bias_ptr is not None:
         rows = n + tl.arange(0, BLOCK_N)
@@ -101,11 +173,36 @@ def copy_block_out(
     block = accumulator.to(dtype)
     if HALVES:
         first, second = tl.split(block.reshape(2, BLOCK_N // 2, block.shape[1]).permute(1, 2, 0))
-        result.store([b, i, j, g, n], first.T.reshape(BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2))
+        copy_out(result, first, b, i, j, g, N, n, row, column, FOLDED, BLOCK_B, BLOCK_H, BLOCK_W)
         n += BLOCK_N // 2
-        result.store([b, i, j, g, n], second.T.reshape(BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2))
+        copy_out(result, second, b, i, j, g, N, n, row, column, FOLDED, BLOCK_B, BLOCK_H, BLOCK_W)
     else:
-        result.store([b, i, j, g, n], block.T.reshape(BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N))
+        copy_out(result, block, b, i, j, g, N, n, row, column, FOLDED, BLOCK_B, BLOCK_H, BLOCK_W)
+
+
+@triton.jit
+def copy_out(
+    result,
+    block,
+    b,
+    i,
+    j,
+    g,
+    N,
+    n,
+    row,
+    column,
+    FOLDED: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """Copy `block` (n, m) to where `copy_block_out` says."""
+    if FOLDED:
+        pixels = block.T.reshape(BLOCK_B, BLOCK_H, 1, BLOCK_W, block.shape[0])
+        result.store([b, i, row, j, column * N + n], pixels)
+    else:
+        result.store([b, i, j, g, n], block.T.reshape(BLOCK_B, BLOCK_H, BLOCK_W, 1, block.shape[0]))
 
 
 @triton.jit

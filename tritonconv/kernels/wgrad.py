@@ -200,22 +200,25 @@ def sum_partials_kernel(
     stride_s,
     splits,
     bias_splits,
+    IN_ORDER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """weight[f,c,r,s] = sum over split of partials[split,f,r,s,c]; bias[f] of bias_partials[split,f]; rounded once.
 
-    Either may be None, where it is not wanted.
+    Either may be None, where it is not wanted. IN_ORDER says that the weight lies as (f, r, s, c) without gaps, too.
     """
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     filters = filters.to(tl.int64)
     if weight_ptr is not None:
         count = filters * C * R * S
         total = sum_of_parts(partials_ptr, index, count, splits, BLOCK)
-        c = index % C
-        s = index // C % S
-        r = index // (S * C) % R
-        f = index // (R * S * C)
-        offsets = f * stride_f + c * stride_c + r * stride_r + s * stride_s
+        offsets = index
+        if not IN_ORDER:
+            c = index % C
+            s = index // C % S
+            r = index // (S * C) % R
+            f = index // (R * S * C)
+            offsets = f * stride_f + c * stride_c + r * stride_r + s * stride_s
         tl.store(weight_ptr + offsets, total.to(weight_ptr.dtype.element_ty), mask=index < count)
     if bias_ptr is not None:
         # There are few filters: most programs have none of them to sum.

@@ -56,7 +56,8 @@ def wgrad_tiled_kernel(
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
     C and F count the channels and filters of one group. Channels are adjacent in x, and C and every stride of x were
-    divided by ALIGN_X; ALIGN_Y says the same of F and y. `splits` programs share a reduction, each a run of blocks.
+    divided by ALIGN_X; ALIGN_Y says the same of F and y. A block is a line of images, a line of a row, or whole rows,
+    in which case the positions of y lie at equal distances. `splits` programs share a reduction, each a run of blocks.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
@@ -81,8 +82,8 @@ def wgrad_tiled_kernel(
     # How many rows and columns of the tap's image lie before the end of both x and what the last position sees.
     extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)
     extent_w = tl.minimum(tl.cdiv(W - start_w, stride_w), Q + at_w)
-    # What a step copies is a line along the last axis but one, that of images or that of columns: then it has rows of
-    # channels, which stay in shared memory on the left of the product, too.
+    # What a step copies of the features is a line: along the images, along a row, or along all positions, where blocks
+    # are whole rows. So it comes as a matrix, and stays in shared memory on the left of the product, too.
     wide_xb = stride_xb.to(tl.int64) * ALIGN_X
     wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
     wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
@@ -90,7 +91,15 @@ def wgrad_tiled_kernel(
     first_x = x_ptr + g * C + start_h * stride_xh + start_w * stride_xw
     seen_h = tl.maximum(extent_h, 1)
     seen_w = tl.maximum(extent_w, 1)
-    if BLOCK_B > 1:
+    if BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W:
+        image = tl.make_tensor_descriptor(
+            first_x,
+            [B, seen_h, seen_w, C],
+            [wide_xb, stride_h * stride_xh, stride_w * stride_xw, 1],
+            [BLOCK_B, BLOCK_H, BLOCK_W, BLOCK_N],
+        )
+        features = tl.make_tensor_descriptor(y_ptr + g * F, [B * P * Q, F], [wide_yq, 1], [BLOCK_K, BLOCK_M])
+    elif BLOCK_B > 1:
         image = tl.make_tensor_descriptor(
             first_x,
             [seen_h, seen_w, B, C],
@@ -120,7 +129,10 @@ def wgrad_tiled_kernel(
     bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
     turn = 0
     for _ in tl.range(tl.minimum(steps_per_split, steps - first)):
-        if BLOCK_B > 1:
+        if BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W:
+            x = image.load([b, p + at_h, q + at_w, c_copied]).reshape(BLOCK_K, BLOCK_N)
+            y = features.load([(b * P + p) * Q + q, f])
+        elif BLOCK_B > 1:
             x = image.load([p + at_h, q + at_w, b, c_copied]).reshape(BLOCK_K, BLOCK_N)
             y = features.load([p, q, b, f]).reshape(BLOCK_K, BLOCK_M)
         else:
