@@ -29,6 +29,9 @@ from tritonconv.geometry import OPERATORS
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 
+# Parts of `bench device`, and the times of `bench tune`, whose records are no times of layers by contenders.
+WITHOUT_TIMES = ("correctness", "profile", "descriptors", "tiles")
+
 Row = dict[str, Any]
 Results = dict[str, Any]
 
@@ -77,7 +80,7 @@ def read(path: Path) -> Results:
 def load(path: Path) -> Results:
     """A record of times. Raises ValueError for a record of something else, or what is none."""
     record = read(path)
-    if record.get("part") in ("correctness", "profile", "tiles", "descriptors"):
+    if record.get("part") in WITHOUT_TIMES:
         raise ValueError(f"{path} holds no times, but what the part {record['part']} found")
     return record
 
@@ -89,9 +92,10 @@ def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
 
 
 def evidence(folder: Path = RESULTS) -> list[Results]:
-    """The committed records but samples, oldest first."""
-    runs = [load(path) for path in sorted(folder.glob("*.json")) if path.name != "lowering.json"]
-    return sorted((run for run in runs if "sample" not in run), key=lambda run: run["environment"]["date"])
+    """The committed records of times but samples, oldest first."""
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name != "lowering.json"]
+    runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and "sample" not in run]
+    return sorted(runs, key=lambda run: run["environment"]["date"])
 
 
 def environment(device: torch.device) -> dict[str, Any]:
