@@ -17,18 +17,19 @@ FUSED_MULTIPLY_ADD = re.compile(r"FFMA|v_(pk_)?(fma|fmac)_f32")
 SPILL = re.compile(r"STL|LDL|scratch_(load|store)")
 
 _SASS_LABEL = re.compile(r"^(\.L_[\w$.]+):")
-_SASS_LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]+)([^;]*);")
+_SASS_LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]+)([^;]*);")
 _SASS_BRANCH = re.compile(r"`\((\.L_[\w$.]+)\)")
 _AMD_LABEL = re.compile(r"^(\.LBB\w+):")
-_AMD_LINE = re.compile(r"^\s+([a-z]\w+)([^;]*)")
+_AMD_LINE = re.compile(r"^(\s+)([a-z]\w+)([^;]*)")
 _AMD_BRANCH = re.compile(r"(\.LBB\w+)")
 
 
 class Instruction(NamedTuple):
-    """One instruction, and, if it is a branch, the label that it goes to."""
+    """One instruction, and, if it is a branch, the label that it goes to, and whether it may not go there."""
 
     opcode: str
     target: str | None
+    conditional: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,37 @@ class Listing:
         """The smallest loop that holds all the step's arithmetic: the matrix instructions, or else the FMAs.
 
         A loop is what lies between a label and a branch back to it. Where loops differ in how much they hold, those
-        that hold most count. Empty if there is no loop, or none that multiplies.
+        that hold most count. What a branch jumps over that multiplies nothing does not: it is done in some steps, such
+        as the last of a tile, where loops over tiles and steps are one. Empty if there is no loop, or none that
+        multiplies.
         """
         pattern = MATRIX if self.count(MATRIX) else FUSED_MULTIPLY_ADD
         bodies = [
-            self.instructions[start : end + 1]
-            for end, (_, target) in enumerate(self.instructions)
-            if target is not None and (start := self.labels.get(target, end + 1)) <= end
+            self.shortest(start, end, pattern)
+            for end, branch in enumerate(self.instructions)
+            if branch.target is not None and (start := self.labels.get(branch.target, end + 1)) <= end
         ]
         return max(
             (body for body in bodies if count(body, pattern)),
             key=lambda body: (count(body, pattern), -len(body)),
             default=[],
         )
+
+    def shortest(self, start: int, end: int, pattern: re.Pattern[str]) -> list[Instruction]:
+        """The fewest instructions from `start` to `end`, all that match among them."""
+        steps, follows = {end: 1}, {}
+        for at in range(end - 1, start - 1, -1):
+            one = self.instructions[at]
+            to = self.labels.get(one.target, -1) if one.target else -1
+            ahead = at < to <= end and not count(self.instructions[at:to], pattern)
+            choices = [to] * ahead + [at + 1] * (one.conditional or not ahead)
+            follows[at] = min(choices, key=lambda place: steps[place])
+            steps[at] = 1 + steps[follows[at]]
+        path, at = [], start
+        while at != end:
+            path.append(self.instructions[at])
+            at = follows[at]
+        return [*path, self.instructions[end]]
 
 
 def count(instructions: Iterable[Instruction], pattern: re.Pattern[str]) -> int:
@@ -74,7 +93,7 @@ def products(loop: Iterable[Instruction]) -> int:
     Zero where the opcodes do not tell.
     """
     found = {"matrix": 0, "fma": 0}
-    for opcode, _ in loop:
+    for opcode, *_ in loop:
         if shape := re.match(r"HGMMA\.(\d+)x(\d+)x(\d+)", opcode):
             found["matrix"] += int(shape[1]) * int(shape[2]) * int(shape[3]) // 4  # four warps share it
         elif shape := re.match(r"HMMA\.16(8)(16|8)\.", opcode):
@@ -107,8 +126,10 @@ def _parse(
         if found := label.match(each.strip()):
             labels[found[1]] = len(instructions)
         elif found := line.search(each):
-            to = target.search(found[2]) if branches(found[1]) else None
-            instructions.append(Instruction(found[1], to[1] if to else None))
+            condition, opcode, operands = found.groups()
+            to = target.search(operands) if branches(opcode) else None
+            conditional = to is not None and ("cbranch" in opcode or bool((condition or "").strip()))
+            instructions.append(Instruction(opcode, to[1] if to else None, conditional))
     return Listing(instructions, labels)
 
 
