@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 # Operations by which tensor cores multiply, and those by which global memory is copied into shared memory.
 MATRIX = re.compile(r"[HIQOD]MMA\.|[HIQ]GMMA\.|UTC\w*MMA|v_mfma_|v_smfmac_")
+WARP_GROUP_LEFT = re.compile(r"[HIQ]GMMA\S*\s+R\d+, R\d+, gdesc")
 COPY = re.compile(r"LDGSTS|UTMALDG|UBLKCP|(global|buffer)_load_lds|buffer_load\w* .* lds")
 FUSED_MULTIPLY_ADD = re.compile(r"FFMA|v_(pk_)?(fma|fmac)_f32")
 SPILL = re.compile(r"STL|LDL|scratch_(load|store)")
@@ -30,6 +31,7 @@ class Instruction(NamedTuple):
     opcode: str
     target: str | None
     conditional: bool = False
+    operands: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Listing:
     def kinds(self, pattern: re.Pattern[str]) -> list[str]:
         """The different opcodes that match, sorted."""
         return sorted({one.opcode for one in self.instructions if pattern.match(one.opcode)})
+
+    def left_in_registers(self) -> int:
+        """How many matrix instructions of a warp group take their left operand from registers. Triton 3.6 and 3.7 let
+        the next step overwrite these while they are still read: what such a loop computes is wrong now and then.
+        """
+        return sum(bool(WARP_GROUP_LEFT.match(one.opcode + one.operands)) for one in self.instructions)
 
     def main_loop(self) -> list[Instruction]:
         """The smallest loop that holds all the step's arithmetic: the matrix instructions, or else the FMAs.
@@ -129,7 +137,7 @@ def _parse(
             condition, opcode, operands = found.groups()
             to = target.search(operands) if branches(opcode) else None
             conditional = to is not None and ("cbranch" in opcode or bool((condition or "").strip()))
-            instructions.append(Instruction(opcode, to[1] if to else None, conditional))
+            instructions.append(Instruction(opcode, to[1] if to else None, conditional, operands))
     return Listing(instructions, labels)
 
 

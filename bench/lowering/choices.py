@@ -10,11 +10,11 @@ from tritonconv.geometry import ConvGeometry
 from tritonconv.model import expected
 from tritonconv.tile import Device
 
-HEADER = ("layer", "operator", "tile", "pixels", "programs", "waves", "steps", "full", "limit")
+HEADER = ("layer", "operator", "tile", "pixels", "blocks", "rounds", "steps", "full", "limit")
 LEGEND = """\
 tile: BLOCK_M x BLOCK_N x BLOCK_K, warps, stages; :images.rows.columns of a block of pixels that is copied whole; /parts
-of a split reduction. waves: programs by multiprocessors. steps: of each program, of dgrad's phases the mean. full: the
-share of what is multiplied that is not overhang. limit: what the model expects to take most of the time. Nothing here
+of a split reduction. blocks: of results, or of parts of their sums. rounds: in which they are computed. steps: of each
+block, of dgrad's phases the mean. full: the share of what is multiplied that is not overhang. limit: what the model expects to take most of the time. Nothing here
 was measured: the choice follows the model in tritonconv/model.py, but where a table of the GPU has a row."""
 
 
@@ -28,11 +28,13 @@ def choices(layers: Iterable[Layer], dtype: str, device: Device) -> Iterator[tup
             started = launches(operator, dtype, layer.geometry, device, bias=False)[0]
             tile, geometry = tile_of(started), seen(layer.geometry, started.arguments["B"])
             steps = tile.steps(geometry, operator) / (geometry.phases if operator == "dgrad" else tile.SPLIT_K)
-            products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K * started.programs * steps
+            blocks = tile.blocks(geometry, operator) * tile.SPLIT_K
+            products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K * blocks * steps
             operands = operands_for(operator, dtype, layer.geometry, device)
+            at_once = device.multiprocessors * tile.together(operator, operands.itemsize, device)
             yield (
-                *(layer.name, operator, tile, "in blocks" if tile.tiled else "gathered", started.programs),
-                *(ceil(started.programs / device.multiprocessors), ceil(steps)),
+                *(layer.name, operator, tile, "in blocks" if tile.tiled else "gathered", blocks),
+                *(ceil(blocks / at_once), ceil(steps)),
                 f"{geometry.flops / 2 / products:.2f}",
                 expected(tile, geometry, operator, operands, device).limit,
             )

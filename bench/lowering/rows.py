@@ -57,6 +57,7 @@ def lower(job: Job) -> Row:
         "shared_bytes_promised": promised,
         "occupancy": round(chip.occupancy(usage.registers, binary.metadata.num_warps, binary.metadata.shared), 3),
         "mma": ", ".join(listing.kinds(assembly.MATRIX)) or None,
+        "left_in_registers": listing.left_in_registers(),
         "copy": ", ".join(listing.kinds(assembly.COPY)) or None,
         **main_loop(listing, job),
         "triton": triton.__version__,
