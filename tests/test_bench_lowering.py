@@ -59,6 +59,28 @@ def test_of_equal_loops_the_smallest() -> None:
     assert assembly.Listing(outer, {"outer": 0, "inner": 1}).main_loop() == inner
 
 
+def test_what_a_branch_jumps_over_is_no_part_of_a_step() -> None:
+    """Unless it multiplies, or is always done."""
+    one = assembly.Instruction
+    multiply, rare = one("HMMA.16816.F32", None), [one("STG", None), one("MOV", None)]
+    skips, goes = one("BRA", "after", conditional=True), one("BRA", "top", conditional=True)
+    listing = assembly.Listing([multiply, skips, *rare, one("ADD", None), goes], {"top": 0, "after": 4})
+    assert [each.opcode for each in listing.main_loop()] == ["HMMA.16816.F32", "BRA", "ADD", "BRA"]
+    always = assembly.Listing([skips, *rare, multiply, one("ADD", None), goes], {"top": 0, "after": 4})
+    assert len(always.main_loop()) == 6
+    else_branch = [skips, *rare, one("BRA", "end"), one("ADD", None), one("SUB", None), multiply, goes]
+    either = assembly.Listing(else_branch, {"top": 0, "after": 4, "end": 6})
+    assert [each.opcode for each in either.main_loop()] == ["BRA", "ADD", "SUB", "HMMA.16816.F32", "BRA"]
+
+
+def test_left_operands_in_registers() -> None:
+    """Where tensor cores of a warp group read what the next step may overwrite."""
+    lines = ["R24, R100, gdesc[UR24].tnspB, R24, gsb0", "R24, gdesc[UR8], R24, !UPT", "R24, R88, gdesc[UR24], R24"]
+    text = "\n".join(f"/*{at:04x}*/ HGMMA.64x128x16.F32.BF16 {line} ;" for at, line in enumerate(lines))
+    assert parse_sass(text).left_in_registers() == 2
+    assert parse_sass(SASS).left_in_registers() == 0
+
+
 def test_a_loop_of_fmas() -> None:
     text = SASS.replace("HMMA.16816.F32.BF16", "FFMA")
     assert assembly.products(parse_sass(text).main_loop()) == 3 * 32
@@ -291,12 +313,13 @@ def test_choices_are_what_would_be_launched() -> None:
     layers, device = select("smoke"), offline.device_of("sm_90")
     rows = list(choices(layers, "bfloat16", device))
     assert [row[:2] for row in rows] == [(layer.name, operator) for layer in layers for operator in OPERATORS]
-    for layer, operator, tile, pixels, programs, waves, steps, full, limit in rows:
+    for layer, operator, tile, pixels, blocks, rounds, steps, full, limit in rows:
         geometry = next(each.geometry for each in layers if each.name == layer)
         started = offline.launches(operator, "bfloat16", geometry, device, bias=False)[0]
-        assert (tile, programs) == (offline.tile_of(started), started.programs)
+        assert tile == offline.tile_of(started)
+        assert blocks >= started.programs
         assert pixels == ("in blocks" if tile.tiled else "gathered")
-        assert (waves, steps) >= (1, 1)
+        assert (rounds, steps) >= (1, 1)
         assert 0 <= float(full) <= 1 or layer.endswith("_s2")  # whose taps in the padding count as asked for
         assert limit in ("products", "L2", "instructions", "memory", "waiting")
     dense = {row[3] for row in rows if row[0] in ("rn50_c5_3x3", "sd15_unet_1280_at_16")}

@@ -1,8 +1,8 @@
 """How long a tile is expected to take, by counting what a processor has to do: for choosing tiles, not for reporting.
 
 The constants that are called fitted are those by which the 800 times of bench/results/h200-tiles.json, of tiles of
-dense layers on an H200 in bfloat16, come out best: off by 17 % in the root mean square, and the tile that is expected to
-be fastest takes 2.6 % longer than the one that is, in the geometric mean. For other processors they are estimates.
+dense layers on an H200 in bfloat16, come out best: off by 17 % in the root mean square, and the tile that is expected
+to be fastest takes 2.6 % longer than the one that is, in the geometric mean. For other processors they are estimates.
 """
 
 from dataclasses import dataclass

@@ -14,8 +14,9 @@ HEADER = ("layer", "operator", "tile", "pixels", "blocks", "rounds", "steps", "f
 LEGEND = """\
 tile: BLOCK_M x BLOCK_N x BLOCK_K, warps, stages; :images.rows.columns of a block of pixels that is copied whole; /parts
 of a split reduction. blocks: of results, or of parts of their sums. rounds: in which they are computed. steps: of each
-block, of dgrad's phases the mean. full: the share of what is multiplied that is not overhang. limit: what the model expects to take most of the time. Nothing here
-was measured: the choice follows the model in tritonconv/model.py, but where a table of the GPU has a row."""
+block, of dgrad's phases the mean. full: the share of what is multiplied that is not overhang. limit: what the model
+expects to take most of the time. Nothing here was measured: the choice follows the model in tritonconv/model.py, but
+where a table of the GPU has a row."""
 
 
 def choices(layers: Iterable[Layer], dtype: str, device: Device) -> Iterator[tuple[object, ...]]:
