@@ -1,7 +1,7 @@
 """The wiring: every way of differentiating, mapping, compiling and exporting gives what torch.nn gives."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -15,12 +15,20 @@ from torch.utils._pytree import tree_leaves
 
 import tritonconv
 from tests.cases import CONV, TRANSPOSED, Case, laid_out
-from tests.oracle import assert_close, hostile, one_by_one
+from tests.oracle import assert_close, convolution_precision, hostile, one_by_one
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch's own compiler stack
     pytest.mark.usefixtures("on_reference"),
 ]
+
+
+@pytest.fixture
+def exact() -> Iterator[None]:
+    """float32 off the tensor cores: TF32 adds its rounding with each product of a chain."""
+    with convolution_precision("ieee"):
+        yield
+
 
 Function = Callable[..., Tensor]
 OPERATORS = torch.ops.tritonconv
@@ -184,6 +192,7 @@ def test_all_gradients_of_every_case(case: Case) -> None:
         assert_close(a, e, "float64")
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.filterwarnings("ignore:tritonconv.*runs as reference:UserWarning")  # on a GPU
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("implementation", ["reference", "triton"])
@@ -197,9 +206,10 @@ def test_results_can_be_modified_in_place(implementation: str, batched: bool, de
         theirs = getattr(torch.nn.functional, name)(image.double(), weight.double())
         for y in (ours, theirs):
             gradients.append(torch.autograd.grad(y.relu_().square().sum(), weight)[0])
-        assert_close(gradients[0], gradients[1].double(), "float32" if device == "cpu" else "tf32")
+        assert_close(gradients[0], gradients[1].double(), "float32")
 
 
+@pytest.mark.usefixtures("exact")
 def test_second_order_in_triton(problem: Any, device: str) -> None:
     """A gradient of gradients, every operator of which is a kernel, in float32."""
     ours, theirs, operands = problem
@@ -218,9 +228,10 @@ def test_second_order_in_triton(problem: Any, device: str) -> None:
 
     actual = second(partial(ours, implementation="triton"), torch.float32)
     for a, e in zip(actual, second(theirs, torch.float64), strict=True):
-        assert_close(a, e, "float32" if device == "cpu" else "tf32")
+        assert_close(a, e, "float32")
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("transposed", [False, True])
 def test_transforms_in_triton(transposed: bool, device: str) -> None:
     """jvp, per-sample gradients and a hessian, in float32, through the kernels."""
@@ -241,7 +252,7 @@ def test_transforms_in_triton(transposed: bool, device: str) -> None:
 
     actual = results(tritonconv, torch.float32, implementation="triton")
     for a, e in zip(actual, results(torch.nn.functional, torch.float64), strict=True):
-        assert_close(a, e, "float32" if device == "cpu" else "tf32")
+        assert_close(a, e, "float32")
 
 
 def test_derivatives_of_weight_and_bias_gradients(problem: Any) -> None:
