@@ -1,6 +1,7 @@
 """fprop in whole blocks of positions: an implicit GEMM whose rows are filters and whose columns are positions.
 
 With a stride, every stride-th pixel of an axis is an image of its own, to some of the taps: one loop runs over each.
+Where the stride divides the image, these images are further axes and channels of it, and one loop runs over all taps.
 """
 
 import triton
@@ -79,9 +80,9 @@ def fprop_tiled_kernel(
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
     C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps. Channels are
     adjacent in x, and C and every stride of x were divided by ALIGN_X; ALIGN_Y > 1 says the same of F and y. WIDE says
-    that y is too large for 32-bit offsets. Every period-th tap sees the same of an axis' stride images; the first
-    of which all taps see if ONE_IMAGE. FOLDED says that one group has whole blocks of channels, that the stride divides
-    H and W, and that the pixels of a row lie without gaps: then one loop sees all of a window.
+    that y is too large for 32-bit offsets. Every period-th tap sees the same of an axis' stride images, and all taps
+    the same one if ONE_IMAGE. FOLDED says that one group has whole blocks of channels, that the stride divides H and W,
+    and that the pixels of a row lie without gaps: then one loop runs over all taps.
     """
     C *= ALIGN_X
     F *= ALIGN_Y

@@ -2,6 +2,8 @@
 
 Of one tap, the pixels that positions see are an image of their own, of every stride-th pixel from where the tap's
 window begins: its descriptor ends where the last position's does, so what a block overhangs is zero on both sides.
+A step takes a block of positions from both sides. On the left of the product, only a matrix stays in shared memory, so
+of the features a block is a line: along a row, along the images, or, of whole rows, along all positions.
 """
 
 import triton
@@ -82,8 +84,6 @@ def wgrad_tiled_kernel(
     # How many rows and columns of the tap's image lie before the end of both x and what the last position sees.
     extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)
     extent_w = tl.minimum(tl.cdiv(W - start_w, stride_w), Q + at_w)
-    # What a step copies of the features is a line: along the images, along a row, or along all positions, where blocks
-    # are whole rows. So it comes as a matrix, and stays in shared memory on the left of the product, too.
     wide_xb = stride_xb.to(tl.int64) * ALIGN_X
     wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
     wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
