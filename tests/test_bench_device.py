@@ -195,6 +195,28 @@ def test_the_tests_outcomes_are_collected() -> None:
     assert "no tests ran" in failure["message"]
 
 
+EAGER = """
+import warnings
+
+def pytest_sessionstart(session):
+    if session.config.getoption("dist", "no") != "no":
+        warnings.warn("Benchmarks are automatically disabled because xdist plugin is active.")
+"""
+
+
+def test_a_plugin_that_warns_beside_xdist_stops_no_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pytest-benchmark before 5.3 does as it starts, with benchmarks or without. Here is one of its name."""
+    pytest.importorskip("xdist")
+    about = tmp_path / "eager-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: eager\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[pytest11]\nbenchmark = eager\n")
+    (tmp_path / "eager.py").write_text(EAGER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    done = list(correctness.run_tests(300, ["geometry"]))[-1]
+    assert (done["failures"], set(done["outcomes"])) == ([], {"passed"})
+
+
 def test_random_problems_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing, or, if kernels are off by a fiftieth, every problem of which there is something to compute."""
     cpu = torch.device("cpu")

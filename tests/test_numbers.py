@@ -41,7 +41,7 @@ def kinds(tensor: Tensor) -> Tensor:
 def test_what_is_not_finite_spreads_as_in_torch(case: Case, values: tuple[str, str], dtype: str, device: str) -> None:
     """From the input to the result, and from the incoming gradient to both others: nowhere else, and nowhere less.
 
-    As in torch on a CPU, which multiplies the zeros of the padding, too: cuDNN does, or does not, by algorithm.
+    As in torch on a CPU, whose weight's gradient multiplies the zeros of the padding, too: on an H200 it skips them.
     """
     input, weight, bias = case.operands(DTYPES[dtype], device)
     special = torch.tensor([float(value) for value in values], device=device).to(input.dtype)
