@@ -124,9 +124,9 @@ def install(gpu: Gpu) -> Gpu:
 
 
 def operands(dtype: torch.dtype = torch.float16) -> tuple[Tensor, Tensor, Tensor]:
-    """An image, a weight and a bias of small integers, whose sums are exact."""
+    """An image, a weight and a bias of small integers, whose sums are exact, with channels that kernels gather."""
     generator = torch.Generator().manual_seed(0)
-    shapes: tuple[Sequence[int], ...] = ((2, 16, 6, 6), (16, 16, 3, 3), (16,))
+    shapes: tuple[Sequence[int], ...] = ((2, 16, 6, 6), (20, 16, 3, 3), (20,))
     x, weight, bias = (torch.randint(-2, 3, shape, generator=generator).to(dtype) for shape in shapes)
     return x, weight, bias
 

@@ -43,7 +43,7 @@ KERNELS = ["fprop", "dgrad", "wgrad_with_bias", "wgrad"]
 LEAN = {
     **{(kernel, "128x128x64w8s3"): 8 * 105 for kernel in ("fprop", "dgrad")},
     ("wgrad", "128x128x64w8s3"): 8 * 240,
-    **{(kernel, "128x128x64w4s3:1.8.16"): 4 * 115 for kernel in ("fprop", "dgrad")},
+    **{(kernel, "128x128x64w4s3:1.8.16"): 4 * 120 for kernel in ("fprop", "dgrad")},
     ("wgrad", "128x128x64w4s3:1.1.64"): 4 * 105,
 }
 
