@@ -317,7 +317,7 @@ def test_choices_are_what_would_be_launched() -> None:
         geometry = next(each.geometry for each in layers if each.name == layer)
         started = offline.launches(operator, "bfloat16", geometry, device, bias=False)[0]
         assert tile == offline.tile_of(started)
-        assert blocks >= started.programs
+        assert blocks == started.programs or (tile.tiled and operator != "wgrad" and blocks > started.programs)
         assert pixels == ("in blocks" if tile.tiled else "gathered")
         assert (rounds, steps) >= (1, 1)
         assert 0 <= float(full) <= 1 or layer.endswith("_s2")  # whose taps in the padding count as asked for

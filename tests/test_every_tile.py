@@ -31,6 +31,17 @@ def every_tile() -> list[tuple[Operator, str, tiles.Operands, tiles.Tile]]:
     return rows
 
 
+def every_tiled_tile() -> list[tuple[Operator, str, tiles.Operands, tiles.Tile]]:
+    """Of those whose pixels are copied in blocks."""
+    rows = []
+    for operator, dtype in product(OPERATORS, ["bfloat16", "float16", "float32"]):
+        itemsize = DTYPES[dtype].itemsize
+        operands = tiles.Operands(itemsize, 16 // itemsize, blocks=True)
+        tiled = [tile for tile in tiles.shipped(operator, operands) if tile.tiled]
+        rows += [(operator, dtype, operands, tile) for tile in tiled]
+    return rows
+
+
 def every_local_tile() -> list[tuple[Operator, str, tiles.Operands, tiles.Tile]]:
     """Of those for a weight of each location, each in one alignment that it ships for."""
     rows: dict[tuple[Operator, str, tiles.Tile], tiles.Operands] = {}
@@ -44,7 +55,7 @@ def every_local_tile() -> list[tuple[Operator, str, tiles.Operands, tiles.Tile]]
 
 def name(value: Any) -> str:
     if isinstance(value, tiles.Tile):
-        return "x".join(map(str, (value.BLOCK_M, value.BLOCK_N, value.BLOCK_K)))
+        return str(value) if value.tiled else "x".join(map(str, (value.BLOCK_M, value.BLOCK_N, value.BLOCK_K)))
     if isinstance(value, tiles.Operands):
         return f"{value.vector}{'ieee' * value.exact}{'local' * bool(value.varies)}"
     return str(value)
@@ -117,7 +128,9 @@ def at_each_position(operator: Operator, first: Tensor, second: Tensor, bias: An
             return torch.stack(parts)[None]
 
 
-@pytest.mark.parametrize(("operator", "dtype", "operands", "tile"), [*every_tile(), *every_local_tile()], ids=name)
+@pytest.mark.parametrize(
+    ("operator", "dtype", "operands", "tile"), [*every_tile(), *every_tiled_tile(), *every_local_tile()], ids=name
+)
 def test_integers_are_exact(operator: Operator, dtype: str, operands: tiles.Operands, tile: tiles.Tile) -> None:
     device = processor.device_of(DEVICE)
     if not tiles.fits(tile, operator, operands.itemsize, device):

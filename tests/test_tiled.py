@@ -34,9 +34,7 @@ PROBLEMS = {
         B=2, C=8, H=1, W=2, F=8, P=2, Q=2, R=3, S=3, stride_h=4, stride_w=3, pad_h=2
     ),
     "pixels_without_taps": ConvGeometry(B=1, C=8, H=9, W=8, F=8, P=3, Q=2, R=2, S=2, stride_h=3, stride_w=4),
-    "folded": ConvGeometry(
-        B=2, C=2 * LEAST, H=8, W=6, F=LEAST, P=4, Q=3, R=3, S=3, stride_h=2, stride_w=2, pad_h=1, pad_w=1
-    ),
+    "folded": ConvGeometry(*(6, 2 * LEAST, 8, 6, 3 * LEAST, 4, 3, 3, 3), stride_h=2, stride_w=2, pad_h=1, pad_w=1),
     "folded_and_dilated": ConvGeometry(
         *(1, LEAST, 12, 12, LEAST, 3, 4, 3, 4), stride_h=4, stride_w=3, dilation_h=3, dilation_w=4, pad_h=1, pad_w=6
     ),
@@ -123,6 +121,58 @@ def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, shape: S
         wanted = wanted + summand.double()[:, None, None]
     assert torch.equal(result.double(), wanted)
     assert all(torch.equal(each.double(), y.double().sum((0, 2, 3))) for each in bias)
+
+
+@pytest.mark.parametrize("name", ["plain", "valid", "groups", "stride_2", "folded", "far_padding"])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_results_that_leave_in_halves(operator: Operator, name: str, device: str) -> None:
+    """As those of most tiles do that are shipped: whose warps have rows of both halves."""
+    geometry = PROBLEMS[name]
+    x, weight, y = factors(geometry, device)
+    tile = in_shape(Tile(LEAST, 2 * LEAST, LEAST, LEAST // 16, num_stages=2), shapes(LEAST, operator)[0])
+    assert tile.halves
+    summand = (torch.arange({"fprop": y, "dgrad": x}[operator].shape[1], device=device) % 7).half()
+    plan = plan_of(operator, geometry, x, weight, y, summand, tile)
+    assert plan.launches[0].arguments["HALVES"]
+    wanted = expected(geometry, x, weight, y)[operator] + summand.double()[:, None, None]
+    assert torch.equal(launch.run(plan)[0].double(), wanted)
+
+
+@pytest.mark.parametrize("name", ["plain", "folded"])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_programs_that_compute_several_tiles(operator: Operator, name: str, device: str) -> None:
+    """One after the other: here one program all of them."""
+    geometry = PROBLEMS[name]
+    x, weight, y = factors(geometry, device)
+    plan = plan_of(operator, geometry, x, weight, y, None, tile_in(operator))
+    alone = plan._replace(launches=[each._replace(programs=1) for each in plan.launches])
+    assert torch.equal(launch.run(alone)[0].double(), expected(geometry, x, weight, y)[operator])
+
+
+def test_a_part_of_a_wider_tensor_folds_as_well(device: str) -> None:
+    """So its sums are added up in the same order as those of its copy."""
+    geometry = PROBLEMS["folded"]
+    x, weight, _ = factors(geometry, device)
+    x, weight = torch.randn_like(x), torch.randn_like(weight)
+    wider = torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last)
+    tile = tile_in("fprop")
+    here = processor.device_of(torch.device(device))
+    plans = [launch.fprop(each, weight, None, geometry, True, here, tile) for each in (x, wider[:, : geometry.C])]
+    assert [plan.launches[0].arguments["FOLDED"] for plan in plans] == [True, True]
+    assert torch.equal(*(launch.run(plan)[0] for plan in plans))
+
+
+@pytest.mark.parametrize("cropped", ["rows", "columns"])
+def test_a_cropped_gradient(cropped: str, device: str) -> None:
+    """Its positions lie at unequal distances, but those of the rows of one image."""
+    geometry = ConvGeometry(B=1, C=LEAST, H=5, W=8, F=LEAST, P=5, Q=8, R=3, S=3, pad_h=1, pad_w=1)
+    x, weight, _ = factors(geometry, device)
+    whole = laid_out(torch.randint(-2, 3, (1, LEAST, 7, 10)).to(device, torch.float16), "channels_last")
+    y = whole[:, :, 1:6, 1:9] if cropped == "columns" else laid_out(whole[..., :8], "channels_last")[:, :, 1:6]
+    plan = launch.wgrad(x, y, False, geometry, True, processor.device_of(torch.device(device)))
+    if not torch.cuda.is_available():
+        assert plan.tile.tiled == (cropped == "rows")
+    assert torch.equal(launch.run(plan)[0].double(), expected(geometry, x, weight, y)["wgrad"])
 
 
 @pytest.mark.parametrize("name", ["plain", "valid", "groups", "stride_2", "far_padding", "pixels_without_taps"])

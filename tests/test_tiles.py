@@ -1,5 +1,6 @@
 """Choosing a tile is a pure function of the problem and the device."""
 
+import json
 import random
 from dataclasses import replace
 from itertools import product
@@ -7,12 +8,14 @@ from itertools import product
 import pytest
 import torch
 
+from bench.layers import read
 from tests.oracle import convolution_precision
-from tritonconv import launch, tiles
+from tritonconv import launch, measured, tiles
 from tritonconv.geometry import OPERATORS, VARIES, ConvGeometry, Operator
 from tritonconv.model import expected, partial_bytes
 from tritonconv.tile import BESIDE_OPERANDS, INTERPRETER, Device, Operands, Tile
 
+H200 = Device.of(90, 132, "NVIDIA H200")
 H100, A100, RTX4090, MI300 = Device.of(90, 132), Device.of(80, 108), Device.of(89, 128), Device.of(0, 304)
 OPERANDS = [
     *(Operands(2, v) for v in (1, 2, 8)),
@@ -101,7 +104,7 @@ def test_few_channels_get_a_narrow_local_tile() -> None:
 
 
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
-@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Device.of(100, 148), INTERPRETER], ids=str)
+@pytest.mark.parametrize("device", [H100, H200, A100, RTX4090, MI300, Device.of(100, 148), INTERPRETER], ids=str)
 def test_the_order_of_a_sum_does_not_depend_on_the_batch(device: Device, operator: Operator) -> None:
     """So that splitting a batch changes no bit: whatever tile is picked, a step takes as many products.
 
@@ -264,6 +267,21 @@ def test_results_leave_in_halves_where_warps_have_rows_of_both(tile: tuple[int, 
     M, N, K, _, stages = tile
     assert tiled.halves == halves
     assert tiled.shared_bytes("fprop", 2) == 2 * (stages * (M + N) * K + M * N // (1 + halves)) + BESIDE_OPERANDS
+
+
+def test_every_measured_tile_is_picked() -> None:
+    """Those of the tables of the package, for what they were measured for: none is too large, or of another order."""
+    for path in sorted(measured.FOLDER.glob("*.json")):
+        table = json.loads(path.read_text())
+        assert path.name == measured.file_of(table["gpu"])
+        geometries = {layer.name: layer.geometry for layer in read()}
+        device = Device.of(90, 132, table["gpu"])
+        for row in table["rows"]:
+            operator, itemsize, vector, whole, exact, varies, blocks, *_ = row["key"]
+            operands = Operands(itemsize, vector, whole, exact, varies, blocks)
+            layer = geometries[row["layer"]]
+            geometry = layer.in_line() if layer.pointwise else layer
+            assert tiles.pick(geometry, operator, operands, device) == Tile(*row["tile"]), row
 
 
 def test_wgrad_takes_lines_or_whole_rows() -> None:

@@ -21,6 +21,7 @@ from tritonconv.layout import (
     adjacent,
     allocate,
     channels_first,
+    dense_rows,
     evenly_spaced,
     filters_last,
     folds,
@@ -35,7 +36,7 @@ from tritonconv.layout import (
 from tritonconv.notices import warn_once
 from tritonconv.operands import addend, constants, gathering, integers, periods, shape, summary, tiling, variation
 from tritonconv.tile import Device, Operands, Tile
-from tritonconv.tiles import in_shape, least, pick
+from tritonconv.tiles import least, pick
 
 # Elements that one program of the second step of wgrad sums up.
 SUM_BLOCK = 512
@@ -140,6 +141,9 @@ def fprop(
     geometry, x, result = in_line(geometry, x, y)
     asked = Asked(geometry, "fprop", summary(geometry, align_x, align_y > 1, x), device)
     tile = tile or tile_for(asked)
+    folded = tile.tiled and geometry.images_seen > 1 and folds(geometry, geometry.C, tile.BLOCK_K)
+    if folded:  # whatever else x is a part of, so that its sums are added up in the same order
+        x = dense_rows(x)
     arguments = dict(
         x_ptr=x,
         weight_ptr=filters_last(weight),
@@ -151,8 +155,7 @@ def fprop(
     )
     if tile.tiled:
         kernel, more = fprop_tiled_kernel, periods(geometry) | tiling(geometry, tile)
-        more |= dict(ONE_IMAGE=geometry.images_seen == 1)
-        more |= dict(FOLDED=geometry.images_seen > 1 and folds(x, geometry, tile.BLOCK_K))
+        more |= dict(ONE_IMAGE=geometry.images_seen == 1, FOLDED=folded)
     else:
         kernel, more = fprop_kernel, gathering(geometry, x, align_x, bias, result.shape, tile)
     programs = tile.programs(geometry, "fprop", x.element_size(), device)
@@ -192,7 +195,8 @@ def dgrad(
         # Tensor cores read 16 bits either way round, and 32 bits only with what they sum over adjacent.
         transposed = y.element_size() == 2
         kernel, more = dgrad_tiled_kernel, tiling(geometry, tile) | dict(TRANSPOSED=transposed)
-        more |= dict(STRIDED=geometry.phases > 1, FOLDED=geometry.phases > 1 and folds(result, geometry, tile.BLOCK_N))
+        folded = geometry.phases > 1 and align_x > 1 and folds(geometry, geometry.C, tile.BLOCK_N)
+        more |= dict(STRIDED=geometry.phases > 1, FOLDED=folded)
         lying = filters_last(weight) if transposed else channels_first(weight, geometry.G, tile.BLOCK_K)
     else:
         kernel, more = dgrad_kernel, gathering(geometry, y, align_y, bias, result.shape, tile)
@@ -228,10 +232,11 @@ def wgrad(
     y, align_y = adjacent(y, geometry.F // geometry.G)
     align_x, align_y = paired(align_x, align_y, 16 // x.element_size())
     geometry, x, y = in_line(geometry, x, y)
-    asked = Asked(geometry, "wgrad", summary(geometry, min(align_x, align_y), True, x, y), device)
+    operands = summary(geometry, min(align_x, align_y), True, x, y)
+    if not evenly_spaced(y):  # as blocks of whole rows take it
+        operands = replace(operands, blocks=False)
+    asked = Asked(geometry, "wgrad", operands, device)
     tile = tile or tile_for(asked)
-    if tile.whole_rows and not evenly_spaced(y):
-        tile = in_shape(tile, (1, 1, tile.BLOCK_K))
     tile, partials, bias_partials = workspace(tile, geometry, weight, bias)
     multiply = dict(
         x_ptr=x,

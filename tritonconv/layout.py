@@ -143,17 +143,22 @@ def evenly_spaced(side: Tensor) -> bool:
     """Whether all pixels of a side (B, C, H, W), one image after the other, lie at equal distances, and an integer of
     32 bits counts them.
     """
-    _, _, H, W = side.shape
-    stride_b, _, stride_h, stride_w = side.stride()
-    even = stride_h == W * stride_w and stride_b == H * stride_h
-    return even and side.numel() // max(1, side.shape[1]) < 2**31
+    B, _, H, W = side.shape
+    along_b, _, along_h, along_w = side.stride()
+    even = (H == 1 or along_h == W * along_w) and (B == 1 or along_b == H * W * along_w)
+    return even and B * H * W < 2**31
 
 
-def folds(side: Tensor, geometry: ConvGeometry, block: int) -> bool:
+def dense_rows(side: Tensor) -> Tensor:
+    """The side with the channels of the pixels of a row one behind the other: itself, or a channels_last copy."""
+    _, channels, _, _ = side.shape
+    dense = side.stride(1) == 1 and side.stride(3) == channels
+    return side if dense else side.contiguous(memory_format=torch.channels_last)
+
+
+def folds(geometry: ConvGeometry, channels: int, block: int) -> bool:
     """Whether the columns that a stride skips can count as further channels of those that it does not, in whole blocks
     of `block` channels, and the rows as an axis of their own.
     """
-    _, channels, H, W = side.shape
-    divided = H % geometry.stride_h == 0 and W % geometry.stride_w == 0
-    dense = side.stride(1) == 1 and side.stride(3) == channels and side.stride(2) % 8 == 0
-    return geometry.G == 1 and divided and dense and channels % block == 0
+    divided = geometry.H % geometry.stride_h == 0 and geometry.W % geometry.stride_w == 0
+    return geometry.G == 1 and divided and channels % block == 0

@@ -2,7 +2,8 @@
 
 The constants that are called fitted are those by which the 800 times of bench/results/h200-tiles.json, of tiles of
 dense layers on an H200 in bfloat16, come out best: off by 17 % in the root mean square, and the tile that is expected
-to be fastest takes 2.6 % longer than the one that is, in the geometric mean. For other processors they are estimates.
+to be fastest takes 2.6 % longer than the one that is, in the geometric mean, and 28 % at worst. For other processors
+they are estimates.
 """
 
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def cycles_of_step(
     issued = instructions(tile, operator, operands, rates) * tile.num_warps
     return {
         "products": products / per_cycle / BUSY,
-        "L2": copied / rates.l2_bytes * (tile.strain(geometry) if operator == "wgrad" else 1),
+        "L2": copied / rates.l2_bytes * tile.strain(geometry, operator),
         "instructions": issued / ISSUES,
         "waiting": PER_STEP,
     }

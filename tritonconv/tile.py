@@ -50,7 +50,7 @@ class Operands:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One launch's block sizes: BLOCK_M x BLOCK_N results per program, BLOCK_K products per step and result.
+    """One launch's block sizes: BLOCK_M x BLOCK_N results at a time, BLOCK_K products per step and result.
 
     SPLIT_K programs share the steps of one block of results; only wgrad does that. A tile whose pixels are copied in
     whole blocks, of BLOCK_B images, BLOCK_H rows and BLOCK_W columns, has as many in BLOCK_M, or for wgrad in BLOCK_K.
@@ -93,7 +93,7 @@ class Tile:
         return ceildiv(geometry.gemm(operator).N, self.BLOCK_N)
 
     def blocks(self, geometry: ConvGeometry, operator: Operator) -> int:
-        """How many blocks the results make: programs, of which wgrad starts SPLIT_K for each."""
+        """How many blocks the results make, each of which wgrad sums up in SPLIT_K parts."""
         M, _, _, G = geometry.launched(operator)
         pixels = operator != "wgrad" and self.tiled
         rows = self.pixel_blocks(geometry, operator) if pixels else ceildiv(M, self.BLOCK_M)
@@ -104,11 +104,11 @@ class Tile:
         images, rows, columns = geometry.pixels(operator)
         return ceildiv(images, self.BLOCK_B) * ceildiv(rows, self.BLOCK_H) * ceildiv(columns, self.BLOCK_W)
 
-    def strain(self, geometry: ConvGeometry) -> float:
-        """How much longer copying a line of images takes than that of a row: what is far apart strains the caches of
-        addresses.
+    def strain(self, geometry: ConvGeometry, operator: Operator) -> float:
+        """How much longer wgrad's copying of a line of images takes than that of a row: what is far apart strains the
+        caches of addresses.
         """
-        line = self.tiled and self.BLOCK_B > 1 and self.BLOCK_B == self.BLOCK_K
+        line = operator == "wgrad" and self.tiled and self.BLOCK_B > 1 and self.BLOCK_B == self.BLOCK_K
         apart = 2 * self.BLOCK_B * geometry.C * geometry.H * geometry.W if line else 0
         return float(max(1.0, (apart / NEAR) ** 0.5))
 

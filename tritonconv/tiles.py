@@ -23,7 +23,7 @@ _WIDE_FLOAT32 = [(128, 128, 128, 8, 3), (128, 64, 128, 8, 3), (64, 128, 128, 8, 
 # And where wgrad would, which also holds counters and the bias's sum.
 _NARROW_WGRAD = [(256, 64, 64, 8, 4), (128, 64, 64, 4, 4), (64, 64, 64, 8, 4), (64, 32, 64, 8, 4), (128, 16, 64, 4, 4)]
 # For whole blocks of pixels: how many pixels, channels, bytes of K, warps and stages; in wgrad filters, channels and
-# pixels in each step, which are those of a line.
+# pixels in each step, which are those of a line or of whole rows.
 _TILED = [
     *((128, 256, 128, 8, 4), (128, 256, 128, 8, 3), (256, 128, 128, 8, 3), (128, 128, 128, 4, 4)),
     *((128, 128, 128, 4, 3), (256, 64, 128, 4, 2), (128, 64, 128, 4, 2), (64, 128, 128, 4, 3), (64, 64, 128, 4, 4)),
@@ -102,7 +102,8 @@ def pixels_of(tile: Tile, operator: Operator) -> int:
 
 def shapes(pixels: int, operator: Operator) -> list[Shape]:
     """How a block of so many pixels may lie: in one image, in squares of some, in a pixel of many, in a line. Of wgrad
-    only as a line of a row or of images: others would pass through registers on their way to the tensor cores.
+    only as a line of a row or of images, and in `whole_rows`, if there are such: others would pass through registers on
+    their way to the tensor cores.
     """
     if operator == "wgrad":
         return [(1, 1, pixels), (pixels, 1, 1)]
@@ -128,13 +129,15 @@ def in_shape(tile: Tile, shape: Shape) -> Tile:
 
 
 def shaped(tile: Tile, geometry: ConvGeometry, operator: Operator) -> Tile:
-    """The tile with its pixels, if they lie in blocks, in the shape that covers those of `geometry` with the fewest."""
+    """The tile with its pixels, if they lie in blocks, in the shape that covers those of `geometry` with the fewest,
+    where none strains the hardware.
+    """
     if not tile.tiled:
         return tile
     found = [in_shape(tile, shape) for shape in shapes(pixels_of(tile, operator), operator)]
     if operator == "wgrad":
         found = [in_shape(tile, shape) for shape in whole_rows(tile.BLOCK_K, geometry)] + found
-    return min(found, key=lambda tile: tile.pixel_blocks(geometry, operator) * tile.strain(geometry))
+    return min(found, key=lambda tile: tile.pixel_blocks(geometry, operator) * tile.strain(geometry, operator))
 
 
 def designed_for_locations(operator: Operator, operands: Operands, whole_loads: bool) -> list[Tile]:

@@ -7,7 +7,7 @@ from math import ceil
 from tests.cases import LAYOUTS, Case, pair
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.tile import INTERPRETER, Operands, Tile
-from tritonconv.tiles import in_shape, pick, pixels_of, shapes
+from tritonconv.tiles import in_shape, pick, pixels_of, shapes, whole_rows
 
 DTYPES = ("float32", "bfloat16", "float16")
 GRADIENTS = ("all_zero_strides", *LAYOUTS)
@@ -145,7 +145,8 @@ def tile_of(seed: int, operator: Operator, geometry: ConvGeometry, blocks: bool 
             M, K = (M, rng.choice([1, 2, 4, 8])) if operator == "wgrad" else (rng.choice([1, 2, 4, 8]), K)
         tile = Tile(M, N, K, num_warps=4, num_stages=1, GROUP_M=group, SPLIT_K=split)
         if blocks and rng.random() < 0.8:
-            tile = in_shape(tile, rng.choice(shapes(pixels_of(tile, operator), operator)))
+            rows = whole_rows(K, geometry) if operator == "wgrad" else []
+            tile = in_shape(tile, rng.choice(shapes(pixels_of(tile, operator), operator) + rows))
         if steps_of(operator, geometry, tile) <= MOST_STEPS:
             return tile
     return picked(operator, geometry, blocks)

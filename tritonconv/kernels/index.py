@@ -43,7 +43,7 @@ def place_of(block, blocks, samples, rows, columns, PER_SAMPLE: tl.constexpr, PE
 
 @triton.jit
 def raster(pid, tiles_m, tiles_n, GROUP_M: tl.constexpr):
-    """The tile (m, n) of program `pid`: columns of GROUP_M row tiles, so that neighbours share both operands in L2."""
+    """The tile (m, n) of number `pid`: columns of GROUP_M row tiles, so that neighbours share both operands in L2."""
     column = pid // (GROUP_M * tiles_n)
     first_m = column * GROUP_M
     height = tl.minimum(tiles_m - first_m, GROUP_M)
