@@ -13,7 +13,7 @@ from tests.oracle import convolution_precision
 from tritonconv import launch, measured, tiles
 from tritonconv.geometry import OPERATORS, VARIES, ConvGeometry, Operator
 from tritonconv.model import expected, partial_bytes
-from tritonconv.tile import BESIDE_OPERANDS, INTERPRETER, Device, Operands, Tile
+from tritonconv.tile import BESIDE_OPERANDS, BESIDE_RESULT, INTERPRETER, Device, Operands, Tile
 
 H200 = Device.of(90, 132, "NVIDIA H200")
 H100, A100, RTX4090, MI300 = Device.of(90, 132), Device.of(80, 108), Device.of(89, 128), Device.of(0, 304)
@@ -266,7 +266,11 @@ def test_results_leave_in_halves_where_warps_have_rows_of_both(tile: tuple[int, 
     tiled = tiles.in_shape(Tile(*tile), (1, 1, tile[0]))
     M, N, K, _, stages = tile
     assert tiled.halves == halves
-    assert tiled.shared_bytes("fprop", 2) == 2 * (stages * (M + N) * K + M * N // (1 + halves)) + BESIDE_OPERANDS
+    assert (
+        tiled.shared_bytes("fprop", 2)
+        == 2 * (stages * (M + N) * K + M * N // (1 + halves)) + BESIDE_OPERANDS + BESIDE_RESULT
+    )
+    assert tiled.shared_bytes("fprop", 2, 100) == 2 * (stages * (M + N) * K + M * N) + BESIDE_OPERANDS + BESIDE_RESULT
 
 
 def test_every_measured_tile_is_picked() -> None:

@@ -139,9 +139,14 @@ class Tile:
         """How many programs one multiprocessor is expected to run at the same time."""
         accumulators = self.BLOCK_M * self.BLOCK_N // (32 * self.num_warps)
         registers = 32 * self.num_warps * (accumulators + BESIDE_ACCUMULATORS)
-        return max(1, min(device.shared_bytes // self.shared_bytes(operator, itemsize), REGISTERS // registers))
+        return max(
+            1,
+            min(
+                device.shared_bytes // self.shared_bytes(operator, itemsize, device.capability), REGISTERS // registers
+            ),
+        )
 
-    def shared_bytes(self, operator: Operator, itemsize: int) -> int:
+    def shared_bytes(self, operator: Operator, itemsize: int, capability: int = 90) -> int:
         """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger; of
         tiled pixels both, since the next block's operands come in while the result goes out.
         """
@@ -151,12 +156,15 @@ class Tile:
             return max(operands, self.BLOCK_M * self.BLOCK_N * 4) + self.num_warps * self.BLOCK_M * 4 + BESIDE_OPERANDS
         result = self.BLOCK_M * self.BLOCK_N * itemsize
         if self.tiled:
-            return max(operands + result // (2 if self.halves else 1), result) + BESIDE_OPERANDS
+            # On sm_100 and sm_103, halves do not follow each other in the same place.
+            result //= 2 if self.halves and capability not in (100, 103) else 1
+            return operands + result + BESIDE_OPERANDS + BESIDE_RESULT
         return max(operands, result) + BESIDE_OPERANDS
 
 
 # Room for row masks and barriers, in bytes; the tests compile every tile and see that it suffices.
 BESIDE_OPERANDS = 1_024
+BESIDE_RESULT = 256
 # Bytes over which addresses are looked up fast: fitted on an H200 to wgrad of VGG's first layers, in lines of images.
 NEAR = 64 << 20
 # Registers of a multiprocessor, and about how many a thread has beside its accumulators.

@@ -215,7 +215,7 @@ def fits(tile: Tile, operator: Operator, itemsize: int, device: Device) -> bool:
     # Without tensor cores, products wait to be added up.
     accumulators = tile.BLOCK_M * tile.BLOCK_N * (tile.BLOCK_K if few else 1) // (32 * tile.num_warps)
     most = 128 if device.capability in ((90,) if operator == "wgrad" else (90, 100, 103)) else 64
-    return accumulators <= most and tile.shared_bytes(operator, itemsize) <= device.shared_bytes
+    return accumulators <= most and tile.shared_bytes(operator, itemsize, device.capability) <= device.shared_bytes
 
 
 # The least compute capability whose hardware copies whole blocks between global and shared memory (TMA).

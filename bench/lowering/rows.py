@@ -43,7 +43,7 @@ def lower(job: Job) -> Row:
     else:
         binary = compiled(kernel, arguments, GPUTarget("hip", job.arch, 64))
         listing, usage = assembly.read_amdgcn(binary.asm["amdgcn"])
-    promised = None if tile is None else tile.shared_bytes(job.operator, DTYPES[job.dtype].itemsize)
+    promised = None if tile is None else tile.shared_bytes(job.operator, DTYPES[job.dtype].itemsize, chip.capability)
     return {
         "kernel": job.kernel,
         "tile": str(arguments["BLOCK"] if tile is None else tile),

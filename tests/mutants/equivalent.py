@@ -78,15 +78,15 @@ EQUIVALENT = [
     Equivalent(
         "tritonconv/kernels/wgrad.py",
         "sum_partials_kernel",
-        "range(tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0))",
-        "range(bias_splits)",
+        "parts = tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0)",
+        "parts = bias_splits",
         NO_FILTERS,
     ),
     Equivalent(
         "tritonconv/kernels/wgrad.py",
         "sum_partials_kernel",
-        "range(tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0))",
-        "range(tl.where(tl.program_id(0) * BLOCK <= filters, bias_splits, 0))",
+        "parts = tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0)",
+        "parts = tl.where(tl.program_id(0) * BLOCK <= filters, bias_splits, 0)",
         NO_FILTERS,
     ),
     Equivalent(
@@ -94,20 +94,6 @@ EQUIVALENT = [
         "store_result",
         "bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=0.0)",
         "bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=1.0)",
-        NEVER_STORED,
-    ),
-    Equivalent(
-        "tritonconv/kernels/wgrad.py",
-        "sum_partials_kernel",
-        "total += tl.load(partials_ptr + split * count + index, mask=index < count, other=0.0)",
-        "total += tl.load(partials_ptr + split * count + index, mask=index < count, other=1.0)",
-        NEVER_STORED,
-    ),
-    Equivalent(
-        "tritonconv/kernels/wgrad.py",
-        "sum_partials_kernel",
-        "bias += tl.load(bias_partials_ptr + split * filters + index, mask=index < filters, other=0.0)",
-        "bias += tl.load(bias_partials_ptr + split * filters + index, mask=index < filters, other=1.0)",
         NEVER_STORED,
     ),
     Equivalent(
