@@ -50,7 +50,7 @@ FOLDED = [PROBLEMS[name] for name in ("folded", "folded_and_dilated", "folded_fa
 
 
 def cases() -> list[Any]:
-    """Every problem in one shape, or wgrad's in both of its, and the plain one in all of them."""
+    """Every problem in one shape, or wgrad's in both its lines and in whole rows; the plain one in all shapes."""
     found = []
     for operator in OPERATORS:
         every = shapes(LEAST, operator)

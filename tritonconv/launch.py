@@ -233,7 +233,7 @@ def wgrad(
     align_x, align_y = paired(align_x, align_y, 16 // x.element_size())
     geometry, x, y = in_line(geometry, x, y)
     operands = summary(geometry, min(align_x, align_y), True, x, y)
-    if not evenly_spaced(y):  # as blocks of whole rows take it
+    if not evenly_spaced(y) or geometry.gemm("wgrad").K >= 2**31:  # so whole rows count positions
         operands = replace(operands, blocks=False)
     asked = Asked(geometry, "wgrad", operands, device)
     tile = tile or tile_for(asked)

@@ -121,10 +121,10 @@ def in_blocks(side: Tensor, geometry: ConvGeometry) -> bool:
 
 def line(side: Tensor) -> Tensor | None:
     """The pixels of all images as one row of one image (1, N, 1, B*H*W), if they lie so in memory."""
-    B, N, H, W = side.shape
-    along_b, along_c, along_h, along_w = side.stride()
-    if (H > 1 and along_h != W * along_w) or (B > 1 and along_b != H * W * along_w):
+    if not evenly_spaced(side):
         return None
+    B, N, H, W = side.shape
+    _, along_c, _, along_w = side.stride()
     pixels = B * H * W
     return side.as_strided((1, N, 1, pixels), (pixels * along_w, along_c, pixels * along_w, along_w))
 
@@ -140,13 +140,10 @@ def in_order(weight: Tensor) -> bool:
 
 
 def evenly_spaced(side: Tensor) -> bool:
-    """Whether all pixels of a side (B, C, H, W), one image after the other, lie at equal distances, and an integer of
-    32 bits counts them.
-    """
+    """Whether all pixels of a side (B, C, H, W), one image after the other, lie at equal distances."""
     B, _, H, W = side.shape
     along_b, _, along_h, along_w = side.stride()
-    even = (H == 1 or along_h == W * along_w) and (B == 1 or along_b == H * W * along_w)
-    return even and B * H * W < 2**31
+    return (H <= 1 or along_h == W * along_w) and (B <= 1 or along_b == H * W * along_w)
 
 
 def dense_rows(side: Tensor) -> Tensor:
