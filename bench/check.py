@@ -1,7 +1,7 @@
 """Whether a result may be timed: positions of it against the sum of products in float64, formed by gathering."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,7 +38,15 @@ class Sample:
 
 def samples(of: Pass, problem: Problem, seed: int = 0) -> list[Sample]:
     """What to check each result of a pass by: the corners, and other positions at random."""
-    return [sample(operator, problem, seed) for operator in parts(of, problem.layer)]
+    found = [sample(operator, problem, seed) for operator in parts(of, problem.layer)]
+    return [with_bias(each, problem.bias) for each in found] if of == "forward" else found
+
+
+def with_bias(sample: Sample, bias: Tensor) -> Sample:
+    """Of results (B, N, h, w), to which a bias (N,) or (N, h, w) is added."""
+    _, _, *pixel = sample.at
+    added = bias if bias.ndim == 1 else bias[:, *pixel].T
+    return replace(sample, expected=sample.expected + added.double())
 
 
 def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:

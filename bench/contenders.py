@@ -1,7 +1,8 @@
 """What is timed: each pass of a layer, as each contender would compute it.
 
-The passes `fprop`, `dgrad` and `wgrad` are the three operators; `step` is forward and backward through autograd. Of a
-Conv2d, fprop is the forward pass and dgrad the input's gradient; of a ConvTranspose2d it is the other way round.
+The passes `fprop`, `dgrad` and `wgrad` are the three operators, `step` is forward and backward through autograd, all
+without a bias. Of a Conv2d, fprop is the forward pass and dgrad the input's gradient; of a ConvTranspose2d it is the
+other way round. `forward` is the forward pass once more, as users call it, with a bias.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,8 @@ from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.layout import allocate
 from tritonconv.ops import operators
 
-Pass = Literal["fprop", "dgrad", "wgrad", "step"]
-PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad", "step")
+Pass = Literal["fprop", "dgrad", "wgrad", "forward", "step"]
+PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad", "forward", "step")
 CONTENDERS = ("torch", "triton", "torch-nchw", "triton-nchw", "reference", "loop", "compile", "flag_gems")
 OURS = ("triton", "triton-nchw", "reference")
 # What is written in the place of a layer that torch does not have: unfold + einsum, and a loop over positions.
@@ -35,11 +36,18 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.fl
 Call = Callable[[], tuple[Tensor, ...]]
 
 
+def bias_shape(geometry: ConvGeometry, side: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a bias that is added to this side of `geometry`, and varies as the weight does."""
+    B, channels, *pixels = side
+    return (*[B] * geometry.per_sample, channels, *(pixels if geometry.per_location else ()))
+
+
 @dataclass(frozen=True)
 class Problem:
     """A layer in a dtype, with random operands on `device`: image x, weight, and features y, in channels_last.
 
-    y is the incoming gradient of a Conv2d, and the input of a ConvTranspose2d, whose incoming gradient is x.
+    y is the incoming gradient of a Conv2d, and the input of a ConvTranspose2d, whose incoming gradient is x. The bias
+    is that of the layer: one number for each channel of its result, or, if its weight varies, for each pixel of it.
     """
 
     layer: Layer
@@ -48,6 +56,7 @@ class Problem:
     x: Tensor
     weight: Tensor
     y: Tensor
+    bias: Tensor
 
     @classmethod
     def draw(cls, layer: Layer, dtype: str, device: torch.device, seed: int = 0) -> "Problem":
@@ -61,7 +70,10 @@ class Problem:
             return drawn.contiguous(memory_format=torch.channels_last)
 
         shapes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
-        return cls(layer, dtype, geometry, *map(normal, shapes))
+        x, weight, y = map(normal, shapes)
+        added = bias_shape(geometry, shapes[0 if layer.case.transposed else 2])
+        bias = torch.randn(added, generator=generator, dtype=DTYPES[dtype], device=device)
+        return cls(layer, dtype, geometry, x, weight, y, bias)
 
     def contiguous(self) -> "Problem":
         """The same numbers in NCHW, but for a weight that varies: in any format its layer has its channels last."""
@@ -83,9 +95,12 @@ class Problem:
 
 def parts(of: Pass, layer: Layer) -> tuple[Operator, ...]:
     """Which operator each result of a pass is of. A step gives result, input gradient and weight gradient."""
-    if of != "step":
-        return (of,)
-    return ("dgrad", "fprop", "wgrad") if layer.case.transposed else ("fprop", "dgrad", "wgrad")
+    if of not in ("forward", "step"):
+        return (of,)  # type: ignore[return-value]
+    in_order: tuple[Operator, ...] = (
+        ("dgrad", "fprop", "wgrad") if layer.case.transposed else ("fprop", "dgrad", "wgrad")
+    )
+    return in_order if of == "step" else in_order[:1]
 
 
 def competing(asked: Sequence[str], layer: Layer) -> list[str]:
@@ -135,8 +150,8 @@ def call(contender: str, of: Pass, problem: Problem) -> Call:
 
 def _tritonconv(implementation: str, of: Pass, problem: Problem, channels_last: bool) -> Call:
     case, geometry = problem.layer.case, problem.geometry
-    if of == "step":
-        return _step(problem, partial(case.function(tritonconv), implementation=implementation))
+    if of in ("forward", "step"):
+        return _layer(of, problem, partial(case.function(tritonconv), implementation=implementation))
     sampling = (
         (geometry.stride_h, geometry.stride_w),
         (geometry.pad_h, geometry.pad_w),
@@ -153,14 +168,20 @@ def _tritonconv(implementation: str, of: Pass, problem: Problem, channels_last: 
             return lambda: (operators.dgrad(problem.y, problem.weight, None, geometry.image_shape[2:], *sampling),)
         case "wgrad":
             return lambda: (operators.wgrad(problem.x, problem.y, geometry.weight_shape[-2:], *sampling),)
+    raise ValueError(f"there is no pass {of}")
 
 
 def _loop(of: Pass, problem: Problem) -> Call:
     """A step's gradients are autograd's; the passes alone are the loops that compute no more than that."""
     x, weight, y, geometry = problem.x, problem.weight, problem.y, problem.geometry
+
+    def layer(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        result: Tensor = getattr(loop, problem.forward)(input, weight, geometry)
+        return result if bias is None else result + bias
+
     match of:
-        case "step":
-            return _step(problem, partial(getattr(loop, problem.forward), geometry=geometry))
+        case "forward" | "step":
+            return _layer(of, problem, layer)
         case "fprop":
             return lambda: (loop.fprop(x, weight, geometry),)
         case "dgrad":
@@ -174,12 +195,12 @@ def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda 
     case = problem.layer.case
     function = conv_transpose2d if case.transposed else conv2d
 
-    def forward(input: Tensor, weight: Tensor) -> Tensor:
-        result: Tensor = function(input, weight, **case.arguments)
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        result: Tensor = function(input, weight, bias, **case.arguments)
         return result
 
-    if of == "step":
-        return _step(problem, transform(forward))
+    if of in ("forward", "step"):
+        return _layer(of, problem, transform(forward))
     if of == problem.forward:
         transformed = transform(forward)
         return lambda: (transformed(problem.input, problem.weight),)
@@ -210,14 +231,17 @@ def _flag_gems(of: Pass, problem: Problem) -> Call:
     case = problem.layer.case
     sampling = (case.stride, case.padding, case.dilation, case.groups)
 
-    def forward(input: Tensor, weight: Tensor) -> Tensor:
-        result: Tensor = flag_gems.conv2d(input, weight, None, *sampling)
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        result: Tensor = flag_gems.conv2d(input, weight, bias, *sampling)
         return result
 
-    return _step(problem, forward) if of == "step" else lambda: (forward(problem.x, problem.weight),)
+    return _layer(of, problem, forward) if of != "fprop" else lambda: (forward(problem.x, problem.weight),)
 
 
-def _step(problem: Problem, function: Callable[[Tensor, Tensor], Tensor]) -> Call:
+def _layer(of: Pass, problem: Problem, function: Callable[..., Tensor]) -> Call:
+    """A layer's forward pass with its bias, or a step without."""
+    if of == "forward":
+        return lambda: (function(problem.input, problem.weight, problem.bias),)
     input, weight = problem.input.detach().requires_grad_(), problem.weight.detach().requires_grad_()
 
     def step() -> tuple[Tensor, ...]:

@@ -55,7 +55,7 @@ def measure(
                 verify(name, calls[name]())
                 if name.startswith("triton"):
                     tile = tiles_of(problem.layer, of, problem.dtype, device, name == "triton")
-                    row |= {"kernels": kernels_of(of, environment["kernels"]), "tile": tile}
+                    row |= {"kernels": kernels_of(parts(of, problem.layer), environment["kernels"]), "tile": tile}
             except Exception as error:
                 calls.pop(name, None)
                 row |= failure(error, device)

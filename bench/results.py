@@ -168,9 +168,9 @@ def key(row: Row) -> tuple[str, str, str, str]:
     return row["layer"], row["pass"], row["contender"], row["dtype"]
 
 
-def kernels_of(pass_: str, hashes: dict[str, str]) -> dict[str, str]:
-    """Those of `hashes` that a pass runs the kernels of: a step runs all three."""
-    return {name: hashes[name] for name in (OPERATORS if pass_ == "step" else (pass_,))}
+def kernels_of(operators: Iterable[str], hashes: dict[str, str]) -> dict[str, str]:
+    """Those of `hashes` that a pass of these operators runs the kernels of."""
+    return {name: hashes[name] for name in sorted(operators)}
 
 
 def lost(device: torch.device) -> bool:

@@ -64,11 +64,13 @@ class Session:
         from tritonconv import processor
 
         gpu = processor.device_of(self.device)
-        wanted = {(layer, operator, dtype) for layer, of, dtype in passes for operator in parts(of, layer)}
+        wanted = {
+            (layer, operator, dtype, of == "forward") for layer, of, dtype in passes for operator in parts(of, layer)
+        }
         layouts = [name == "triton" for name in self.contenders if name.startswith("triton")]
         plans = (
-            launches(operator, dtype, layer.geometry, gpu, bias=False, channels_last=channels_last)
-            for layer, operator, dtype in wanted
+            launches(operator, dtype, layer.geometry, gpu, bias=bias, channels_last=channels_last)
+            for layer, operator, dtype, bias in wanted
             for channels_last in layouts
         )
         return precompile(plans, self.device)

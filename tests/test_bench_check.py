@@ -29,7 +29,9 @@ ENVIRONMENT = {"kernels": {"fprop": "f", "dgrad": "d", "wgrad": "w"}, "commit": 
 def test_expected_is_what_torch_computes_in_float64(layer: Layer) -> None:
     problem = Problem.draw(layer, "float32", CPU)
     results = expected_step(layer.case, (problem.input, problem.weight, None), problem.gradient)
-    for result, sample in zip(results, check.samples("step", problem), strict=True):
+    with_bias, *_ = expected_step(layer.case, (problem.input, problem.weight, problem.bias), problem.gradient)
+    samples = [*check.samples("step", problem), *check.samples("forward", problem)]
+    for result, sample in zip([*results, with_bias], samples, strict=True):
         assert max(sample.errors(result)) < 1e-12
         assert sample.expected.numel() > 0
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench import results
-from bench.contenders import Problem
+from bench.contenders import PASSES, Problem, parts
 from bench.device import correctness, descriptors
 from bench.device.schedule import Clock, in_time
 from bench.device.speed import Unit, measure_all, profile, stale, units
@@ -56,16 +56,16 @@ def test_smoke_rows_and_bfloat16_come_first() -> None:
     order = units(select("all"), ["bfloat16", "tf32"])
     assert [unit.of for unit in order[:4]] == ["fprop", "dgrad", "wgrad", "fprop"]
     assert {unit.layer.name for unit in order[: 3 * len(SMOKE)]} == set(SMOKE)
-    assert [unit.of == "step" for unit in order[:200]] == [False] * 150 + [True] * 50
-    assert [unit.dtype for unit in order] == ["bfloat16"] * 200 + ["tf32"] * 200
-    assert len({unit.name for unit in order}) == 400
+    assert [unit.of for unit in order[150:250]] == ["forward"] * 50 + ["step"] * 50
+    assert [unit.dtype for unit in order] == ["bfloat16"] * 250 + ["tf32"] * 250
+    assert len({unit.name for unit in order}) == 500
 
 
 HASHES = {"fprop": "1", "dgrad": "2", "wgrad": "3"}
 
 
 def measured_row(unit: Unit, **changed: Any) -> dict[str, Any]:
-    hashes = results.kernels_of(unit.of, HASHES)
+    hashes = results.kernels_of(parts(unit.of, unit.layer), HASHES)
     about = {"layer": unit.layer.name, "pass": unit.of, "contender": "triton", "dtype": unit.dtype}
     return {**about, "status": "ok", "kernels": hashes, "tile": {"a": "tile"}, **changed}
 
@@ -80,8 +80,11 @@ def test_only_what_changed_is_stale() -> None:
     rows = [measured_row(unit) for unit in everything]
     both = [f"{layer} {{}}".format for layer in ("unet_up1", "rn50_conv1")]
     assert names(rows) == set()
-    assert names(None) == names([]) == {f(of) for f in both for of in ("fprop", "dgrad", "wgrad", "step")}
+    assert names(None) == names([]) == {f(of) for f in both for of in PASSES}
     assert names(rows, HASHES | {"wgrad": "new"}) == {f(of) for f in both for of in ("wgrad", "step")}
+    # Of the two layers one is transposed: its forward pass is dgrad.
+    of_fprop = {f(of) for f in both for of in ("fprop", "step")} | {"rn50_conv1 forward"}
+    assert names(rows, HASHES | {"fprop": "new"}) == of_fprop
     assert names(rows, tile="another") == names(None)
     assert names(rows[1:]) == {f"{everything[0].layer.name} fprop"}
     wrong = measured_row(everything[0], status="wrong", tile=None, kernels=None)
@@ -112,10 +115,10 @@ class FakeSession:
 @pytest.mark.parametrize(
     ("outcome", "status", "done", "stopped"),
     [
-        ("ok", 0, 4, None),
-        ("skipped", 0, 4, None),
-        ("wrong", 1, 4, None),
-        ("failed", 1, 4, None),
+        ("ok", 0, 5, None),
+        ("skipped", 0, 5, None),
+        ("wrong", 1, 5, None),
+        ("failed", 1, 5, None),
         (RuntimeError("illegal memory access"), 1, 0, "rn50_conv1 fprop bfloat16: illegal memory access"),
     ],
 )
@@ -128,7 +131,7 @@ def test_the_status_of_what_was_timed(
     assert measure_all(session, todo, tmp_path / "layers.json", Clock(100), lambda: kept.append(None)) == status
     record = results.load(tmp_path / "layers.json")
     assert (len(record["rows"]), record["stopped"], record["complete"]) == (done, stopped, stopped is None)
-    assert len(session.precompiled) == 4
+    assert len(session.precompiled) == 5
     assert kept == [None]
 
 
@@ -136,7 +139,7 @@ def test_time_that_is_up_is_no_failure(tmp_path: Path) -> None:
     session: Any = FakeSession("ok")
     assert measure_all(session, units(select("smoke"), ["tf32"]), tmp_path / "a.json", Clock(1), lambda: None) == 0
     record = results.load(tmp_path / "a.json")
-    assert (record["rows"], record["stopped"], len(record["remaining"])) == ([], "the time was up", 48)
+    assert (record["rows"], record["stopped"], len(record["remaining"])) == ([], "the time was up", 60)
 
 
 def test_a_profile_is_of_one_call() -> None:
@@ -287,7 +290,7 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
     left = results.load(path)
     assert left["rows"]
     assert not left["complete"]
-    assert 0 < len(left["remaining"]) < 48
+    assert 0 < len(left["remaining"]) < 60
 
 
 TINY = Layer(Case("tiny", 1, (16, 16), (3, 3), (1, 2), bias=False, x="channels_last", weight="channels_last"), "", "")

@@ -59,7 +59,9 @@ def remember(ctx: Any, tensors: Sequence[Any], sampling: Sampling) -> None:
 def pull_back(
     name: str, applies: dict[str, Apply], ctx: Any, gradient: Tensor, bias_gradient: Tensor | None = None
 ) -> list[Tensor | None]:
-    """The gradients of the tensors that require one, from those of the results."""
+    """The gradients of the tensors that require one, from those of the results. That of the weight comes first: its
+    partial sums are gone before the other, which usually is larger, is there.
+    """
     held = dict(zip(FACTORS[name], ctx.saved_tensors, strict=True))
     factors = {LEAVES_OUT[name]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
     needed = dict(zip((*held, "bias"), ctx.needs_input_grad, strict=False))
@@ -70,8 +72,9 @@ def pull_back(
     elif ctx.has_bias_argument and needed["bias"]:
         shared = SHARED_BY_BIAS[ctx.bias_dims]
         found["bias"] = gradient.sum(shared) if shared else gradient
-    for factor, tensor in held.items():
+    for factor in sorted(held, key=lambda factor: OPERATOR[factor] != "wgrad"):
         if needed[factor] and factor not in found:
+            tensor = held[factor]
             extra = bias_gradient if factor == "y" else None
             found[factor] = contract(applies, factor, factors, ctx.sampling, tensor.shape[-2:], extra)
     return [found.get(factor) for factor in (*held, *["bias"] * ctx.has_bias_argument)]

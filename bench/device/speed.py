@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench import results
-from bench.contenders import PASSES, Pass, at_its_best, call
+from bench.contenders import PASSES, Pass, at_its_best, call, parts
 from bench.device.schedule import Clock, Record, in_time
 from bench.layers import SMOKE, Layer, select
 from bench.measure import about
@@ -33,13 +33,16 @@ class Unit:
         return f"{self.layer.name} {self.of} {self.dtype}"
 
 
+LATER = {"forward": 1, "step": 2}
+
+
 def units(layers: Sequence[Layer], dtypes: Sequence[str]) -> list[Unit]:
-    """All passes, in the order of their value: dtype by dtype, the operators before whole steps, the layers of the
-    smoke set first.
+    """All passes, in the order of their value: dtype by dtype, the operators, then forward passes with a bias, then
+    whole steps, the layers of the smoke set first.
     """
     ordered = sorted(layers, key=lambda layer: layer.name not in SMOKE)
     every = [Unit(layer, of, dtype) for dtype in dtypes for layer in ordered for of in PASSES]
-    return sorted(every, key=lambda unit: (dtypes.index(unit.dtype), unit.of == "step"))
+    return sorted(every, key=lambda unit: (dtypes.index(unit.dtype), LATER.get(unit.of, 0)))
 
 
 def stale(
@@ -53,9 +56,8 @@ def stale(
 
     def fresh(unit: Unit) -> bool:
         row = rows.get((unit.layer.name, unit.of, "triton", unit.dtype))
-        return (
-            row is not None and row.get("kernels") == results.kernels_of(unit.of, hashes) and row["tile"] == tiles(unit)
-        )
+        kernels = results.kernels_of(parts(unit.of, unit.layer), hashes)
+        return row is not None and row.get("kernels") == kernels and row["tile"] == tiles(unit)
 
     return [unit for unit in units if not fresh(unit)]
 

@@ -11,7 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bench.contenders import DTYPES
+from bench.contenders import DTYPES, bias_shape
 from bench.layers import Layer
 from bench.lowering.chips import CHIPS, Chip
 from tests.oracle import convolution_precision
@@ -182,12 +182,6 @@ def launches(
     factors = {"fprop": (x, weight, to_y), "dgrad": (y, weight, to_x), "wgrad": (x, y, bias)}
     with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
         return launch.PLANS[operator](*factors[operator], geometry, channels_last, device, tile).launches
-
-
-def bias_shape(geometry: ConvGeometry, side: tuple[int, int, int, int]) -> tuple[int, ...]:
-    """Of a bias that is added to this side of `geometry`, and varies as the weight does."""
-    B, channels, *pixels = side
-    return (*[B] * geometry.per_sample, channels, *(pixels if geometry.per_location else ()))
 
 
 def for_memory(job: Job) -> launch.Launch:
