@@ -14,7 +14,7 @@ Ints = int | Sequence[int]
 
 def integer(expected: str, value: int) -> int:
     """`value` as an int; else TypeError. Symbolic sizes, which `torch.compile` traces with, pass through."""
-    if isinstance(value, int | torch.SymInt) and not isinstance(value, bool):
+    if type(value) is int or isinstance(value, torch.SymInt):
         return value
     if hasattr(value, "__index__") and not isinstance(value, bool):
         return index(value)
@@ -25,7 +25,7 @@ def integers(function: str, name: str, value: Ints) -> tuple[int, ...]:
     """`value` as a tuple: an int, or a list or tuple of them."""
     expected = f"{function}(): argument '{name}' must be tuple of ints"
     values = value if isinstance(value, list | tuple) else (value,)
-    return tuple(integer(expected, v) for v in values)
+    return tuple([integer(expected, v) for v in values])
 
 
 def pair(name: str, numbers: dict[str, tuple[int, ...]]) -> Pair:
@@ -78,20 +78,19 @@ def check_not_negative(**values: Sequence[int]) -> None:
 
 def check_weight(weight: Tensor, groups: int) -> None:
     """Its filters must hold every group, equally often, and it must have taps."""
-    size, dim = list(weight.shape), weight.ndim - 4
-    filters = weight.shape[dim]
-    if filters < groups:
+    size, dim = weight.shape, weight.ndim - 4
+    if size[dim] < groups:
         raise RuntimeError(
             f"Given groups={groups}, expected weight to be at least {groups} at dimension {dim}, "
-            f"but got weight of size {size} instead"
+            f"but got weight of size {list(size)} instead"
         )
-    if filters % groups != 0:
+    if size[dim] % groups != 0:
         raise RuntimeError(
             f"Given groups={groups}, expected weight to be divisible by {groups} at dimension {dim}, "
-            f"but got weight of size {size} instead"
+            f"but got weight of size {list(size)} instead"
         )
-    if min(weight.shape[-2:]) == 0:
-        raise RuntimeError(f"Kernel size should be greater than zero, but got weight of size {size}")
+    if size[-2] == 0 or size[-1] == 0:
+        raise RuntimeError(f"Kernel size should be greater than zero, but got weight of size {list(size)}")
 
 
 def check_samples(input: Tensor, weight: Tensor, varies: str) -> None:
@@ -119,12 +118,14 @@ def check_bias(
     extents: tuple[int, ...] = (),
 ) -> None:
     """One number for each of `channels`, or for each sample or pixel of `extents`, too, that the weight varies over."""
+    if bias is None or bias.shape == channels:
+        return
     sizes: list[tuple[int, ...]] = [channels]
     if "b" in varies:
         sizes.append((extents[0], *channels))
     if "p" in varies:
         sizes += [(*size, *extents[1:]) for size in sizes]
-    if bias is None or any(tuple(bias.shape) == size for size in sizes):
+    if any(bias.shape == size for size in sizes):
         return
     expected = " or ".join(str(list(size)) for size in sizes)
     wanted = f"1-dimensional with {channels[0]} elements" if not varies else f"of size {expected}"
@@ -148,7 +149,7 @@ def check_multiplied(function: str, input: Tensor) -> None:
 
 def check_same(name: str, input: Tensor, other: Tensor | None) -> None:
     """One dtype and one device, unless autocast is about to settle the dtype."""
-    if other is None:
+    if other is None or (input.dtype == other.dtype and input.device == other.device):
         return
     if input.device != other.device:
         raise RuntimeError(

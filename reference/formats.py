@@ -14,18 +14,19 @@ Form = Callable[..., Tensor]
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype torch's convolutions read `tensor` in: under autocast its dtype, but for float64 and complex."""
     device = tensor.device.type
-    if (
-        tensor.is_floating_point()
-        and tensor.dtype != torch.float64
-        and torch.amp.is_autocast_available(device)
-        and torch.is_autocast_enabled(device)
-    ):
+    if autocasting(device) and tensor.is_floating_point() and tensor.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
     return tensor.dtype
 
 
+def autocasting(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands as torch's convolutions read them: `unfold` and `fold` are not on autocast's list."""
+    if not autocasting(input.device.type):
+        return input, weight, bias
     return (
         input.to(autocast_dtype(input)),
         weight.to(autocast_dtype(weight)),

@@ -4,7 +4,7 @@ A fence is memory before and after a tensor. Around inputs it holds NaN, so that
 Around outputs it holds a value that must still be there afterwards.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tritonconv import launch
+from tritonconv import kept, launch
 from tritonconv.processor import interpreted
 
 MARGIN = 64  # elements; keeps every alignment that the tensor had
@@ -51,18 +51,21 @@ def fences_stand(result: Tensor, storage: Tensor) -> bool:
 def guarded_memory() -> Iterator[None]:
     """Every output starts as NaN between two fences, which must stand at the end; the interpreter checks addresses."""
     outputs: list[tuple[Tensor, Tensor]] = []
-    plain = launch.allocate
 
-    def poisoned(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
-        wanted = plain(shape, like, channels_last, dtype)
-        if wanted.device.type == "meta" or not guardable(wanted):
-            return wanted
-        result, storage = fence(wanted.fill_(float("nan")), FENCE)
-        outputs.append((result, storage))
-        return result
+    def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def allocated(*arguments: Any) -> Tensor:
+            wanted = allocate(*arguments)
+            if wanted.device.type == "meta" or not guardable(wanted):
+                return wanted
+            result, storage = fence(wanted.fill_(float("nan")), FENCE)
+            outputs.append((result, storage))
+            return result
+
+        return allocated
 
     with pytest.MonkeyPatch.context() as patch, checked_addresses():
-        patch.setattr(launch, "allocate", poisoned)
+        patch.setattr(launch, "allocate", poisoned(launch.allocate))
+        patch.setattr(kept, "allocate_as", poisoned(kept.allocate_as))
         yield
     for result, storage in outputs:
         assert fences_stand(result, storage), "a kernel wrote outside its output"

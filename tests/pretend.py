@@ -112,14 +112,15 @@ def install(gpu: Gpu) -> Gpu:
     """Have tritonconv take CPU tensors for tensors on `gpu`, and start results and workspaces as NaN."""
     from triton.runtime import driver
 
-    from tritonconv import dispatch, launch, processor, tiles
+    from tritonconv import dispatch, kept, launch, processor, tiles
 
     driver.set_active(gpu)
     processor.device_of = lambda _: tiles.Device.of(90, 132)
     processor.is_gpu = lambda _: True
     dispatch._why_not_device = lambda _: None
-    allocate = launch.allocate
+    allocate, allocate_as = launch.allocate, kept.allocate_as
     launch.allocate = lambda *arguments: allocate(*arguments).fill_(float("nan"))
+    kept.allocate_as = lambda *arguments: allocate_as(*arguments).fill_(float("nan"))
     return gpu
 
 

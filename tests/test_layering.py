@@ -22,6 +22,7 @@ ORDER = [
     "tritonconv.tolerance",
     "tritonconv.recovery",
     "tritonconv.dispatch",
+    "tritonconv.kept",
     "tritonconv.launch",
     "tritonconv.operands",
     "tritonconv.processor",

@@ -114,7 +114,7 @@ def below_autograd(name: str) -> type[Function]:
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-            return *pull_back(name, CALLS, ctx, *gradients), *[None] * len(ctx.sampling)
+            return *pull_back(name, DIRECT, ctx, *gradients), *[None] * len(ctx.sampling)
 
     return Differentiable
 
@@ -160,18 +160,32 @@ def for_transforms(name: str) -> Apply:
     return apply
 
 
+def transforms_active() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def below(name: str) -> Apply:
+    """The operator, but not by way of its autograd kernel where no gradient is asked for, as in most of backward."""
+    operator = CALLS[name]
+
+    def apply(*inputs: Any) -> Any:
+        if torch.is_grad_enabled() or transforms_active():
+            return operator(*inputs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*inputs)
+
+    return apply
+
+
 CALLS: dict[str, Apply] = {name: getattr(operators, name).default for name in FACTORS}
+DIRECT: dict[str, Apply] = {name: below(name) for name in FACTORS}
 TRANSFORMABLE: dict[str, Apply] = {name: for_transforms(name) for name in FACTORS}
 for _name in FACTORS:
     library.impl(_name, below_autograd(_name).apply, "Autograd")
 
 
-def transforms_active() -> bool:
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
 def call(operator: Operator, *arguments: Any) -> Tensor:
     """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself."""
-    applies = TRANSFORMABLE if not torch.compiler.is_compiling() and transforms_active() else CALLS
+    applies = CALLS if torch.compiler.is_compiling() else TRANSFORMABLE if transforms_active() else DIRECT
     result: Tensor = applies[operator](*arguments)
     return result

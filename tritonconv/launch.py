@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from operator import mul
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from tritonconv.geometry import ConvGeometry, Operator, ceildiv
 from tritonconv.layout import (
     adjacent,
+    alignment,
     allocate,
     channels_first,
     dense_rows,
@@ -73,12 +75,29 @@ class Asked(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The results, not computed yet, and what computes them, with which tile, for what it is chosen."""
+    """The results, not computed yet, and what computes them, with which tile, for what it is chosen; the copies of
+    operands that it computes with, and the memory for what is in between. `compiled` has what Triton compiled for each
+    launch, once they have been started; the interpreter compiles nothing.
+    """
 
     results: tuple[Tensor, ...]
     launches: list[Launch]
     tile: Tile
     asked: Asked
+    copies: "Copies"
+    workspaces: tuple[Tensor, ...]
+    compiled: list[Any]
+
+
+class Copies(list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]):
+    """Copies of operands, each with what it is a copy of and how it is made."""
+
+    def lay(self, operand: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
+        """The operand as `how` lays it out: where it is, or as a copy of it."""
+        lying = how(operand)
+        if lying.data_ptr() != operand.data_ptr():
+            self.append((lying, operand, how))
+        return lying
 
 
 # Neither the first start of a kernel, which compiles and loads it, nor the interpreter is safe in several threads.
@@ -99,8 +118,7 @@ def run(plan: Plan) -> tuple[Tensor, ...]:
 
 
 def start(plan: Plan) -> None:
-    for kernel, programs, arguments in plan.launches:
-        kernel[(programs,)](**arguments)
+    plan.compiled[:] = [kernel[(programs,)](**arguments) for kernel, programs, arguments in plan.launches]
 
 
 def start_with_scratch(plan: Plan) -> None:
@@ -110,6 +128,12 @@ def start_with_scratch(plan: Plan) -> None:
     device = plan.results[0].device
     triton.set_allocator(lambda size, *_: torch.empty(size, dtype=torch.int8, device=device))
     start(plan)
+
+
+def vectors(copies: Copies, side: Tensor, channels: int) -> tuple[Tensor, int]:
+    """The side, or a copy of it, of which most can be loaded at once, and how many channels that is."""
+    side = copies.lay(side, partial(adjacent, channels=channels))
+    return side, alignment(side, channels)
 
 
 def in_line(geometry: ConvGeometry, x: Tensor, y: Tensor) -> tuple[ConvGeometry, Tensor, Tensor]:
@@ -134,19 +158,20 @@ def fprop(
     from tritonconv.kernels.fprop import fprop_kernel
     from tritonconv.kernels.fprop_tiled import fprop_tiled_kernel
 
+    copies = Copies()
     y = allocate(geometry.feature_shape, x, channels_last)
-    x, align_x = adjacent(x, geometry.C // geometry.G)
+    x, align_x = vectors(copies, x, geometry.C // geometry.G)
     align_y = whole_stores(y, geometry.F // geometry.G)
-    bias = addend(bias, geometry)
+    bias = bias if bias is None else copies.lay(bias, partial(addend, geometry=geometry))
     geometry, x, result = in_line(geometry, x, y)
     asked = Asked(geometry, "fprop", summary(geometry, align_x, align_y > 1, x), device)
     tile = tile or tile_for(asked)
     folded = tile.tiled and geometry.images_seen > 1 and folds(geometry, geometry.C, tile.BLOCK_K)
     if folded:  # whatever else x is a part of, so that its sums are added up in the same order
-        x = dense_rows(x)
+        x = copies.lay(x, dense_rows)
     arguments = dict(
         x_ptr=x,
-        weight_ptr=filters_last(weight),
+        weight_ptr=copies.lay(weight, filters_last),
         bias_ptr=bias,
         y_ptr=result,
         **integers(geometry, x, result, align_x, align_y),
@@ -159,7 +184,7 @@ def fprop(
     else:
         kernel, more = fprop_kernel, gathering(geometry, x, align_x, bias, result.shape, tile)
     programs = tile.programs(geometry, "fprop", x.element_size(), device)
-    return plan((y,), tile, asked, Launch(kernel, programs, arguments | more))
+    return plan((y,), tile, asked, copies, (), Launch(kernel, programs, arguments | more))
 
 
 def dgrad(
@@ -175,10 +200,11 @@ def dgrad(
     from tritonconv.kernels.dgrad import dgrad_kernel
     from tritonconv.kernels.dgrad_tiled import dgrad_tiled_kernel
 
+    copies = Copies()
     x = allocate(geometry.image_shape, y, channels_last)
-    y, align_y = adjacent(y, geometry.F // geometry.G)
+    y, align_y = vectors(copies, y, geometry.F // geometry.G)
     align_x = whole_stores(x, geometry.C // geometry.G)
-    bias = addend(bias, geometry)
+    bias = bias if bias is None else copies.lay(bias, partial(addend, geometry=geometry))
     geometry, result, y = in_line(geometry, x, y)
     asked = Asked(geometry, "dgrad", summary(geometry, align_y, align_x > 1, y), device)
     tile = tile or tile_for(asked)
@@ -197,14 +223,15 @@ def dgrad(
         kernel, more = dgrad_tiled_kernel, tiling(geometry, tile) | dict(TRANSPOSED=transposed)
         folded = geometry.phases > 1 and align_x > 1 and folds(geometry, geometry.C, tile.BLOCK_N)
         more |= dict(STRIDED=geometry.phases > 1, FOLDED=folded)
-        lying = filters_last(weight) if transposed else channels_first(weight, geometry.G, tile.BLOCK_K)
+        channels_before = partial(channels_first, groups=geometry.G, multiple=tile.BLOCK_K)
+        lying = copies.lay(weight, filters_last if transposed else channels_before)
     else:
         kernel, more = dgrad_kernel, gathering(geometry, y, align_y, bias, result.shape, tile)
         more |= dict(ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1)
-        lying = filters_last(weight) if geometry.varies else channels_first(weight, geometry.G)
+        lying = copies.lay(weight, filters_last if geometry.varies else partial(channels_first, groups=geometry.G))
     arguments |= more | dict(weight_ptr=lying)
     programs = tile.programs(geometry, "dgrad", y.element_size(), device)
-    return plan((x,), tile, asked, Launch(kernel, programs, arguments))
+    return plan((x,), tile, asked, copies, (), Launch(kernel, programs, arguments))
 
 
 def wgrad(
@@ -228,8 +255,9 @@ def wgrad(
 
     weight = allocate(geometry.weight_shape, x, last_in_memory("wgrad", geometry, channels_last))
     bias = allocate((geometry.F,), x, False) if with_bias else None
-    x, align_x = adjacent(x, geometry.C // geometry.G)
-    y, align_y = adjacent(y, geometry.F // geometry.G)
+    copies = Copies()
+    x, align_x = vectors(copies, x, geometry.C // geometry.G)
+    y, align_y = vectors(copies, y, geometry.F // geometry.G)
     align_x, align_y = paired(align_x, align_y, 16 // x.element_size())
     geometry, x, y = in_line(geometry, x, y)
     operands = summary(geometry, min(align_x, align_y), True, x, y)
@@ -258,7 +286,9 @@ def wgrad(
     launches = [Launch(kernel, tile.programs(geometry, "wgrad", x.element_size(), device), multiply | more)]
     if partials is not weight or bias is not None:
         launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile))
-    return plan((weight,) if bias is None else (weight, bias), tile, asked, *launches)
+    results = (weight,) if bias is None else (weight, bias)
+    workspaces = tuple(sums for sums in (partials, bias_partials) if sums is not None and sums is not weight)
+    return plan(results, tile, asked, copies, workspaces, *launches)
 
 
 def sum_of_partials(
@@ -302,8 +332,15 @@ def sum_of_partials(
 PLANS: dict[Operator, Callable[..., Plan]] = {"fprop": fprop, "dgrad": dgrad, "wgrad": wgrad}
 
 
-def plan(results: tuple[Tensor, ...], tile: Tile, asked: Asked, *launches: Launch) -> Plan:
-    return Plan(results, [launch for launch in launches if launch.programs > 0], tile, asked)
+def plan(
+    results: tuple[Tensor, ...],
+    tile: Tile,
+    asked: Asked,
+    copies: Copies,
+    workspaces: tuple[Tensor, ...],
+    *launches: Launch,
+) -> Plan:
+    return Plan(results, [each for each in launches if each.programs > 0], tile, asked, copies, workspaces, [])
 
 
 # The tiles that were picked and found to be too large, with a SPLIT_K of 1.

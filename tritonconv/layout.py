@@ -26,6 +26,11 @@ def without_data(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
+def allocate_as(layout: Tensor, device: torch.device) -> Tensor:
+    """Uninitialised memory on `device` for a tensor that lies as this one, which may be without data."""
+    return torch.empty_strided(layout.shape, layout.stride(), dtype=layout.dtype, device=device)
+
+
 def last_in_memory(operator: Operator, geometry: ConvGeometry, channels_last: bool) -> bool:
     """Whether the result has its channels last in memory: as the call says, or if it is a weight that varies."""
     return channels_last or (operator == "wgrad" and geometry.varies != "")
@@ -41,15 +46,15 @@ def bias_strides(bias: Tensor | None, shape: Sequence[int]) -> tuple[int, ...]:
     return (0, 0, 0, 0) if bias is None else summand(bias).expand(shape).stride()
 
 
-def adjacent(side: Tensor, channels: int) -> tuple[Tensor, int]:
+def adjacent(side: Tensor, channels: int) -> Tensor:
     """An image or features, or, where a copy lets whole 16-byte vectors be loaded, one with its channels adjacent.
 
-    `channels` counts those of one group. The second result is its `alignment`.
+    `channels` counts those of one group.
     """
-    vector, align = 16 // side.element_size(), alignment(side, channels)
-    if channels % vector or align == vector:
-        return side, align
-    return side.clone(memory_format=torch.channels_last), vector
+    vector = 16 // side.element_size()
+    if channels % vector or alignment(side, channels) == vector:
+        return side
+    return side.clone(memory_format=torch.channels_last)
 
 
 def filters_last(weight: Tensor) -> Tensor:

@@ -48,14 +48,12 @@ def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y
     )
 
 
-def addend(bias: Tensor | None, geometry: ConvGeometry) -> Tensor | None:
+def addend(bias: Tensor, geometry: ConvGeometry) -> Tensor:
     """A bias as kernels take it. Raises ValueError for one that varies over more than the weight."""
-    letters = "" if bias is None else {1: "", 2: "b", 3: "p q", 4: "b p q"}[bias.ndim]
+    letters = {1: "", 2: "b", 3: "p q", 4: "b p q"}[bias.ndim]
     if not set(letters) <= set(geometry.varies):
         raise ValueError(f"the bias varies over {letters!r}, and the weight only over {geometry.varies!r}")
-    if bias is not None and bias.ndim == 1:  # which kernels take without its strides
-        return bias.contiguous()
-    return bias
+    return bias.contiguous() if bias.ndim == 1 else bias  # which kernels take without its strides
 
 
 def variation(geometry: ConvGeometry) -> dict[str, bool]:

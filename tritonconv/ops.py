@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 import reference
-from tritonconv import processor, recovery
+from tritonconv import kept, launch, processor, recovery
 from tritonconv.dispatch import Problem, choose_and_warn
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.layout import allocate, last_in_memory, summand
-from tritonconv.verify import check
+from tritonconv.verify import check, verifying
 
 Ints = Sequence[int]
 
@@ -116,21 +116,40 @@ def run(
     operator: Operator, first: Tensor, second: Tensor, bias: Tensor | bool | None, sampling: Sampling
 ) -> tuple[Tensor, ...]:
     """Choose an implementation and compute. `bias` is added by fprop and dgrad, and says whether wgrad finds one."""
+    results = run_in_triton(operator, first, second, bias, sampling)
+    if results is not None:
+        if verifying():
+            geometry = geometry_of(operator, first.shape, second.shape, sampling)
+            check(operator, first, second, bias, geometry, sampling.channels_last, results)
+        return results
     geometry = geometry_of(operator, first.shape, second.shape, sampling)
-    problem = Problem(operator, geometry, first.dtype, first.device)
-    if choose_and_warn(problem, sampling.implementation) == "triton":
-        device = processor.device_of(first.device)
-        wish, channels_last = sampling.implementation, sampling.channels_last
-        results = recovery.run(problem, wish, first, second, bias, geometry, channels_last, device)
-        if results is not None:
-            check(operator, first, second, bias, geometry, channels_last, results)
-            return results
     result: Tensor = getattr(reference, operator)(first, second, *sampling[:6])
     if isinstance(bias, Tensor):
         result = result + summand(bias)
     # A copy, because autograd must not see a view, nor the user's tensor keep a larger one alive.
     result = allocate_result(operator, geometry, result, sampling.channels_last).copy_(result)
     return (result, second.sum((0, 2, 3))) if bias is True else (result,)
+
+
+def run_in_triton(
+    operator: Operator, first: Tensor, second: Tensor, bias: Tensor | bool | None, sampling: Sampling
+) -> tuple[Tensor, ...] | None:
+    """Compute, as such a call was computed before if there was one. None if the reference is to compute."""
+    call = (operator, *map(tuple, sampling[:4]), *sampling[4:])
+    plan = kept.again(first, second, bias, call)
+    if plan is not None:
+        return launch.run(plan)
+    geometry = geometry_of(operator, first.shape, second.shape, sampling)
+    problem = Problem(operator, geometry, first.dtype, first.device)
+    wish, channels_last = sampling.implementation, sampling.channels_last
+    if choose_and_warn(problem, wish) != "triton":
+        return None
+    device = processor.device_of(first.device)
+    plan = recovery.run(problem, wish, first, second, bias, geometry, channels_last, device)
+    if plan is None:
+        return None
+    kept.keep(plan, first, second, bias, call)
+    return plan.results
 
 
 def shape_of(operator: Operator) -> Callable[..., Tensor]:

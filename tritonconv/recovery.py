@@ -15,9 +15,8 @@ from traceback import walk_tb
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from tritonconv import launch, processor
+from tritonconv import kept, launch, processor
 from tritonconv.dispatch import Problem, choose_and_warn, give_up
 from tritonconv.launch import Plan
 from tritonconv.notices import FallbackWarning, warn_once
@@ -38,7 +37,7 @@ class Remedy(NamedTuple):
     undo: Callable[[], object]
 
 
-def run(problem: Problem, wish: str, *arguments: Any) -> tuple[Tensor, ...] | None:
+def run(problem: Problem, wish: str, *arguments: Any) -> Plan | None:
     """Plan with `arguments` and start, or None where that failed and the reference must compute, now and from now on.
 
     Warns once for what was done. Where `wish` is "triton", raises NotImplementedError instead of returning None. What
@@ -48,7 +47,7 @@ def run(problem: Problem, wish: str, *arguments: Any) -> tuple[Tensor, ...] | No
     while True:
         plan = launch.PLANS[problem.operator](*arguments)
         try:
-            results = launch.run(plan)
+            launch.run(plan)
         except Exception as error:
             if processor.interpreted():
                 raise
@@ -57,6 +56,7 @@ def run(problem: Problem, wish: str, *arguments: Any) -> tuple[Tensor, ...] | No
             if fault is None:
                 raise
             ask(problem.device)
+            kept.clear()
             remedy = None if fault in done else attempt(fault, error, plan, problem)
             if remedy is None:
                 take_back(done)
@@ -71,7 +71,7 @@ def run(problem: Problem, wish: str, *arguments: Any) -> tuple[Tensor, ...] | No
                 # An error by the user's filter, and so the next time, too.
                 take_back(done)
                 raise
-            return results
+            return plan
         del plan  # its results are too large to keep while planning again
 
 

@@ -72,6 +72,11 @@ def verify(probability: float = 0.01, *, on_mismatch: str = "raise") -> Iterator
         _active.remove(seen)
 
 
+def verifying() -> bool:
+    """Whether some calls are to be checked."""
+    return bool(_active)
+
+
 def check(
     operator: Operator,
     first: Tensor,

@@ -1,0 +1,131 @@
+"""Plans that were run before, for calls that differ from theirs in nothing but addresses.
+
+To choose an implementation and a tile, and to lay out what a kernel is told, takes the host longer than small layers
+take the GPU; and a training loop asks for the same again and again. So what a plan came to is kept by all that it
+depends on, with the kernels that Triton has compiled for it, and is given the tensors of the call at hand.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tritonconv import launch, processor
+from tritonconv.launch import Asked, Copies, Launch, Plan
+from tritonconv.layout import allocate_as, without_data
+from tritonconv.tile import Tile
+
+# The call's own tensors: two factors and a bias.
+OWN = 3
+# So many are kept; beyond them, all are forgotten: who has so many shapes does not come back to them.
+MOST = 4096
+
+
+class Kept(NamedTuple):
+    """A plan without its tensors. These are numbered: the call's own three, what is allocated, and copies.
+
+    `layouts` are those of what is allocated, the `results` and `workspaces`; `copies` has of each the number of its
+    original, and how it is made. `pointers` says for each launch which arguments are tensors, and which.
+    """
+
+    layouts: list[Tensor]
+    results: slice
+    workspaces: slice
+    copies: list[tuple[int, Callable[[Tensor], Tensor]]]
+    launches: list[Launch]
+    pointers: list[dict[str, int]]
+    tile: Tile
+    asked: Asked
+
+
+_kept: dict[Hashable, Kept] = {}
+
+
+def clear() -> None:
+    """Forget all, for what was chosen then may be chosen otherwise now."""
+    _kept.clear()
+
+
+def key(first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hashable) -> Hashable:
+    """All that a plan depends on: what the `call` says beside its tensors, their layouts, and torch's switches."""
+    return (
+        call,
+        first.dtype == torch.float32 and processor.tf32_allowed(),
+        described(first),
+        described(second),
+        described(bias) if isinstance(bias, Tensor) else bias,
+    )
+
+
+def described(tensor: Tensor) -> Hashable:
+    """What Triton and the tiles make a difference by."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.data_ptr() % 16
+
+
+def again(first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hashable) -> Plan | None:
+    """The plan for such a call, if one was kept, with new results; None also where there is no memory for them."""
+    if not _kept or not (processor.is_gpu(first.device) or processor.interpreted()):
+        return None
+    found = _kept.get(key(first, second, bias, call))
+    if found is None:
+        return None
+    tensors: list[Any] = [first, second, bias]
+    copies = Copies()
+    try:
+        tensors += [allocate_as(layout, first.device) for layout in found.layouts]
+        for original, how in found.copies:
+            tensors.append(copies.lay(tensors[original], how))
+    except torch.OutOfMemoryError:
+        return None
+    launches = [
+        Launch(kernel, programs, arguments | {name: tensors[i] for name, i in pointers.items()})
+        for (kernel, programs, arguments), pointers in zip(found.launches, found.pointers, strict=True)
+    ]
+    results, workspaces = tuple(tensors[found.results]), tuple(tensors[found.workspaces])
+    return Plan(results, launches, found.tile, found.asked, copies, workspaces, [])
+
+
+def keep(plan: Plan, first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hashable) -> None:
+    """Keep a plan that has run, unless it was not as it should be, for lack of memory."""
+    if plan.tile != launch.tile_for(plan.asked):
+        return
+    copied = [copy for copy, *_ in plan.copies]
+    tensors = (first, second, bias, *plan.results, *plan.workspaces, *copied)
+    numbers = {tensor.data_ptr(): i for i, tensor in enumerate(tensors) if isinstance(tensor, Tensor)}
+    if 0 in numbers or len(numbers) < sum(isinstance(tensor, Tensor) for tensor in tensors):
+        return  # of some the addresses do not tell which they are
+    pointers = [
+        {name: numbers[value.data_ptr()] for name, value in each.arguments.items() if isinstance(value, Tensor)}
+        for each in plan.launches
+    ]
+    copies = [(numbers[original.data_ptr()], how) for _, original, how in plan.copies]
+    layouts = [without_data(tensor) for tensor in (*plan.results, *plan.workspaces)]
+    results = slice(OWN, OWN + len(plan.results))
+    workspaces = slice(results.stop, OWN + len(layouts))
+    launches = [without_tensors(*each) for each in zip(plan.launches, plan.compiled, strict=True)]
+    if len(_kept) >= MOST:
+        clear()
+    _kept[key(first, second, bias, call)] = Kept(
+        layouts, results, workspaces, copies, launches, pointers, plan.tile, plan.asked
+    )
+
+
+def without_tensors(launch: Launch, compiled: Any) -> Launch:
+    """The launch with None in the place of tensors, and with the compiled kernel, if there is one."""
+    kernel, programs, arguments = launch
+    arguments = {name: None if isinstance(value, Tensor) else value for name, value in arguments.items()}
+    if compiled is None:
+        return Launch(kernel, programs, arguments)
+    return Launch(Compiled(compiled), programs, {name: arguments[name] for name in kernel.arg_names})
+
+
+class Compiled:
+    """A kernel that Triton has compiled, to be started as others are, but with all parameters in their order."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+        start = self.kernel[*grid, 1, 1]
+        return lambda **arguments: start(*arguments.values())
