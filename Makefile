@@ -20,7 +20,7 @@ bench: .venv/installed
 
 # The kernels under the oldest torch and Triton that are supported, in an environment of their own.
 test-oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -n 2 $(addprefix tests/test_,kernels.py tiled.py launch.py every_tile.py phases.py guards.py numbers.py faults.py faults_around.py lowering.py warmup.py) $(ARGS)
+	.venv-oldest/bin/python -m pytest -n 2 $(addprefix tests/test_,kernels.py tiled.py launch.py kept.py every_tile.py phases.py guards.py numbers.py faults.py faults_around.py lowering.py warmup.py) $(ARGS)
 
 # Every kernel and shipped tile for every architecture and dtype, with the pinned Triton and the oldest: all compile and fit.
 compile-grid: .venv/installed .venv-oldest/installed

@@ -1,6 +1,8 @@
 """The counter of memory, and with it: unfold keeps every pixel once for each tap, and the fused local layers do not."""
 
+import gc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor
 import reference
 import tritonconv
 from bench import memory, timing
-from tritonconv import launch, layout
+from tritonconv import kept, launch, layout
 
 CPU = torch.device("cpu")
 KILO = 1000
@@ -21,7 +23,7 @@ def ones(count: int) -> Tensor:
     return torch.ones(count, dtype=torch.uint8)
 
 
-def kept() -> tuple[Tensor, ...]:
+def both() -> tuple[Tensor, ...]:
     return ones(1 * KILO), ones(2 * KILO)
 
 
@@ -35,7 +37,7 @@ def one_after_the_other() -> tuple[Tensor, ...]:
 @pytest.mark.parametrize(
     ("call", "peak", "extra"),
     [
-        (kept, 3 * KILO, 0),
+        (both, 3 * KILO, 0),
         (one_after_the_other, 3 * KILO, 2 * KILO),
         (lambda: None, 0, 0),
     ],
@@ -76,14 +78,13 @@ LAYERS = {
 IMAGES = 24
 
 
-def step(package: Any, name: str) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
+def step(layer: Any, input: Tensor) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
     """Forward and backward of a layer in channels_last, and what is there before it: input, parameters, gradient."""
-    layer: Any = getattr(package, name)(**LAYERS[name])
-    input, gradient = (torch.randn(IMAGES, 16, 3, 3).contiguous(memory_format=torch.channels_last) for _ in range(2))
-    leaves = [input.requires_grad_(), *layer.parameters()]
+    leaves = [input.contiguous(memory_format=torch.channels_last).requires_grad_(), *layer.parameters()]
+    gradient = torch.randn_like(layer(leaves[0]))
 
     def call() -> tuple[Tensor, ...]:
-        result = layer(input)
+        result = layer(leaves[0])
         return result, *torch.autograd.grad(result, leaves, gradient)
 
     return call, [*leaves, gradient]
@@ -93,16 +94,48 @@ def size(tensors: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
+@pytest.fixture
+def unfenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the tests' fences, which are memory too, as are the circles in which the interpreter leaves tensors."""
+
+    def collected(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *given: (gc.collect(), allocate(*given))[1]
+
+    monkeypatch.setattr(launch, "allocate", collected(layout.allocate))
+    monkeypatch.setattr(kept, "allocate_as", collected(layout.allocate_as))
+
+
+def peak_of(call: Callable[[], Any], device: str) -> tuple[int, Any]:
+    return memory.on_cpu(call) if device == "cpu" else memory.on_gpu(call, torch.device(device))
+
+
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_fused_layers_take_no_more_than_operands_and_results(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fused_layers_take_no_more_than_operands_and_results(name: str, device: str, unfenced: None) -> None:
     """Within a tenth; the reference takes all its patches on top."""
-    monkeypatch.setattr(launch, "allocate", layout.allocate)  # without the tests' fences, which are memory too
     patches = TAPS * IMAGES * 16 * 3 * 3 * 4
-    call, operands = step(tritonconv, name)
+    input = torch.randn(IMAGES, 16, 3, 3, device=device)
     with tritonconv.using("triton"):
-        peak, results = memory.on_cpu(call)
+        call, operands = step(getattr(tritonconv, name)(**LAYERS[name], device=device), input)
+        peak, results = peak_of(call, device)
     assert size(operands) + peak <= 1.1 * (size(operands) + size(results))
     assert memory.beside_results(peak, results) < patches / TAPS
-    call, operands = step(reference, name)
-    peak, results = memory.on_cpu(call)
+    call, operands = step(getattr(reference, name)(**LAYERS[name], device=device), input)
+    peak, results = peak_of(call, device)
     assert memory.beside_results(peak, results) >= patches
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
+def test_partial_sums_are_gone_before_the_images_gradient_is_there(
+    name: str, bias: bool, device: str, unfenced: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight of them, which are less than it: at no time is there more than operands and results."""
+    pick = launch.pick
+    splits = {"wgrad": 8}
+    monkeypatch.setattr(launch, "pick", lambda *asked: replace(pick(*asked), SPLIT_K=splits.get(asked[1], 1)))
+    layer = getattr(tritonconv, name)(16, 16, 3, padding=1, bias=bias, device=device)
+    with tritonconv.using("triton"):
+        call, operands = step(layer, torch.randn(4, 16, 18, 18, device=device))
+        peak, results = peak_of(call, device)
+    assert 8 * layer.weight.nbytes < operands[0].nbytes
+    assert memory.beside_results(peak, results) < 2 * layer.weight.nbytes  # of which one is a copy in another order
