@@ -100,30 +100,40 @@ def tangents_of_wgrad_with_bias(applies: dict[str, Apply], ctx: Any, tangents: S
     return push_forward("wgrad_with_bias", applies, ctx, tangents), tangents[1].sum((0, 2, 3))
 
 
-def below_autograd(name: str) -> type[Function]:
+class Leaf:
+    """The sampling as one input: its numbers would be so many more, and take a Function as many times as long."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+
+
+def applied(function: type[Function]) -> Apply:
+    """How to apply a Function of an operator's tensors and a `Leaf` to the operator's arguments."""
+
+    def apply(*inputs: Any) -> Any:
+        sampling = Sampling.of(inputs)
+        return function.apply(*inputs[: -len(sampling)], Leaf(sampling))
+
+    return apply
+
+
+def below_autograd(name: str) -> Apply:
     """The operator's own autograd kernel: compute below autograd, differentiate by calling the operators."""
 
     class Differentiable(Function):
         # Without setup_context, for whose sake `apply` would look up forward's signature on every call.
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:
-            sampling = Sampling.of(inputs)
-            remember(ctx, inputs[: -len(sampling)], sampling)
+            *tensors, leaf = inputs
+            remember(ctx, tensors, leaf.sampling)
             with torch._C._AutoDispatchBelowAutograd():
-                return CALLS[name](*inputs)
+                return CALLS[name](*tensors, *leaf.sampling)
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-            return *pull_back(name, DIRECT, ctx, *gradients), *[None] * len(ctx.sampling)
+            return *pull_back(name, DIRECT, ctx, *gradients), None
 
-    return Differentiable
-
-
-class Leaf:
-    """The sampling as one leaf: `torch.func` would take the numbers in a tuple for so many inputs."""
-
-    def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
+    return applied(Differentiable)
 
 
 def for_transforms(name: str) -> Apply:
@@ -153,11 +163,7 @@ def for_transforms(name: str) -> Apply:
                 return tangents_of_wgrad_with_bias(TRANSFORMABLE, ctx, tangents)
             return push_forward(name, TRANSFORMABLE, ctx, tangents)
 
-    def apply(*inputs: Any) -> Any:
-        sampling = Sampling.of(inputs)
-        return Transformable.apply(*inputs[: -len(sampling)], Leaf(sampling))
-
-    return apply
+    return applied(Transformable)
 
 
 def transforms_active() -> bool:
@@ -181,7 +187,7 @@ CALLS: dict[str, Apply] = {name: getattr(operators, name).default for name in FA
 DIRECT: dict[str, Apply] = {name: below(name) for name in FACTORS}
 TRANSFORMABLE: dict[str, Apply] = {name: for_transforms(name) for name in FACTORS}
 for _name in FACTORS:
-    library.impl(_name, below_autograd(_name).apply, "Autograd")
+    library.impl(_name, below_autograd(_name), "Autograd")
 
 
 def call(operator: Operator, *arguments: Any) -> Tensor:
