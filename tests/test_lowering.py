@@ -66,6 +66,12 @@ def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, A
     return rows
 
 
+def known_spills(row: dict[str, Any]) -> tuple[int, int]:
+    """None, or those above, which are of some widths of loads and stores and not of others."""
+    about = (row["triton"], row["arch"], row["dtype"], row["kernel"], row["tile"])
+    return 0, SPILLS.get(about, 0)
+
+
 @pytest.mark.parametrize("kernel", KERNELS[:3])
 def test_amd(kernel: str, tmp_path: Path) -> None:
     rows = lowered(tmp_path, "gfx942", "bfloat16", "--kernel", kernel)
@@ -112,7 +118,7 @@ def test_every_shipped_tile(arch: str, dtype: str, kernel: str, tmp_path: Path) 
         loaded = {"fprop": [sides["x"]], "dgrad": [sides["y"]]}.get(kernel, [*sides.values()])
         copies = (row["copy"] or "").split(", ")
         assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
-        assert row["spill_bytes"] == SPILLS.get((row["triton"], arch, dtype, kernel, row["tile"]), 0), row
+        assert row["spill_bytes"] in known_spills(row), row
         assert row["left_in_registers"] == 0, row
         assert bool(row["mma"]) != (dtype == "float32"), row
         assert (row["ffma_share"] is None) != (dtype == "float32"), row
@@ -137,9 +143,7 @@ def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
 def check_blocks(row: dict[str, Any]) -> None:
     """Of a tile whose pixels are copied in blocks: by the hardware for that, and so that registers suffice."""
     assert row["arch"] not in ("sm_80", "sm_86", "sm_89", "gfx942"), row
-    assert row["spill_bytes"] == SPILLS.get(
-        (row["triton"], row["arch"], row["dtype"], row["kernel"], row["tile"]), 0
-    ), row
+    assert row["spill_bytes"] in known_spills(row), row
     assert row["shared_bytes"] <= min(row["shared_bytes_promised"], Device.of(int(row["arch"][3:]), 1).shared_bytes), (
         row
     )
@@ -193,7 +197,7 @@ def test_a_weight_of_each_location(arch: str, dtype: str, tmp_path: Path) -> Non
         few = without_tensor_cores(row)
         loaded = {"fprop": row["x_vector"], "dgrad": row["y_vector"]}.get(row["kernel"].partition("_")[0], 0)
         assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
-        assert row["spill_bytes"] == SPILLS.get((row["triton"], arch, dtype, row["kernel"], row["tile"]), 0), row
+        assert row["spill_bytes"] in known_spills(row), row
         assert bool(row["mma"]) != (few or dtype == "float32"), row
         assert few >= (row["kernel"] in DYNAMIC), row
         if loaded * itemsize == 16:
@@ -209,5 +213,5 @@ def test_a_weight_of_each_sample(arch: str, dtype: str, tmp_path: Path) -> None:
     assert regressions(rows, COMMITTED) == []
     for row in rows:
         assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
-        assert row["spill_bytes"] == SPILLS.get((row["triton"], arch, dtype, row["kernel"], row["tile"]), 0), row
+        assert row["spill_bytes"] in known_spills(row), row
         assert bool(row["mma"]) != (dtype == "float32"), row

@@ -28,6 +28,8 @@ _TILED = [
     *((128, 256, 128, 8, 4), (128, 256, 128, 8, 3), (256, 128, 128, 8, 3), (128, 128, 128, 4, 4)),
     *((128, 128, 128, 4, 3), (256, 64, 128, 4, 2), (128, 64, 128, 4, 2), (64, 128, 128, 4, 3), (64, 64, 128, 4, 4)),
 ]
+# Where the addresses of results that are stored one by one would spill.
+_TILED_FLOAT32_SCATTERED = [row for row in _TILED if row[:2] != (256, 64)]
 _TILED_WGRAD = [
     *((128, 256, 64, 8, 3), (256, 128, 64, 8, 3), (128, 128, 64, 4, 4), (128, 128, 64, 4, 3), (128, 64, 64, 4, 4)),
     *((64, 128, 64, 4, 4), (64, 64, 64, 4, 4), (128, 256, 32, 8, 6), (256, 128, 32, 8, 6), (128, 128, 32, 4, 6)),
@@ -87,7 +89,8 @@ def designed_for_blocks(operator: Operator, operands: Operands) -> list[Tile]:
         # and 3.7 overwrite on sm_90 what the tensor cores still read.
         tiles = [Tile(*row) for row in _TILED_WGRAD] if operands.itemsize == 2 else []
     else:
-        tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in _TILED]
+        rows = _TILED if operands.itemsize == 2 or operands.whole_stores else _TILED_FLOAT32_SCATTERED
+        tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
     return [in_shape(tile, shapes(pixels_of(tile, operator), operator)[0]) for tile in tiles]
 
 
