@@ -16,8 +16,6 @@ from tritonconv.launch import Asked, Copies, Launch, Plan
 from tritonconv.layout import allocate_as, without_data
 from tritonconv.tile import Tile
 
-# The call's own tensors: two factors and a bias.
-OWN = 3
 # So many are kept; beyond them, all are forgotten: who has so many shapes does not come back to them.
 MOST = 4096
 
@@ -25,13 +23,12 @@ MOST = 4096
 class Kept(NamedTuple):
     """A plan without its tensors. These are numbered: the call's own three, what is allocated, and copies.
 
-    `layouts` are those of what is allocated, the `results` and `workspaces`; `copies` has of each the number of its
+    `layouts` are those of what is allocated, of which the first are `results`; `copies` has of each the number of its
     original, and how it is made. `pointers` says for each launch which arguments are tensors, and which.
     """
 
     layouts: list[Tensor]
-    results: slice
-    workspaces: slice
+    results: int
     copies: list[tuple[int, Callable[[Tensor], Tensor]]]
     launches: list[Launch]
     pointers: list[dict[str, int]]
@@ -70,10 +67,10 @@ def again(first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hasha
     found = _kept.get(key(first, second, bias, call))
     if found is None:
         return None
-    tensors: list[Any] = [first, second, bias]
     copies = Copies()
     try:
-        tensors += [allocate_as(layout, first.device) for layout in found.layouts]
+        allocated = [allocate_as(layout, first.device) for layout in found.layouts]
+        tensors: list[Any] = [first, second, bias, *allocated]
         for original, how in found.copies:
             tensors.append(copies.lay(tensors[original], how))
     except torch.OutOfMemoryError:
@@ -82,7 +79,7 @@ def again(first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hasha
         Launch(kernel, programs, arguments | {name: tensors[i] for name, i in pointers.items()})
         for (kernel, programs, arguments), pointers in zip(found.launches, found.pointers, strict=True)
     ]
-    results, workspaces = tuple(tensors[found.results]), tuple(tensors[found.workspaces])
+    results, workspaces = tuple(allocated[: found.results]), tuple(allocated[found.results :])
     return Plan(results, launches, found.tile, found.asked, copies, workspaces, [])
 
 
@@ -101,13 +98,11 @@ def keep(plan: Plan, first: Tensor, second: Tensor, bias: Tensor | bool | None, 
     ]
     copies = [(numbers[original.data_ptr()], how) for _, original, how in plan.copies]
     layouts = [without_data(tensor) for tensor in (*plan.results, *plan.workspaces)]
-    results = slice(OWN, OWN + len(plan.results))
-    workspaces = slice(results.stop, OWN + len(layouts))
     launches = [without_tensors(*each) for each in zip(plan.launches, plan.compiled, strict=True)]
     if len(_kept) >= MOST:
         clear()
     _kept[key(first, second, bias, call)] = Kept(
-        layouts, results, workspaces, copies, launches, pointers, plan.tile, plan.asked
+        layouts, len(plan.results), copies, launches, pointers, plan.tile, plan.asked
     )
 
 

@@ -137,8 +137,8 @@ EQUIVALENT = [
     Equivalent(
         "tritonconv/launch.py",
         "plan",
-        "return Plan(results, [launch for launch in launches if launch.programs > 0], tile, asked)",
-        "return Plan(results, [launch for launch in launches if launch.programs >= 0], tile, asked)",
+        "Plan(results, [each for each in launches if each.programs > 0], tile, asked, copies, workspaces, [])",
+        "Plan(results, [each for each in launches if each.programs >= 0], tile, asked, copies, workspaces, [])",
         EMPTY_GRID,
     ),
     Equivalent(

@@ -12,7 +12,8 @@ from tests.mutants.text import Text
 ROOT = Path(__file__).parents[2]
 # What decides which addresses and sums a kernel computes. Not here: what only chooses a tile, or compiles ahead.
 LAUNCHERS = {
-    "tritonconv/launch.py": {"fprop", "dgrad", "wgrad", "plan", "sum_of_partials", "in_line", "partial_sums"},
+    "tritonconv/kept.py": {"again", "described", "keep", "key", "without_tensors"},
+    "tritonconv/launch.py": {"lay", "fprop", "dgrad", "wgrad", "plan", "sum_of_partials", "in_line", "partial_sums"},
     "tritonconv/tile.py": {"blocks", "columns", "pixel_blocks"},
     "tritonconv/geometry.py": {
         "phases",

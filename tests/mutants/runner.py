@@ -18,6 +18,7 @@ TESTS = (
     "tests/test_kernels.py",
     "tests/test_tiled.py",
     "tests/test_launch.py",
+    "tests/test_kept.py",
     "tests/test_every_tile.py",
     "tests/test_phases.py",
     "tests/test_raster.py",
