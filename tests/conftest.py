@@ -14,6 +14,7 @@ import pytest
 
 import tritonconv
 from tests import guards
+from tritonconv import kept
 
 torch.set_num_threads(1)  # problems are tiny, and workers share the cores
 
@@ -46,3 +47,11 @@ def guarded_memory() -> Iterator[None]:
     """Every output starts as NaN between two fences, which must stand at the end; the interpreter checks addresses."""
     with guards.guarded_memory():
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """Each test plans its calls anew: another may have planted errors in what it planned."""
+    kept.clear()
+    yield
+    kept.clear()

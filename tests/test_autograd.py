@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import opcheck
 from torch.utils._pytree import tree_leaves
 
@@ -125,6 +126,18 @@ def test_compile(problem: Any, dynamic: bool) -> None:
 
     for batch in (2, 5):
         assert_same(step(compiled, batch), step(theirs, batch))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # in torch itself
+def test_compiled_autograd() -> None:
+    """Backward as one graph, which is traced through what the operators' gradients do."""
+    case = Case("compiled", stride=2)
+    leaves = [t.requires_grad_() for t in case.operands(torch.float64) if t is not None]
+    torch._dynamo.reset()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+        case.function(tritonconv)(*leaves).square().sum().backward()
+    expected = torch.autograd.grad(case.function(torch.nn)(*leaves).square().sum(), leaves)
+    assert_same([t.grad for t in leaves], expected)
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # of torch.export.load in torch 2.11
@@ -328,6 +341,14 @@ def test_compiled_transforms_are_right_or_refused(transposed: bool) -> None:
     except Exception:  # of whatever class the compiler chooses
         return
     assert_same(actual, derivative(torch.nn.functional)(tangent))
+
+
+def test_forward_mode_that_is_entered_too_late_is_refused() -> None:
+    """In backward of what was computed before, whose gradients would have no tangents."""
+    x, weight, _ = Case("late").operands(torch.float64)
+    y = tritonconv.conv2d(x.requires_grad_(), weight)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode AD"):
+        torch.autograd.grad(y, x, forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y)))
 
 
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])

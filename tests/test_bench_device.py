@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,13 @@ from bench.device import correctness, descriptors
 from bench.device.schedule import Clock, in_time
 from bench.device.speed import Unit, measure_all, profile, stale, units
 from bench.layers import SMOKE, Layer, select
+from bench.lowering import offline
 from bench.results import ROOT
+from bench.session import Session
 from tests import steps
 from tests.cases import Case
+from tritonconv import processor
+from tritonconv.tile import Device
 
 
 class Time:
@@ -133,6 +138,19 @@ def test_the_status_of_what_was_timed(
     assert (len(record["rows"]), record["stopped"], record["complete"]) == (done, stopped, stopped is None)
     assert len(session.precompiled) == 5
     assert kept == [None]
+
+
+def test_what_is_timed_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward with a bias, which is another kernel than its operator without."""
+    planned: list[Any] = []
+    monkeypatch.setattr(offline, "precompile", lambda plans, device: planned.extend(plans))
+    monkeypatch.setattr(processor, "device_of", lambda device: Device.of(90, 132))
+    here: Any = SimpleNamespace(small=False, contenders=["torch", "triton"], device=torch.device("cuda"))
+    (layer,) = select("unet_up1")
+    Session.precompile(here, [(layer, of, "bfloat16") for of in PASSES])
+    found = {(launches[0].kernel.__name__, launches[0].arguments.get("bias_ptr") is not None) for launches in planned}
+    without = {(f"{operator}_tiled_kernel", False) for operator in ("fprop", "dgrad", "wgrad")}
+    assert found == without | {("dgrad_tiled_kernel", True)}
 
 
 def test_time_that_is_up_is_no_failure(tmp_path: Path) -> None:

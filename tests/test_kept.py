@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +16,9 @@ from tests.cases import Case, laid_out
 from tests.oracle import convolution_precision
 from tests.processes import seen
 from tests.steps import steps
-from tritonconv import kept, launch
+from tritonconv import kept, launch, ops
 
 pytest.importorskip("triton")
-
-
-@pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    kept.clear()
-    yield
-    kept.clear()
 
 
 @pytest.fixture
@@ -43,6 +35,7 @@ LAST = dict(x="channels_last", weight="channels_last")
 CASES = [
     Case("blocks", 2, (16, 16), padding=1, **LAST),  # type: ignore[arg-type]
     Case("strided", 2, (16, 16), (6, 6), stride=2, padding=1, **LAST),  # type: ignore[arg-type]
+    Case("folded", 2, (16, 16), (8, 8), (2, 2), stride=2, x="some_channels"),  # which TF32 copies
     Case("nchw", 2, (16, 8)),
     Case("few_channels", 2, (3, 5), bias_layout="sliced"),
     Case("pointwise", 2, (16, 16), kernel=(1, 1), **LAST),  # type: ignore[arg-type]
@@ -53,13 +46,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_step_is_planned_once(case: Case, dtype: str, device: str, planned: list[str]) -> None:
     """In memory that starts as NaN, between fences."""
-    for seed in range(3):
-        for part in steps(case, dtype, device, case.gradient, integer=True, seed=seed):
-            part.check_exact(f"{case} {seed}")
+    with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
+        for seed in range(3):
+            for part in steps(case, dtype, device, case.gradient, integer=True, seed=seed):
+                part.check_exact(f"{case} {seed}")
     assert sorted(planned) == ["dgrad", "fprop", "wgrad"]
 
 
@@ -98,6 +92,19 @@ def test_whatever_else_differs_is_planned_anew(device: str, planned: list[str]) 
         for operands, more in calls:
             assert right(conv2d(*operands, **more), *operands, **more)
         assert len(planned) == len(calls), again
+
+
+def test_a_wish_and_a_memory_format_make_plans_of_their_own(device: str, planned: list[str]) -> None:
+    """Of the same tensors."""
+    x, weight = drawn(2, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device)
+    for _ in range(2):
+        for channels_last in (False, True):
+            for wish in ("auto", "triton"):
+                sampling = ops.Sampling((3, 3), (1, 1), (0, 0), (1, 1), 1, "", channels_last, wish)
+                (y,) = ops.run("fprop", x, weight, None, sampling)
+                assert right(y, x, weight)
+                assert y.is_contiguous(memory_format=torch.channels_last) == channels_last
+    assert len(planned) == 4
 
 
 def test_switches_of_torch_are_no_news_to_other_dtypes(device: str, planned: list[str]) -> None:
@@ -236,6 +243,20 @@ observe(blocks, blocks, counts, lambda: asked, gpu=gpu)
     found = seen(OBSERVED + code, tmp_path)
     assert found["results"] == [True, True, [1, 2, 1], [64, 64]]
     assert {name.split()[0] for name in found["started"]} == {"fprop_tiled_kernel"}
+
+
+def test_a_kernel_that_is_compiled_in_the_background_is_looked_up(tmp_path: Path) -> None:
+    """What Triton returns then is no kernel yet."""
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+def background():
+    with ThreadPoolExecutor(2) as executor, triton.AsyncCompileMode(executor):
+        return forward()
+observe(background, forward, forward, gpu=gpu)
+"""
+    found = seen(OBSERVED + code, tmp_path)
+    assert found["results"] == [True, True, True]
+    assert len(found["started"]) == 3
 
 
 def test_what_failed_since_then_is_not_started_again(tmp_path: Path) -> None:

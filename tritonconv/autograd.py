@@ -175,7 +175,7 @@ def below(name: str) -> Apply:
     operator = CALLS[name]
 
     def apply(*inputs: Any) -> Any:
-        if torch.is_grad_enabled() or transforms_active():
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or transforms_active():
             return operator(*inputs)
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*inputs)
@@ -192,6 +192,6 @@ for _name in FACTORS:
 
 def call(operator: Operator, *arguments: Any) -> Tensor:
     """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself."""
-    applies = CALLS if torch.compiler.is_compiling() else TRANSFORMABLE if transforms_active() else DIRECT
+    applies = TRANSFORMABLE if not torch.compiler.is_compiling() and transforms_active() else DIRECT
     result: Tensor = applies[operator](*arguments)
     return result

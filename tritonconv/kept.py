@@ -3,6 +3,8 @@
 To choose an implementation and a tile, and to lay out what a kernel is told, takes the host longer than small layers
 take the GPU; and a training loop asks for the same again and again. So what a plan came to is kept by all that it
 depends on, with the kernels that Triton has compiled for it, and is given the tensors of the call at hand.
+
+Triton's own switches, and hooks that were added to a kernel, are looked at when a call is made for the first time.
 """
 
 from collections.abc import Callable, Hashable
@@ -12,9 +14,8 @@ import torch
 from torch import Tensor
 
 from tritonconv import launch, processor
-from tritonconv.launch import Asked, Copies, Launch, Plan
+from tritonconv.launch import Copies, Launch, Plan
 from tritonconv.layout import allocate_as, without_data
-from tritonconv.tile import Tile
 
 # So many are kept; beyond them, all are forgotten: who has so many shapes does not come back to them.
 MOST = 4096
@@ -27,13 +28,11 @@ class Kept(NamedTuple):
     original, and how it is made. `pointers` says for each launch which arguments are tensors, and which.
     """
 
+    plan: Plan
     layouts: list[Tensor]
     results: int
     copies: list[tuple[int, Callable[[Tensor], Tensor]]]
-    launches: list[Launch]
     pointers: list[dict[str, int]]
-    tile: Tile
-    asked: Asked
 
 
 _kept: dict[Hashable, Kept] = {}
@@ -56,31 +55,32 @@ def key(first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hashabl
 
 
 def described(tensor: Tensor) -> Hashable:
-    """What Triton and the tiles make a difference by."""
+    """What tiles, arguments and compiled kernels depend on. (For AMD's GPUs they also depend on whether what is reached
+    of a tensor ends within 2 GB, which follows from its shape and strides.)
+    """
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.data_ptr() % 16
 
 
 def again(first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hashable) -> Plan | None:
-    """The plan for such a call, if one was kept, with new results; None also where there is no memory for them."""
+    """The plan for such a call, if one was kept, with new results; None also if memory is short."""
     if not _kept or not (processor.is_gpu(first.device) or processor.interpreted()):
         return None
     found = _kept.get(key(first, second, bias, call))
     if found is None:
         return None
-    copies = Copies()
+    tensors: list[Any] = [first, second, bias]
+    own = len(tensors)
     try:
-        allocated = [allocate_as(layout, first.device) for layout in found.layouts]
-        tensors: list[Any] = [first, second, bias, *allocated]
+        tensors += [allocate_as(layout, first.device) for layout in found.layouts]
         for original, how in found.copies:
-            tensors.append(copies.lay(tensors[original], how))
+            tensors.append(how(tensors[original]))
     except torch.OutOfMemoryError:
         return None
     launches = [
         Launch(kernel, programs, arguments | {name: tensors[i] for name, i in pointers.items()})
-        for (kernel, programs, arguments), pointers in zip(found.launches, found.pointers, strict=True)
+        for (kernel, programs, arguments), pointers in zip(found.plan.launches, found.pointers, strict=True)
     ]
-    results, workspaces = tuple(allocated[: found.results]), tuple(allocated[found.results :])
-    return Plan(results, launches, found.tile, found.asked, copies, workspaces, [])
+    return found.plan._replace(results=tuple(tensors[own : own + found.results]), launches=launches, compiled=[])
 
 
 def keep(plan: Plan, first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hashable) -> None:
@@ -90,7 +90,7 @@ def keep(plan: Plan, first: Tensor, second: Tensor, bias: Tensor | bool | None, 
     copied = [copy for copy, *_ in plan.copies]
     tensors = (first, second, bias, *plan.results, *plan.workspaces, *copied)
     numbers = {tensor.data_ptr(): i for i, tensor in enumerate(tensors) if isinstance(tensor, Tensor)}
-    if 0 in numbers or len(numbers) < sum(isinstance(tensor, Tensor) for tensor in tensors):
+    if len(numbers) < sum(isinstance(tensor, Tensor) for tensor in tensors):
         return  # of some the addresses do not tell which they are
     pointers = [
         {name: numbers[value.data_ptr()] for name, value in each.arguments.items() if isinstance(value, Tensor)}
@@ -101,16 +101,17 @@ def keep(plan: Plan, first: Tensor, second: Tensor, bias: Tensor | bool | None, 
     launches = [without_tensors(*each) for each in zip(plan.launches, plan.compiled, strict=True)]
     if len(_kept) >= MOST:
         clear()
-    _kept[key(first, second, bias, call)] = Kept(
-        layouts, len(plan.results), copies, launches, pointers, plan.tile, plan.asked
-    )
+    skeleton = plan._replace(results=(), launches=launches, copies=Copies(), workspaces=(), compiled=[])
+    _kept[key(first, second, bias, call)] = Kept(skeleton, layouts, len(plan.results), copies, pointers)
 
 
 def without_tensors(launch: Launch, compiled: Any) -> Launch:
-    """The launch with None in the place of tensors, and with the compiled kernel, if there is one."""
+    """The launch with None in the place of tensors, and with the compiled kernel, if there is one: not in the
+    interpreter, nor where it is still being compiled in the background.
+    """
     kernel, programs, arguments = launch
     arguments = {name: None if isinstance(value, Tensor) else value for name, value in arguments.items()}
-    if compiled is None:
+    if not hasattr(type(compiled), "__getitem__"):
         return Launch(kernel, programs, arguments)
     return Launch(Compiled(compiled), programs, {name: arguments[name] for name in kernel.arg_names})
 

@@ -56,8 +56,8 @@ def run(problem: Problem, wish: str, *arguments: Any) -> Plan | None:
             if fault is None:
                 raise
             ask(problem.device)
-            kept.clear()
             remedy = None if fault in done else attempt(fault, error, plan, problem)
+            kept.clear()
             if remedy is None:
                 take_back(done)
                 leave_to_reference(problem, wish, error)
@@ -177,6 +177,7 @@ def leave_to_reference(problem: Problem, wish: str, error: Exception) -> None:
     varies = f" and a weight that varies over {problem.geometry.varies}" if problem.geometry.varies else ""
     what = "Triton does not work here" if everywhere else f"{problem.operator} can not be compiled for {dtype}{varies}"
     give_up(problem, f"{what}: {short(error)}", everywhere)
+    kept.clear()
     try:
         choose_and_warn(problem, wish)
     except NotImplementedError as refusal:

@@ -15,6 +15,7 @@ from bench.layers import SMOKE, Layer, select
 from bench.measure import about
 from bench.report import tables
 from bench.session import Session
+from tritonconv.geometry import OPERATORS
 
 # Bad rows that are printed; all are in the record.
 SHOWN = 20
@@ -33,6 +34,7 @@ class Unit:
         return f"{self.layer.name} {self.of} {self.dtype}"
 
 
+# What is timed after the operators, and in which order.
 LATER = {"forward": 1, "step": 2}
 
 
@@ -117,7 +119,7 @@ def run_profile(args: argparse.Namespace, device: torch.device, clock: Clock, ke
     """`profile.json`: the kernels that torch runs for each pass, and how long each takes, in microseconds."""
     session = Session(device, ["torch"], ["bfloat16" if device.type == "cuda" else "float32"])
     layers = [layer for layer in select(args.rows) if layer.family != "local"]  # torch has none
-    todo = [unit for unit in units(layers, session.dtypes) if unit.of != "step"]
+    todo = [unit for unit in units(layers, session.dtypes) if unit.of in OPERATORS]
     record = Record(args.out / "profile.json", part="profile", **session.record())
     record.plan(unit.name for unit in todo)
     stopped = None
