@@ -265,10 +265,11 @@ def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(processor, "device_of", lambda _: gpu)
         patch.setattr(sys.modules["tritonconv.explain"], "choose", lambda *_: "triton")
         explanation = tritonconv.explain(layer, image)
+    features = torch.empty(32, 128, 28, 28).half().contiguous(memory_format=torch.channels_last)
     plans = (
         launch.fprop(image, layer.weight, layer.bias, explanation[0].geometry, True, gpu),
-        launch.dgrad(torch.empty_like(layer(image)), layer.weight, None, explanation[0].geometry, True, gpu),
-        launch.wgrad(image, torch.empty_like(layer(image)), False, explanation[0].geometry, True, gpu),
+        launch.dgrad(features, layer.weight, None, explanation[0].geometry, True, gpu),
+        launch.wgrad(image, features, False, explanation[0].geometry, True, gpu),
     )
     assert [choice.tile for choice in explanation] == [plan.tile for plan in plans]
     assert all(choice.tile.tiled and choice.measured is False for choice in explanation)

@@ -84,19 +84,20 @@ def test_amd(kernel: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
-    ("arch", "dtype"),
+    ("arch", "dtype", "everywhere"),
     [
-        ("sm_90", "bfloat16"),
+        ("sm_90", "bfloat16", False),
         *(
-            pytest.param(arch, dtype, marks=pytest.mark.slow)
+            pytest.param(arch, dtype, True, marks=pytest.mark.slow)
             for arch, dtype in product(("sm_80", "sm_90", "sm_100"), ("bfloat16", "tf32", "float32"))
-            if (arch, dtype) != ("sm_90", "bfloat16")
         ),
     ],
 )
-def test_every_shipped_tile(arch: str, dtype: str, kernel: str, tmp_path: Path) -> None:
-    # wgrad without the bias is a part of wgrad with it, and compiled only where it runs best or layers need it.
-    more = ["wgrad", "sum_partials"] if kernel == "wgrad" else [kernel, "--everywhere"]
+def test_every_shipped_tile(arch: str, dtype: str, everywhere: bool, kernel: str, tmp_path: Path) -> None:
+    """Where it runs best and where layers need it, or in every alignment: but for wgrad without the bias, which is a part
+    of wgrad with it.
+    """
+    more = ["wgrad", "sum_partials"] if kernel == "wgrad" else [kernel, *["--everywhere"] * everywhere]
     rows = lowered(tmp_path, arch, dtype, "--kernel", *more)
     assert regressions(rows, COMMITTED) == []
     if rows[0]["triton"] == COMMITTED[0]["triton"]:

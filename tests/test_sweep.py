@@ -25,7 +25,7 @@ from tests.sweep.problems import (
     tile_of,
 )
 from tests.sweep.shrink import shrink, simpler
-from tritonconv import launch
+from tritonconv import kept, launch
 from tritonconv.geometry import OPERATORS
 from tritonconv.tiles import INTERPRETER
 
@@ -160,6 +160,7 @@ def test_a_planted_error_is_found_shrunk_and_named(
     seed = said.split("--seed ")[1].split()[0]
     assert problem(int(seed)).padding != "same"
     monkeypatch.undo()
+    kept.clear()
     assert wrong(least, "cuda" if torch.cuda.is_available() else "cpu", True, int(seed)) is None
 
 
