@@ -94,8 +94,8 @@ def test_amd(kernel: str, tmp_path: Path) -> None:
     ],
 )
 def test_every_shipped_tile(arch: str, dtype: str, everywhere: bool, kernel: str, tmp_path: Path) -> None:
-    """Where it runs best and where layers need it, or in every alignment: but for wgrad without the bias, which is a part
-    of wgrad with it.
+    """Where it runs best and where layers need it, or in every alignment; but not wgrad without the bias, which is a
+    part of wgrad with it.
     """
     more = ["wgrad", "sum_partials"] if kernel == "wgrad" else [kernel, *["--everywhere"] * everywhere]
     rows = lowered(tmp_path, arch, dtype, "--kernel", *more)
