@@ -57,12 +57,12 @@ def run(problem: Problem, wish: str, *arguments: Any) -> Plan | None:
                 raise
             ask(problem.device)
             remedy = None if fault in done else attempt(fault, error, plan, problem)
-            kept.clear()
             if remedy is None:
                 take_back(done)
                 leave_to_reference(problem, wish, error)
                 return None
             done[fault] = remedy
+            kept.clear()
         else:
             try:
                 for fault, remedy in done.items():
