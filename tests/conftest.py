@@ -14,6 +14,7 @@ import pytest
 
 import tritonconv
 from tests import guards
+from tests.interpreter import interpreting
 from tritonconv import kept
 
 torch.set_num_threads(1)  # problems are tiny, and workers share the cores
@@ -39,6 +40,13 @@ def device() -> str:
 def on_reference() -> Iterator[None]:
     """For what happens above the kernels, and does not depend on them."""
     with tritonconv.using("reference"):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_interpreter() -> Iterator[None]:
+    """Triton's interpreter, without the work that it repeats."""
+    with interpreting():
         yield
 
 

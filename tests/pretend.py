@@ -30,9 +30,12 @@ def interpreter() -> Connection:
         return here
     here.close()
     os.environ["TRITON_INTERPRET"] = "1"
+    from tests.interpreter import interpreting
+
     try:
-        while True:
-            there.send_bytes(pickle.dumps(interpreted(*pickle.loads(there.recv_bytes()))))
+        with interpreting():
+            while True:
+                there.send_bytes(pickle.dumps(interpreted(*pickle.loads(there.recv_bytes()))))
     except EOFError:
         os._exit(0)
     except BaseException:

@@ -1,8 +1,6 @@
 """Reports from the committed sample, and the README's section from the committed evidence."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 from bench import results
 from bench.report import command, compare, tables
 from bench.results import RESULTS, ROOT
+from tests.processes import python
 
 pytest.importorskip("matplotlib")
 
@@ -33,8 +32,8 @@ def test_the_sample_says_what_it_is() -> None:
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench", "report", *map(str, SAMPLE), "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    done = python("-m", "bench", "report", *map(str, SAMPLE), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
     drawn = sorted(path.name for path in tmp_path.glob("*.png"))
     assert drawn == [f"report-{kind}-float32.png" for kind in ("commits", "reference", "roofline")]
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in tmp_path.glob("*.png"))
@@ -180,9 +179,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_bad_arguments_are_said_in_one_line(arguments: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = python("-m", "bench", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(f"python -m bench {arguments[0]}: ")
     assert done.stderr.count("\n") == 1

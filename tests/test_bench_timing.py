@@ -1,6 +1,5 @@
 """The order of things when a GPU is timed, on a GPU that only writes down what it is told to do."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -138,29 +137,48 @@ def test_too_little_memory_is_no_reason_to_time_it_otherwise(log: Log) -> None:
         timing.on_device({"a": lambda: ()}, CPU, budget=0.0)
 
 
-def test_eager_calls_are_timed_to_their_end(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+class Clock:
+    """Stands in for the module `time`: its hand moves when a call says how long it takes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    return clock
+
+
+def test_eager_calls_are_timed_to_their_end(log: Log, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call keeps the host for 2 milliseconds, and the GPU for 5 more, which waiting for it shows."""
     busy = [False]
 
     def wait(*_: Any) -> None:
-        time.sleep(0.005 * busy[0])
+        clock.now += 0.005 * busy[0]
         busy[0] = False
 
     def call() -> tuple[torch.Tensor, ...]:
-        time.sleep(0.002)
+        clock.now += 0.002
         busy[0] = True
         return ()
 
     monkeypatch.setattr(torch.cuda, "synchronize", wait)
     monkeypatch.setattr(timing, "on_device", lambda calls, *_: {name: timing.Times() for name in calls})
     times = timing.side_by_side({"a": call}, torch.device("cuda"), budget=0.001)["a"]
-    assert len(times.wall) == len(times.host) == 10
-    assert 2_000 <= min(times.host) < 5_000
-    assert 7_000 <= min(times.wall) < 12_000
+    assert times.host == pytest.approx([2_000] * 10)
+    assert times.wall == pytest.approx([7_000] * 10)
 
 
-def test_without_a_gpu_there_are_walls_only() -> None:
-    times = timing.side_by_side({"a": lambda: time.sleep(0.002)}, CPU, budget=0.001)["a"]
+def test_without_a_gpu_there_are_walls_only(clock: Clock) -> None:
+    def call() -> None:
+        clock.now += 0.002
+
+    times = timing.side_by_side({"a": call}, CPU, budget=0.001)["a"]
     assert times.device == times.host == []
     assert times.how == "wall"
-    assert 2_000 <= min(times.wall) < 5_000
+    assert times.wall == pytest.approx([2_000] * 10)

@@ -1,8 +1,6 @@
 """Which implementation runs, and what is said about it."""
 
-import os
 import pickle
-import subprocess
 import sys
 import threading
 import warnings
@@ -12,6 +10,7 @@ import pytest
 import torch
 
 import tritonconv
+from tests.processes import python
 from tritonconv import dispatch, launch, notices, processor, tiles
 from tritonconv.dispatch import Problem, choose, why_not
 from tritonconv.geometry import ConvGeometry
@@ -124,19 +123,9 @@ def test_unknown_implementation() -> None:
         pass
 
 
-def python(code: str, **environment: str) -> str:
+def printed(code: str, **environment: str) -> str:
     """What a fresh interpreter prints, or the last line of its error."""
-    names = ("TRITON_INTERPRET", "TRITONCONV_IMPLEMENTATION")
-    clean = {key: value for key, value in os.environ.items() if key not in names}
-    path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=clean | {"PYTHONPATH": path} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = python("-c", code, **environment)
     return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
@@ -144,21 +133,21 @@ CALL = "import torch, tritonconv; print(tritonconv.explain(tritonconv.conv2d, to
 
 
 def test_environment_variable() -> None:
-    assert python(CALL.format(""), TRITON_INTERPRET="1") == "triton"
-    assert python(CALL.format(""), TRITON_INTERPRET="1", TRITONCONV_IMPLEMENTATION="reference") == "reference"
-    assert "but got 'cudnn'" in python(CALL.format(""), TRITONCONV_IMPLEMENTATION="cudnn")
+    assert printed(CALL.format(""), TRITON_INTERPRET="1") == "triton"
+    assert printed(CALL.format(""), TRITON_INTERPRET="1", TRITONCONV_IMPLEMENTATION="reference") == "reference"
+    assert "but got 'cudnn'" in printed(CALL.format(""), TRITONCONV_IMPLEMENTATION="cudnn")
 
 
 def test_on_the_cpu_triton_needs_the_interpreter() -> None:
-    assert python(CALL.format("")) == "reference"
-    refused = python(CALL.format(", implementation='triton'"))
+    assert printed(CALL.format("")) == "reference"
+    refused = printed(CALL.format(", implementation='triton'"))
     assert refused.startswith("NotImplementedError: triton: the tensors are on the CPU (TRITON_INTERPRET=1")
 
 
 def test_importing_touches_no_gpu() -> None:
     """Neither initialises CUDA nor compiles, and works where Triton is missing."""
-    assert python("import torch, tritonconv; print(torch.cuda.is_initialized())") == "False"
-    assert python("import sys; sys.modules['triton'] = None; " + CALL.format("")) == "reference"
+    assert printed("import torch, tritonconv; print(torch.cuda.is_initialized())") == "False"
+    assert printed("import sys; sys.modules['triton'] = None; " + CALL.format("")) == "reference"
 
 
 def test_backward_uses_the_wish_of_the_forward() -> None:

@@ -1,28 +1,17 @@
 """The training example, as a user runs it."""
 
-import os
 import re
 import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.processes import ROOT, python
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, str(ROOT / "examples/mnist.py"), *arguments],
-        env=clean | {"PYTHONPATH": path} | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return python("examples/mnist.py", *arguments)
 
 
 def accuracy(output: str) -> float:

@@ -134,25 +134,29 @@ def test_eight_threads_at_once(tmp_path: Path) -> None:
 def test_forked_workers(tmp_path: Path, interpret: str) -> None:
     """Of a DataLoader: after the import, after a first call, and while another thread of the parent starts kernels."""
     code = """
-import threading, time
+import threading
 import tritonconv
 from torch.utils.data import DataLoader, Dataset
 from tritonconv import launch
 class Steps(Dataset):
     def __len__(self): return 2
     def __getitem__(self, index): return step()
+def forked():
+    return iter(DataLoader(Steps(), num_workers=2, multiprocessing_context="fork"))
 def workers():
-    return [bool(each) for each in DataLoader(Steps(), num_workers=2, multiprocessing_context="fork", timeout=120)]
+    return [bool(each) for each in forked()]
 def holding():
-    locked = threading.Event()
+    locked, go_on = threading.Event(), threading.Event()
     def hold():
         with launch._starting:
             locked.set()
-            time.sleep(0.5)
+            go_on.wait()
     thread = threading.Thread(target=hold)
     thread.start()
     locked.wait()
-    return workers()
+    steps = forked()
+    go_on.set()
+    return [bool(each) for each in steps]
 observe(workers, step, workers, holding)
 """
     found = seen(code, tmp_path, TRITON_INTERPRET=interpret)

@@ -5,9 +5,6 @@ And no kernel has got worse than what `bench/results/lowering.json` has of it.
 """
 
 import json
-import os
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,8 @@ from typing import Any
 import pytest
 
 from bench.lowering.table import load
-from bench.results import RESULTS, ROOT
+from bench.results import RESULTS
+from tests.processes import python
 from tritonconv.tile import SHARED_BYTES, Device
 from tritonconv.tiles import FEW
 
@@ -53,15 +51,7 @@ def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, A
     """The rows that `python -m bench lowering` writes: a process that interprets kernels can not compile them."""
     path = folder / "rows.json"
     options = ["--arch", arch, "--dtype", dtype, "--processes", "1", "--json", str(path), *more]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "lowering", *options],
-        cwd=ROOT,
-        env={key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    done = python("-m", "bench", "lowering", *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     rows: list[dict[str, Any]] = json.loads(path.read_text())
     return rows

@@ -1,9 +1,6 @@
 """NaN and infinity spread as in torch.nn, 16 bits saturate as there, and the same call gives the same bits."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +12,7 @@ from torch import Tensor
 import tritonconv
 from tests.cases import DTYPES, Case
 from tests.oracle import convolution_precision, forward, hostile, step, widened
+from tests.processes import python
 from tritonconv import launch, processor, tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning")  # numpy's, in the interpreter
@@ -118,7 +116,8 @@ def test_same_bits_every_time_in_any_thread_and_process(case: Case, device: str)
     code = (
         f"from tests import conftest, test_numbers as t; print(t.bits(t.REPEATED[{REPEATED.index(case)}], {device!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
     assert found == {bits(case, device), done.stdout.strip()}
 
 

@@ -1,6 +1,5 @@
 """Random problems, and the sweep itself: what it draws, that it finds a planted error, and how it names it."""
 
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import fields, replace
@@ -11,6 +10,7 @@ import torch
 
 from tests.cases import LAYOUTS, Case
 from tests.oracle import forward
+from tests.processes import python
 from tests.sweep import __main__ as command
 from tests.sweep.check import wrong
 from tests.sweep.problems import (
@@ -165,10 +165,6 @@ def test_a_planted_error_is_found_shrunk_and_named(
 
 
 def test_as_a_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sweep", "--seed", "4", "--count", "2", "--dtype", "float16"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = python("-m", "tests.sweep", "--seed", "4", "--count", "2", "--dtype", "float16")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("2 problems, seeds 4 to 5: none is wrong")

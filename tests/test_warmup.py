@@ -1,8 +1,6 @@
 """`tritonconv.warmup`: what it compiles is what a step would launch, and what Triton then finds."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +10,8 @@ import torch
 from torch.nn.utils import parametrizations, prune
 
 import tritonconv
+from tests.processes import python
 from tritonconv import launch, processor
-
-ROOT = Path(__file__).parent.parent
 
 
 def model() -> torch.nn.Sequential:
@@ -138,19 +135,10 @@ with torch.autocast("cpu", torch.bfloat16):
 """
 
 
-def printed(tmp_path: Path, python: str, cache: str = "cache") -> str:
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+def printed(tmp_path: Path, executable: str, cache: str = "cache") -> str:
     (tmp_path / "random.py").write_text("raise RuntimeError('this is not the random of the standard library')")
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", SCRIPT.format(python=python)],
-        env=environment | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(tmp_path / cache)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    code = SCRIPT.format(python=executable)
+    done = python("-P", "-c", code, cwd=tmp_path, TRITON_CACHE_DIR=str(tmp_path / cache))
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -20,7 +20,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write every outcome")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="take kills from an earlier run on the same code")
     parser.add_argument("--equivalent", action="store_true", help="run those that are listed as equivalent too")
-    parser.add_argument("--limit", type=int, default=90, help="seconds that one test may take")
+    parser.add_argument("--limit", type=int, default=90, help="seconds of processor time that one test may take")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     return parser.parse_args(given)
 

@@ -84,7 +84,7 @@ def copy_repository(root: Path, copy: Path) -> None:
 
 
 def status_of(code: int) -> str:
-    if code == -signal.SIGALRM:
+    if code in (-signal.SIGPROF, -signal.SIGALRM):
         return "hung"
     if code < 0:
         return "crashed"

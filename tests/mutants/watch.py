@@ -40,8 +40,10 @@ FIRST = (
     EXACT,
     "tests/test_every_tile.py",
 )
-# Seconds that one test may take; the slowest takes some ten of them.
+# Seconds of processor time that one test may take; the slowest takes some ten of them. On a busy machine they last.
 LIMIT = int(os.environ.get("MUTANTS_LIMIT", "90"))
+# How many times as long a test may wait for something else, another process say.
+WAITING = 20
 RUNNING = Path("running.txt")
 
 
@@ -50,9 +52,10 @@ def rank(name: str) -> int:
 
 
 def watch(name: str, limit: int = LIMIT) -> None:
-    """From here on `name` is what fails; the alarm ends the process, wherever it is."""
+    """From here on `name` is what fails. The timer ends the process, wherever it is."""
     RUNNING.write_text(name)
-    signal.alarm(limit)
+    signal.setitimer(signal.ITIMER_PROF, limit)
+    signal.alarm(WAITING * limit)
 
 
 def pytest_configure() -> None:
@@ -68,4 +71,5 @@ def pytest_runtest_logstart(nodeid: str) -> None:
 
 
 def pytest_sessionfinish() -> None:
+    signal.setitimer(signal.ITIMER_PROF, 0)
     signal.alarm(0)

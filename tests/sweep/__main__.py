@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
 from tests.cases import DTYPES, Case
+from tests.interpreter import interpreting
 from tests.sweep import replay
 from tests.sweep.check import wrong
 from tests.sweep.problems import integers, problem
@@ -76,4 +77,5 @@ def report(seed: int, case: Case, found: str, args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with interpreting():
+        sys.exit(main())

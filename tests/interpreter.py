@@ -1,0 +1,100 @@
+"""Triton's interpreter without the work that it repeats: the same numbers in a third of the time, for the tests.
+
+Triton's own replaces the members of its language for each jit function that is called, and looks all of them up again.
+Here they are looked up once in a process, replaced once for a launch, and put back after it. Triton's own also computes
+each sum, difference and product of integers a second time in 64 bits, to see whether it overflows, and then drops the
+answer, because it is not in debug mode. Here it does not.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from types import FunctionType
+from typing import Any, Literal
+
+import pytest
+
+from tritonconv.processor import interpreted
+
+Settings = list[tuple[Any, str, Any]]
+
+
+class Replacements:
+    """What Triton's interpreter puts in the place of members of Triton's language, as `patch_lang` of Triton says."""
+
+    def __init__(self, patch_lang: Callable[[Any], Any], missing: object) -> None:
+        import triton.language as tl
+
+        sees_the_language = FunctionType((lambda: None).__code__, {"tl": tl, "core": tl.core})
+        scope = patch_lang(sees_the_language)
+        self.missing = missing
+        self.before: dict[tuple[Any, str], Any] = {}
+        for owner, name, member in scope._changes:
+            self.before.setdefault((owner, name), member)
+        self.during = {(owner, name): vars(owner)[name] for owner, name in self.before}
+        scope.restore()
+        self.entered = False
+
+    def enter(self, _: Any) -> "Replacements":
+        """Triton calls this for each launch, and for each jit function in it, where there is nothing left to do."""
+        if not self.entered:
+            self.entered = True
+            for (owner, name), member in self.during.items():
+                setattr(owner, name, member)
+        return self
+
+    def restore(self) -> None:
+        """Triton calls this at the end of each launch."""
+        for (owner, name), member in self.before.items():
+            if member is self.missing:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, member)
+        self.entered = False
+
+
+def looked_up_once(np_dtype_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """numpy's dtype for a type of Triton's, which depends on its scalars only."""
+    kept: dict[str, Any] = {}
+
+    def found(dtype: Any) -> Any:
+        scalar = dtype.scalar
+        name = scalar.name
+        if name not in kept:
+            kept[name] = np_dtype_of(scalar)
+        return kept[name]
+
+    return found
+
+
+@cache
+def settings() -> dict[str, Settings]:
+    """What is set where in Triton's interpreter, for Triton's own and for the quick one."""
+    from triton.runtime import interpreter
+
+    builder = interpreter.interpreter_builder
+    own: Settings = [
+        (interpreter, "_patch_lang", interpreter._patch_lang),
+        (interpreter, "_get_np_dtype", interpreter._get_np_dtype),
+        (builder, "options", builder.options),
+    ]
+    assert not builder.options.debug, "Triton checks for overflows now, which the quick interpreter would leave out"
+    quick: Settings = [
+        (interpreter, "_patch_lang", Replacements(interpreter._patch_lang, interpreter._MISSING).enter),
+        (interpreter, "_get_np_dtype", looked_up_once(interpreter._get_np_dtype)),
+        (builder, "options", replace(builder.options, sanitize_overflow=False)),
+    ]
+    return {"own": own, "quick": quick}
+
+
+@contextmanager
+def interpreting(kind: Literal["own", "quick"] = "quick") -> Iterator[None]:
+    """Within this block kernels that are interpreted run in Triton's own interpreter or in the quick one."""
+    if not interpreted():
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name, value in settings()[kind]:
+            patch.setattr(owner, name, value)
+        yield
