@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Two processes that take one test after the other, in the order of tests/selection.py.
+WORKERS := -n 2 --maxschedchunk 1
 
 .PHONY: train test test-all test-oldest bench compile-grid lint clean
 
@@ -7,10 +9,10 @@ train: .venv/installed
 	$(BIN)/python examples/mnist.py $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-all: .venv/installed
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) --all $(ARGS)
 
 # On a GPU, the fused layers beside cuDNN; without one, the reference beside torch.nn, on small layers.
 bench: .venv/installed
@@ -20,7 +22,7 @@ bench: .venv/installed
 
 # The kernels under the oldest torch and Triton that are supported, in an environment of their own.
 test-oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -n 2 $(addprefix tests/test_,kernels.py tiled.py launch.py kept.py every_tile.py phases.py guards.py numbers.py faults.py faults_around.py lowering.py warmup.py) $(ARGS)
+	.venv-oldest/bin/python -m pytest $(WORKERS) -m oldest $(ARGS)
 
 # Every kernel and shipped tile for every architecture and dtype, with the pinned Triton and the oldest: all compile and fit.
 compile-grid: .venv/installed .venv-oldest/installed

@@ -15,13 +15,10 @@ import pytest
 import tritonconv
 from tests import guards
 from tests.interpreter import interpreting
+from tests.selection import pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401
 from tritonconv import kept
 
 torch.set_num_threads(1)  # problems are tiny, and workers share the cores
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, default=0, help="each test draws its numbers from this seed and its name")
 
 
 @pytest.fixture(autouse=True)

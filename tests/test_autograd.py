@@ -19,6 +19,7 @@ from tests.cases import CONV, TRANSPOSED, Case, laid_out
 from tests.oracle import assert_close, convolution_precision, hostile, one_by_one
 
 pytestmark = [
+    pytest.mark.gpu,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch's own compiler stack
     pytest.mark.usefixtures("on_reference"),
 ]
@@ -61,6 +62,7 @@ def assert_same(actual: Any, expected: Any) -> None:
         assert e.abs().sum() > 0, "zeros would be no evidence"
 
 
+@pytest.mark.first
 def test_gradcheck(problem: Any) -> None:
     ours, _, operands = problem
     operands = [t.requires_grad_() for t in operands]
@@ -193,7 +195,7 @@ def test_any_layout_of_the_incoming_gradient(problem: Any, layout: str) -> None:
     assert_same(gradients(ours), gradients(theirs))
 
 
-@pytest.mark.parametrize("case", CONV + TRANSPOSED, ids=lambda case: f"{'transposed_' * case.transposed}{case}")
+@pytest.mark.parametrize("case", CONV + TRANSPOSED, ids=lambda case: case.title)
 def test_all_gradients_of_every_case(case: Case) -> None:
     name = "conv_transpose2d" if case.transposed else "conv2d"
     operands = [t.detach().requires_grad_() for t in case.operands(torch.float64) if t is not None]

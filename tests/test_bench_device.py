@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
@@ -236,19 +237,47 @@ def test_a_rehearsal_of_correctness_that_the_clock_stops(tmp_path: Path, monkeyp
     assert 0 < problems["problems"] <= 10
 
 
-def test_the_tests_outcomes_are_collected() -> None:
+QUICK = ("tests/test_geometry.py",)
+
+
+@pytest.fixture
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+def test_the_tests_outcomes_are_collected(one_worker: None) -> None:
     """Of those that ran, also if they were stopped."""
-    done = list(correctness.run_tests(inf, ["geometry"]))[-1]
+    done = list(correctness.run_tests(inf, QUICK, "not slow"))[-1]
     assert done["finished"]
     assert set(done["outcomes"]) == {"passed"}
     assert done["outcomes"]["passed"] >= 5
     assert done["failures"] == []
-    stopped = list(correctness.run_tests(0.0, ["geometry"]))[-1]
+    stopped = list(correctness.run_tests(0.0, QUICK, "not slow"))[-1]
     assert (stopped["finished"], stopped["outcomes"], stopped["failures"]) == (False, {}, [])
-    missing = list(correctness.run_tests(inf, ["nonsense"]))[-1]
+    missing = list(correctness.run_tests(inf, ["tests/nonsense.py"]))[-1]
     (failure,) = missing["failures"]
     assert failure["message"].startswith(("exit status 4", "exit status 5"))  # without xdist, with it
     assert "no tests ran" in failure["message"]
+
+
+def test_a_file_that_can_not_be_imported_fails_and_the_others_run(one_worker: None, tmp_path: Path) -> None:
+    broken = tmp_path / "test_broken.py"
+    broken.write_text("import a_package_that_is_not_installed\n")
+    done = list(correctness.run_tests(inf, [*QUICK, str(broken)], "not slow"))[-1]
+    assert (done["finished"], set(done["outcomes"])) == (True, {"passed", "failed"})
+    (failure,) = done["failures"]
+    assert "a_package_that_is_not_installed" in failure["message"]
+
+
+def test_what_a_gpu_runs_is_marked() -> None:
+    """Every file whose tests run kernels on the device that there is, and all tiles in every dtype among them."""
+    done = python("-m", "pytest", "tests", "--collect-only", "-q", "-m", correctness.MARKED)
+    assert done.returncode == 0, done.stdout
+    files = Counter(line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line)
+    assert len(files) >= 17
+    assert files["tests/test_every_tile.py"] >= 100
+    assert files["tests/test_kernels.py"] >= 300
+    assert "tests/test_bench_device.py" not in files
 
 
 EAGER = """
@@ -260,7 +289,9 @@ def pytest_sessionstart(session):
 """
 
 
-def test_a_plugin_that_warns_beside_xdist_stops_no_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_warns_beside_xdist_stops_no_test(
+    one_worker: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As pytest-benchmark before 5.3 does as it starts, with benchmarks or without. Here is one of its name."""
     pytest.importorskip("xdist")
     about = tmp_path / "eager-1.dist-info"
@@ -269,7 +300,7 @@ def test_a_plugin_that_warns_beside_xdist_stops_no_test(tmp_path: Path, monkeypa
     (about / "entry_points.txt").write_text("[pytest11]\nbenchmark = eager\n")
     (tmp_path / "eager.py").write_text(EAGER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    done = list(correctness.run_tests(inf, ["geometry"]))[-1]
+    done = list(correctness.run_tests(inf, QUICK, "not slow"))[-1]
     assert (done["failures"], set(done["outcomes"])) == ([], {"passed"})
 
 

@@ -15,7 +15,10 @@ import reference
 import tritonconv
 from tests.oracle import assert_close, widened
 
-pytestmark = pytest.mark.usefixtures("on_reference")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.usefixtures("on_reference"),
+]
 
 
 @pytest.fixture(params=[reference, tritonconv], ids=["reference", "tritonconv"])

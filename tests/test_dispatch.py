@@ -16,6 +16,8 @@ from tritonconv.dispatch import Problem, choose, why_not
 from tritonconv.geometry import ConvGeometry
 from tritonconv.tile import Device
 
+pytestmark = pytest.mark.gpu
+
 GEOMETRY = ConvGeometry(B=1, C=4, H=5, W=5, F=6, P=3, Q=3, R=3, S=3)
 torch.manual_seed(0)
 x, w = torch.randn(1, 4, 5, 5), torch.randn(6, 4, 3, 3)

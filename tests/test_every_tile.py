@@ -17,6 +17,8 @@ from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.layout import alignment
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# On a GPU these say most, and come first.
+pytestmark = [pytest.mark.gpu, pytest.mark.oldest, *[pytest.mark.first] * (DEVICE.type == "cuda")]
 
 
 def every_tile() -> list[tuple[Operator, str, tiles.Operands, tiles.Tile]]:
@@ -128,9 +130,14 @@ def at_each_position(operator: Operator, first: Tensor, second: Tensor, bias: An
             return torch.stack(parts)[None]
 
 
-@pytest.mark.parametrize(
-    ("operator", "dtype", "operands", "tile"), [*every_tile(), *every_tiled_tile(), *every_local_tile()], ids=name
-)
+def parameters() -> list[Any]:
+    """Without a GPU float16 is slow: its tiles are bfloat16's, and to the interpreter both are float32."""
+    slow = [] if DEVICE.type == "cuda" else [pytest.mark.slow]
+    rows = [*every_tile(), *every_tiled_tile(), *every_local_tile()]
+    return [pytest.param(*row, id="-".join(map(name, row)), marks=slow if row[1] == "float16" else []) for row in rows]
+
+
+@pytest.mark.parametrize(("operator", "dtype", "operands", "tile"), parameters())
 def test_integers_are_exact(operator: Operator, dtype: str, operands: tiles.Operands, tile: tiles.Tile) -> None:
     device = processor.device_of(DEVICE)
     if not tiles.fits(tile, operator, operands.itemsize, device):

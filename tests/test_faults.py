@@ -12,6 +12,8 @@ from tritonconv.geometry import VARIES
 
 pytest.importorskip("triton")
 
+pytestmark = pytest.mark.oldest
+
 BREAK = """
 import triton
 from tritonconv.kernels.{name} import {name}_kernel as kernel

@@ -10,6 +10,8 @@ from tests.processes import one_warning, seen
 
 pytest.importorskip("triton")
 
+pytestmark = pytest.mark.oldest
+
 CACHE = """
 from triton import knobs
 gpu = install(Gpu())

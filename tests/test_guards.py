@@ -11,6 +11,8 @@ from tests import guards
 from tests.cases import LAYOUTS, laid_out
 from tritonconv import launch, processor
 
+pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
+
 needs_interpreter = pytest.mark.skipif(not processor.interpreted(), reason="addresses are checked in the interpreter")
 
 

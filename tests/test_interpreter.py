@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from triton.runtime.errors import InterpreterError
 
+pytestmark = pytest.mark.oldest
+
 # Gathered, in blocks, in phases, and with products of few rows, which `tl.sum` adds up.
 LAST = dict(x="channels_last", weight="channels_last")
 CASES = [

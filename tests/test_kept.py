@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests.cases import Case, laid_out
+from tests.cases import Case, in_dtypes, laid_out
 from tests.oracle import convolution_precision
 from tests.processes import seen
 from tests.steps import steps
 from tritonconv import kept, launch, ops
 
 pytest.importorskip("triton")
+
+pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 
 
 @pytest.fixture
@@ -46,8 +48,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["tf32", "bfloat16"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    ("case", "dtype"), in_dtypes(CASES, ("tf32", "bfloat16"), ("blocks", "strided", "nchw", "grouped", "local"))
+)
+@pytest.mark.first
 def test_a_step_is_planned_once(case: Case, dtype: str, device: str, planned: list[str]) -> None:
     """In memory that starts as NaN, between fences."""
     with convolution_precision("tf32" if dtype == "tf32" else "ieee"):

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import tritonconv
-from tests.cases import CONV, DTYPES, TRANSPOSED, Case
+from tests.cases import CONV, DTYPES, TRANSPOSED, Case, in_dtypes
 from tests.guards import guarded
 from tests.oracle import PARTS, convolution_precision, expected_step, forward, hostile, precision_on, step
 from tests.steps import steps
@@ -17,7 +18,7 @@ from tritonconv import launch, processor, tiles
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.ops import Sampling, geometry_of
 
-KERNEL_DTYPES = ("float32", "bfloat16", "float16")
+pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 
 
 @pytest.fixture(autouse=True)
@@ -39,23 +40,48 @@ def plain(size: tuple[int, int]) -> Sampling:
     )
 
 
-ALL = [
-    pytest.param(case, id=f"{'transposed_' * case.transposed}{case}")
-    for case in CONV + TRANSPOSED + VARYING + VARYING_TRANSPOSED
-]
+SHARED = CONV + TRANSPOSED
+VARIED = VARYING + VARYING_TRANSPOSED
+ALL = [pytest.param(case, id=case.title) for case in SHARED + VARIED]
+# Of these the first notices most mistakes, the next most of those that are left, and so on.
+FIRST = (
+    "strided",
+    "aligned_grouped",
+    "local_grouped",
+    "per_sample_strided",
+    "dynamic_bias_of_samples",
+    "transposed_local_strided",
+    "transposed_uneven_kernel",
+    "tall_kernel",
+    "grouped",
+    "many_channels",
+    "dilation_and_stride_share_factors",
+    "kernel_taller_than_the_bits",
+    "transposed_kernel_taller_than_the_bits",
+    "transposed_kernel_wider_than_the_bits",
+    "many_tiles_in_a_phase",
+)
 
 
-@pytest.mark.parametrize("case", ALL)
-def test_integers_are_exact(case: Case, device: str) -> None:
-    for dtype in [case.dtype] if case.varies else KERNEL_DTYPES:
-        for part in steps(case, dtype, device, "contiguous", integer=True):
-            part.check_exact(f"in {dtype}")
+def first_first() -> list[Any]:
+    titles = {case.title: case for case in SHARED + VARIED}
+    early = [pytest.param(titles[title], id=title, marks=pytest.mark.first) for title in FIRST]
+    return early + [pytest.param(case, id=title) for title, case in titles.items() if title not in FIRST]
 
 
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", first_first())
 def test_agrees_with_float64(case: Case, device: str) -> None:
     for part in steps(case, case.dtype, device, case.gradient):
         part.check(precision_on(device, case.dtype))
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [*in_dtypes(SHARED), *(pytest.param(case, case.dtype, id=case.title) for case in VARIED)],
+)
+def test_integers_are_exact(case: Case, dtype: str, device: str) -> None:
+    for part in steps(case, dtype, device, "contiguous", integer=True):
+        part.check_exact(f"in {dtype}")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -66,6 +92,7 @@ def test_16_bits_are_rounded_once(case: Case, dtype: str, device: str) -> None:
         part.check(precision_on(device, dtype))
 
 
+@pytest.mark.first
 def test_padding_does_not_spread_nan(device: str) -> None:
     """NaN in one pixel reaches the positions that see it, and no other; in dgrad the other way round."""
     x, weight = torch.ones(2, 8, 6, 6, device=device), torch.ones(16, 8, 3, 3, device=device)
@@ -80,6 +107,7 @@ def test_padding_does_not_spread_nan(device: str) -> None:
     assert torch.equal(spread.isnan(), expected)
 
 
+@pytest.mark.first
 def test_nan_stays_in_its_filter(device: str) -> None:
     """In wgrad NaN in one feature reaches the weights of its filter, and no other, nor another group's."""
     x, weight = torch.ones(2, 8, 6, 6, device=device), torch.ones(20, 4, 3, 3, device=device, requires_grad=True)
@@ -100,6 +128,7 @@ def far_apart(shape: Sequence[int], axis: int, device: str) -> Tensor:
     return storage.as_strided(shape, strides)
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("axis", range(4))
 @pytest.mark.parametrize("far", ["input", "gradient"])
 @pytest.mark.parametrize("transposed", [False, True])
@@ -118,6 +147,7 @@ def test_operands_beyond_32_bits(transposed: bool, far: str, axis: int, device: 
         assert torch.equal(a.double(), e), part
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
 @pytest.mark.parametrize(("axis", "channels"), [(0, 4), (1, 4), (2, 4), (3, 4), (0, 8), (2, 8), (3, 8)])
 def test_results_beyond_32_bits(
@@ -137,6 +167,7 @@ def test_results_beyond_32_bits(
     assert torch.equal(result.double(), forward(case, input, weight, bias))
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("splits", [1, 2, 3, 7])
 def test_split_reductions(splits: int, groups: int, device: str) -> None:

@@ -18,6 +18,7 @@ def room() -> bool:
 
 
 pytestmark = [
+    pytest.mark.gpu,
     pytest.mark.skipif(not room(), reason=f"needs a GPU with {GIGABYTES} GB of free memory"),
     pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format], ids=["nhwc", "nchw"]),
 ]

@@ -12,6 +12,8 @@ from tests.oracle import convolution_precision
 from tritonconv import launch, layout, processor, tiles
 from tritonconv.geometry import ConvGeometry, Operator
 
+pytestmark = [pytest.mark.first, pytest.mark.gpu]
+
 needs_interpreter = pytest.mark.skipif(
     torch.cuda.is_available(), reason="starts the last of millions of programs alone, which a GPU can not"
 )

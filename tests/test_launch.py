@@ -11,6 +11,8 @@ from tritonconv import launch, layout, operands, processor, tiles
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.ops import geometry_of
 
+pytestmark = [pytest.mark.first, pytest.mark.gpu, pytest.mark.oldest]
+
 
 @pytest.mark.parametrize(("setting", "expected"), [("ieee", "ieee"), ("tf32", "tf32"), ("none", "ieee")])
 def test_precision_follows_the_switch(setting: str, expected: str) -> None:

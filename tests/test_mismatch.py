@@ -13,7 +13,10 @@ from tritonconv import ops
 from tritonconv.geometry import ConvGeometry
 from tritonconv.verify import mismatch
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning")  # numpy's, in the interpreter
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning"),  # numpy's, in the interpreter
+]
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 300.0, 3e4])

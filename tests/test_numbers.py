@@ -10,21 +10,25 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests.cases import DTYPES, Case
+from tests.cases import DTYPES, TELLING, Case, in_dtypes
 from tests.oracle import convolution_precision, forward, hostile, step, widened
 from tests.processes import python
 from tritonconv import launch, processor, tiles
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning")  # numpy's, in the interpreter
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.oldest,
+    pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning"),  # numpy's, in the interpreter
+]
 
 INPUTS = [
     Case("plain", 3, (8, 20), (6, 7), padding=1),
     Case("strided", 2, (5, 16), (9, 8), stride=(2, 3), padding=2, dilation=(1, 2)),
     Case("beyond", 2, (4, 6), (5, 5), (2, 3), padding=2, stride=2),
-    Case("transposed", 2, (8, 5), (5, 6), stride=(1, 2), padding=1, transposed=True),
-    Case("transposed_dilated", 2, (6, 16), (4, 4), stride=2, dilation=(2, 3), transposed=True),
+    Case("plain", 2, (8, 5), (5, 6), stride=(1, 2), padding=1, transposed=True),
+    Case("dilated", 2, (6, 16), (4, 4), stride=2, dilation=(2, 3), transposed=True),
     Case("grouped", 2, (8, 12), (6, 5), groups=4, padding=1),
-    Case("depthwise_transposed", 2, (6, 6), (5, 5), groups=6, stride=2, transposed=True),
+    Case("depthwise", 2, (6, 6), (5, 5), groups=6, stride=2, transposed=True),
 ]
 
 
@@ -33,9 +37,8 @@ def kinds(tensor: Tensor) -> Tensor:
     return tensor.isnan() * 1 + tensor.isposinf() * 2 + tensor.isneginf() * 3
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("values", [("nan", "nan"), ("inf", "-inf")], ids=["nan", "inf"])
-@pytest.mark.parametrize("case", INPUTS, ids=str)
+@pytest.mark.parametrize(("case", "dtype"), in_dtypes(INPUTS))
 def test_what_is_not_finite_spreads_as_in_torch(case: Case, values: tuple[str, str], dtype: str, device: str) -> None:
     """From the input to the result, and from the incoming gradient to both others: nowhere else, and nowhere less.
 
@@ -93,8 +96,8 @@ def test_a_weight_that_is_not_finite_spreads_to_its_filter(device: str) -> None:
 
 
 REPEATED = [
-    Case("conv", 4, (16, 24), (9, 8), padding=1, stride=(1, 2)),
-    Case("transposed", 3, (12, 18), (6, 5), stride=2, groups=2, transposed=True, x="channels_last"),
+    Case("repeated", 4, (16, 24), (9, 8), padding=1, stride=(1, 2)),
+    Case("repeated", 3, (12, 18), (6, 5), stride=2, groups=2, transposed=True, x="channels_last"),
 ]
 
 
@@ -107,7 +110,7 @@ def bits(case: Case, device: str) -> str:
     return hashlib.sha256(b"".join(part.cpu().contiguous().numpy().tobytes() for part in parts)).hexdigest()
 
 
-@pytest.mark.parametrize("case", REPEATED, ids=str)
+@pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.title)
 def test_same_bits_every_time_in_any_thread_and_process(case: Case, device: str) -> None:
     """A hundred times on a GPU; in the interpreter, which takes a second for each, a few."""
     times = 100 if device == "cuda" else 4
@@ -145,8 +148,7 @@ SPLIT = [*INPUTS, *REPEATED, Case("odd", 3, (3, 5), (5, 3), x="channels_last"), 
 
 
 @pytest.mark.usefixtures("products_in_order")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("case", SPLIT, ids=str)
+@pytest.mark.parametrize(("case", "dtype"), in_dtypes(SPLIT, telling=(*TELLING, "odd")))
 def test_splitting_a_batch_changes_nothing(case: Case, dtype: str, device: str) -> None:
     """Images one by one, of which most do not begin at a multiple of 16 bytes, give the bits of the whole batch.
 

@@ -10,6 +10,8 @@ import triton.language as tl
 
 from tritonconv.kernels.dgrad import phase
 
+pytestmark = [pytest.mark.first, pytest.mark.gpu, pytest.mark.oldest]
+
 EXTENT = 11
 
 

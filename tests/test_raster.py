@@ -7,6 +7,8 @@ import triton.language as tl
 
 from tritonconv.kernels.index import raster
 
+pytestmark = [pytest.mark.first, pytest.mark.gpu]
+
 
 @triton.jit(do_not_specialize=["tiles_m", "tiles_n"])
 def raster_kernel(out_ptr, tiles_m, tiles_n, GROUP_M: tl.constexpr):

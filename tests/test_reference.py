@@ -12,10 +12,7 @@ from tests.oracle import assert_close, forward, hostile
 from tests.sweep.problems import problem
 from tests.varying import VARYING, VARYING_TRANSPOSED
 
-ALL = [
-    pytest.param(case, id=f"{'transposed_' * case.transposed}{case}")
-    for case in CONV + TRANSPOSED + VARYING + VARYING_TRANSPOSED
-]
+ALL = [pytest.param(case, id=case.title) for case in CONV + TRANSPOSED + VARYING + VARYING_TRANSPOSED]
 
 
 def ours(case: Case, *operands: Tensor | None) -> Tensor:

@@ -16,6 +16,9 @@ from tritonconv.launch import Plan
 from tritonconv.tile import Tile
 from tritonconv.tiles import COPIES_BLOCKS, Shape, in_shape, shaped, shapes, whole_rows
 
+# On a GPU these say most, and come first.
+pytestmark = [pytest.mark.gpu, pytest.mark.oldest, *[pytest.mark.first] * torch.cuda.is_available()]
+
 # Of pixels, channels and products in a step: what is small enough for the interpreter, or large enough for a GPU.
 LEAST = 64 if torch.cuda.is_available() else 16
 PROBLEMS = {
@@ -50,7 +53,10 @@ FOLDED = [PROBLEMS[name] for name in ("folded", "folded_and_dilated", "folded_fa
 
 
 def cases() -> list[Any]:
-    """Every problem in one shape, or wgrad's in both its lines and in whole rows; the plain one in all shapes."""
+    """Every problem in one shape, or wgrad's in both its lines and in whole rows; the plain one in all shapes.
+
+    Of each operator a plain problem, a strided one and one that folds come first.
+    """
     found = []
     for operator in OPERATORS:
         every = shapes(LEAST, operator)
@@ -59,8 +65,15 @@ def cases() -> list[Any]:
             if operator == "wgrad":
                 some = some + whole_rows(LEAST, PROBLEMS[name])
             found += [(operator, name, shape) for shape in some]
+    early = {(operator, name): shape for operator, name, shape in found if name in ("plain", "stride_2", "folded")}
     return [
-        pytest.param(operator, PROBLEMS[name], shape, id=f"{operator}-{name}-{'.'.join(map(str, shape))}")
+        pytest.param(
+            operator,
+            PROBLEMS[name],
+            shape,
+            id=f"{operator}-{name}-{'.'.join(map(str, shape))}",
+            marks=[pytest.mark.first] if early.get((operator, name)) == shape else [],
+        )
         for operator, name, shape in found
     ]
 

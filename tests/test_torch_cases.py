@@ -21,7 +21,10 @@ with warnings.catch_warnings():
     from torch.testing._internal.common_modules import module_db
     from torch.testing._internal.common_nn import get_new_module_tests
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of torch's own cases
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # of torch's own cases
+]
 
 # The reference is compared in float64, the kernels in float32.
 IMPLEMENTATIONS = {"reference": (reference, "reference"), "triton": (tritonconv, "triton")}

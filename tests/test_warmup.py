@@ -13,6 +13,8 @@ import tritonconv
 from tests.processes import python
 from tritonconv import launch, processor
 
+pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
+
 
 def model() -> torch.nn.Sequential:
     return torch.nn.Sequential(

@@ -24,26 +24,8 @@ from bench.device.schedule import Clock, Record, in_time
 from tests.sweep.check import wrong
 from tests.sweep.problems import integers, problem
 
-# The tests that run kernels, those first that say most: every shipped tile in every dtype.
-TESTS = (
-    "every_tile",
-    "tiled",
-    "kernels",
-    "launch",
-    "phases",
-    "raster",
-    "guards",
-    "numbers",
-    "large_offsets",
-    "large",
-    "verify",
-    "mismatch",
-    "autograd",
-    "torch_cases",
-    "contract",
-    "dispatch",
-    "warmup",
-)
+# The tests that show something on a GPU that they can not show without one, by their marker.
+MARKED = "gpu and not slow"
 # The share of the time that the tests may take; the rest is for random problems.
 TESTS_SHARE = 0.6
 # Failures that are kept, and those that are printed.
@@ -73,28 +55,19 @@ def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Call
     return int(bool(tests["failures"] or problems["failures"]))
 
 
-def run_tests(seconds: float, names: Sequence[str] = TESTS) -> Iterator[results.Row]:
+def run_tests(seconds: float, paths: Sequence[str] = ("tests",), marked: str = MARKED) -> Iterator[results.Row]:
     """The outcomes of the tests, in processes of their own, as they come: the last is that of all that had time."""
     clock = Clock(seconds)
     with tempfile.TemporaryDirectory() as folder:
         outcomes, log = Path(folder) / "outcomes", Path(folder) / "log"
-        workers = ["-n", str(min(14, os.cpu_count() or 1))] if find_spec("xdist") else []
-        files = [f"tests/test_{name}.py" for name in names]
+        workers = ["-n", str(min(14, os.cpu_count() or 1)), "--maxschedchunk", "1"] if find_spec("xdist") else []
         # pytest-benchmark would warn that it does nothing beside xdist, and warnings are errors.
-        options = [
-            "-q",
-            "-m",
-            "not slow",
-            "-p",
-            "no:benchmark",
-            "-p",
-            "bench.device.recorder",
-            "--record",
-            str(outcomes),
-        ]
+        plugins = ["-p", "no:benchmark", "-p", "bench.device.recorder", "--record", str(outcomes)]
+        # What a file imports may be missing on the GPU's machine: that fails, and the other files' tests run.
+        options = ["-q", "-m", marked, "--continue-on-collection-errors", *plugins]
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *files, *workers, *options],
+                [sys.executable, "-m", "pytest", *paths, *workers, *options],
                 cwd=results.ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,

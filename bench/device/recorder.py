@@ -11,17 +11,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", type=Path, help="where to write the outcomes")
 
 
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A file whose tests can not be collected has failed."""
+    if report.failed:
+        write({"test": report.nodeid, "outcome": "failed", "seconds": 0.0, "message": str(report.longrepr)[-1500:]})
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Of each test the call, and setup and teardown where they fail or skip."""
-    if _file is None or (report.when != "call" and report.passed):
+    if report.when != "call" and report.passed:
         return
     line: dict[str, Any] = {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 3)}
     if report.failed:
         line["message"] = str(report.longrepr)[-1500:]
     elif report.skipped:
         line["message"] = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-    with _file.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    write(line)
+
+
+def write(line: dict[str, Any]) -> None:
+    if _file is not None:
+        with _file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 _file: Path | None = None

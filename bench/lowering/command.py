@@ -11,7 +11,7 @@ from bench.contenders import DTYPES
 from bench.layers import select
 from bench.lowering.chips import CHIPS
 from bench.lowering.choices import shown
-from bench.lowering.offline import KERNELS, device_of, jobs
+from bench.lowering.offline import KERNELS, Job, device_of, jobs
 from bench.lowering.rows import Failure, compared, lower_all, regressions, unfit
 from bench.lowering.table import LEGEND, by_architecture, full, load
 from bench.results import RESULTS
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="float16 is left out unless it is asked for: its code is bfloat16's but for a few instructions",
     )
     parser.add_argument("--kernel", nargs="+", choices=["all", *KERNELS], default=["all"])
+    parser.add_argument("--tile", nargs="+", metavar="TILE", help="only tiles of these names, as the table has them")
     parser.add_argument("--everywhere", action="store_true", help="each tile in every alignment that it ships for")
     parser.add_argument(
         "--rows", default="all", help="the layers whose tiles are marked as defaults: all, smoke, or names"
@@ -63,6 +64,8 @@ def main(args: argparse.Namespace) -> int:
     """
     if args.publish and (args.everywhere or args.rows != "all"):
         raise ValueError("--publish is of all layers, and not of --everywhere")
+    if args.publish and args.tile:
+        raise ValueError("--publish is of all tiles")
     archs, dtypes, kernels = (
         list(every) if "all" in chosen or args.publish else chosen
         for chosen, every in ((args.arch, CHIPS), (args.dtype, DTYPES), (args.kernel, KERNELS))
@@ -72,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
     if args.layers:
         print(shown(layers, dtypes, archs, map(device_of, archs)))
         return 0
-    wanted = jobs(archs, dtypes, kernels, layers, args.everywhere)
+    wanted = of_tiles(args.tile, jobs(archs, dtypes, kernels, layers, args.everywhere))
     rows, failures = [], []
     for done, row in enumerate(lower_all(wanted, layers, args.processes), start=1):
         if isinstance(row, Failure):
@@ -101,3 +104,13 @@ def main(args: argparse.Namespace) -> int:
     print(f"{count} of {len(rows)} rows compared with {args.against}, {len(worse)} got worse")
     print("\n".join(worse))
     return 1 if worse or not count else 0
+
+
+def of_tiles(names: list[str] | None, wanted: list[Job]) -> list[Job]:
+    """The kernels with tiles of these names, and the one that has no tile. All, if there are no names."""
+    if names is None:
+        return wanted
+    unknown = set(names) - {str(job.tile) for job in wanted}
+    if unknown:
+        raise ValueError(f"none of these kernels has the tile {' or '.join(sorted(unknown))}")
+    return [job for job in wanted if job.tile is None or str(job.tile) in names]
