@@ -1,28 +1,39 @@
 """Code in a process of its own, in which faults can be planted."""
 
+import atexit
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 # Seconds after which a process of a test is ended. On a busy machine the slowest takes a few minutes: only what hangs
 # takes as long as this.
-HANG = 1800
+HANG = 900
 # What a process of a test does not inherit.
 OWN = ("TRITON_INTERPRET", "TRITONCONV_IMPLEMENTATION", "CC")
 
+Done = subprocess.CompletedProcess[str]
 
-def python(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python` with these arguments, the repository on its path, and these variables in its environment."""
+
+def environment(**more: str) -> dict[str, str]:
+    """That of a test's process: this one's, with the repository on Python's path, and these variables."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    inherited = {name: value for name, value in os.environ.items() if name not in OWN}
+    return {name: value for name, value in os.environ.items() if name not in OWN} | {"PYTHONPATH": path} | more
+
+
+def python(*arguments: str, cwd: Path = ROOT, **more: str) -> Done:
+    """`python` with these arguments, and these variables in its environment."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
-        env=inherited | {"PYTHONPATH": path} | environment,
+        env=environment(**more),
         capture_output=True,
         text=True,
         timeout=HANG,
@@ -30,9 +41,56 @@ def python(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.
     )
 
 
-def seen(code: str, cache: Path, **environment: str) -> Any:
+class Nursery:
+    """A process that has imported torch and starts what it is told to run as copies of itself."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("nursery.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment(),
+            text=True,
+            start_new_session=True,
+        )
+        atexit.register(self.close)
+
+    def run(self, code: str, limit: float | None = None, **given: Any) -> int:
+        """The exit status of the code, or less than zero after a signal. TimeoutError after `limit` seconds."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps({"code": code, **given}), file=self.process.stdin, flush=True)
+        if not select.select([self.process.stdout], [], [], limit)[0]:
+            self.close()
+            raise TimeoutError(f"this took more than {limit} s: {code}")
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """End it, and what it runs."""
+        atexit.unregister(self.close)
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+nursery = cache(Nursery)  # one for all tests of this process
+
+
+def ran(code: str, cwd: Path = ROOT, **more: str) -> Done:
+    """`python -c code` with these variables in its environment, but for the time that it takes to import torch."""
+    with TemporaryDirectory() as folder:
+        stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
+        paths = dict(folder=str(cwd), stdout=str(stdout), stderr=str(stderr))
+        try:
+            status = nursery().run(code, HANG, environment=environment(**more), **paths)
+        except TimeoutError:
+            nursery.cache_clear()
+            raise
+        return subprocess.CompletedProcess(code, status, stdout.read_text(), stderr.read_text())
+
+
+def seen(code: str, cache: Path, **more: str) -> Any:
     """What `tests.pretend.observe` prints at the end of `code`, with Triton's cache in the folder `cache`."""
-    done = python("-c", "from tests.pretend import *\n" + code, TRITON_CACHE_DIR=str(cache), **environment)
+    done = ran("from tests.pretend import *\n" + code, TRITON_CACHE_DIR=str(cache), **more)
     assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr}"
     return json.loads(done.stdout)
 

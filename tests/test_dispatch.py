@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tritonconv
-from tests.processes import python
+from tests.processes import ran
 from tritonconv import dispatch, launch, notices, processor, tiles
 from tritonconv.dispatch import Problem, choose, why_not
 from tritonconv.geometry import ConvGeometry
@@ -127,7 +127,7 @@ def test_unknown_implementation() -> None:
 
 def printed(code: str, **environment: str) -> str:
     """What a fresh interpreter prints, or the last line of its error."""
-    done = python("-c", code, **environment)
+    done = ran(code, **environment)
     return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 

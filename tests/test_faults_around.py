@@ -134,31 +134,33 @@ def test_eight_threads_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("interpret", ["0", "1"])
 def test_forked_workers(tmp_path: Path, interpret: str) -> None:
-    """Of a DataLoader: after the import, after a first call, and while another thread of the parent starts kernels."""
+    """Of a DataLoader: after the import, after a first call, and while another thread of the parent starts kernels.
+
+    That thread goes on for half a second from when the parent begins to fork. A fork that did not wait for it would
+    leave the workers with a lock that nobody opens.
+    """
     code = """
-import threading
+import os, threading, time
 import tritonconv
 from torch.utils.data import DataLoader, Dataset
 from tritonconv import launch
 class Steps(Dataset):
     def __len__(self): return 2
     def __getitem__(self, index): return step()
-def forked():
-    return iter(DataLoader(Steps(), num_workers=2, multiprocessing_context="fork"))
 def workers():
-    return [bool(each) for each in forked()]
+    return [bool(each) for each in DataLoader(Steps(), num_workers=2, multiprocessing_context="fork")]
 def holding():
-    locked, go_on = threading.Event(), threading.Event()
+    locked, forking = threading.Event(), threading.Event()
+    os.register_at_fork(before=forking.set)
     def hold():
         with launch._starting:
             locked.set()
-            go_on.wait()
+            forking.wait()
+            time.sleep(0.5)
     thread = threading.Thread(target=hold)
     thread.start()
     locked.wait()
-    steps = forked()
-    go_on.set()
-    return [bool(each) for each in steps]
+    return workers()
 observe(workers, step, workers, holding)
 """
     found = seen(code, tmp_path, TRITON_INTERPRET=interpret)

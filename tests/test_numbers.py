@@ -12,7 +12,7 @@ from torch import Tensor
 import tritonconv
 from tests.cases import DTYPES, TELLING, Case, in_dtypes
 from tests.oracle import convolution_precision, forward, hostile, step, widened
-from tests.processes import python
+from tests.processes import ran
 from tritonconv import launch, processor, tiles
 
 pytestmark = [
@@ -119,7 +119,7 @@ def test_same_bits_every_time_in_any_thread_and_process(case: Case, device: str)
     code = (
         f"from tests import conftest, test_numbers as t; print(t.bits(t.REPEATED[{REPEATED.index(case)}], {device!r}))"
     )
-    done = python("-c", code)
+    done = ran(code)
     assert done.returncode == 0, done.stderr
     assert found == {bits(case, device), done.stdout.strip()}
 

@@ -26,6 +26,11 @@ def model() -> torch.nn.Sequential:
     )
 
 
+def small() -> torch.nn.Sequential:
+    """With few kernels to compile."""
+    return torch.nn.Sequential(tritonconv.Conv2d(3, 8, 3), tritonconv.ConvTranspose2d(8, 3, 3))
+
+
 def test_the_operators_of_a_step() -> None:
     """Forward and backward, the bias's gradient with the weight's, and no gradient of the image."""
     from tritonconv.warmup import step_calls
@@ -124,7 +129,7 @@ import sys, torch, tritonconv
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from tests.test_warmup import model
+from tests.test_warmup import small
 from tritonconv import dispatch, processor, tiles
 from tritonconv.compiling import Elsewhere
 
@@ -133,7 +138,7 @@ processor.device_of = lambda _: tiles.Device.of(90, 132)
 dispatch._why_not_device = lambda _: None
 sys.executable = {python!r}
 with torch.autocast("cpu", torch.bfloat16):
-    tritonconv.warmup(model(), torch.randn(2, 3, 9, 9), processes=2)
+    tritonconv.warmup(small(), torch.randn(2, 3, 9, 9), processes=2)
 """
 
 
