@@ -22,7 +22,7 @@ def run(code: str, folder: str, environment: dict[str, str], stdout: str, stderr
     os.environ.update(environment)
     os.chdir(folder)
     for place, path in ((0, os.devnull), (1, stdout), (2, stderr)):
-        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), place)
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), place)
     sys.argv, sys.path[0] = ["-c"], ""
     main: dict[str, Any] = vars(sys.modules["__main__"])
     try:

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,22 +45,34 @@ def python(*arguments: str, cwd: Path = ROOT, **more: str) -> Done:
 class Nursery:
     """A process that has imported torch and starts what it is told to run as copies of itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("nursery.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(),
+            env=environment,
             text=True,
             start_new_session=True,
         )
         atexit.register(self.close)
 
-    def run(self, code: str, limit: float | None = None, **given: Any) -> int:
-        """The exit status of the code, or less than zero after a signal. TimeoutError after `limit` seconds."""
+    def run(
+        self,
+        code: str,
+        folder: Path,
+        environment: Mapping[str, str],
+        stdout: Path,
+        stderr: Path,
+        limit: float | None = None,
+    ) -> int:
+        """Run the code in a folder. Returns its exit status, or less than zero after a signal.
+
+        What it writes goes to two files, or to one. After `limit` seconds it is ended, with a TimeoutError.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps({"code": code, **given}), file=self.process.stdin, flush=True)
+        paths = {"folder": str(folder), "stdout": str(stdout), "stderr": str(stderr)}
+        print(json.dumps({"code": code, "environment": {**environment}} | paths), file=self.process.stdin, flush=True)
         if not select.select([self.process.stdout], [], [], limit)[0]:
             self.close()
             raise TimeoutError(f"this took more than {limit} s: {code}")
@@ -72,16 +85,18 @@ class Nursery:
         self.process.communicate()
 
 
-nursery = cache(Nursery)  # one for all tests of this process
+@cache
+def nursery() -> Nursery:
+    """One for all tests of this process."""
+    return Nursery(environment())
 
 
 def ran(code: str, cwd: Path = ROOT, **more: str) -> Done:
     """`python -c code` with these variables in its environment, but for the time that it takes to import torch."""
     with TemporaryDirectory() as folder:
         stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
-        paths = dict(folder=str(cwd), stdout=str(stdout), stderr=str(stderr))
         try:
-            status = nursery().run(code, HANG, environment=environment(**more), **paths)
+            status = nursery().run(code, cwd, environment(**more), stdout, stderr, HANG)
         except TimeoutError:
             nursery.cache_clear()
             raise

@@ -296,13 +296,15 @@ def test_derivatives_of_weight_and_bias_gradients(problem: Any) -> None:
 
 
 LAYOUTS_OF_TWO = list(product(["contiguous", "channels_last", "sliced", "transposed", "offset"], repeat=2))
+# Of these, `make test` takes two of the same, and each beside another once.
+QUICK_LAYOUTS = [(a, b) for i, (a, b) in enumerate(LAYOUTS_OF_TWO) if i % 6 in (0, 1)]
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of torch 2.14's
 @pytest.mark.parametrize(
     ("first", "second", "varies"),
     [
-        *((first, second, "") for first, second in LAYOUTS_OF_TWO),
+        *(pytest.param(*two, "", marks=[] if two in QUICK_LAYOUTS else [pytest.mark.slow]) for two in LAYOUTS_OF_TWO),
         *(("channels_last", "contiguous", varies) for varies in ("b", "p q", "b p q")),
         *(("sliced", "transposed", varies) for varies in ("b", "p q", "b p q")),
     ],

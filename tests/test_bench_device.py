@@ -206,6 +206,7 @@ def device(folder: Path, *options: str) -> list[str]:
 WITHOUT_GPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
 
 
+@pytest.mark.long
 def test_a_rehearsal(tmp_path: Path) -> None:
     """Of a part that comes to its end."""
     _, *command = device(tmp_path, "--part", "layers", "--seconds", "inf")
@@ -239,26 +240,23 @@ def test_a_rehearsal_of_correctness_that_the_clock_stops(tmp_path: Path, monkeyp
 QUICK = ("tests/test_geometry.py",)
 
 
-@pytest.fixture
-def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-
-
-def test_the_tests_outcomes_are_collected(one_worker: None, tmp_path: Path) -> None:
-    """Of those that ran, also if one file can not be imported, and if they were stopped."""
+@pytest.mark.long
+def test_the_tests_outcomes_are_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that ran, also if one file can not be imported, and if they were stopped. Here without xdist."""
+    monkeypatch.setattr(correctness, "find_spec", lambda _: None)
     broken = tmp_path / "test_broken.py"
     broken.write_text("import a_package_that_is_not_installed\n")
     done = list(correctness.run_tests(inf, [*QUICK, str(broken)], "not slow"))[-1]
     assert done["finished"]
     assert set(done["outcomes"]) == {"passed", "failed"}
     assert done["outcomes"]["passed"] >= 5
-    (failure,) = done["failures"]
-    assert "a_package_that_is_not_installed" in failure["message"]
+    assert done["failures"]
+    assert all("a_package_that_is_not_installed" in failure["message"] for failure in done["failures"])
     stopped = list(correctness.run_tests(0.0, QUICK, "not slow"))[-1]
     assert (stopped["finished"], stopped["outcomes"], stopped["failures"]) == (False, {}, [])
     missing = list(correctness.run_tests(inf, ["tests/nonsense.py"]))[-1]
     (failure,) = missing["failures"]
-    assert failure["message"].startswith(("exit status 4", "exit status 5"))  # without xdist, with it
+    assert failure["message"].startswith("exit status 4")
     assert "no tests ran" in failure["message"]
 
 
@@ -284,11 +282,10 @@ def pytest_sessionstart(session):
 """
 
 
-def test_a_plugin_that_warns_beside_xdist_stops_no_test(
-    one_worker: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plugin_that_warns_beside_xdist_stops_no_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As pytest-benchmark before 5.3 does as it starts, with benchmarks or without. Here is one of its name."""
     pytest.importorskip("xdist")
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     about = tmp_path / "eager-1.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: eager\nVersion: 1\n")
@@ -338,6 +335,7 @@ def alive(argument: str) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_told_to_stop_in_the_tests(tmp_path: Path) -> None:
     """Nothing goes on behind its back, and what the tests have found is there."""
     path, recorded = tmp_path / "correctness.json", str(tmp_path / "tmp")
@@ -355,6 +353,7 @@ def test_told_to_stop_in_the_tests(tmp_path: Path) -> None:
     assert not alive(recorded)
 
 
+@pytest.mark.long
 def test_killed_in_the_middle(tmp_path: Path) -> None:
     """Whatever was found by then is there, and the file is valid."""
     path = tmp_path / "layers.json"

@@ -245,6 +245,15 @@ def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
     assert {job.memory for job in everywhere} == set(offline.memories("fprop", 2))
 
 
+def test_only_tiles_of_some_names() -> None:
+    wanted = offline.jobs(["sm_90"], ["bfloat16"], ["fprop", "sum_partials"], [], everywhere=False)
+    assert command.of_tiles(None, wanted) == wanted
+    some = command.of_tiles(["128x128x64w8s3"], wanted)
+    assert [(job.kernel, str(job.tile)) for job in some] == [("fprop", "128x128x64w8s3"), ("sum_partials", "None")]
+    with pytest.raises(ValueError, match="none of these kernels has the tile 128x128"):
+        command.of_tiles(["128x128x64w8s3", "128x128"], wanted)
+
+
 def test_kernels_are_named_by_operator_and_what_the_weight_varies_over() -> None:
     names = ("wgrad_with_bias", "sum_partials", "dgrad_local", "fprop_per_sample", "wgrad_dynamic")
     assert [offline.operator_of(name) for name in names] == ["wgrad", "wgrad", "dgrad", "fprop", "wgrad"]

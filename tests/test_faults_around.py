@@ -30,6 +30,7 @@ def test_an_unwritable_cache(tmp_path: Path) -> None:
     assert not Path(found["results"][2]).exists()
 
 
+@pytest.mark.long
 def test_a_damaged_cache(tmp_path: Path) -> None:
     """Metadata cut off in the middle, and binaries without content, after a process that filled the cache."""
     healthy = tmp_path / "healthy"
@@ -92,6 +93,7 @@ observe(step, step, lambda: splits)
 """
 
 
+@pytest.mark.long
 def test_too_little_memory_for_the_workspace(tmp_path: Path) -> None:
     """Fewer partial sums; and torch's error where there is no memory for one, with nothing tried in its place."""
     found = seen(MEMORY.format(parts=100, splits=7), tmp_path, TRITON_INTERPRET="1")
@@ -119,6 +121,7 @@ def threads(n=8):
 """
 
 
+@pytest.mark.long
 def test_eight_threads_at_once(tmp_path: Path) -> None:
     """The first call compiles: with a cache that works, with one that does not, and in the interpreter."""
     on_gpu = THREADS.format(call="forward") + "observe(threads, gpu=install(Gpu()))"

@@ -150,12 +150,14 @@ def printed(tmp_path: Path, executable: str, cache: str = "cache") -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_compiling_in_other_processes(tmp_path: Path) -> None:
     """This one finds all of it in the cache, and so does the next run."""
     assert re.search(r": (\d+) compiled in 2 processes, 0 found in Triton's cache", printed(tmp_path, sys.executable))
     assert re.search(r": 0 compiled in 2 processes, [1-9]\d* found in", printed(tmp_path, sys.executable))
 
 
+@pytest.mark.long
 def test_processes_that_fail(tmp_path: Path) -> None:
     """Then this one compiles, and says so."""
     output = printed(tmp_path, "/bin/false")
@@ -163,6 +165,7 @@ def test_processes_that_fail(tmp_path: Path) -> None:
     assert re.search(r": 0 compiled in 2 processes, [1-9]\d* in this one, 0 found in", output)
 
 
+@pytest.mark.long
 def test_a_cache_that_can_not_be_written(tmp_path: Path) -> None:
     """It says so and leaves it to the step, which takes a temporary folder."""
     (tmp_path / "file").touch()

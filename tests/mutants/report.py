@@ -1,8 +1,9 @@
 """The outcomes of many mutants: run, said as they come, written down, and counted."""
 
 import json
+import os
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +12,8 @@ from time import perf_counter
 from typing import Any
 
 from tests.mutants.finder import Mutant
-from tests.mutants.runner import Nursery, Outcome, nursery, run
+from tests.mutants.runner import Outcome, run
+from tests.processes import Nursery
 
 Key = tuple[str, str, str, str, int]
 
@@ -64,7 +66,7 @@ class Report:
 
         with ExitStack() as stack, ThreadPoolExecutor(processes) as pool:
             for _ in range(processes):
-                free.put(stack.enter_context(nursery()))
+                free.put(stack.enter_context(closing(Nursery(os.environ))))
             futures: dict[Future[Outcome], Mutant | None] = {pool.submit(outcome_of, m): m for m in (None, *waiting)}
             for future in as_completed(futures):
                 mutant, outcome = futures[future], future.result()

@@ -1,18 +1,17 @@
 """One mutant in a copy of the repository, with the tests in a process of their own."""
 
-import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from tests.mutants.finder import Mutant
+from tests.processes import Nursery
 
-# What is copied, and the files of tests that run kernels. `watch` says which tests come first.
+# What is copied, and the files of tests that run kernels.
 TREES = ("tritonconv", "reference", "tests", "bench", "pyproject.toml")
 TESTS = (
     "tests/test_kernels.py",
@@ -26,8 +25,6 @@ TESTS = (
     "tests/test_faults.py",
     "tests/test_faults_around.py",
 )
-
-Nursery = subprocess.Popen[str]
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,7 @@ def run(mutant: Mutant | None, root: Path, nursery: Nursery, limit: int = 90) ->
         copy_repository(root, copy)
         if mutant is not None:
             (copy / mutant.file).write_bytes(mutant.source)
-        files = [name for name in TESTS if (copy / name).exists()]
-        code = start(nursery, folder=folder, files=files, limit=limit)
+        code = start(nursery, copy, limit)
         output, test = (read(copy / name) for name in ("output.txt", "running.txt"))
     assert test, f"pytest did not start: {output}"
     errors = [line for line in output.splitlines() if line.startswith("E  ")] or output.splitlines()[-1:]
@@ -57,18 +53,22 @@ def run(mutant: Mutant | None, root: Path, nursery: Nursery, limit: int = 90) ->
     return Outcome(status_of(code), test, round(perf_counter() - started, 1), message)
 
 
-def nursery() -> Nursery:
-    """A process that starts tests; it ends with its input."""
-    command = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+# What is run in a copy. No bytecode is written: two mutants of one second and one size would be taken for the same.
+CODE = """
+import sys
+sys.path[:0] = [{copy!r}, {plugins!r}]
+sys.dont_write_bytecode = True
+import pytest
+sys.exit(pytest.main(["-x", "-q", "-p", "watch", "-p", "no:xdist", *{files}]))
+"""
 
 
-def start(nursery: Nursery, **run: object) -> int:
-    """pytest's exit status, or less than zero after a signal."""
-    assert nursery.stdin is not None
-    assert nursery.stdout is not None
-    print(json.dumps(run), file=nursery.stdin, flush=True)
-    return int(nursery.stdout.readline())
+def start(nursery: Nursery, copy: Path, limit: int) -> int:
+    """pytest's exit status, or less than zero after a signal. What it says is in output.txt."""
+    files = [name for name in TESTS if (copy / name).exists()]
+    code = CODE.format(copy=str(copy), plugins=str(Path(__file__).parent), files=files)
+    output = copy / "output.txt"
+    return nursery.run(code, copy, {**os.environ, "MUTANTS_LIMIT": str(limit)}, output, output)
 
 
 def read(path: Path) -> str:
