@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-# Quick tests that notice most mistakes in the kernels come first. Then those begin that take longest, so that no
-# worker is left with one at the end.
-ORDER = ("first", "long", "slow")
+# Quick tests that notice most mistakes in the kernels come first, then all that run kernels. Then those begin that
+# take longest, so that no worker is left with one at the end.
+ORDER = ("first", "gpu", "long", "slow")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,13 +20,14 @@ def test_slow(n): pass
 @pytest.mark.long
 def test_long(): pass
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.first)])
-def test_first(n): pass
+def test_kernel(n): pass
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_skipped(n): pytest.skip("for one reason" if n < 3 else "for   another")
 """
-PLAIN = ["test_first[2]", "test_long", "test_plain", "test_first[1]"]
+EARLY, PLAIN = ["test_kernel[2]", "test_kernel[1]", "test_long"], ["test_plain"]
 SKIPPED = ["test_skipped[1]", "test_skipped[2]", "test_skipped[3]"]
 SLOW = ["test_slow[1]", "test_slow[2]"]
 
@@ -51,23 +52,23 @@ def names(lines: list[str]) -> list[str]:
     return [line.partition("::")[2].split()[0] for line in lines if "::" in line and "%]" in line]
 
 
-def test_quick_and_long_tests_begin_and_slow_ones_are_left_out(pytest_says: Any) -> None:
+def test_telling_and_long_tests_begin_and_slow_ones_are_left_out(pytest_says: Any) -> None:
     lines = pytest_says()
-    assert names(lines) == PLAIN + SKIPPED
+    assert names(lines) == EARLY + PLAIN + SKIPPED
     assert "4 passed, 3 skipped, 2 deselected" in lines[-1]
 
 
 def test_slow_tests_run_where_they_are_asked_for(pytest_says: Any) -> None:
-    assert names(pytest_says("--all")) == [*PLAIN[:2], *SLOW, *PLAIN[2:], *SKIPPED]
+    assert names(pytest_says("--all")) == EARLY + SLOW + PLAIN + SKIPPED
     assert names(pytest_says("-m", "slow or long")) == ["test_long", *SLOW]
     assert names(pytest_says(name="::test_slow")) == SLOW
     assert names(pytest_says(name="::test_slow[2]")) == SLOW[1:]
 
 
 def test_others_can_be_chosen_as_always(pytest_says: Any) -> None:
-    assert names(pytest_says("-k", "first")) == ["test_first[2]", "test_first[1]"]
-    assert names(pytest_says("-k", "slow or plain")) == ["test_plain"]
-    assert names(pytest_says(name="::test_plain")) == ["test_plain"]
+    assert names(pytest_says("-k", "kernel")) == EARLY[:2]
+    assert names(pytest_says("-k", "slow or plain")) == PLAIN
+    assert names(pytest_says(name="::test_plain")) == PLAIN
 
 
 def test_one_line_for_each_reason(pytest_says: Any) -> None:
