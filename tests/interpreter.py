@@ -1,4 +1,4 @@
-"""Triton's interpreter without the work that it repeats: the same numbers in a third of the time, for the tests.
+"""Triton's interpreter without the work that it repeats: the same numbers sooner, for the tests.
 
 Triton's own replaces the members of its language for each jit function that is called, and looks all of them up again.
 Here they are looked up once in a process, replaced once for a launch, and put back after it. Triton's own also computes

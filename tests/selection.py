@@ -23,10 +23,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=turn)
     if config.option.all or config.option.markexpr:
         return
-    left_out = [item for item in items if item.get_closest_marker("slow") and not named(item, config.args)]
+    left_out = {item for item in items if item.get_closest_marker("slow") and not named(item, config.args)}
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
 
 
 def turn(item: pytest.Item) -> int:
