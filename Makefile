@@ -22,7 +22,7 @@ bench: .venv/installed
 
 # The kernels under the oldest torch and Triton that are supported, in an environment of their own.
 test-oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest $(WORKERS) -m oldest $(ARGS)
+	.venv-oldest/bin/python -m pytest $(WORKERS) --all -m oldest $(ARGS)
 
 # Every kernel and shipped tile for every architecture and dtype, with the pinned Triton and the oldest: all compile and fit.
 compile-grid: .venv/installed .venv-oldest/installed

@@ -11,6 +11,7 @@ from bench import results
 from bench.contenders import CONTENDERS, DTYPES, PASSES, competing
 from bench.layers import select
 from bench.session import Session
+from tests.selection import pytest_terminal_summary  # noqa: F401
 
 GPU = torch.cuda.is_available()
 

@@ -1,11 +1,10 @@
 """The one table of named problems. Defaults are dull, so that a case says only what is special about it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -247,50 +246,6 @@ TRANSPOSED = [
         Case("cropped", padding=2, kernel=(3, 4), stride=(1, 2)),
     )
 ]
-
-
-# Cases whose kernels load, store or choose blocks otherwise in another dtype: of few channels and of many, one by one,
-# by two, by vectors, in blocks of pixels, with phases, padding, groups and taps that are not packed into bits.
-TELLING = (
-    "plain",
-    "transposed_plain",
-    "strided",
-    "transposed_strided",
-    "grouped",
-    "transposed_depthwise",
-    "aligned",
-    "transposed_aligned",
-    "aligned_grouped",
-    "aligned_by_two",
-    "many_channels",
-    "transposed_some_channels",
-    "kernel_wider_than_the_bits",
-    "offset",
-    "local",
-)
-
-
-def in_dtypes(
-    cases: Sequence[Case],
-    dtypes: Sequence[str] = ("float32", "bfloat16", "float16"),
-    telling: Sequence[str] = TELLING,
-) -> list[Any]:
-    """Each case in each dtype, as parameters `case` and `dtype` of a test.
-
-    Triton's interpreter multiplies and adds every dtype as float32. So without a GPU `make test` takes the telling
-    cases in every dtype and the others in the first only. `make test-all` takes all.
-    """
-    everywhere = torch.cuda.is_available()
-    return [
-        pytest.param(
-            case,
-            dtype,
-            id=f"{case.title}-{dtype}",
-            marks=[] if everywhere or dtype == dtypes[0] or case.title in telling else [pytest.mark.slow],
-        )
-        for case in cases
-        for dtype in dtypes
-    ]
 
 
 def pair(value: Any) -> tuple[int, int]:

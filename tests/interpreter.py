@@ -3,7 +3,8 @@
 Triton's own replaces the members of its language for each jit function that is called, and looks all of them up again.
 Here they are looked up once in a process, replaced once for a launch, and put back after it. Triton's own also computes
 each sum, difference and product of integers a second time in 64 bits, to see whether it overflows, and then drops the
-answer, because it is not in debug mode. Here it does not.
+answer, because it is not in debug mode. Here it does not. And for each operation Triton's own looks for casts and
+broadcasts. Here the types of the operands are compared first.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ class Replacements:
     def __init__(self, patch_lang: Callable[[Any], Any], missing: object) -> None:
         import triton.language as tl
 
+        assert tl.core.is_builtin(tl.core.load), "a launch of Triton's own interpreter has left its replacements behind"
         sees_the_language = FunctionType((lambda: None).__code__, {"tl": tl, "core": tl.core})
         scope = patch_lang(sees_the_language)
         self.missing = missing
@@ -68,21 +70,37 @@ def looked_up_once(np_dtype_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return found
 
 
+def equal_types_first(checked: Callable[..., Any]) -> Callable[..., Any]:
+    """How Triton makes two operands agree: there is nothing to do for numbers of one type and blocks of one shape."""
+    from triton.language import tensor
+
+    def agreed(semantic: Any, left: Any, right: Any, *how: Any, **more: Any) -> Any:
+        if type(left) is type(right) is tensor:
+            of = left.type
+            if of.name == right.type.name and of.scalar.name in ("int1", "int32", "int64", "fp32"):
+                return left, right
+        return checked(semantic, left, right, *how, **more)
+
+    return agreed
+
+
 @cache
 def settings() -> dict[str, Settings]:
     """What is set where in Triton's interpreter, for Triton's own and for the quick one."""
     from triton.runtime import interpreter
 
-    builder = interpreter.interpreter_builder
+    builder, semantic = interpreter.interpreter_builder, type(interpreter.interpreter_semantic)
     own: Settings = [
         (interpreter, "_patch_lang", interpreter._patch_lang),
         (interpreter, "_get_np_dtype", interpreter._get_np_dtype),
+        (semantic, "binary_op_type_checking_impl", semantic.binary_op_type_checking_impl),
         (builder, "options", builder.options),
     ]
     assert not builder.options.debug, "Triton checks for overflows now, which the quick interpreter would leave out"
     quick: Settings = [
         (interpreter, "_patch_lang", Replacements(interpreter._patch_lang, interpreter._MISSING).enter),
         (interpreter, "_get_np_dtype", looked_up_once(interpreter._get_np_dtype)),
+        (semantic, "binary_op_type_checking_impl", equal_types_first(semantic.binary_op_type_checking_impl)),
         (builder, "options", replace(builder.options, sanitize_overflow=False)),
     ]
     return {"own": own, "quick": quick}

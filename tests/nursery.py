@@ -5,11 +5,13 @@ writes. It answers with the exit status, less than zero after a signal. Nothing 
 Triton: the code may want to change either before it is imported.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import traceback
-from typing import Any
+from types import ModuleType
 
 import numpy  # noqa: F401
 import pytest  # noqa: F401
@@ -24,9 +26,9 @@ def run(code: str, folder: str, environment: dict[str, str], stdout: str, stderr
     for place, path in ((0, os.devnull), (1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), place)
     sys.argv, sys.path[0] = ["-c"], ""
-    main: dict[str, Any] = vars(sys.modules["__main__"])
+    sys.modules["__main__"] = main = ModuleType("__main__")
     try:
-        exec(compile(code, "<string>", "exec"), main)
+        exec(compile(code, "<string>", "exec"), vars(main))
     except SystemExit as left:
         if left.code is None or isinstance(left.code, int):
             return left.code or 0
@@ -38,11 +40,20 @@ def run(code: str, folder: str, environment: dict[str, str], stdout: str, stderr
     return 0
 
 
+def end_with_parent() -> None:
+    """On Linux. Elsewhere what hangs stays behind if the tests are killed."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
 def serve() -> None:
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
+            end_with_parent()
             sys.exit(run(**json.loads(line)))
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)

@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 # Seconds after which a process of a test is ended. On a busy machine the slowest takes a few minutes: only what hangs
-# takes as long as this.
-HANG = 900
+# takes as long as this. Mutants, which may hang, have a shorter time.
+HANG = int(os.environ.get("TESTS_HANG", "900"))
 # What a process of a test does not inherit.
 OWN = ("TRITON_INTERPRET", "TRITONCONV_IMPLEMENTATION", "CC")
 
@@ -71,18 +72,28 @@ class Nursery:
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        paths = {"folder": str(folder), "stdout": str(stdout), "stderr": str(stderr)}
-        print(json.dumps({"code": code, "environment": {**environment}} | paths), file=self.process.stdin, flush=True)
-        if not select.select([self.process.stdout], [], [], limit)[0]:
+        wanted = dict(
+            code=code, folder=str(folder), environment={**environment}, stdout=str(stdout), stderr=str(stderr)
+        )
+        answer = ""
+        with suppress(BrokenPipeError):
+            print(json.dumps(wanted), file=self.process.stdin, flush=True)
+            if not select.select([self.process.stdout], [], [], limit)[0]:
+                self.close()
+                raise TimeoutError(f"this took more than {limit} s: {code}")
+            answer = self.process.stdout.readline()
+        if not answer:
             self.close()
-            raise TimeoutError(f"this took more than {limit} s: {code}")
-        return int(self.process.stdout.readline())
+            raise RuntimeError(f"the process that starts tests is gone: exit status {self.process.returncode}")
+        return int(answer)
 
     def close(self) -> None:
         """End it, and what it runs."""
         atexit.unregister(self.close)
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(BrokenPipeError):
+            self.process.communicate()
 
 
 @cache
@@ -97,15 +108,21 @@ def ran(code: str, cwd: Path = ROOT, **more: str) -> Done:
         stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
         try:
             status = nursery().run(code, cwd, environment(**more), stdout, stderr, HANG)
-        except TimeoutError:
+        except (TimeoutError, RuntimeError):
             nursery.cache_clear()
             raise
         return subprocess.CompletedProcess(code, status, stdout.read_text(), stderr.read_text())
 
 
-def seen(code: str, cache: Path, **more: str) -> Any:
-    """What `tests.pretend.observe` prints at the end of `code`, with Triton's cache in the folder `cache`."""
-    done = ran("from tests.pretend import *\n" + code, TRITON_CACHE_DIR=str(cache), **more)
+def seen(code: str, cache: Path, anew: bool = False, **more: str) -> Any:
+    """What `tests.pretend.observe` prints at the end of `code`, with Triton's cache in the folder `cache`.
+
+    The code runs in a copy of a process that imported torch, or in one that is started `anew`: then hashes and
+    addresses are not those of other processes.
+    """
+    code = "from tests.pretend import *\n" + code
+    run = partial(python, "-c", code) if anew else partial(ran, code)
+    done = run(TRITON_CACHE_DIR=str(cache), **more)
     assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr}"
     return json.loads(done.stdout)
 

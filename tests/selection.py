@@ -1,17 +1,63 @@
 """Which tests run and in what order, and what the end of a run says about those that were skipped.
 
-Slow tests run with `--all`, and where they are chosen by `-m` or named one by one (`tests/test_x.py::test_y`).
+Slow tests run with `--all`, and where they are chosen by `-m slow` or named one by one (`tests/test_x.py::test_y`).
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from tests.cases import Case
 
 # Quick tests that notice most mistakes in the kernels come first, then all that run kernels. Then those begin that
 # take longest, so that no worker is left with one at the end.
 ORDER = ("first", "gpu", "long", "slow")
+
+# Cases whose kernels load, store or choose blocks otherwise in another dtype: of few channels and of many, one by one,
+# by two, by vectors, in blocks of pixels, with phases, padding, groups and taps that are not packed into bits.
+TELLING = (
+    "plain",
+    "transposed_plain",
+    "strided",
+    "transposed_strided",
+    "grouped",
+    "transposed_depthwise",
+    "aligned",
+    "transposed_aligned",
+    "aligned_grouped",
+    "aligned_by_two",
+    "many_channels",
+    "transposed_some_channels",
+    "kernel_wider_than_the_bits",
+    "offset",
+)
+
+
+def in_dtypes(
+    cases: Sequence[Case],
+    dtypes: Sequence[str] = ("float32", "bfloat16", "float16"),
+    telling: Sequence[str] = TELLING,
+) -> list[Any]:
+    """Each case in each dtype, as parameters `case` and `dtype` of a test.
+
+    Triton's interpreter multiplies and adds every dtype as float32. So without a GPU `make test` takes the telling
+    cases in every dtype and the others in the first only. `make test-all` takes all.
+    """
+    everywhere = torch.cuda.is_available()
+    return [
+        pytest.param(
+            case,
+            dtype,
+            id=f"{case.title}-{dtype}",
+            marks=[] if everywhere or dtype == dtypes[0] or case.title in telling else [pytest.mark.slow],
+        )
+        for case in cases
+        for dtype in dtypes
+    ]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=turn)
-    if config.option.all or config.option.markexpr:
+    if config.option.all or "slow" in config.option.markexpr:
         return
     left_out = {item for item in items if item.get_closest_marker("slow") and not named(item, config.args)}
     if left_out:
@@ -30,7 +76,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def turn(item: pytest.Item) -> int:
-    return next((turn for turn, marker in enumerate(ORDER) if item.get_closest_marker(marker)), len(ORDER))
+    """The place of a test in the order. What runs on the reference tells nothing about kernels, on a GPU or without."""
+    markers = {marker.name for marker in item.iter_markers()}
+    if "on_reference" in getattr(item, "fixturenames", ()):
+        markers -= {"gpu"}
+    return next((turn for turn, marker in enumerate(ORDER) if marker in markers), len(ORDER))
 
 
 def named(item: pytest.Item, arguments: list[str]) -> bool:

@@ -296,7 +296,7 @@ def test_derivatives_of_weight_and_bias_gradients(problem: Any) -> None:
 
 
 LAYOUTS_OF_TWO = list(product(["contiguous", "channels_last", "sliced", "transposed", "offset"], repeat=2))
-# Of these, `make test` takes two of the same, and each beside another once.
+# Of these `make test` takes each layout beside itself and beside the next.
 QUICK_LAYOUTS = [(a, b) for i, (a, b) in enumerate(LAYOUTS_OF_TWO) if i % 6 in (0, 1)]
 
 

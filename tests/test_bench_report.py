@@ -172,10 +172,17 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         results.load(path)
 
 
+def test_a_missing_file_is_said_in_one_line() -> None:
+    """As all of `python -m bench` says what is wrong."""
+    done = python("-m", "bench", "report", "missing.json")
+    assert done.returncode == 2
+    assert done.stderr.startswith("python -m bench report: ")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["report", "missing.json"],
         ["report", "README.md"],
         ["lowering", "--rows", "nonsense"],
         ["device", "--out", "x", "--rows", "nonsense"],

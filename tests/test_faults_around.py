@@ -34,7 +34,7 @@ def test_an_unwritable_cache(tmp_path: Path) -> None:
 def test_a_damaged_cache(tmp_path: Path) -> None:
     """Metadata cut off in the middle, and binaries without content, after a process that filled the cache."""
     healthy = tmp_path / "healthy"
-    found = seen(CACHE, healthy)
+    found = seen(CACHE, healthy, anew=True)
     assert (found["warnings"], found["results"]) == ([], [True, True, str(healthy)])
     for pattern, keep, error in (
         ("*_kernel.json", 0.5, "JSONDecodeError"),

@@ -1,7 +1,7 @@
 """The quick interpreter gives the bits of Triton's own, does its work once for a launch, and takes all of it back."""
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ if not processor.interpreted():
 
 import triton
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.errors import InterpreterError
 
 pytestmark = pytest.mark.oldest
@@ -75,6 +76,16 @@ def outer_kernel(x_ptr, BLOCK: tl.constexpr, FAILS: tl.constexpr):
     tl.store(x_ptr, total)
 
 
+@triton.jit
+def mixed_kernel(x_ptr, factor, BLOCK: tl.constexpr, FAILS: tl.constexpr):
+    """Integers with other integers and with what x holds, blocks with scalars and with blocks of other shapes."""
+    row, column = tl.arange(0, 2), tl.arange(0, BLOCK)
+    if FAILS:
+        row += column
+    pointers = x_ptr + row.to(tl.int64)[:, None] * BLOCK + column[None, :]
+    tl.store(pointers, tl.load(pointers) * factor * (column + 1)[None, :])
+
+
 def launch(fails: bool = False) -> float:
     x = torch.ones(4)
     outer_kernel[(1,)](x, 4, fails)
@@ -112,13 +123,33 @@ def test_the_language_is_looked_up_once_for_all_launches(monkeypatch: pytest.Mon
         launch()
 
 
-def test_afterwards_it_is_tritons_own() -> None:
-    def current() -> list[Any]:
-        return [getattr(owner, name) for owner, name, _ in settings()["own"]]
+def replaced() -> list[Any]:
+    """What is set now in the places where the quick interpreter sets something else."""
+    return [getattr(owner, name) for owner, name, _ in settings()["own"]]
 
+
+def test_within_a_block_it_is_tritons_own() -> None:
     with interpreting("own"):
-        own = current()
+        *functions, options = replaced()
+        assert all(function.__module__.startswith("triton.") for function in functions)
+        assert options == interpreter.InterpreterOptions()
         with interpreting("quick"):
-            assert all(a is not b for a, b in zip(own, current(), strict=True))
-        assert all(a is b for a, b in zip(own, current(), strict=True))
-    assert [value for *_, value in settings()["own"]] == own
+            assert all(a is not b for a, b in zip([*functions, options], replaced(), strict=True))
+        assert replaced() == [*functions, options]
+
+
+@pytest.mark.parametrize("kind", ["own", "quick"])
+def test_operands_that_do_not_agree(kind: Literal["own", "quick"]) -> None:
+    """What is cast or broadcast, and what is refused, is the same."""
+
+    def of(dtype: torch.dtype) -> list[float]:
+        x = torch.ones(8, dtype=dtype)
+        mixed_kernel[(1,)](x, 3, 4, False)
+        return x.tolist()
+
+    with interpreting(kind):
+        assert of(torch.float32) == [3, 6, 9, 12, 3, 6, 9, 12]
+        assert of(torch.float16) == [3, 6, 9, 12, 3, 6, 9, 12]
+        assert of(torch.int64) == [3, 6, 9, 12, 3, 6, 9, 12]
+        with pytest.raises(InterpreterError, match="incompatible dimensions"):
+            mixed_kernel[(1,)](torch.ones(8), 3, 4, True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests.cases import Case, in_dtypes, laid_out
+from tests.cases import Case, laid_out
 from tests.oracle import convolution_precision
 from tests.processes import seen
 from tests.steps import steps
@@ -49,7 +49,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("case", "dtype"), in_dtypes(CASES, ("tf32", "bfloat16"), ("blocks", "strided", "nchw", "grouped", "local"))
+    ("case", "dtype")(CASES, ("tf32", "bfloat16"), ("blocks", "strided", "nchw", "grouped", "local"))
 )
 @pytest.mark.first
 def test_a_step_is_planned_once(case: Case, dtype: str, device: str, planned: list[str]) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests.cases import CONV, DTYPES, TRANSPOSED, Case, in_dtypes
+from tests.cases import CONV, DTYPES, TRANSPOSED, Case
 from tests.guards import guarded
 from tests.oracle import PARTS, convolution_precision, expected_step, forward, hostile, precision_on, step
+from tests.selection import in_dtypes
 from tests.steps import steps
 from tests.varying import VARYING, VARYING_TRANSPOSED
 from tritonconv import launch, processor, tiles

@@ -15,7 +15,7 @@ import reference
 import tritonconv
 from tests.oracle import assert_close
 
-pytestmark = pytest.mark.usefixtures("on_reference")
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_reference")]
 
 Module = Any
 PACKAGES = pytest.mark.parametrize("package", [reference, tritonconv], ids=lambda package: package.__name__)

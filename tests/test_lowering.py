@@ -74,6 +74,8 @@ def test_a_tile_of_each_kind(tmp_path: Path) -> None:
     rows = lowered(tmp_path, "sm_90", "bfloat16", "--kernel", *KERNELS, "sum_partials", "--tile", *SOME)
     check_committed(rows)
     assert {(row["kernel"], row["tile"]) for row in rows} >= {*LEAN, *product(KERNELS, ["64x64x32w8s2"])}
+    assert any(row["default"] for row in rows)
+    assert all(row["default"] == bool(row["layers"]) for row in rows)
     for kernel in KERNELS:
         check_lean(rows, kernel)
     for row in rows:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-
+from tests.processes import HANG, ROOT
 
 # Not by looking for the modules: that makes setuptools replace distutils, which torch's test suite has imported.
 INSTALLED = {distribution.name for distribution in distributions()}
@@ -23,7 +22,7 @@ def test_the_wheel_carries_both_packages(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE", "tritonconv", "reference"):
         subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
-    subprocess.run([*command, str(tmp_path), str(source)], check=True, capture_output=True, timeout=300)
+    subprocess.run([*command, str(tmp_path), str(source)], check=True, capture_output=True, timeout=HANG)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"tritonconv/py.typed", "reference/py.typed", "tritonconv/kernels/fprop.py"} <= set(names)

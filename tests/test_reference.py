@@ -84,9 +84,9 @@ def test_unfold_refuses_what_torch_refuses() -> None:
     [c for c in CONV + TRANSPOSED if c.name in ("grouped", "strided", "output_padding")],
     ids=lambda case: case.title,
 )
-def test_derivatives_of_first_and_second_order(case: Case) -> None:
-    """Of one image: each number of each operand is a derivative of its own."""
-    case = replace(case, batch=1)
+@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_derivatives_of_first_and_second_order(case: Case, batch: int) -> None:
+    case = replace(case, batch=batch)
 
     def function(*operands: Tensor) -> Tensor:
         return ours(case, *operands)

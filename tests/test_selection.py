@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests import selection
+from tests.cases import CONV, TRANSPOSED
 from tests.processes import ran
 
 FILE = """
@@ -20,6 +21,13 @@ def test_slow(n): pass
 @pytest.mark.long
 def test_long(): pass
 
+@pytest.fixture
+def on_reference(): pass
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("on_reference")
+def test_reference(): pass
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.first)])
 def test_kernel(n): pass
@@ -27,7 +35,7 @@ def test_kernel(n): pass
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_skipped(n): pytest.skip("for one reason" if n < 3 else "for   another")
 """
-EARLY, PLAIN = ["test_kernel[2]", "test_kernel[1]", "test_long"], ["test_plain"]
+EARLY, PLAIN = ["test_kernel[2]", "test_kernel[1]", "test_long"], ["test_plain", "test_reference"]
 SKIPPED = ["test_skipped[1]", "test_skipped[2]", "test_skipped[3]"]
 SLOW = ["test_slow[1]", "test_slow[2]"]
 
@@ -55,20 +63,21 @@ def names(lines: list[str]) -> list[str]:
 def test_telling_and_long_tests_begin_and_slow_ones_are_left_out(pytest_says: Any) -> None:
     lines = pytest_says()
     assert names(lines) == EARLY + PLAIN + SKIPPED
-    assert "4 passed, 3 skipped, 2 deselected" in lines[-1]
+    assert "5 passed, 3 skipped, 2 deselected" in lines[-1]
 
 
 def test_slow_tests_run_where_they_are_asked_for(pytest_says: Any) -> None:
     assert names(pytest_says("--all")) == EARLY + SLOW + PLAIN + SKIPPED
     assert names(pytest_says("-m", "slow or long")) == ["test_long", *SLOW]
+    assert names(pytest_says("-m", "not long")) == EARLY[:2] + PLAIN + SKIPPED
     assert names(pytest_says(name="::test_slow")) == SLOW
     assert names(pytest_says(name="::test_slow[2]")) == SLOW[1:]
 
 
 def test_others_can_be_chosen_as_always(pytest_says: Any) -> None:
     assert names(pytest_says("-k", "kernel")) == EARLY[:2]
-    assert names(pytest_says("-k", "slow or plain")) == PLAIN
-    assert names(pytest_says(name="::test_plain")) == PLAIN
+    assert names(pytest_says("-k", "slow or plain")) == ["test_plain"]
+    assert names(pytest_says(name="::test_plain")) == ["test_plain"]
 
 
 def test_one_line_for_each_reason(pytest_says: Any) -> None:
@@ -77,6 +86,10 @@ def test_one_line_for_each_reason(pytest_says: Any) -> None:
     counted = [line.split(maxsplit=1) for line in lines[start + 1 : start + 3]]
     assert counted == [["2", "for one reason"], ["1", "for another"]]
     assert not [line for line in lines[start:] if line.startswith("SKIPPED")]
+
+
+def test_telling_cases_exist() -> None:
+    assert set(selection.TELLING) <= {case.title for case in CONV + TRANSPOSED}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import reference
 import tritonconv
-from tests.cases import CONV, DTYPES, TRANSPOSED, Case, in_dtypes
+from tests.cases import CONV, DTYPES, TRANSPOSED, Case
 from tests.oracle import convolution_precision, hostile, step
 from tests.sweep import replay
 from tests.varying import VARYING, VARYING_TRANSPOSED
@@ -58,7 +58,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "integers", lambda *args: plain(*args) | {"pad_h": 0})
 
 
-@pytest.mark.parametrize(("case", "dtype"), in_dtypes(SOME))
+@pytest.mark.parametrize(("case", "dtype")(SOME))
 def test_what_is_right_passes(case: Case, dtype: str, device: str) -> None:
     """Every operator of the step, of which there is one more forward."""
     with tritonconv.verify(1) as seen:

@@ -129,7 +129,7 @@ import sys, torch, tritonconv
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from tests.test_warmup import small
+from tests.test_warmup import model, small
 from tritonconv import dispatch, processor, tiles
 from tritonconv.compiling import Elsewhere
 
@@ -138,23 +138,25 @@ processor.device_of = lambda _: tiles.Device.of(90, 132)
 dispatch._why_not_device = lambda _: None
 sys.executable = {python!r}
 with torch.autocast("cpu", torch.bfloat16):
-    tritonconv.warmup(small(), torch.randn(2, 3, 9, 9), processes=2)
+    tritonconv.warmup({network}(), torch.randn(2, 3, 9, 9), processes=2)
 """
 
 
-def printed(tmp_path: Path, executable: str, cache: str = "cache") -> str:
+def printed(tmp_path: Path, executable: str, cache: str = "cache", network: str = "small") -> str:
     (tmp_path / "random.py").write_text("raise RuntimeError('this is not the random of the standard library')")
-    code = SCRIPT.format(python=executable)
+    code = SCRIPT.format(python=executable, network=network)
     done = python("-P", "-c", code, cwd=tmp_path, TRITON_CACHE_DIR=str(tmp_path / cache))
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
 
 @pytest.mark.long
-def test_compiling_in_other_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["small", pytest.param("model", marks=pytest.mark.slow)])
+def test_compiling_in_other_processes(network: str, tmp_path: Path) -> None:
     """This one finds all of it in the cache, and so does the next run."""
-    assert re.search(r": (\d+) compiled in 2 processes, 0 found in Triton's cache", printed(tmp_path, sys.executable))
-    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* found in", printed(tmp_path, sys.executable))
+    first, second = (printed(tmp_path, sys.executable, network=network) for _ in range(2))
+    assert re.search(r": ([1-9]\d*) compiled in 2 processes, 0 found in Triton's cache", first)
+    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* found in", second)
 
 
 @pytest.mark.long

@@ -12,8 +12,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """A file whose tests can not be collected has failed."""
-    if report.failed:
+    """A file whose tests can not be collected has failed: once, though pytest looks for doctests in it, too."""
+    if report.failed and report.nodeid not in _not_collected:
+        _not_collected.add(report.nodeid)
         write({"test": report.nodeid, "outcome": "failed", "seconds": 0.0, "message": str(report.longrepr)[-1500:]})
 
 
@@ -36,6 +37,7 @@ def write(line: dict[str, Any]) -> None:
 
 
 _file: Path | None = None
+_not_collected: set[str] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:

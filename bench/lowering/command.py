@@ -62,10 +62,8 @@ def main(args: argparse.Namespace) -> int:
 
     Nothing is written or published unless all kernels compile and fit.
     """
-    if args.publish and (args.everywhere or args.rows != "all"):
-        raise ValueError("--publish is of all layers, and not of --everywhere")
-    if args.publish and args.tile:
-        raise ValueError("--publish is of all tiles")
+    if args.publish and (args.everywhere or args.tile or args.rows != "all"):
+        raise ValueError("--publish is of all layers and tiles, and not of --everywhere")
     archs, dtypes, kernels = (
         list(every) if "all" in chosen or args.publish else chosen
         for chosen, every in ((args.arch, CHIPS), (args.dtype, DTYPES), (args.kernel, KERNELS))

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from tests.mutants.finder import Mutant
+from tests.mutants.watch import WAITING
 from tests.processes import Nursery
 
 # What is copied, and the files of tests that run kernels.
@@ -68,7 +69,8 @@ def start(nursery: Nursery, copy: Path, limit: int) -> int:
     files = [name for name in TESTS if (copy / name).exists()]
     code = CODE.format(copy=str(copy), plugins=str(Path(__file__).parent), files=files)
     output = copy / "output.txt"
-    return nursery.run(code, copy, {**os.environ, "MUTANTS_LIMIT": str(limit)}, output, output)
+    given = {**os.environ, "MUTANTS_LIMIT": str(limit), "TESTS_HANG": str(WAITING * limit)}
+    return nursery.run(code, copy, given, output, output)
 
 
 def read(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 # Seconds of processor time that one test may take; the slowest takes some ten of them. On a busy machine they last.
 LIMIT = int(os.environ.get("MUTANTS_LIMIT", "90"))
 # How many times as long a test may wait for something else, another process say.
-WAITING = 20
+WAITING = 4
 RUNNING = Path("running.txt")
 
 
