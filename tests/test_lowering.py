@@ -49,6 +49,8 @@ LEAN = {
     **{(kernel, "128x128x64w4s3:1.8.16"): 4 * 120 for kernel in ("fprop", "dgrad")},
     ("wgrad", "128x128x64w4s3:1.1.64"): 4 * 105,
 }
+# Where a Triton takes more of them than that. 3.8.0 takes 127 for a step of dgrad's warps, and 3.7.1 takes 114.
+NOT_AS_LEAN = {("3.8.0", "dgrad", "128x128x64w4s3:1.8.16"): 4 * 127}
 # Tiles that stand for the others in `make test`.
 SOME = [*dict.fromkeys(tile for _, tile in LEAN), "64x64x32w8s2"]
 
@@ -168,8 +170,9 @@ def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
     """In 16-byte loads and stores."""
     found = {(row["kernel"], row["tile"]): row for row in rows if row["x_vector"] == row["y_vector"] == 8}
     for (_, tile), most in ((key, most) for key, most in LEAN.items() if key[0] == kernel):
-        warps = int(tile.partition("w")[2][0])
-        assert warps * found[kernel, tile]["instructions_per_step"] <= most, found[kernel, tile]
+        row, warps = found[kernel, tile], int(tile.partition("w")[2][0])
+        most = NOT_AS_LEAN.get((row["triton"], kernel, tile), most)
+        assert warps * row["instructions_per_step"] <= most, row
 
 
 def check_blocks(row: dict[str, Any]) -> None:
