@@ -49,7 +49,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("case", "dtype")(CASES, ("tf32", "bfloat16"), ("blocks", "strided", "nchw", "grouped", "local"))
+    ("case", "dtype"), in_dtypes(CASES, ("tf32", "bfloat16"), ("blocks", "strided", "nchw", "grouped", "local"))
 )
 @pytest.mark.first
 def test_a_step_is_planned_once(case: Case, dtype: str, device: str, planned: list[str]) -> None:

@@ -39,7 +39,7 @@ def kinds(tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("values", [("nan", "nan"), ("inf", "-inf")], ids=["nan", "inf"])
-@pytest.mark.parametrize(("case", "dtype")(INPUTS))
+@pytest.mark.parametrize(("case", "dtype"), in_dtypes(INPUTS))
 def test_what_is_not_finite_spreads_as_in_torch(case: Case, values: tuple[str, str], dtype: str, device: str) -> None:
     """From the input to the result, and from the incoming gradient to both others: nowhere else, and nowhere less.
 
@@ -149,7 +149,7 @@ SPLIT = [*INPUTS, *REPEATED, Case("odd", 3, (3, 5), (5, 3), x="channels_last"), 
 
 
 @pytest.mark.usefixtures("products_in_order")
-@pytest.mark.parametrize(("case", "dtype")(SPLIT, telling=(*TELLING, "odd")))
+@pytest.mark.parametrize(("case", "dtype"), in_dtypes(SPLIT, telling=(*TELLING, "odd")))
 def test_splitting_a_batch_changes_nothing(case: Case, dtype: str, device: str) -> None:
     """Images one by one, of which most do not begin at a multiple of 16 bytes, give the bits of the whole batch.
 

@@ -58,7 +58,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "integers", lambda *args: plain(*args) | {"pad_h": 0})
 
 
-@pytest.mark.parametrize(("case", "dtype")(SOME))
+@pytest.mark.parametrize(("case", "dtype"), in_dtypes(SOME))
 def test_what_is_right_passes(case: Case, dtype: str, device: str) -> None:
     """Every operator of the step, of which there is one more forward."""
     with tritonconv.verify(1) as seen:
