@@ -15,6 +15,7 @@ import tritonconv
 from tests.cases import Case, laid_out
 from tests.oracle import convolution_precision
 from tests.processes import seen
+from tests.selection import in_dtypes
 from tests.steps import steps
 from tritonconv import kept, launch, ops
 

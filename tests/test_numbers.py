@@ -13,7 +13,7 @@ import tritonconv
 from tests.cases import DTYPES, Case
 from tests.oracle import convolution_precision, forward, hostile, step, widened
 from tests.processes import ran
-from tests.selection import TELLING
+from tests.selection import TELLING, in_dtypes
 from tritonconv import launch, processor, tiles
 
 pytestmark = [

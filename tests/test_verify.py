@@ -14,6 +14,7 @@ import reference
 import tritonconv
 from tests.cases import CONV, DTYPES, TRANSPOSED, Case
 from tests.oracle import convolution_precision, hostile, step
+from tests.selection import in_dtypes
 from tests.sweep import replay
 from tests.varying import VARYING, VARYING_TRANSPOSED
 from tritonconv import launch
