@@ -31,6 +31,7 @@ COMMITTED = load(RESULTS / "lowering.json")
 SPILLS = {
     ("3.6.0", "sm_80", "bfloat16", "wgrad", "64x64x32w8s4", 8, 8): 24,
     ("3.6.0", "sm_80", "float32", "wgrad", "64x32x16w8s3", 1, 1): 8,
+    ("3.6.0", "sm_100", "float32", "wgrad_with_bias", "64x32x16w8s3", 1, 4): 16,
     ("3.7.1", "sm_80", "bfloat16", "wgrad", "64x64x32w8s4", 8, 8): 24,
     ("3.7.1", "sm_80", "bfloat16", "wgrad_local", "64x64x32w4s3", 8, 8): 24,
     ("3.7.1", "sm_80", "tf32", "wgrad", "64x64x16w8s2", 1, 1): 8,
