@@ -85,6 +85,12 @@ def test_integers_are_exact(case: Case, dtype: str, device: str) -> None:
         part.check_exact(f"in {dtype}")
 
 
+def test_an_empty_batch_of_a_pointwise_convolution(device: str) -> None:
+    """Kernels divide by the pixels of an image, of which there are some."""
+    for part in steps(Case("empty", 0, (3, 5), kernel=(1, 1)), "float32", device, "contiguous", integer=True):
+        part.check_exact()
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("case", [case for case in ALL if case.values[0].name in ("plain", "strided", "many_channels")])
 def test_16_bits_are_rounded_once(case: Case, dtype: str, device: str) -> None:

@@ -137,8 +137,11 @@ def vectors(copies: Copies, side: Tensor, channels: int) -> tuple[Tensor, int]:
 
 
 def in_line(geometry: ConvGeometry, x: Tensor, y: Tensor) -> tuple[ConvGeometry, Tensor, Tensor]:
-    """The same product over one line of pixels, if it is a plain matrix product, and memory allows."""
-    if geometry.pointwise:
+    """The same product over one line of pixels, if it is a plain matrix product, and memory allows.
+
+    An empty batch has no such line: kernels divide by the pixels of an image.
+    """
+    if geometry.pointwise and geometry.B > 0:
         line_x, line_y = line(x), line(y)
         if line_x is not None and line_y is not None:
             return geometry.in_line(), line_x, line_y
