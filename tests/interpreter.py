@@ -1,10 +1,10 @@
 """Triton's interpreter without the work that it repeats: the same numbers sooner, for the tests.
 
-Triton's own replaces the members of its language for each jit function that is called, and looks all of them up again.
-Here they are looked up once in a process, replaced once for a launch, and put back after it. Triton's own also computes
-each sum, difference and product of integers a second time in 64 bits, to see whether it overflows, and then drops the
-answer, because it is not in debug mode. Here it does not. And for each operation Triton's own looks for casts and
-broadcasts. Here the types of the operands are compared first.
+- Triton's own looks up and replaces the members of its language for each jit function that is called. Here they are
+  looked up once in a process, replaced once for a launch, and put back after it.
+- Triton's own computes each sum, difference and product of integers a second time in 64 bits, to find overflows. It
+  drops the answer outside debug mode. Here it does not compute it.
+- Triton's own looks for casts and broadcasts in each operation. Here the types of the operands are compared first.
 """
 
 from collections.abc import Callable, Iterator

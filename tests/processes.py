@@ -117,8 +117,8 @@ def ran(code: str, cwd: Path = ROOT, **more: str) -> Done:
 def seen(code: str, cache: Path, anew: bool = False, **more: str) -> Any:
     """What `tests.pretend.observe` prints at the end of `code`, with Triton's cache in the folder `cache`.
 
-    The code runs in a copy of a process that imported torch, or in one that is started `anew`: then hashes and
-    addresses are not those of other processes.
+    The code runs in a copy of a process that imported torch. If `anew`, it runs in a new process, whose hashes and
+    addresses are its own.
     """
     code = "from tests.pretend import *\n" + code
     run = partial(python, "-c", code) if anew else partial(ran, code)
