@@ -1,7 +1,8 @@
 """The record of a run: rows, ceilings and the environment, as JSON that is whole at any moment.
 
 A file is an object with
-  `environment`  what it ran on and what with: GPU, driver, versions, commit, a hash of each operator's kernels
+  `environment`  what it ran on and what with: GPU, driver, versions, commit, the name of each operator's kernels
+                 (`bench.identity`)
   `ceilings`     TFLOP/s of a large matrix product, by dtype, and GB/s of a large copy and of copies within the L2
                  cache, measured in the same run
   `rows`         one object per layer, pass, contender and dtype (`bench.measure`)
@@ -10,7 +11,6 @@ and `rehearsal` or `sample` if it must not be taken for evidence. What `pytest b
 too: its rows are the benchmarks' `extra_info`.
 """
 
-import ast
 import datetime
 import hashlib
 import json
@@ -24,11 +24,13 @@ from typing import Any
 
 import torch
 
-from tritonconv.geometry import OPERATORS
+from bench import identity
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 
+# Files beside the records that are none: what was compiled without a GPU, and which kernels are the same.
+NO_RUNS = ("lowering.json", "kernels.json")
 # Parts of `bench device`, and the times of `bench tune`, whose records are no times of layers by contenders.
 WITHOUT_TIMES = ("correctness", "profile", "descriptors", "tiles")
 
@@ -93,7 +95,7 @@ def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
 
 def evidence(folder: Path = RESULTS) -> list[Results]:
     """The committed records of times but samples, oldest first."""
-    paths = [path for path in sorted(folder.glob("*.json")) if path.name != "lowering.json"]
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
     runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and "sample" not in run]
     return sorted(runs, key=lambda run: run["environment"]["date"])
 
@@ -117,7 +119,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if gpu else None,
         "commit": head(),
         "changed": changed(),
-        "kernels": kernel_hashes(),
+        "kernels": identity.names(),
         "package": package_hash(),
     }
 
@@ -140,37 +142,14 @@ def package_hash(folder: Path = ROOT / "tritonconv") -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def kernel_hashes(folder: Path = ROOT / "tritonconv" / "kernels") -> dict[str, str]:
-    """For each operator a hash of its kernels and what they import, as code: comments and docstrings do not count."""
-    hashes: dict[str, str] = {}
-    for operator in OPERATORS:
-        names: list[str] = [operator, f"{operator}_tiled"]
-        code = []
-        for name in names:  # grows
-            tree = ast.parse((folder / f"{name}.py").read_text())
-            imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-            ours = [module.split(".")[-1] for module in imported if module and "tritonconv.kernels." in module]
-            names += [module for module in ours if module not in names]
-            code.append(ast.unparse(_without_docstrings(tree)))  # unlike dump, the same in every version of Python
-        hashes[operator] = hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
-    return hashes
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return tree
-
-
 def key(row: Row) -> tuple[str, str, str, str]:
     """What a row is about: two with the same are measurements of the same thing."""
     return row["layer"], row["pass"], row["contender"], row["dtype"]
 
 
-def kernels_of(operators: Iterable[str], hashes: dict[str, str]) -> dict[str, str]:
-    """Those of `hashes` that a pass of these operators runs the kernels of."""
-    return {name: hashes[name] for name in sorted(operators)}
+def kernels_of(operators: Iterable[str], kernels: dict[str, str]) -> dict[str, str]:
+    """The names of the kernels that a pass of these operators runs."""
+    return {operator: kernels[operator] for operator in sorted(operators)}
 
 
 def lost(device: torch.device) -> bool:

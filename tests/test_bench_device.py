@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import results
+from bench import identity, results
 from bench.contenders import PASSES, Problem, parts
 from bench.device import command, correctness, descriptors
 from bench.device.schedule import Clock, in_time
@@ -229,7 +229,7 @@ def test_a_rehearsal(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.json", "layers.md"]
     layers = results.read(tmp_path / "layers.json")
     assert "rehearsal" in layers
-    assert layers["environment"]["kernels"] == results.kernel_hashes()
+    assert layers["environment"]["kernels"] == identity.names()
     assert layers["rows"]
     for row in layers["rows"]:
         assert row["status"] == "ok", row

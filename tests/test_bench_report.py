@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import __main__ as bench
-from bench import results
+from bench import identity, results
 from bench.report import command, compare, tables
 from bench.results import RESULTS, ROOT
 from tests.processes import python
@@ -96,7 +96,7 @@ def evidence(**environment: Any) -> results.Results:
     """A run as a GPU would give it: here of the sample's numbers, to see what is made of it."""
     run = {name: value for name, value in results.load(SAMPLE[0]).items() if name not in ("sample", "rehearsal")}
     gpu = dict(gpu="NVIDIA Test", driver="1", date="2026-01-02T03:04:05", commit="abc", changed=False)
-    gpu |= dict(package=results.package_hash(), kernels=results.kernel_hashes())
+    gpu |= dict(package=results.package_hash(), kernels=identity.names())
     rows = [row | {"contender": {"reference": "triton"}.get(row["contender"], "torch")} for row in run["rows"]]
     run["rows"] = [row for row in rows if row["status"] == "ok"]
     return run | {"environment": run["environment"] | gpu | environment}

@@ -1,4 +1,4 @@
-"""The record of a run: whole at any moment, and with a hash of the code; and what is carried between machines."""
+"""The record of a run is whole at any moment; and what is carried between machines."""
 
 import json
 import os
@@ -10,10 +10,6 @@ import pytest
 from bench import results
 from bench.device import cache
 from bench.device.schedule import Record
-from bench.results import ROOT
-from tritonconv.geometry import OPERATORS
-
-HASH_OF_SNIPPET = "7f4e4e360316"
 
 
 def environment(**kernels: str) -> dict[str, Any]:
@@ -51,43 +47,6 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
         results.write(path, "new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.fixture
-def kernels(tmp_path: Path) -> Path:
-    for path in (ROOT / "tritonconv" / "kernels").glob("*.py"):
-        (tmp_path / path.name).write_text(path.read_text())
-    return tmp_path
-
-
-def changed_hashes(folder: Path, name: str, old: str, new: str) -> set[str]:
-    before = results.kernel_hashes(folder)
-    path = folder / name
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
-    after = results.kernel_hashes(folder)
-    return {operator for operator in before if before[operator] != after[operator]}
-
-
-def test_the_hash_is_of_the_code(kernels: Path) -> None:
-    assert results.kernel_hashes(kernels) == results.kernel_hashes()
-    assert len(set(results.kernel_hashes().values())) == 3
-    assert changed_hashes(kernels, "wgrad.py", "\nimport triton\n", "\n# a comment\nimport triton\n") == set()
-    assert changed_hashes(kernels, "wgrad.py", "rows are filters", "rows are the filters") == set()
-    assert changed_hashes(kernels, "wgrad.py", "import triton\n", "import triton\n\nx = 1\n") == {"wgrad"}
-
-
-def test_the_hash_is_the_same_in_every_python(kernels: Path) -> None:
-    """3.12 and 3.13 have other syntax trees than 3.11."""
-    for name in (*OPERATORS, *(f"{operator}_tiled" for operator in OPERATORS)):
-        (kernels / f"{name}.py").write_text("def f(x, *, y: int = 1) -> str:\n    return f'{x}' + \"y\"  # words\n")
-    assert set(results.kernel_hashes(kernels).values()) == {HASH_OF_SNIPPET}
-
-
-def test_the_hash_follows_imports(kernels: Path) -> None:
-    assert changed_hashes(kernels, "gemm.py", "import triton\n", "import triton\n\nx = 1\n") == {"fprop", "dgrad"}
-    assert changed_hashes(kernels, "index.py", "import triton\n", "import triton\n\nx = 1\n") == set(OPERATORS)
-    assert changed_hashes(kernels, "dgrad.py", "import triton\n", "import triton\n\nx = 1\n") == {"dgrad"}
 
 
 def test_compiled_kernels_are_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def units(layers: Sequence[Layer], dtypes: Sequence[str]) -> list[Unit]:
 def stale(
     units: Sequence[Unit],
     known: results.Results | None,
-    hashes: dict[str, str],
+    names: dict[str, str],
     tiles: Callable[[Unit], dict[str, str] | None],
 ) -> list[Unit]:
     """The units that have no committed result of these kernels, in the tiles that they would choose now."""
@@ -58,7 +58,7 @@ def stale(
 
     def fresh(unit: Unit) -> bool:
         row = rows.get((unit.layer.name, unit.of, "triton", unit.dtype))
-        kernels = results.kernels_of(parts(unit.of, unit.layer), hashes)
+        kernels = results.kernels_of(parts(unit.of, unit.layer), names)
         return row is not None and row.get("kernels") == kernels and row["tile"] == tiles(unit)
 
     return [unit for unit in units if not fresh(unit)]
@@ -73,8 +73,8 @@ def run_layers(args: argparse.Namespace, device: torch.device, clock: Clock, kee
     todo = units(select(args.rows), dtypes)
     if not args.again:
         known = results.committed(session.environment["gpu"])
-        hashes = session.environment["kernels"]
-        todo = stale(todo, known, hashes, lambda unit: session.tiles(unit.layer, unit.of, unit.dtype))
+        names = session.environment["kernels"]
+        todo = stale(todo, known, names, lambda unit: session.tiles(unit.layer, unit.of, unit.dtype))
     status = measure_all(session, todo, args.out / "layers.json", clock, keep)
     results.write(args.out / "layers.md", tables.report(results.load(args.out / "layers.json")))
     return status

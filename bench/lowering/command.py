@@ -6,9 +6,10 @@ from pathlib import Path
 
 import triton
 
-from bench import results
+from bench import identity, results
 from bench.contenders import DTYPES
 from bench.layers import select
+from bench.lowering import ttir
 from bench.lowering.chips import CHIPS
 from bench.lowering.choices import shown
 from bench.lowering.offline import KERNELS, Job, device_of, jobs
@@ -54,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers", action="store_true", help="print only which tile every layer would run with, and compile nothing"
     )
+    parser.add_argument(
+        "--identify",
+        action="store_true",
+        help="say whether the kernels compile to what they were when they were measured, and keep the answer in "
+        "bench/results/kernels.json",
+    )
     parser.add_argument("--processes", type=int, help="by default, one for each CPU")
 
 
@@ -64,6 +71,8 @@ def main(args: argparse.Namespace) -> int:
     """
     if args.publish and (args.everywhere or args.tile or args.rows != "all"):
         raise ValueError("--publish is of all layers and tiles, and not of --everywhere")
+    if args.identify:
+        return identify()
     archs, dtypes, kernels = (
         list(every) if "all" in chosen or args.publish else chosen
         for chosen, every in ((args.arch, CHIPS), (args.dtype, DTYPES), (args.kernel, KERNELS))
@@ -102,6 +111,14 @@ def main(args: argparse.Namespace) -> int:
     print(f"{count} of {len(rows)} rows compared with {args.against}, {len(worse)} got worse")
     print("\n".join(worse))
     return 1 if worse or not count else 0
+
+
+def identify() -> int:
+    """Put the kernels of the checkout among the known ones. Returns the exit status: 1 if some are new."""
+    found, said = identity.identified(identity.read(), identity.source_hashes(), ttir.hashes(), triton.__version__)
+    results.write(identity.KNOWN, identity.dump(found))
+    print("\n".join(said))
+    return int(any("new" in line for line in said))
 
 
 def of_tiles(names: list[str] | None, wanted: list[Job]) -> list[Job]:

@@ -223,7 +223,13 @@ def precompile(plans: Iterable[Sequence[launch.Launch]], device: torch.device) -
 
 def compiled(kernel: Any, arguments: dict[str, Any], target: GPUTarget) -> Any:
     """The kernel compiled for `target`, specialised as Triton would specialise it for these arguments."""
-    options = {name: arguments[name] for name in ("num_warps", "num_stages") if name in arguments}
+    source, options = source_of(kernel, arguments)
+    return triton.compile(source, target=target, options=options)
+
+
+def source_of(kernel: Any, arguments: dict[str, Any]) -> tuple[ASTSource, dict[str, Any]]:
+    """What Triton compiles for these arguments, and with which options."""
+    options: dict[str, Any] = {name: arguments[name] for name in ("num_warps", "num_stages") if name in arguments}
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
@@ -234,6 +240,5 @@ def compiled(kernel: Any, arguments: dict[str, Any], target: GPUTarget) -> Any:
             signature[parameter.name] = "constexpr"
             constants[(index,)] = value
         else:
-            signature[parameter.name] = "i32"
-    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes)
-    return triton.compile(source, target=target, options=options)
+            signature[parameter.name] = "i32" if value < 2**31 else "i64"
+    return ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes), options

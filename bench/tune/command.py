@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from bench import results
+from bench import identity, results
 from bench.contenders import DTYPES, Problem
 from bench.device import cache
 from bench.device.schedule import Clock, Record, in_time
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
         print("python -m bench tune measures tiles on a GPU, and there is none", file=sys.stderr)
         return 2
     gpu = processor.device_of(torch.device("cuda"))
-    table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu.name, results.kernel_hashes())
+    table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu.name, identity.names())
     todo = tasks(layers, args.dtypes, gpu, None if args.again else table, args.grid)
     clock = Clock(args.seconds or float("inf"))
     record = None

@@ -15,9 +15,9 @@ from tritonconv.geometry import Operator
 class Table:
     """The rows of one GPU, on disk after each: a call that is stopped loses nothing, and the next one goes on."""
 
-    def __init__(self, path: Path, gpu: str, hashes: dict[str, str]) -> None:
+    def __init__(self, path: Path, gpu: str, kernels: dict[str, str]) -> None:
         self.path = path
-        self.hashes = hashes
+        self.kernels = kernels
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"gpu": gpu, "rows": []}
         if found["gpu"] != gpu:
             raise ValueError(f"{path} is the table of {found['gpu']}, not of {gpu}")
@@ -26,12 +26,12 @@ class Table:
 
     def has(self, key: measured.Key, operator: Operator) -> bool:
         """Whether there is a row that was measured with the kernel as it is."""
-        return key in self.rows and self.rows[key]["kernel"] == self.hashes[operator]
+        return key in self.rows and self.rows[key]["kernel"] == self.kernels[operator]
 
     def add(self, row: Row) -> None:
         """Keep the row, in the place of an older one."""
         key = tuple(row["key"])
         kept = {name: value for name, value in row.items() if name != "times"}
-        self.rows[key] = kept | {"kernel": self.hashes[key[0]], "torch": torch.__version__}
+        self.rows[key] = kept | {"kernel": self.kernels[key[0]], "torch": torch.__version__}
         rows = results.lines(self.rows[key] for key in sorted(self.rows, key=str))
         results.write(self.path, f'{{"gpu": {json.dumps(self.gpu)}, "rows": {rows}}}\n')

@@ -1,0 +1,119 @@
+"""The variants of the kernels that stand for all of them: together they take every branch of the kernels' source.
+
+Each is what is launched for a geometry with a given tile. Every test of the kernels' identity compiles them to TTIR,
+so the list stays short and its names stay as they are (`bench/results/kernels.json` has them).
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from bench.lowering.offline import launches
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.launch import Launch
+from tritonconv.tile import INTERPRETER, Tile
+
+
+class Variant(NamedTuple):
+    """What to launch: `operator` for `geometry` in `dtype` with `tile`, with a bias or without."""
+
+    operator: Operator
+    geometry: ConvGeometry
+    tile: Tile
+    dtype: str = "bfloat16"
+    bias: bool = False
+    channels_last: bool = True
+
+    @property
+    def launches(self) -> list[Launch]:
+        return launches(self.operator, self.dtype, self.geometry, INTERPRETER, self.tile, self.bias, self.channels_last)
+
+
+def dense(C: int, F: int, size: int = 8, taps: int = 3, B: int = 2, **other: Any) -> ConvGeometry:
+    """A square problem whose images and features have the same size, with strides and the rest in `other`."""
+    strides = {name: other.get(name, 1) for name in ("stride_h", "stride_w")}
+    P, Q = (-(-size // stride) for stride in strides.values())
+    return ConvGeometry(B, C, size, size, F, P, Q, taps, taps, **other)
+
+
+def varying(varies: str, C: int = 64, F: int = 64, B: int = 2) -> ConvGeometry:
+    return ConvGeometry(B=B, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
+
+
+EVEN, GROUPS = dense(64, 64), dense(128, 128, G=2)
+STRIDED, UNEVEN = dense(64, 64, stride_h=2, stride_w=2), dense(64, 64, 9, stride_h=3, stride_w=2, dilation_w=2)
+# More elements than 32 bits count, in images that they do count; and rows that lie 2^31 elements apart.
+MANY, FAR = dense(64, 64, 1024, B=64), ConvGeometry(1, 64, 3, 2**25, 64, 1, 2**25, 3, 1)
+BLOCKS, EXACT, SCALARS = Tile(128, 128, 64, 8, 3), Tile(64, 64, 16, 8, 4), Tile(64, 32, 32, 8, 2)
+FEW = Tile(4, 16, 8, 1, 4)
+WHOLE, HALF = (
+    Tile(128, 128, 64, 4, 3, BLOCK_B=2, BLOCK_H=8, BLOCK_W=8),
+    Tile(*(128, 64, 64, 4, 3), BLOCK_B=128, BLOCK_H=1, BLOCK_W=1),
+)
+WHOLE_TF32 = Tile(128, 128, 32, 8, 3, BLOCK_B=8, BLOCK_H=4, BLOCK_W=4)
+
+
+def sides(operator: Operator) -> dict[str, Variant]:
+    """The variants that fprop and dgrad have in common."""
+    gathered = {
+        "vectors": Variant(operator, EVEN, BLOCKS, bias=True),
+        "vectors, groups, stride": Variant(operator, dense(128, 128, G=2, stride_h=2, stride_w=2), BLOCKS),
+        "pairs": Variant(operator, dense(62, 62), BLOCKS, bias=True),
+        "scalars": Variant(operator, dense(63, 63), SCALARS),
+        "nchw": Variant(operator, dense(12, 12), SCALARS, bias=True, channels_last=False),
+        "many taps": Variant(operator, dense(64, 64, 8, 7), BLOCKS),
+        "most taps": Variant(operator, dense(64, 64, 40, 33), BLOCKS),
+        "wide nchw": Variant(operator, dense(12, 12, 4096, B=64), SCALARS, channels_last=False),
+        "far": Variant(operator, FAR, BLOCKS),
+        "float32": Variant(operator, EVEN, EXACT, "float32", bias=True),
+        "tf32": Variant(operator, EVEN, Tile(128, 128, 32, 8, 3), "tf32"),
+        "samples": Variant(operator, varying("b"), BLOCKS, bias=True),
+        "locations": Variant(operator, varying("p q", B=32), Tile(16, 64, 64, 4, 4), bias=True),
+        "locations, few images": Variant(operator, varying("p q"), FEW, bias=True),
+        "samples and locations": Variant(operator, varying("b p q"), FEW, bias=True),
+    }
+    tma = {
+        "tma": Variant(operator, EVEN, WHOLE, bias=True),
+        "tma groups": Variant(operator, GROUPS, HALF),
+        "tma tf32": Variant(operator, EVEN, WHOLE_TF32, "tf32"),
+        "tma folded": Variant(operator, STRIDED, HALF, bias=True),
+        "tma stride": Variant(operator, UNEVEN, HALF, bias=True),
+        "tma scattered": Variant(operator, dense(64, 64, 8, B=2), WHOLE, channels_last=False),
+    }
+    return gathered | tma
+
+
+def wgrad() -> dict[str, Variant]:
+    """The variants of wgrad, and of the kernel that adds up its partial sums."""
+    split, whole, few = Tile(128, 128, 64, 8, 3, SPLIT_K=2), Tile(64, 64, 32, 4, 3), Tile(16, 64, 1, 4, 2)
+    tma = dict(SPLIT_K=2, BLOCK_H=1)
+    return {
+        "vectors": Variant("wgrad", EVEN, split),
+        "vectors, bias": Variant("wgrad", GROUPS, split, bias=True),
+        "pairs": Variant("wgrad", dense(62, 62), split),
+        "scalars": Variant("wgrad", dense(63, 63), SCALARS, bias=True),
+        "nchw": Variant("wgrad", dense(12, 12), SCALARS, channels_last=False),
+        "wide": Variant("wgrad", MANY, split, bias=True),
+        "float32": Variant("wgrad", EVEN, EXACT, "float32"),
+        "tf32": Variant("wgrad", EVEN, EXACT, "tf32"),
+        "samples": Variant("wgrad", varying("b"), whole),
+        "samples, split": Variant("wgrad", varying("b"), split),
+        "locations": Variant("wgrad", varying("p q", B=32), whole),
+        "locations, few images": Variant("wgrad", varying("p q"), few),
+        "samples and locations": Variant("wgrad", varying("b p q"), few),
+        "tma rows": Variant("wgrad", dense(64, 64, 64), Tile(128, 128, 64, 4, 3, BLOCK_B=1, BLOCK_W=64, **tma)),
+        "tma images": Variant("wgrad", GROUPS, Tile(128, 64, 64, 4, 3, BLOCK_B=64, BLOCK_W=1, **tma), bias=True),
+        "tma whole rows": Variant("wgrad", STRIDED, Tile(64, 64, 16, 4, 3, BLOCK_B=1, BLOCK_H=4, BLOCK_W=4), bias=True),
+    }
+
+
+def variants() -> dict[str, dict[str, Variant]]:
+    """For each operator its variants, by name."""
+    return {operator: wgrad() if operator == "wgrad" else sides(operator) for operator in OPERATORS}
+
+
+def started() -> Iterator[tuple[Operator, str, Launch]]:
+    """Every launch of every variant. The second of wgrad's adds up partial sums."""
+    for operator in OPERATORS:
+        for name, variant in variants()[operator].items():
+            for number, each in enumerate(variant.launches):
+                yield operator, f"{name}, sum" if number else name, each
