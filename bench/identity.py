@@ -1,8 +1,8 @@
 """Which committed results were measured with the kernels as they are now.
 
 A result names the kernels that it was measured with. The name must survive what changes no machine code, such as
-another name of a file, a function or an argument, and must not survive a changed sum. Therefore a name stands for what Triton
-makes of the kernels (TTIR), and `bench/results/kernels.json` says which source texts give the same:
+another name of a file, a function or an argument, and must not survive a changed sum. Therefore a name stands for what
+Triton makes of the kernels (TTIR), and `bench/results/kernels.json` says which source texts give the same:
 
   `operator`  fprop, dgrad or wgrad
   `name`      what results call these kernels: the hash of the first source text that gave them

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants import finder
 from tests.mutants.__main__ import main
 from tests.mutants.equivalent import EQUIVALENT, stale
-from tests.mutants.finder import ROOT, Mutant, find
+from tests.mutants.finder import ROOT, Mutant, find, gone
 from tests.mutants.kinds import KINDS
 from tests.mutants.runner import TESTS
 
@@ -53,6 +54,23 @@ def test_each_is_one_change_that_parses() -> None:
 def test_no_reason_is_stale() -> None:
     assert stale(mutants()) == []
     assert len({entry.key for entry in EQUIVALENT}) == len(EQUIVALENT)
+
+
+def test_what_is_not_mutated_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gone() == []
+    monkeypatch.setitem(finder.NOT_MUTATED, "tritonconv/no_such_file.py", "a reason")
+    monkeypatch.setitem(finder.FUNCTIONS_NOT_MUTATED, "tritonconv/launch.py", {"no_such_function": "a reason"})
+    assert gone() == ["tritonconv/no_such_file.py", "tritonconv/launch.py: no_such_function"]
+    with pytest.raises(SystemExit, match="names what is gone: tritonconv/no_such_file.py, tritonconv/launch.py: no_"):
+        main(["--list"])
+
+
+def test_all_else_is_mutated() -> None:
+    """Every function that has something to change is changed, in files that nobody thought of too."""
+    listed = {*finder.NOT_MUTATED}
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tritonconv").rglob("*.py")} - listed
+    mutated = {mutant.file for mutant in mutants()}
+    assert {file for file in files if not file.endswith("__init__.py")} == mutated
 
 
 def test_the_tests_exist() -> None:
@@ -145,7 +163,9 @@ def test_outcomes_of_other_code_are_refused(tmp_path: Path) -> None:
 
 def test_a_sample_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--count", "3", "--seed", "1"]) == 0
-    assert capsys.readouterr().out.endswith("3 mutants\n")
+    said = capsys.readouterr().out
+    assert said.endswith("3 mutants\n")
+    assert "tritonconv/geometry.py flops: it says" in said
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.mutants.equivalent import reasons
-from tests.mutants.finder import ROOT, Mutant, find
+from tests.mutants.finder import ROOT, Mutant, find, gone, left_out
 from tests.mutants.report import Report, code_of
 
 
@@ -16,7 +16,9 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="which sample")
     parser.add_argument("--only", default="", metavar="TEXT", help="mutants whose name contains this")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--list", action="store_true", help="name the mutants and run nothing")
+    parser.add_argument(
+        "--list", action="store_true", help="name the mutants, and what is not mutated, and run nothing"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write every outcome")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="take kills from an earlier run on the same code")
     parser.add_argument("--equivalent", action="store_true", help="run those that are listed as equivalent too")
@@ -35,9 +37,11 @@ def chosen(options: argparse.Namespace) -> list[Mutant]:
 
 def main(given: list[str] | None = None) -> int:
     options = arguments(given)
+    if options.root == ROOT and gone():
+        raise SystemExit(f"tests/mutants/finder.py names what is gone: {', '.join(gone())}")
     mutants = chosen(options)
     if options.list:
-        print(*mutants, f"{len(mutants)} mutants", sep="\n")
+        print("Not mutated:", *left_out(), "", *mutants, f"{len(mutants)} mutants", sep="\n")
         return 0
     report = Report(code_of(options.root), options.json)
     if options.resume:

@@ -1,4 +1,4 @@
-"""Every place in the kernels and launchers that can be changed in one of the `kinds`."""
+"""Every place in the package that can be changed in one of the `kinds`, but for what is left out by name."""
 
 import ast
 from collections import Counter
@@ -10,33 +10,51 @@ from tests.mutants.kinds import KINDS, Change
 from tests.mutants.text import Text
 
 ROOT = Path(__file__).parents[2]
-# What decides which addresses and sums a kernel computes. Not here: what only chooses a tile, or compiles ahead.
-LAUNCHERS = {
-    "tritonconv/kept.py": {"again", "described", "keep", "key", "without_tensors"},
-    "tritonconv/launch.py": {"lay", "fprop", "dgrad", "wgrad", "plan", "sum_of_partials", "in_line", "partial_sums"},
-    "tritonconv/tile.py": {"blocks", "columns", "pixel_blocks"},
+PACKAGE = "tritonconv"
+SURFACE = "its mistakes are for the tests of the interface, which `runner.TESTS` leaves out"
+TOOL = "it says, checks or prepares something, and computes no result"
+CHOICE = "it chooses among tiles, each of which gives the right result"
+FAULTS = "it is reached after a fault, and its tests are about what is warned of and tried next"
+# Everything in the package is mutated but these files and functions, which must exist.
+NOT_MUTATED = {
+    "tritonconv/__init__.py": SURFACE,
+    "tritonconv/layers.py": SURFACE,
+    "tritonconv/functional.py": SURFACE,
+    "tritonconv/autograd.py": SURFACE,
+    "tritonconv/batching.py": SURFACE,
+    "tritonconv/ops.py": SURFACE,
+    "tritonconv/dispatch.py": SURFACE,
+    "tritonconv/explain.py": TOOL,
+    "tritonconv/warmup.py": TOOL,
+    "tritonconv/compiling.py": TOOL,
+    "tritonconv/verify.py": TOOL,
+    "tritonconv/tolerance.py": TOOL,
+    "tritonconv/notices.py": TOOL,
+    "tritonconv/processor.py": TOOL,
+    "tritonconv/tiles.py": CHOICE,
+    "tritonconv/measured.py": CHOICE,
+    "tritonconv/model.py": CHOICE,
+    "tritonconv/recovery.py": FAULTS,
+}
+FUNCTIONS_NOT_MUTATED = {
     "tritonconv/geometry.py": {
-        "phases",
-        "launched",
-        "_shared_out",
-        "ceildiv",
-        "pixels",
-        "periods",
-        "pointwise",
-        "in_line",
+        "__post_init__": SURFACE,
+        "flops": TOOL,
+        "minimal_bytes": TOOL,
     },
-    "tritonconv/operands.py": {"integers", "addend", "gathering", "periods", "walk", "summary"},
-    "tritonconv/layout.py": {
-        "adjacent",
-        "aligned",
-        "alignment",
-        "bias_strides",
-        "in_blocks",
-        "last_in_memory",
-        "line",
-        "summand",
-        "whole_stores",
-        "wide",
+    "tritonconv/launch.py": {
+        "compiled_for": TOOL,
+        "tile_for": CHOICE,
+    },
+    "tritonconv/tile.py": {
+        "of": TOOL,
+        "__str__": TOOL,
+        "halves": CHOICE,
+        "shared_bytes": CHOICE,
+        "steps": CHOICE,
+        "strain": CHOICE,
+        "together": CHOICE,
+        "whole_rows": CHOICE,
     },
 }
 
@@ -66,18 +84,37 @@ class Mutant:
 
 def find(root: Path = ROOT) -> list[Mutant]:
     """All mutants of the repository at `root`, in the order of their places."""
-    kernels = sorted(path.relative_to(root).as_posix() for path in (root / "tritonconv/kernels").glob("*.py"))
-    return [mutant for file in [*kernels, *LAUNCHERS] for mutant in mutants_of(root, file) if (root / file).exists()]
+    files = sorted(path.relative_to(root).as_posix() for path in (root / PACKAGE).rglob("*.py"))
+    return [mutant for file in files if file not in NOT_MUTATED for mutant in mutants_of(root, file)]
+
+
+def gone(root: Path = ROOT) -> list[str]:
+    """What the two lists above name that is not there."""
+    files = [file for file in (*NOT_MUTATED, *FUNCTIONS_NOT_MUTATED) if not (root / file).is_file()]
+    return files + [
+        f"{file}: {name}"
+        for file, names in FUNCTIONS_NOT_MUTATED.items()
+        if file not in files
+        for name in set(names) - {function.name for function in functions(Text((root / file).read_bytes()))}
+    ]
+
+
+def left_out() -> list[str]:
+    """A line for each file and function that is not mutated, with the reason."""
+    named = {f"{file} {name}": why for file, names in FUNCTIONS_NOT_MUTATED.items() for name, why in names.items()}
+    return [f"{place}: {why}" for place, why in (NOT_MUTATED | named).items()]
+
+
+def functions(text: Text) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(text.tree) if isinstance(node, ast.FunctionDef)]
 
 
 def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
-    if not (root / file).exists():
-        return
     text = Text((root / file).read_bytes())
     seen: Counter[tuple[str, str, str]] = Counter()
     sources = {text.source}
-    for function in ast.walk(text.tree):
-        if isinstance(function, ast.FunctionDef) and function.name in LAUNCHERS.get(file, {function.name}):
+    for function in functions(text):
+        if function.name not in FUNCTIONS_NOT_MUTATED.get(file, {}):
             for node, kind, change in changes_in(function, text):
                 old, new, source = applied(node, change, text)
                 if source not in sources:

@@ -27,7 +27,7 @@ class Text:
 
     def context(self, node: ast.AST, most: int = 100) -> ast.AST:
         """The largest part of the code around `node` that is written on one line of at most `most` characters."""
-        while (parent := self.parents.get(node)) is not None and not isinstance(parent, ast.Module):
+        while (parent := self.parents.get(node)) is not None and not isinstance(parent, ast.Module | ast.match_case):
             if hasattr(parent, "lineno"):
                 text = self.of(parent)
                 if "\n" in text or len(text) > most:
