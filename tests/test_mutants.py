@@ -61,7 +61,7 @@ def test_what_is_not_mutated_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(finder.NOT_MUTATED, "tritonconv/no_such_file.py", "a reason")
     monkeypatch.setitem(finder.FUNCTIONS_NOT_MUTATED, "tritonconv/launch.py", {"no_such_function": "a reason"})
     assert gone() == ["tritonconv/no_such_file.py", "tritonconv/launch.py: no_such_function"]
-    with pytest.raises(SystemExit, match="names what is gone: tritonconv/no_such_file.py, tritonconv/launch.py: no_"):
+    with pytest.raises(SystemExit, match="names what is gone: tritonconv/no_such_file"):
         main(["--list"])
 
 

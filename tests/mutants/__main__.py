@@ -16,9 +16,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="which sample")
     parser.add_argument("--only", default="", metavar="TEXT", help="mutants whose name contains this")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument(
-        "--list", action="store_true", help="name the mutants, and what is not mutated, and run nothing"
-    )
+    parser.add_argument("--list", action="store_true", help="run nothing: name the mutants, and what is not mutated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write every outcome")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="take kills from an earlier run on the same code")
     parser.add_argument("--equivalent", action="store_true", help="run those that are listed as equivalent too")
