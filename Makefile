@@ -1,12 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# Two processes that take one test after the other, in the order of tests/selection.py.
+# Two processes that take one test after the other, in the order of tests/support/selection.py.
 WORKERS := -n 2 --maxschedchunk 1
 
 .PHONY: train test test-all test-oldest bench compile-grid lint clean
 
 train: .venv/installed
-	$(BIN)/python examples/mnist.py $(ARGS)
+	$(BIN)/python examples/mnist/train.py $(ARGS)
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from bench import results
-from bench.contenders import CONTENDERS, DTYPES, PASSES, competing
 from bench.layers import select
-from bench.session import Session
-from tests.selection import pytest_terminal_summary  # noqa: F401
+from bench.run.contenders import CONTENDERS, DTYPES, PASSES, competing
+from bench.run.session import Session
+from tests.support.selection import pytest_terminal_summary  # noqa: F401
 
 GPU = torch.cuda.is_available()
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.cases import Case
+from tests.support.cases import Case
 from tritonconv.geometry import ConvGeometry
 
 FAMILIES = ("dense 3x3", "1x1", "strided", "transposed", "grouped", "depthwise", "stem", "few filters", "local")

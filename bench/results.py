@@ -2,10 +2,10 @@
 
 A file is an object with
   `environment`  what it ran on and what with: GPU, driver, versions, commit, the name of each operator's kernels
-                 (`bench.identity`)
+                 (`bench.kernel_identity`)
   `ceilings`     TFLOP/s of a large matrix product, by dtype, and GB/s of a large copy and of copies within the L2
                  cache, measured in the same run
-  `rows`         one object per layer, pass, contender and dtype (`bench.measure`)
+  `rows`         one object per layer, pass, contender and dtype (`bench.run.measure`)
   `complete`     whether everything that was planned is in it
 and `rehearsal` or `sample` if it must not be taken for evidence. What `pytest bench --benchmark-json` writes is read
 too: its rows are the benchmarks' `extra_info`.
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from bench import identity
+from bench import kernel_identity
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -76,6 +76,9 @@ def read(path: Path) -> Results:
         found = {**found["tritonconv"], "rows": [*rows, *found["tritonconv_unmeasured"]]}
     if not isinstance(found, dict) or not {"environment", "ceilings", "rows"} <= set(found):
         raise ValueError(f"{path} holds no results of tritonconv's benchmarks")
+    for row in found["rows"]:
+        if row.get("kernels"):
+            row["kernels"] = kernel_identity.canonical(row["kernels"])
     return found
 
 
@@ -119,7 +122,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if gpu else None,
         "commit": head(),
         "changed": changed(),
-        "kernels": identity.names(),
+        "kernels": kernel_identity.names(),
         "package": package_hash(),
     }
 
@@ -136,8 +139,9 @@ def changed() -> bool | None:
 
 
 def package_hash(folder: Path = ROOT / "tritonconv") -> str:
-    """A hash of all that can change a time: the package's code and its tables of measured tiles."""
-    files = sorted([*folder.rglob("*.py"), *folder.rglob("gpus/*.json")])
+    """A hash of all that can change a time: the package's code and its tables, but for the reference."""
+    linked = folder / "reference"
+    files = sorted(path for path in (*folder.rglob("*.py"), *folder.rglob("gpus/*.json")) if linked not in path.parents)
     content = b"".join(str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)
     return hashlib.sha256(content).hexdigest()[:12]
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench.contenders import Pass, at_its_best, call
 from bench.layers import Layer
-from bench.session import Session
+from bench.run.contenders import Pass, at_its_best, call
+from bench.run.session import Session
 
 
 # What a contender warns of is no reason not to time it.

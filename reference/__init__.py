@@ -3,16 +3,20 @@
 Start with `reference/functional.py`; weights that vary over samples or locations are in `reference/local.py`.
 """
 
-from reference.functional import conv2d, conv_transpose2d, dgrad, fold, fprop, unfold, wgrad
-from reference.layers import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
-from reference.lazy_local_layers import LazyLocallyConnected2d, LazyLocallyConnectedTranspose2d
-from reference.local import (
+from tritonconv.reference.functional import conv2d, conv_transpose2d, dgrad, fold, fprop, unfold, wgrad
+from tritonconv.reference.layers import Conv2d, ConvTranspose2d, LazyConv2d, LazyConvTranspose2d
+from tritonconv.reference.local import (
     dynamic_conv2d,
     locally_connected2d,
     locally_connected_transpose2d,
     per_sample_conv2d,
 )
-from reference.local_layers import LocallyConnected2d, LocallyConnectedTranspose2d
+from tritonconv.reference.local_layers import (
+    LazyLocallyConnected2d,
+    LazyLocallyConnectedTranspose2d,
+    LocallyConnected2d,
+    LocallyConnectedTranspose2d,
+)
 
 __all__ = [
     "Conv2d",

@@ -25,9 +25,9 @@ from torch.nn.functional import fold as torch_fold
 from torch.nn.functional import pad as torch_pad
 from torch.nn.functional import unfold as torch_unfold
 
-from reference import arguments
-from reference.checks import Ints, Pair
-from reference.formats import laid_out, rounded_once
+from tritonconv.reference.torch_rules import arguments
+from tritonconv.reference.torch_rules.checks import Ints, Pair
+from tritonconv.reference.torch_rules.formats import laid_out, rounded_once
 
 
 def conv2d(

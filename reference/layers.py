@@ -5,8 +5,8 @@ Constructor, initialisation, attributes, `repr` and `state_dict` are torch's, by
 
 from torch import Tensor, nn
 
-from reference.arguments import output_padding, padded
-from reference.functional import conv2d, conv_transpose2d
+from tritonconv.reference.functional import conv2d, conv_transpose2d
+from tritonconv.reference.torch_rules.arguments import output_padding, padded
 
 
 class Conv2d(nn.Conv2d):

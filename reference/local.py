@@ -13,10 +13,10 @@ Beside `reference/functional.py` only the pattern of the sum changes: the weight
 from einops import rearrange
 from torch import Tensor
 
-from reference import arguments
-from reference.checks import Ints
-from reference.formats import laid_out
-from reference.functional import dgrad, fprop
+from tritonconv.reference.functional import dgrad, fprop
+from tritonconv.reference.torch_rules import arguments
+from tritonconv.reference.torch_rules.checks import Ints
+from tritonconv.reference.torch_rules.formats import laid_out
 
 # A bias of so many dimensions, as it is added to features b f p q or to an image b c h w.
 BIAS = {1: "c -> 1 c 1 1", 2: "b c -> b c 1 1", 3: "c h w -> 1 c h w", 4: "b c h w -> b c h w"}

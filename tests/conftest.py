@@ -13,10 +13,10 @@ from zlib import crc32
 import pytest
 
 import tritonconv
-from tests import guards
-from tests.interpreter import interpreting
-from tests.selection import pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401
-from tritonconv import kept
+from tests.support import guards
+from tests.support.interpreter import interpreting
+from tests.support.selection import pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401
+from tritonconv.launch import plan_cache
 
 torch.set_num_threads(1)  # problems are tiny, and workers share the cores
 
@@ -57,6 +57,6 @@ def guarded_memory() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_kept() -> Iterator[None]:
     """Each test plans its calls anew: another may have planted errors in what it planned."""
-    kept.clear()
+    plan_cache.clear()
     yield
-    kept.clear()
+    plan_cache.clear()

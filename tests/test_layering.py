@@ -10,60 +10,96 @@ ROOT = Path(__file__).parent.parent
 # From the surface to the metal. A module may import only what stands below it.
 ORDER = [
     "tritonconv",
-    "tritonconv.warmup",
-    "tritonconv.compiling",
-    "tritonconv.explain",
+    "tritonconv.tools.warmup",
+    "tritonconv.tools.parallel_compile",
+    "tritonconv.tools.explain",
+    "tritonconv.tools.verify",
+    "tritonconv.tools.tolerance",
+    "tritonconv.tools",
     "tritonconv.layers",
     "tritonconv.functional",
-    "tritonconv.batching",
-    "tritonconv.autograd",
-    "tritonconv.ops",
-    "tritonconv.verify",
-    "tritonconv.tolerance",
-    "tritonconv.recovery",
-    "tritonconv.dispatch",
-    "tritonconv.kept",
+    "tritonconv.operators",
+    "tritonconv.operators.vmap",
+    "tritonconv.operators.autograd",
+    "tritonconv.operators.call",
+    "tritonconv.operators.library",
+    "tritonconv.launch.recovery",
+    "tritonconv.launch.plan_cache",
+    "tritonconv.launch.planners",
+    "tritonconv.launch.split_k",
+    "tritonconv.launch.start",
+    "tritonconv.launch.failed_tiles",
+    "tritonconv.launch.plan",
+    "tritonconv.launch.kernel_arguments",
+    "tritonconv.launch.layout",
     "tritonconv.launch",
-    "tritonconv.operands",
-    "tritonconv.processor",
-    "tritonconv.kernels.fprop_tiled",
-    "tritonconv.kernels.dgrad_tiled",
-    "tritonconv.kernels.wgrad_tiled",
-    "tritonconv.kernels.tiled",
-    "tritonconv.kernels.fprop",
-    "tritonconv.kernels.dgrad",
-    "tritonconv.kernels.wgrad",
-    "tritonconv.kernels.gemm",
+    "tritonconv.dispatch",
+    "tritonconv.runtime",
+    "tritonconv.fallback_warning",
+    "tritonconv.kernels.tma.fprop",
+    "tritonconv.kernels.tma.dgrad",
+    "tritonconv.kernels.tma.wgrad",
+    "tritonconv.kernels.tma.gemm",
+    "tritonconv.kernels.tma.store",
+    "tritonconv.kernels.tma.index",
+    "tritonconv.kernels.tma",
+    "tritonconv.kernels.gather.fprop",
+    "tritonconv.kernels.gather.dgrad",
+    "tritonconv.kernels.gather.wgrad",
+    "tritonconv.kernels.gather.gemm",
+    "tritonconv.kernels.gather.index",
+    "tritonconv.kernels.gather",
+    "tritonconv.kernels.partial_sums",
+    "tritonconv.kernels.store",
+    "tritonconv.kernels.stride_phases",
     "tritonconv.kernels.index",
     "tritonconv.kernels",
-    "tritonconv.layout",
-    "tritonconv.notices",
-    "tritonconv.tiles",
-    "tritonconv.measured",
-    "tritonconv.model",
-    "tritonconv.tile",
+    "tritonconv.tiling.pick",
+    "tritonconv.tiling.cost",
+    "tritonconv.tiling.fits",
+    "tritonconv.tiling.catalogue",
+    "tritonconv.tiling.measured",
+    "tritonconv.tiling.block_shapes",
+    "tritonconv.tiling.tile",
+    "tritonconv.tiling",
+    "tritonconv.gpu",
     "tritonconv.geometry",
+    "tritonconv.reference",
+    "tritonconv.reference.local_layers",
+    "tritonconv.reference.local_layers.lazy",
+    "tritonconv.reference.local_layers.layers",
+    "tritonconv.reference.local_layers.conversions",
+    "tritonconv.reference.local_layers.keras_and_flax",
+    "tritonconv.reference.layers",
+    "tritonconv.reference.local",
+    "tritonconv.reference.functional",
+    "tritonconv.reference.torch_rules.arguments",
+    "tritonconv.reference.torch_rules.checks",
+    "tritonconv.reference.torch_rules.formats",
+    "tritonconv.reference.torch_rules",
 ]
+# The libraries that a module, or those in a folder, may import. All others may import torch.
 THIRD_PARTY = {
-    "reference": {"torch", "einops"},
+    "tritonconv.reference": {"torch", "einops"},
     "tritonconv.kernels": {"triton"},
+    "tritonconv.tiling": set(),
     "tritonconv.geometry": set(),
-    "tritonconv.tiles": set(),
-    "tritonconv.measured": set(),
-    "tritonconv.model": set(),
-    "tritonconv.tile": set(),
-    "tritonconv.launch": {"torch", "triton"},
-    "tritonconv.operands": {"torch", "triton"},
-    "tritonconv.processor": {"torch", "triton"},
-    "tritonconv.compiling": {"torch", "triton"},
-    "tritonconv.recovery": {"torch", "triton"},
-    "tritonconv.notices": set(),
+    "tritonconv.gpu": set(),
+    "tritonconv.fallback_warning": set(),
+    "tritonconv.runtime": {"torch", "triton"},
+    "tritonconv.launch.start": {"torch", "triton"},
+    "tritonconv.launch.kernel_arguments": {"torch", "triton"},
+    "tritonconv.launch.recovery": {"torch", "triton"},
+    "tritonconv.tools.parallel_compile": {"torch", "triton"},
 }
 
 
 def modules() -> dict[str, Path]:
-    files = [*ROOT.glob("tritonconv/**/*.py"), *ROOT.glob("reference/**/*.py")]
-    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
+    """The files of the package by the names that they are imported by. A link leads to those of the reference."""
+    files = {f.relative_to(ROOT): f for f in ROOT.glob("tritonconv/**/*.py")}
+    files = {name: f for name, f in files.items() if name.parts[1] != "reference"}
+    files |= {Path("tritonconv") / f.relative_to(ROOT): f for f in ROOT.glob("reference/**/*.py")}
+    return {".".join(name.with_suffix("").parts).removesuffix(".__init__"): f for name, f in files.items()}
 
 
 def imports(path: Path) -> set[str]:
@@ -83,7 +119,12 @@ MODULES = modules()
 
 
 def test_the_order_names_every_module() -> None:
-    assert sorted(ORDER) == sorted(name for name in MODULES if name.startswith("tritonconv"))
+    assert sorted(ORDER) == sorted(MODULES)
+
+
+def test_no_rule_is_about_what_is_gone() -> None:
+    for prefix in THIRD_PARTY:
+        assert any(name == prefix or name.startswith(f"{prefix}.") for name in MODULES), prefix
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -94,23 +135,42 @@ def test_arrows_point_down(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_third_parties(module: str) -> None:
-    allowed = next((names for prefix, names in THIRD_PARTY.items() if module.startswith(prefix)), {"torch"})
+    allowed = next((names for prefix, names in THIRD_PARTY.items() if f"{module}.".startswith(f"{prefix}.")), {"torch"})
     others = {name.split(".")[0] for name in imports(MODULES[module])} - set(sys.stdlib_module_names)
-    assert others - {"tritonconv", "reference"} <= allowed
+    assert others - {"tritonconv"} <= allowed
 
 
-def test_the_reference_stands_alone() -> None:
-    for name, path in MODULES.items():
-        if name.startswith("reference"):
-            assert not any(imported.startswith("tritonconv") for imported in imports(path)), name
+def inside(folder: str) -> dict[str, set[str]]:
+    """What of the package each module in a folder imports."""
+    found = {name: imports(path) for name, path in MODULES.items() if f"{name}.".startswith(f"{folder}.")}
+    assert found
+    return {name: {each for each in imported if each.split(".")[0] == "tritonconv"} for name, imported in found.items()}
 
 
-def test_only_launch_starts_kernels() -> None:
+@pytest.mark.parametrize("folder", ["tritonconv.reference", "tritonconv.kernels"])
+def test_folders_that_stand_alone(folder: str) -> None:
+    for name, imported in inside(folder).items():
+        assert all(f"{each}.".startswith(f"{folder}.") for each in imported), name
+
+
+def test_the_two_families_of_kernels_do_not_import_each_other() -> None:
+    for family, other in (("gather", "tma"), ("tma", "gather")):
+        for name, imported in inside(f"tritonconv.kernels.{family}").items():
+            assert not any(f"kernels.{other}" in each for each in imported), name
+
+
+def test_tiles_are_chosen_without_looking_at_launches() -> None:
+    for name, imported in inside("tritonconv.tiling").items():
+        rooms = {".".join(each.split(".")[:2]) for each in imported}
+        assert rooms <= {"tritonconv.tiling", "tritonconv.gpu", "tritonconv.geometry"}, name
+
+
+def test_only_one_module_starts_kernels() -> None:
     """`kernel[grid](...)`: a call of a subscript."""
     for name, path in MODULES.items():
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         starts = [call for call in calls if isinstance(call.func, ast.Subscript) and "kernel" in ast.unparse(call.func)]
-        assert bool(starts) == (name == "tritonconv.launch"), name
+        assert bool(starts) == (name == "tritonconv.launch.start"), name
 
 
 def test_no_convolution_of_torch_is_called() -> None:
@@ -150,7 +210,7 @@ def faults(kernel: str) -> list[str]:
 
 
 def test_every_masked_load_says_other() -> None:
-    kernels = [path.read_text() for path in (ROOT / "tritonconv/kernels").glob("*.py")]
+    kernels = [path.read_text() for path in (ROOT / "tritonconv/kernels").rglob("*.py")]
     assert [fault for kernel in kernels for fault in faults(kernel)] == []
     assert sum(kernel.count("tl.load(") for kernel in kernels) > 5
     assert faults("a = tl.load(p, mask=m)\nb = tl.load(p, m)\nc = tl.load(p)\nd = tl.load(p, mask=m, other=0.0)") == [
@@ -161,5 +221,5 @@ def test_every_masked_load_says_other() -> None:
 
 
 def test_no_atomics() -> None:
-    for path in (ROOT / "tritonconv/kernels").glob("*.py"):
+    for path in (ROOT / "tritonconv/kernels").rglob("*.py"):
         assert "atomic" not in path.read_text(), path

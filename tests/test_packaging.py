@@ -1,5 +1,6 @@
-"""What a user installs: the wheel's contents and its dependencies."""
+"""What a user installs: one package, whatever other modules he has, and its dependencies."""
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -9,27 +10,83 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import HANG, ROOT
+from tests.support.processes import HANG, ROOT, python
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Not by looking for the modules: that makes setuptools replace distutils, which torch's test suite has imported.
 INSTALLED = {distribution.name for distribution in distributions()}
 
 
-@pytest.mark.skipif(not {"setuptools", "pip"} <= INSTALLED, reason="needs setuptools and pip")
-def test_the_wheel_carries_both_packages(tmp_path: Path) -> None:
+def packages() -> dict[str, str]:
+    """The folders of the package with Python in them: their names where they are installed, and where they lie."""
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "reference").rglob("*.py")}
+    own = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "tritonconv").rglob("*.py")}
+    named = {f"tritonconv/{folder}": folder for folder in folders} | {folder: folder for folder in own}
+    return {name.replace("/", "."): folder for name, folder in named.items()}
+
+
+def test_every_folder_is_installed() -> None:
+    tools = PROJECT["tool"]["setuptools"]
+    assert tools["packages"] == sorted(packages())
+    assert tools["package-dir"] == {"tritonconv.reference": "reference"}
+
+
+def test_a_checkout_has_the_reference_in_the_package() -> None:
+    """By a link, so that it is imported by one name, installed or not."""
+    link = ROOT / "tritonconv" / "reference"
+    assert link.is_dir()
+    assert link.resolve() == ROOT / "reference"
+
+
+def test_copies_of_a_checkout_have_it_too(tmp_path: Path) -> None:
+    """Also where links are followed, as for the copies in which mutants are tested."""
+    for links in (True, False):
+        copy = tmp_path / str(links)
+        for name in ("tritonconv", "reference"):
+            shutil.copytree(ROOT / name, copy / name, symlinks=links)
+        code = "from tritonconv import reference; print(reference.__file__)"
+        done = python("-P", "-c", code, cwd=tmp_path, PYTHONPATH=str(copy))
+        assert done.stdout.strip() == str(copy / "tritonconv/reference/__init__.py"), done.stderr
+
+
+@pytest.fixture(params=["link", "text"])
+def wheel(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Built from a checkout, or from an archive that has made a text file of the link."""
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "tritonconv", "reference"):
-        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("tritonconv", "reference"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    if request.param == "text":
+        (source / "tritonconv/reference").unlink()
+        (source / "tritonconv/reference").write_text("../reference")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     subprocess.run([*command, str(tmp_path), str(source)], check=True, capture_output=True, timeout=HANG)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {"tritonconv/py.typed", "reference/py.typed", "tritonconv/kernels/fprop.py"} <= set(names)
-    assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"tritonconv", "reference"}
+    (built,) = tmp_path.glob("*.whl")
+    return built
+
+
+@pytest.mark.skipif(not {"setuptools", "pip"} <= INSTALLED, reason="needs setuptools and pip")
+def test_the_wheel_is_one_package(wheel: Path, tmp_path: Path) -> None:
+    """It has every file, and is not disturbed by a module of the user's that is called reference."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+        names = {name for name in archive.namelist() if "dist-info" not in name}
+    wanted = {
+        f"{name.replace('.', '/')}/{path.name}"
+        for name, folder in packages().items()
+        for path in (ROOT / folder).glob("*.py")
+    }
+    tables = {path.name for path in (ROOT / "tritonconv/tiling/gpus").iterdir()}
+    assert names == wanted | {"tritonconv/py.typed"} | {f"tritonconv/tiling/gpus/{name}" for name in tables}
+    (tmp_path / "reference.py").write_text("raise RuntimeError('this is not the reference of tritonconv')")
+    code = "import tritonconv; print(tritonconv.reference.conv2d.__module__, tritonconv.__file__)"
+    done = python("-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert done.stdout.split() == ["tritonconv.reference.functional", str(tmp_path / "site/tritonconv/__init__.py")]
 
 
 def test_three_runtime_dependencies() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = PROJECT["project"]
     assert [d.split(">")[0] for d in project["dependencies"]] == ["torch", "triton", "einops"]
     assert set(project["optional-dependencies"]) == {"examples", "test", "bench", "dev"}

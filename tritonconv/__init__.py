@@ -3,9 +3,9 @@
 One trilinear form, three operators (fprop, dgrad, wgrad), two layers.
 """
 
-from tritonconv import batching as _batching  # noqa: F401 - registers the vmap rules
+from tritonconv import reference
 from tritonconv.dispatch import using
-from tritonconv.explain import explain
+from tritonconv.fallback_warning import FallbackWarning
 from tritonconv.functional import (
     conv2d,
     conv_transpose2d,
@@ -24,9 +24,9 @@ from tritonconv.layers import (
     LocallyConnected2d,
     LocallyConnectedTranspose2d,
 )
-from tritonconv.notices import FallbackWarning
-from tritonconv.verify import WrongResult, verify
-from tritonconv.warmup import warmup
+from tritonconv.tools.explain import explain
+from tritonconv.tools.verify import WrongResult, verify
+from tritonconv.tools.warmup import warmup
 
 __all__ = [
     "Conv2d",
@@ -46,6 +46,7 @@ __all__ = [
     "locally_connected2d",
     "locally_connected_transpose2d",
     "per_sample_conv2d",
+    "reference",
     "using",
     "verify",
     "warmup",

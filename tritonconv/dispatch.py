@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tritonconv import processor
+from tritonconv import runtime
+from tritonconv.fallback_warning import warn_once
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.notices import warn_once
 
 # In the order of preference. "auto" takes the first that has no reason not to run.
 IMPLEMENTATIONS = ("triton", "reference")
@@ -33,17 +33,17 @@ def why_not(implementation: str, problem: Problem) -> str | None:
         return None
     if problem.dtype not in DTYPES:
         return f"the kernels compute in float16, bfloat16 or float32, not in {_name(problem.dtype)}"
-    return processor.no_triton() or _why_not_device(problem.device) or _why_not_size(problem) or _why_not_again(problem)
+    return runtime.no_triton() or _why_not_device(problem.device) or _why_not_size(problem) or _why_not_again(problem)
 
 
 def _why_not_device(device: torch.device) -> str | None:
     if device.type not in ("cpu", "cuda"):
         return f"the kernels run on CUDA tensors, not on {device.type}"
-    if processor.interpreted():
+    if runtime.interpreted():
         return None
     if device.type == "cpu":
         return "the tensors are on the CPU (TRITON_INTERPRET=1, set before Python starts, runs the kernels there)"
-    capability = processor.device_of(device).capability
+    capability = runtime.device_of(device).capability
     if 0 < capability < 80:
         return f"Triton has no tensor-core path for compute capability {capability / 10}: the kernels need 8.0 or newer"
     return None
@@ -120,7 +120,7 @@ def choose(problem: Problem, wish: str = "auto") -> str:
 def choose_and_warn(problem: Problem, wish: str) -> str:
     """`choose`, with a `FallbackWarning` where the user of a GPU would have expected a kernel."""
     chosen = choose(problem, wish)
-    if chosen == "reference" and wish != "reference" and processor.is_gpu(problem.device):
+    if chosen == "reference" and wish != "reference" and runtime.is_gpu(problem.device):
         reason = why_not("triton", problem) or ""
         warn_once(f"{problem.operator} runs as reference: {reason}", reason)
     return chosen

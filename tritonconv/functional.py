@@ -5,10 +5,10 @@ Strings, ints, missing batches and autocast end here.
 
 from torch import Tensor
 
-from reference import arguments
-from reference.checks import Ints
 from tritonconv import dispatch
-from tritonconv.autograd import call
+from tritonconv.operators.autograd import call
+from tritonconv.reference.torch_rules import arguments
+from tritonconv.reference.torch_rules.checks import Ints
 
 
 def conv2d(

@@ -7,10 +7,10 @@ from torch's into these, have it too.
 
 from torch import Tensor, nn
 
-from reference import lazy_local_layers, local_layers
-from reference.arguments import output_padding, padded
-from reference.checks import Ints
 from tritonconv.functional import conv2d, conv_transpose2d, locally_connected2d, locally_connected_transpose2d
+from tritonconv.reference import local_layers
+from tritonconv.reference.torch_rules.arguments import output_padding, padded
+from tritonconv.reference.torch_rules.checks import Ints
 
 
 class Conv2d(nn.Conv2d):
@@ -119,7 +119,7 @@ class LocallyConnectedTranspose2d(local_layers.LocallyConnectedTranspose2d):
         )
 
 
-class LazyLocallyConnected2d(lazy_local_layers.LazyLocallyConnected2d):
+class LazyLocallyConnected2d(local_layers.LazyLocallyConnected2d):
     """A `LocallyConnected2d` that takes `in_channels` and `input_size` from its first input."""
 
     cls_to_become = LocallyConnected2d
@@ -128,7 +128,7 @@ class LazyLocallyConnected2d(lazy_local_layers.LazyLocallyConnected2d):
     _conv_forward = LocallyConnected2d._conv_forward
 
 
-class LazyLocallyConnectedTranspose2d(lazy_local_layers.LazyLocallyConnectedTranspose2d):
+class LazyLocallyConnectedTranspose2d(local_layers.LazyLocallyConnectedTranspose2d):
     """A `LocallyConnectedTranspose2d` that takes `in_channels` and `input_size` from its first input."""
 
     cls_to_become = LocallyConnectedTranspose2d

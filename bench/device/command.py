@@ -3,9 +3,8 @@
 `correctness` runs the tests that need a GPU, every shipped tile in every dtype among them, and then random problems
 until its time is up. `layers` times the layers whose kernels, or tiles, are not those of the newest committed result:
 all passes, against torch, bfloat16 first. On request: `profile`, the kernels that cuDNN runs; `precision`, other dtypes
-and NCHW; `descriptors`, what it costs to describe tensors to the hardware. Each part writes what it has as it goes, as
-JSON that is whole at any moment, so it may be stopped at any moment. Without a GPU this is a rehearsal: small problems,
-in Triton's interpreter, marked as such.
+and NCHW. Each part writes what it has as it goes, as JSON that is whole at any moment, so it may be stopped at any
+moment. Without a GPU this is a rehearsal: small problems, in Triton's interpreter, marked as such.
 
 The exit status is 1 if a result was wrong, a test failed, or the work was stopped by an error.
 """
@@ -20,7 +19,7 @@ from types import FrameType
 
 import torch
 
-from bench.device import cache, correctness, descriptors, speed
+from bench.device import cache, correctness, speed
 from bench.device.schedule import Clock
 from bench.layers import select
 
@@ -29,7 +28,6 @@ PARTS: dict[str, Callable[[argparse.Namespace, torch.device, Clock, Callable[[],
     "layers": speed.run_layers,
     "profile": speed.run_profile,
     "precision": speed.run_precision,
-    "descriptors": descriptors.run,
 }
 SECONDS = 285.0
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from bench import results
-from bench.contenders import DTYPES
 from bench.device.schedule import Clock, Record, in_time
+from bench.run.contenders import DTYPES
 from tests.sweep.check import wrong
 from tests.sweep.problems import integers, problem
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from bench import results
-from bench.contenders import PASSES, Pass, at_its_best, call, parts
 from bench.device.schedule import Clock, Record, in_time
 from bench.layers import SMOKE, Layer, select
-from bench.measure import about
 from bench.report import tables
-from bench.session import Session
+from bench.run.contenders import PASSES, Pass, at_its_best, call, parts
+from bench.run.measure import about
+from bench.run.session import Session
 from tritonconv.geometry import OPERATORS
 
 # Bad rows that are printed; all are in the record.

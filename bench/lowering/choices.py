@@ -7,16 +7,16 @@ from bench import table
 from bench.layers import Layer
 from bench.lowering.offline import kernels_for, launches, operands_for, operator_of, tile_of
 from tritonconv.geometry import ConvGeometry
-from tritonconv.model import expected
-from tritonconv.tile import Device
+from tritonconv.gpu import Device
+from tritonconv.tiling.cost import expected
 
 HEADER = ("layer", "operator", "tile", "pixels", "blocks", "rounds", "steps", "full", "limit")
 LEGEND = """\
 tile: BLOCK_M x BLOCK_N x BLOCK_K, warps, stages; :images.rows.columns of a block of pixels that is copied whole; /parts
 of a split reduction. blocks: of results, or of parts of their sums. rounds: in which they are computed. steps: of each
 block, of dgrad's phases the mean. full: the share of what is multiplied that is not overhang. limit: what the model
-expects to take most of the time. Nothing here was measured: the choice follows the model in tritonconv/model.py, but
-where a table of the GPU has a row."""
+expects to take most of the time. Nothing here was measured: the choice follows the model in tritonconv/tiling/cost.py,
+but where a table of the GPU has a row."""
 
 
 def choices(layers: Iterable[Layer], dtype: str, device: Device) -> Iterator[tuple[object, ...]]:
@@ -34,7 +34,7 @@ def choices(layers: Iterable[Layer], dtype: str, device: Device) -> Iterator[tup
             operands = operands_for(operator, dtype, layer.geometry, device)
             at_once = device.multiprocessors * tile.together(operator, operands.itemsize, device)
             yield (
-                *(layer.name, operator, tile, "in blocks" if tile.tiled else "gathered", blocks),
+                *(layer.name, operator, tile, "in blocks" if tile.uses_tma else "gathered", blocks),
                 *(ceil(blocks / at_once), ceil(steps)),
                 f"{geometry.flops / 2 / products:.2f}",
                 expected(tile, geometry, operator, operands, device).limit,

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import triton
 
-from bench import identity, results
-from bench.contenders import DTYPES
+from bench import kernel_identity, results
 from bench.layers import select
 from bench.lowering import ttir
 from bench.lowering.chips import CHIPS
@@ -16,6 +15,7 @@ from bench.lowering.offline import KERNELS, Job, device_of, jobs
 from bench.lowering.rows import Failure, compared, lower_all, regressions, unfit
 from bench.lowering.table import LEGEND, by_architecture, full, load
 from bench.results import RESULTS
+from bench.run.contenders import DTYPES
 
 COMMITTED = RESULTS / "lowering.json"
 
@@ -115,8 +115,14 @@ def main(args: argparse.Namespace) -> int:
 
 def identify() -> int:
     """Put the kernels of the checkout among the known ones. Returns the exit status: 1 if some are new."""
-    found, said = identity.identified(identity.read(), identity.source_hashes(), ttir.hashes(), triton.__version__)
-    results.write(identity.KNOWN, identity.dump(found))
+    if triton.__version__ != kernel_identity.pinned():
+        raise ValueError(
+            f"kernels are identified with Triton {kernel_identity.pinned()}, not with {triton.__version__}"
+        )
+    found, said = kernel_identity.identified(
+        kernel_identity.read(), kernel_identity.source_hashes(), ttir.hashes(), triton.__version__
+    )
+    results.write(kernel_identity.KNOWN, kernel_identity.dump(found))
     print("\n".join(said))
     return int(any("new" in line for line in said))
 

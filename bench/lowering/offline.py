@@ -11,15 +11,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bench.contenders import DTYPES, bias_shape
 from bench.layers import Layer
 from bench.lowering.chips import CHIPS, Chip
-from tests.oracle import convolution_precision
-from tritonconv import launch, tiles
-from tritonconv.compiling import compile_all, cpus
+from bench.run.contenders import DTYPES, bias_shape
+from tests.support.oracle import convolution_precision
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.layout import allocate, last_in_memory, paired
-from tritonconv.tile import INTERPRETER, Device, Operands, Tile
+from tritonconv.gpu import INTERPRETER, Device
+from tritonconv.launch import planners
+from tritonconv.launch.layout import allocate, last_in_memory, paired
+from tritonconv.launch.plan import Launch
+from tritonconv.tiling import fits, pick
+from tritonconv.tiling.tile import Operands, Tile
+from tritonconv.tools.parallel_compile import compile_all, cpus
 
 # What a weight varies over, by what is put behind an operator's name to call its kernel for such weights.
 VARYING = {"local": "p q", "per_sample": "b", "dynamic": "b p q"}
@@ -118,9 +121,9 @@ def shipped(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[Job]:
     operator, varies = operator_of(kernel), varies_of(kernel)
     for memory in memories(operator, DTYPES[dtype].itemsize):
         operands = operands_of(operator, dtype, memory, varies)
-        fitting = tiles.available(operator, operands, device_of(arch))
+        fitting = fits.available(operator, operands, device_of(arch))
         if varies == "b p q":
-            fitting = tiles.for_images(fitting, small(varies, memory, operands.itemsize), operator)
+            fitting = pick.for_images(fitting, small(varies, memory, operands.itemsize), operator)
         for tile in fitting:
             found.setdefault((tile, memory if everywhere else None), Job(kernel, dtype, memory, tile, arch))
     return list(found.values())
@@ -148,13 +151,13 @@ def kernels_for(geometry: ConvGeometry) -> list[str]:
     return [name for name in KERNELS if varies_of(name) == geometry.varies and name != "sum_partials"]
 
 
-def of_launch(started: launch.Launch, kernel: str, dtype: str, arch: str) -> Job:
+def of_launch(started: Launch, kernel: str, dtype: str, arch: str) -> Job:
     """The job that compiles what is launched, up to where in memory operands begin and how far they reach."""
     memory = Memory(started.arguments["ALIGN_X"], started.arguments["ALIGN_Y"])
     return Job(kernel, dtype, memory, replace(tile_of(started), SPLIT_K=1), arch)
 
 
-def tile_of(started: launch.Launch) -> Tile:
+def tile_of(started: Launch) -> Tile:
     """The tile that is launched."""
     given = started.arguments
     return Tile(
@@ -171,7 +174,7 @@ def launches(
     tile: Tile | None = None,
     bias: bool = True,
     channels_last: bool = True,
-) -> list[launch.Launch]:
+) -> list[Launch]:
     """What is launched for `geometry`, on tensors without data."""
     size: dict[str, Any] = dict(dtype=DTYPES[dtype], device="meta")
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -181,10 +184,10 @@ def launches(
     to_x, to_y = (torch.empty(bias_shape(geometry, side), **size) if bias else None for side in sides)
     factors = {"fprop": (x, weight, to_y), "dgrad": (y, weight, to_x), "wgrad": (x, y, bias)}
     with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
-        return launch.PLANS[operator](*factors[operator], geometry, channels_last, device, tile).launches
+        return planners.PLANS[operator](*factors[operator], geometry, channels_last, device, tile).launches
 
 
-def for_memory(job: Job) -> launch.Launch:
+def for_memory(job: Job) -> Launch:
     """The launch that is compiled: 3x3 taps, and channels that can be loaded and stored as the job says.
 
     With what makes most of the kernel, the bias, but for wgrad, of which that is a kernel of its own.
@@ -209,7 +212,7 @@ def operands_for(operator: Operator, dtype: str, geometry: ConvGeometry, device:
     return operands_of(operator, dtype, Memory(given["ALIGN_X"], given["ALIGN_Y"]), geometry.varies)
 
 
-def precompile(plans: Iterable[Sequence[launch.Launch]], device: torch.device) -> int:
+def precompile(plans: Iterable[Sequence[Launch]], device: torch.device) -> int:
     """Compile what `plans` launch for the GPU `device`, in parallel processes. Returns how many kernels there are.
 
     What does not compile is left for its launch to complain about.

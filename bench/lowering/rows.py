@@ -10,11 +10,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from bench import results
-from bench.contenders import DTYPES
 from bench.layers import Layer
 from bench.lowering import assembly
 from bench.lowering.offline import Job, compiled, device_of, for_memory, picked
 from bench.lowering.table import Row
+from bench.run.contenders import DTYPES
 
 # What a row is about; the rest is what was found.
 KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")

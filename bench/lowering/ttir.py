@@ -1,4 +1,8 @@
-"""What Triton makes of the kernels before it looks at the hardware: TTIR, with everything but names and places."""
+"""What Triton makes of the kernels before it looks at the hardware: TTIR, with everything but names and places.
+
+Beside it stands what Triton may specialize. Every integer is general here, but in a launch it becomes a constant if it
+is 1, and aligned if it is a multiple of 16, unless the kernel says that it must not.
+"""
 
 import hashlib
 import re
@@ -11,7 +15,7 @@ from triton.compiler.compiler import make_backend
 
 from bench.lowering.offline import source_of
 from bench.lowering.variants import started
-from tritonconv.launch import Launch
+from tritonconv.launch.plan import Launch
 
 TARGET = GPUTarget("cuda", 90, 32)
 
@@ -20,8 +24,14 @@ def hashes() -> dict[str, dict[str, str]]:
     """For each operator, and each launch of each variant, a hash of its TTIR."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for operator, name, launch in started():
-        found[operator][name] = hashlib.sha256(normalised(ttir(launch)).encode()).hexdigest()[:12]
+        whole = f"{normalised(ttir(launch))}\n{specialized(launch)}"
+        found[operator][name] = hashlib.sha256(whole.encode()).hexdigest()[:12]
     return dict(found)
+
+
+def specialized(launch: Launch) -> list[tuple[bool, bool]]:
+    """Of each parameter whether its value, and whether its alignment, must stay general."""
+    return [(p.do_not_specialize, p.do_not_specialize_on_alignment) for p in launch.kernel.params]
 
 
 def ttir(launch: Launch) -> str:

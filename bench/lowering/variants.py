@@ -1,7 +1,7 @@
 """The variants of the kernels that stand for all of them: together they take every branch of the kernels' source.
 
-Each is what is launched for a geometry with a given tile. Every test of the kernels' identity compiles them to TTIR,
-so the list stays short and its names stay as they are (`bench/results/kernels.json` has them).
+Each is what is launched for a geometry with a given tile. The block sizes of a tile differ, so that none can stand for
+another. The tests compile all of them to TTIR, so the list is short. Their names are in `bench/results/kernels.json`.
 """
 
 from collections.abc import Iterator
@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from bench.lowering.offline import launches
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.launch import Launch
-from tritonconv.tile import INTERPRETER, Tile
+from tritonconv.gpu import INTERPRETER
+from tritonconv.launch.plan import Launch
+from tritonconv.tiling.tile import Tile
 
 
 class Variant(NamedTuple):
@@ -35,21 +36,21 @@ def dense(C: int, F: int, size: int = 8, taps: int = 3, B: int = 2, **other: Any
     return ConvGeometry(B, C, size, size, F, P, Q, taps, taps, **other)
 
 
-def varying(varies: str, C: int = 64, F: int = 64, B: int = 2) -> ConvGeometry:
-    return ConvGeometry(B=B, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
+def varying(varies: str, C: int = 64, F: int = 64, B: int = 2, taps: int = 3) -> ConvGeometry:
+    """A square problem of 6x6 positions whose weight varies."""
+    return ConvGeometry(B, C, 5 + taps, 5 + taps, F, 6, 6, taps, taps, varies=varies)
 
 
 EVEN, GROUPS = dense(64, 64), dense(128, 128, G=2)
 STRIDED, UNEVEN = dense(64, 64, stride_h=2, stride_w=2), dense(64, 64, 9, stride_h=3, stride_w=2, dilation_w=2)
 # More elements than 32 bits count, in images that they do count; and rows that lie 2^31 elements apart.
 MANY, FAR = dense(64, 64, 1024, B=64), ConvGeometry(1, 64, 3, 2**25, 64, 1, 2**25, 3, 1)
-BLOCKS, EXACT, SCALARS = Tile(128, 128, 64, 8, 3), Tile(64, 64, 16, 8, 4), Tile(64, 32, 32, 8, 2)
+BLOCKS, EXACT, SCALARS = Tile(128, 64, 32, 8, 3), Tile(64, 32, 16, 8, 4), Tile(64, 16, 32, 8, 2)
 FEW = Tile(4, 16, 8, 1, 4)
-WHOLE, HALF = (
-    Tile(128, 128, 64, 4, 3, BLOCK_B=2, BLOCK_H=8, BLOCK_W=8),
-    Tile(*(128, 64, 64, 4, 3), BLOCK_B=128, BLOCK_H=1, BLOCK_W=1),
-)
-WHOLE_TF32 = Tile(128, 128, 32, 8, 3, BLOCK_B=8, BLOCK_H=4, BLOCK_W=4)
+# Blocks of pixels with more columns than rows, so that one cannot stand for the other. HALF is too narrow for halves.
+WHOLE = Tile(64, 128, 32, 4, 3, BLOCK_B=2, BLOCK_H=4, BLOCK_W=8)
+HALF = Tile(128, 64, 32, 4, 3, BLOCK_B=16, BLOCK_H=2, BLOCK_W=4)
+WHOLE_TF32 = Tile(128, 64, 32, 8, 3, BLOCK_B=8, BLOCK_H=2, BLOCK_W=8)
 
 
 def sides(operator: Operator) -> dict[str, Variant]:
@@ -59,6 +60,8 @@ def sides(operator: Operator) -> dict[str, Variant]:
         "vectors, groups, stride": Variant(operator, dense(128, 128, G=2, stride_h=2, stride_w=2), BLOCKS),
         "pairs": Variant(operator, dense(62, 62), BLOCKS, bias=True),
         "scalars": Variant(operator, dense(63, 63), SCALARS),
+        "vectors of the image": Variant(operator, dense(64, 63), SCALARS),
+        "vectors of the features": Variant(operator, dense(63, 64), SCALARS),
         "nchw": Variant(operator, dense(12, 12), SCALARS, bias=True, channels_last=False),
         "many taps": Variant(operator, dense(64, 64, 8, 7), BLOCKS),
         "most taps": Variant(operator, dense(64, 64, 40, 33), BLOCKS),
@@ -67,8 +70,12 @@ def sides(operator: Operator) -> dict[str, Variant]:
         "float32": Variant(operator, EVEN, EXACT, "float32", bias=True),
         "tf32": Variant(operator, EVEN, Tile(128, 128, 32, 8, 3), "tf32"),
         "samples": Variant(operator, varying("b"), BLOCKS, bias=True),
-        "locations": Variant(operator, varying("p q", B=32), Tile(16, 64, 64, 4, 4), bias=True),
+        "samples, vectors of the image": Variant(operator, varying("b", 64, 62), SCALARS),
+        "samples, vectors of the features": Variant(operator, varying("b", 60, 64), SCALARS),
+        "locations": Variant(operator, varying("p q", B=32), Tile(16, 64, 32, 4, 4), bias=True),
         "locations, few images": Variant(operator, varying("p q"), FEW, bias=True),
+        "locations, pairs": Variant(operator, varying("p q", 62, 62, 32), Tile(16, 32, 64, 4, 4)),
+        "locations, most taps": Variant(operator, varying("p q", taps=33), FEW),
         "samples and locations": Variant(operator, varying("b p q"), FEW, bias=True),
     }
     tma = {
@@ -76,6 +83,7 @@ def sides(operator: Operator) -> dict[str, Variant]:
         "tma groups": Variant(operator, GROUPS, HALF),
         "tma tf32": Variant(operator, EVEN, WHOLE_TF32, "tf32"),
         "tma folded": Variant(operator, STRIDED, HALF, bias=True),
+        "tma folded, halves": Variant(operator, dense(128, 128, stride_h=2, stride_w=2), WHOLE),
         "tma stride": Variant(operator, UNEVEN, HALF, bias=True),
         "tma scattered": Variant(operator, dense(64, 64, 8, B=2), WHOLE, channels_last=False),
     }
@@ -84,13 +92,15 @@ def sides(operator: Operator) -> dict[str, Variant]:
 
 def wgrad() -> dict[str, Variant]:
     """The variants of wgrad, and of the kernel that adds up its partial sums."""
-    split, whole, few = Tile(128, 128, 64, 8, 3, SPLIT_K=2), Tile(64, 64, 32, 4, 3), Tile(16, 64, 1, 4, 2)
+    split, whole, few = Tile(128, 64, 32, 8, 3, SPLIT_K=2), Tile(64, 32, 16, 4, 3), Tile(16, 64, 1, 4, 2)
     tma = dict(SPLIT_K=2, BLOCK_H=1)
     return {
         "vectors": Variant("wgrad", EVEN, split),
         "vectors, bias": Variant("wgrad", GROUPS, split, bias=True),
         "pairs": Variant("wgrad", dense(62, 62), split),
         "scalars": Variant("wgrad", dense(63, 63), SCALARS, bias=True),
+        "vectors of the image": Variant("wgrad", dense(64, 63), SCALARS),
+        "vectors of the features": Variant("wgrad", dense(63, 64), SCALARS),
         "nchw": Variant("wgrad", dense(12, 12), SCALARS, channels_last=False),
         "wide": Variant("wgrad", MANY, split, bias=True),
         "float32": Variant("wgrad", EVEN, EXACT, "float32"),
@@ -100,9 +110,9 @@ def wgrad() -> dict[str, Variant]:
         "locations": Variant("wgrad", varying("p q", B=32), whole),
         "locations, few images": Variant("wgrad", varying("p q"), few),
         "samples and locations": Variant("wgrad", varying("b p q"), few),
-        "tma rows": Variant("wgrad", dense(64, 64, 64), Tile(128, 128, 64, 4, 3, BLOCK_B=1, BLOCK_W=64, **tma)),
-        "tma images": Variant("wgrad", GROUPS, Tile(128, 64, 64, 4, 3, BLOCK_B=64, BLOCK_W=1, **tma), bias=True),
-        "tma whole rows": Variant("wgrad", STRIDED, Tile(64, 64, 16, 4, 3, BLOCK_B=1, BLOCK_H=4, BLOCK_W=4), bias=True),
+        "tma rows": Variant("wgrad", dense(64, 64, 64), Tile(128, 64, 32, 4, 3, BLOCK_B=1, BLOCK_W=32, **tma)),
+        "tma images": Variant("wgrad", GROUPS, Tile(64, 128, 32, 4, 3, BLOCK_B=32, BLOCK_W=1, **tma), bias=True),
+        "tma whole rows": Variant("wgrad", EVEN, Tile(64, 128, 16, 4, 3, BLOCK_B=1, BLOCK_H=2, BLOCK_W=8), bias=True),
     }
 
 

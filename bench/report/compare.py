@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
 
-from bench.contenders import INSTEAD, OURS
 from bench.layers import FAMILIES
 from bench.results import Results, Row, key
+from bench.run.contenders import INSTEAD, OURS
 
 # Whose time is 1: torch's own layer, or, where torch does not have it, unfold + einsum.
 BASELINE, SUBSTITUTE = "torch", INSTEAD[0]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench import table
-from bench.contenders import PASSES
 from bench.report import compare
 from bench.results import Results, Row
+from bench.run.contenders import PASSES
 
 NOTE = """\
 Times as fast as torch, or, in locally connected layers, which torch does not have, as unfold + einsum: medians on the

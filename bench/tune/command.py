@@ -1,4 +1,4 @@
-"""Measure the tiles for layers on this GPU. The winners become rows of `tritonconv/gpus/`, which `pick` looks up."""
+"""Measure the tiles for layers on this GPU. The winners become rows of `tritonconv/tiling/gpus/`."""
 
 import argparse
 import sys
@@ -9,18 +9,20 @@ from typing import NamedTuple
 
 import torch
 
-from bench import identity, results
-from bench.contenders import DTYPES, Problem
+from bench import kernel_identity, results
 from bench.device import cache
 from bench.device.schedule import Clock, Record, in_time
 from bench.layers import Layer, select
 from bench.lowering.offline import launches, precompile
+from bench.run.contenders import DTYPES, Problem
 from bench.tune.search import candidates, key_of, medians, tune
 from bench.tune.table import Table
-from tritonconv import measured, processor
+from tritonconv import runtime
 from tritonconv.geometry import OPERATORS, Operator
-from tritonconv.launch import Launch
-from tritonconv.tile import Device, Tile
+from tritonconv.gpu import Device
+from tritonconv.launch.plan import Launch
+from tritonconv.tiling import measured
+from tritonconv.tiling.tile import Tile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="the table to write: by default that of the package, in tritonconv/gpus",
+        help="the table to write: by default that of the package, in tritonconv/tiling/gpus",
     )
     parser.add_argument(
         "--times", type=Path, metavar="FILE", help="keep the times of all tiles that were tried, as JSON"
@@ -53,8 +55,8 @@ def main(args: argparse.Namespace) -> int:
     if not torch.cuda.is_available():
         print("python -m bench tune measures tiles on a GPU, and there is none", file=sys.stderr)
         return 2
-    gpu = processor.device_of(torch.device("cuda"))
-    table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu.name, identity.names())
+    gpu = runtime.device_of(torch.device("cuda"))
+    table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu.name, kernel_identity.names())
     todo = tasks(layers, args.dtypes, gpu, None if args.again else table, args.grid)
     clock = Clock(args.seconds or float("inf"))
     record = None

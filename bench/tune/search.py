@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 
-from bench import check, results
-from bench.contenders import Problem, at_its_best
+from bench import results
 from bench.layers import Layer
 from bench.lowering.offline import operands_for
 from bench.results import Row
-from bench.timing import on_device, spread
-from tritonconv import launch, measured, tiles
+from bench.run import check
+from bench.run.contenders import Problem, at_its_best
+from bench.run.timing import on_device, spread
 from tritonconv.geometry import Operator
-from tritonconv.model import expected
-from tritonconv.tile import Device, Tile
+from tritonconv.gpu import Device
+from tritonconv.launch import planners, start
+from tritonconv.tiling import fits, measured, pick
+from tritonconv.tiling.cost import expected
+from tritonconv.tiling.tile import Tile
 
 # Of the shipped tiles so many are tried: those that the model expects to be fastest.
 PROMISING = 14
@@ -39,9 +42,9 @@ def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Device, grid: 
     operands = operands_for(operator, dtype, layer.geometry, gpu)
     # What a launch makes of a plain matrix product.
     geometry = layer.geometry.in_line() if layer.geometry.pointwise else layer.geometry
-    found = (tiles.legal if grid else tiles.available)(operator, operands, gpu)
-    found = tiles.suited(found, geometry, operator, operands, gpu)
-    found = tiles.with_splits(found, operator, geometry, operands, gpu)
+    found = (fits.legal if grid else fits.available)(operator, operands, gpu)
+    found = pick.suited(found, geometry, operator, operands, gpu)
+    found = pick.with_splits(found, operator, geometry, operands, gpu)
     if grid:
         return found
     return sorted(found, key=lambda tile: expected(tile, geometry, operator, operands, gpu).cycles)[:PROMISING]
@@ -60,7 +63,7 @@ def tune(
         for tile in tried:
 
             def call(tile: Tile = tile) -> tuple[torch.Tensor, ...]:
-                return launch.run(launch.PLANS[operator](first, second, bias, problem.geometry, True, gpu, tile))
+                return start.run(planners.PLANS[operator](first, second, bias, problem.geometry, True, gpu, tile))
 
             try:
                 check.verify(operator, problem, call(), wanted)

@@ -1,4 +1,4 @@
-"""The table of one GPU: rows of `tritonconv/gpus/`, which `tritonconv.tiles.pick` looks up."""
+"""The table of one GPU: rows of `tritonconv/tiling/gpus/`, which `tritonconv.tiling.pick` looks up."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from bench import results
+from bench import kernel_identity, results
 from bench.results import Row
-from tritonconv import measured
 from tritonconv.geometry import Operator
+from tritonconv.tiling import measured
 
 
 class Table:
@@ -26,7 +26,8 @@ class Table:
 
     def has(self, key: measured.Key, operator: Operator) -> bool:
         """Whether there is a row that was measured with the kernel as it is."""
-        return key in self.rows and self.rows[key]["kernel"] == self.kernels[operator]
+        measured_with: dict[str, str] = {operator: self.rows[key]["kernel"]} if key in self.rows else {}
+        return kernel_identity.canonical(measured_with).get(operator) == self.kernels[operator]
 
     def add(self, row: Row) -> None:
         """Keep the row, in the place of an older one."""

@@ -15,46 +15,38 @@ SURFACE = "its mistakes are for the tests of the interface, which `runner.TESTS`
 TOOL = "it says, checks or prepares something, and computes no result"
 CHOICE = "it chooses among tiles, each of which gives the right result"
 FAULTS = "it is reached after a fault, and its tests are about what is warned of and tried next"
-# Everything in the package is mutated but these files and functions, which must exist.
+YARDSTICK = "the kernels are compared with it"
+# Everything in the package is mutated but these files, folders and functions, which must exist.
 NOT_MUTATED = {
     "tritonconv/__init__.py": SURFACE,
     "tritonconv/layers.py": SURFACE,
     "tritonconv/functional.py": SURFACE,
-    "tritonconv/autograd.py": SURFACE,
-    "tritonconv/batching.py": SURFACE,
-    "tritonconv/ops.py": SURFACE,
     "tritonconv/dispatch.py": SURFACE,
-    "tritonconv/explain.py": TOOL,
-    "tritonconv/warmup.py": TOOL,
-    "tritonconv/compiling.py": TOOL,
-    "tritonconv/verify.py": TOOL,
-    "tritonconv/tolerance.py": TOOL,
-    "tritonconv/notices.py": TOOL,
-    "tritonconv/processor.py": TOOL,
-    "tritonconv/tiles.py": CHOICE,
-    "tritonconv/measured.py": CHOICE,
-    "tritonconv/model.py": CHOICE,
-    "tritonconv/recovery.py": FAULTS,
+    "tritonconv/operators": SURFACE,
+    "tritonconv/reference": YARDSTICK,
+    "tritonconv/tools": TOOL,
+    "tritonconv/runtime.py": TOOL,
+    "tritonconv/fallback_warning.py": FAULTS,
+    "tritonconv/launch/recovery.py": FAULTS,
+    "tritonconv/launch/failed_tiles.py": CHOICE,
+    "tritonconv/gpu.py": CHOICE,
+    "tritonconv/tiling/catalogue.py": CHOICE,
+    "tritonconv/tiling/cost.py": CHOICE,
+    "tritonconv/tiling/fits.py": CHOICE,
+    "tritonconv/tiling/measured.py": CHOICE,
+    "tritonconv/tiling/pick.py": CHOICE,
 }
 FUNCTIONS_NOT_MUTATED = {
-    "tritonconv/geometry.py": {
-        "__post_init__": SURFACE,
-        "flops": TOOL,
-        "minimal_bytes": TOOL,
-    },
-    "tritonconv/launch.py": {
-        "compiled_for": TOOL,
-        "tile_for": CHOICE,
-    },
-    "tritonconv/tile.py": {
-        "of": TOOL,
+    "tritonconv/geometry.py": {"__post_init__": SURFACE, "flops": TOOL, "minimal_bytes": TOOL},
+    "tritonconv/launch/plan.py": {"compiled_for": TOOL},
+    "tritonconv/tiling/block_shapes.py": {"pixels_of": CHOICE, "shapes": CHOICE, "shaped": CHOICE},
+    "tritonconv/tiling/tile.py": {
         "__str__": TOOL,
         "halves": CHOICE,
         "shared_bytes": CHOICE,
         "steps": CHOICE,
         "strain": CHOICE,
         "together": CHOICE,
-        "whole_rows": CHOICE,
     },
 }
 
@@ -84,17 +76,21 @@ class Mutant:
 
 def find(root: Path = ROOT) -> list[Mutant]:
     """All mutants of the repository at `root`, in the order of their places."""
-    files = sorted(path.relative_to(root).as_posix() for path in (root / PACKAGE).rglob("*.py"))
-    return [mutant for file in files if file not in NOT_MUTATED for mutant in mutants_of(root, file)]
+    files = sorted(path.relative_to(root) for path in (root / PACKAGE).rglob("*.py"))
+    return [mutant for file in files if not is_left_out(file) for mutant in mutants_of(root, file.as_posix())]
+
+
+def is_left_out(file: Path) -> bool:
+    return any(path.as_posix() in NOT_MUTATED for path in (file, *file.parents))
 
 
 def gone(root: Path = ROOT) -> list[str]:
     """What the two lists above name that is not there."""
-    files = [file for file in (*NOT_MUTATED, *FUNCTIONS_NOT_MUTATED) if not (root / file).is_file()]
-    return files + [
+    places = [place for place in (*NOT_MUTATED, *FUNCTIONS_NOT_MUTATED) if not (root / place).exists()]
+    return places + [
         f"{file}: {name}"
         for file, names in FUNCTIONS_NOT_MUTATED.items()
-        if file not in files
+        if file not in places
         for name in set(names) - {function.name for function in functions(Text((root / file).read_bytes()))}
     ]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.mutants.finder import Mutant
 from tests.mutants.runner import Outcome, run
-from tests.processes import Nursery
+from tests.support.processes import Nursery
 
 Key = tuple[str, str, str, str, int]
 

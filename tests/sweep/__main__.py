@@ -2,7 +2,7 @@
 
 Half of them are of small integers, which must come out exact, and half are compared with torch in float64. The first
 that is wrong ends the sweep, with exit status 1, the seed that replays it, and the least of it that is still wrong, as
-a line for the table in tests/cases.py. Without a GPU the kernels run in Triton's interpreter.
+a line for the table in tests/support/cases.py. Without a GPU the kernels run in Triton's interpreter.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
-from tests.cases import DTYPES, Case
-from tests.interpreter import interpreting
+from tests.support.cases import DTYPES, Case
+from tests.support.interpreter import interpreting
 from tests.sweep import replay
 from tests.sweep.check import wrong
 from tests.sweep.problems import integers, problem
@@ -72,7 +72,7 @@ def report(seed: int, case: Case, found: str, args: argparse.Namespace) -> int:
         torch.cuda.synchronize()
     integer = integers(seed)
     least = shrink(case, lambda each: wrong(each, args.device, integer, seed) is not None)
-    print(f"shrunk: {wrong(least, args.device, integer, seed)}\nfor tests/cases.py:\n    {least.line},")
+    print(f"shrunk: {wrong(least, args.device, integer, seed)}\nfor tests/support/cases.py:\n    {least.line},")
     return 1
 
 

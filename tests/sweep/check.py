@@ -5,11 +5,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.cases import Case
-from tests.guards import guarded_memory
-from tests.steps import check
+from tests.support.cases import Case
+from tests.support.guards import guarded_memory
+from tests.support.steps import check
 from tests.sweep.problems import tile_of
-from tritonconv import launch, processor
+from tritonconv import runtime
+from tritonconv.launch import failed_tiles
 
 
 def wrong(case: Case, device: str, integer: bool, seed: int) -> str | None:
@@ -24,11 +25,13 @@ def wrong(case: Case, device: str, integer: bool, seed: int) -> str | None:
 
 @contextmanager
 def small_tiles(seed: int) -> Iterator[None]:
-    if not processor.interpreted():  # or each problem would be compiled anew
+    if not runtime.interpreted():  # or each problem would be compiled anew
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            launch, "pick", lambda geometry, operator, operands, _: tile_of(seed, operator, geometry, operands.blocks)
+            failed_tiles,
+            "pick",
+            lambda geometry, operator, operands, _: tile_of(seed, operator, geometry, operands.blocks),
         )
         yield

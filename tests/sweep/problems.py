@@ -4,10 +4,12 @@ import random
 from dataclasses import replace
 from math import ceil
 
-from tests.cases import LAYOUTS, Case, pair
+from tests.support.cases import LAYOUTS, Case, pair
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.tile import INTERPRETER, Operands, Tile
-from tritonconv.tiles import in_shape, pick, pixels_of, shapes, whole_rows
+from tritonconv.gpu import INTERPRETER
+from tritonconv.tiling.block_shapes import in_shape, pixels_of, shapes, whole_rows
+from tritonconv.tiling.pick import pick
+from tritonconv.tiling.tile import Operands, Tile
 
 DTYPES = ("float32", "bfloat16", "float16")
 GRADIENTS = ("all_zero_strides", *LAYOUTS)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests.guards import guarded_memory
-from tests.oracle import convolution_precision
-from tritonconv import ops
+from tests.support.guards import guarded_memory
+from tests.support.oracle import convolution_precision
 from tritonconv.geometry import ConvGeometry
+from tritonconv.operators import library
+from tritonconv.operators.call import run
 
 
 def wrong(text: str, device: str) -> str | None:
@@ -35,7 +36,7 @@ def wrong(text: str, device: str) -> str | None:
         B, N, h, w = shapes[left_out]
         shape = {0: (), 1: (N,), 2: (B, N), 3: (N, h, w), 4: (B, N, h, w)}[int(bias)]
         bias = torch.randn(shape, generator=generator).to(device, dtype) if bias else None
-    sampling = ops.Sampling(
+    sampling = library.Sampling(
         sizes[left_out],
         (geometry.stride_h, geometry.stride_w),
         (geometry.pad_h, geometry.pad_w),
@@ -51,7 +52,7 @@ def wrong(text: str, device: str) -> str | None:
             tritonconv.verify(1),
             guarded_memory(),
         ):
-            ops.run(call["operator"], *factors, bias, sampling)
+            run(call["operator"], *factors, bias, sampling)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

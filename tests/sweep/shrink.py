@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from tests.cases import Case, pair
+from tests.support.cases import Case, pair
 from tests.sweep.problems import legal
 
 

@@ -1,0 +1,268 @@
+"""What is timed: each pass of a layer, as each contender would compute it.
+
+The passes `fprop`, `dgrad` and `wgrad` are the three operators, `step` is forward and backward through autograd, all
+without a bias. Of a Conv2d, fprop is the forward pass and dgrad the input's gradient; of a ConvTranspose2d it is the
+other way round. `forward` is the forward pass once more, as users call it, with a bias.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, conv_transpose2d
+
+import tritonconv
+from bench.layers import Layer
+from bench.run import loop
+from tests.support.oracle import convolution_precision
+from tritonconv import dispatch
+from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.launch.layout import allocate
+from tritonconv.operators.library import operators
+
+Pass = Literal["fprop", "dgrad", "wgrad", "forward", "step"]
+PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad", "forward", "step")
+CONTENDERS = ("torch", "triton", "torch-nchw", "triton-nchw", "reference", "loop", "compile", "flag_gems")
+OURS = ("triton", "triton-nchw", "reference")
+# What is written in the place of a layer that torch does not have: unfold + einsum, and a loop over positions.
+INSTEAD = ("reference", "loop")
+# float32 outside the tensor cores, and tf32, which is float32 rounded for them.
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
+Call = Callable[[], tuple[Tensor, ...]]
+
+
+def bias_shape(geometry: ConvGeometry, side: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a bias that is added to this side of `geometry`, and varies as the weight does."""
+    B, channels, *pixels = side
+    return (*[B] * geometry.per_sample, channels, *(pixels if geometry.per_location else ()))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layer in a dtype, with random operands on `device`: image x, weight, and features y, in channels_last.
+
+    y is the incoming gradient of a Conv2d, and the input of a ConvTranspose2d, whose incoming gradient is x. The bias
+    is that of the layer: one number for each channel of its result, or, if its weight varies, for each pixel of it.
+    """
+
+    layer: Layer
+    dtype: str
+    geometry: ConvGeometry
+    x: Tensor
+    weight: Tensor
+    y: Tensor
+    bias: Tensor
+
+    @classmethod
+    def draw(cls, layer: Layer, dtype: str, device: torch.device, seed: int = 0) -> "Problem":
+        generator = torch.Generator(device).manual_seed(seed)
+        geometry = layer.geometry
+
+        def normal(shape: tuple[int, ...]) -> Tensor:
+            drawn = torch.randn(shape, generator=generator, dtype=DTYPES[dtype], device=device)
+            if drawn.ndim > 4:
+                return allocate(shape, drawn, channels_last=True).copy_(drawn)
+            return drawn.contiguous(memory_format=torch.channels_last)
+
+        shapes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
+        x, weight, y = map(normal, shapes)
+        added = bias_shape(geometry, shapes[0 if layer.case.transposed else 2])
+        bias = torch.randn(added, generator=generator, dtype=DTYPES[dtype], device=device)
+        return cls(layer, dtype, geometry, x, weight, y, bias)
+
+    def contiguous(self) -> "Problem":
+        """The same numbers in NCHW, but for a weight that varies: in any format its layer has its channels last."""
+        weight = self.weight if self.geometry.varies else self.weight.contiguous()
+        return replace(self, x=self.x.contiguous(), weight=weight, y=self.y.contiguous())
+
+    @property
+    def forward(self) -> Operator:
+        return "dgrad" if self.layer.case.transposed else "fprop"
+
+    @property
+    def input(self) -> Tensor:
+        return self.y if self.layer.case.transposed else self.x
+
+    @property
+    def gradient(self) -> Tensor:
+        return self.x if self.layer.case.transposed else self.y
+
+
+def parts(of: Pass, layer: Layer) -> tuple[Operator, ...]:
+    """Which operator each result of a pass is of. A step gives result, input gradient and weight gradient."""
+    if of not in ("forward", "step"):
+        return (of,)  # type: ignore[return-value]
+    in_order: tuple[Operator, ...] = (
+        ("dgrad", "fprop", "wgrad") if layer.case.transposed else ("fprop", "dgrad", "wgrad")
+    )
+    return in_order if of == "step" else in_order[:1]
+
+
+def competing(asked: Sequence[str], layer: Layer) -> list[str]:
+    """Those of `asked`, and, if torch is among them and does not have the layer, what is written instead of it."""
+    instead = INSTEAD if layer.family == "local" and "torch" in asked else ()
+    return list(dict.fromkeys([*asked, *instead]))
+
+
+def why_not(contender: str, of: Pass, problem: Problem) -> str | None:
+    """Why `contender` can not compute this pass; None if it can."""
+    local = problem.layer.family == "local"
+    match contender:
+        case "torch" | "torch-nchw" | "compile" if local:
+            return "torch has no locally connected layer"
+        case "loop" if not local:
+            return "a loop over positions is for locally connected layers"
+        case "triton" | "triton-nchw":
+            about = dispatch.Problem(problem.forward, problem.geometry, problem.x.dtype, problem.x.device)
+            return dispatch.why_not("triton", about)
+        case "flag_gems":
+            if find_spec("flag_gems") is None:
+                return "flag_gems is not installed"
+            if problem.layer.case.transposed or of in ("dgrad", "wgrad") or local:
+                return "flag_gems has a conv2d, forward and backward together, and no transposed or local one"
+    return None
+
+
+def call(contender: str, of: Pass, problem: Problem) -> Call:
+    """A function without arguments that computes the pass anew each time, and returns its results."""
+    match contender:
+        case "triton" | "reference":
+            return _tritonconv(contender, of, problem, channels_last=True)
+        case "triton-nchw":
+            return _tritonconv("triton", of, problem.contiguous(), channels_last=False)
+        case "loop":
+            return _loop(of, problem)
+        case "torch":
+            return _torch(of, problem)
+        case "torch-nchw":
+            return _torch(of, problem.contiguous())
+        case "compile":
+            return _torch(of, problem, compiled)
+        case "flag_gems":
+            return _flag_gems(of, problem)
+    raise ValueError(f"contenders are {', '.join(CONTENDERS)}, not {contender}")
+
+
+def _tritonconv(implementation: str, of: Pass, problem: Problem, channels_last: bool) -> Call:
+    case, geometry = problem.layer.case, problem.geometry
+    if of in ("forward", "step"):
+        return _layer(of, problem, partial(case.function(tritonconv), implementation=implementation))
+    sampling = (
+        (geometry.stride_h, geometry.stride_w),
+        (geometry.pad_h, geometry.pad_w),
+        (geometry.dilation_h, geometry.dilation_w),
+        geometry.G,
+        geometry.varies,
+        channels_last,
+        implementation,
+    )
+    match of:
+        case "fprop":
+            return lambda: (operators.fprop(problem.x, problem.weight, None, geometry.feature_shape[2:], *sampling),)
+        case "dgrad":
+            return lambda: (operators.dgrad(problem.y, problem.weight, None, geometry.image_shape[2:], *sampling),)
+        case "wgrad":
+            return lambda: (operators.wgrad(problem.x, problem.y, geometry.weight_shape[-2:], *sampling),)
+    raise ValueError(f"there is no pass {of}")
+
+
+def _loop(of: Pass, problem: Problem) -> Call:
+    """A step's gradients are autograd's; the passes alone are the loops that compute no more than that."""
+    x, weight, y, geometry = problem.x, problem.weight, problem.y, problem.geometry
+
+    def layer(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        result: Tensor = getattr(loop, problem.forward)(input, weight, geometry)
+        return result if bias is None else result + bias
+
+    match of:
+        case "forward" | "step":
+            return _layer(of, problem, layer)
+        case "fprop":
+            return lambda: (loop.fprop(x, weight, geometry),)
+        case "dgrad":
+            return lambda: (loop.dgrad(y, weight, geometry),)
+        case "wgrad":
+            return lambda: (loop.wgrad(x, y, geometry),)
+
+
+def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda function: function) -> Call:
+    """torch's own convolution: cuDNN on NVIDIA. Gradients by the operator that its autograd calls."""
+    case = problem.layer.case
+    function = conv_transpose2d if case.transposed else conv2d
+
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        result: Tensor = function(input, weight, bias, **case.arguments)
+        return result
+
+    if of in ("forward", "step"):
+        return _layer(of, problem, transform(forward))
+    if of == problem.forward:
+        transformed = transform(forward)
+        return lambda: (transformed(problem.input, problem.weight),)
+    wanted = [of != "wgrad", of == "wgrad", False]
+    sampling = [[n, n] for n in (case.stride, case.padding, case.dilation)]
+
+    def backward(gradient: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+        gradients = torch.ops.aten.convolution_backward(
+            gradient, input, weight, None, *sampling, case.transposed, [0, 0], case.groups, wanted
+        )
+        result: Tensor = gradients[1 if of == "wgrad" else 0]
+        return result
+
+    backward = transform(backward)
+    return lambda: (backward(problem.gradient, problem.input, problem.weight),)
+
+
+def compiled(function: Any) -> Any:
+    """torch.compile at its best. Without what it compiled before, of which it keeps only so much, and or else fails."""
+    torch.compiler.reset()
+    mode = "max-autotune-no-cudagraphs" if torch.cuda.is_available() else None
+    return torch.compile(function, dynamic=False, fullgraph=True, mode=mode)
+
+
+def _flag_gems(of: Pass, problem: Problem) -> Call:
+    import flag_gems
+
+    case = problem.layer.case
+    sampling = (case.stride, case.padding, case.dilation, case.groups)
+
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        result: Tensor = flag_gems.conv2d(input, weight, bias, *sampling)
+        return result
+
+    return _layer(of, problem, forward) if of != "fprop" else lambda: (forward(problem.x, problem.weight),)
+
+
+def _layer(of: Pass, problem: Problem, function: Callable[..., Tensor]) -> Call:
+    """A layer's forward pass with its bias, or a step without."""
+    if of == "forward":
+        return lambda: (function(problem.input, problem.weight, problem.bias),)
+    input, weight = problem.input.detach().requires_grad_(), problem.weight.detach().requires_grad_()
+
+    def step() -> tuple[Tensor, ...]:
+        result = function(input, weight)
+        return result.detach(), *torch.autograd.grad(result, (input, weight), problem.gradient)
+
+    return step
+
+
+@contextmanager
+def at_its_best(dtype: str) -> Iterator[None]:
+    """torch's switches as a user who wants speed sets them: cuDNN tries all its algorithms, TF32 as the dtype says."""
+    precision = "tf32" if dtype == "tf32" else "ieee"
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    _, benchmark, limit, *_ = cudnn.set_flags(_benchmark=True, _benchmark_limit=0, _fp32_precision=None)
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = precision
+        with convolution_precision(precision):
+            yield
+    finally:
+        matmul.fp32_precision = before
+        cudnn.set_flags(_benchmark=benchmark, _benchmark_limit=limit, _fp32_precision=None)

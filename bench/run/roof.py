@@ -1,0 +1,87 @@
+"""How fast it could be: ceilings measured in the same run, and the time a pass takes if it reaches them."""
+
+import statistics
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from bench.run.contenders import DTYPES, Pass, Problem, at_its_best, parts
+from bench.run.timing import Call, side_by_side
+from tritonconv.geometry import ConvGeometry, Operator
+
+Ceilings = dict[str, float]
+
+# Extent of the large matrix product and bytes of the large copy.
+LARGE = {"cuda": (8192, 1 << 31), "cpu": (1024, 1 << 26)}
+# How often the small copy is made in one call, so that few of its bytes come from memory.
+AGAIN = 64
+
+
+def ceilings(dtypes: Iterable[str], device: torch.device) -> Ceilings:
+    """TFLOP/s of a large matrix product of random numbers, by dtype, and GB/s, read and written, of a large copy, and,
+    as "l2", of a small one that is made again and again, from the L2 cache to the L2 cache.
+    """
+    extent, size = LARGE[device.type]
+    found = {dtype: 2 * extent**3 / _product(dtype, extent, device) / 1e12 for dtype in dtypes}
+    found["copy"] = 2 * size / _copy(size, 1, device) / 1e9
+    small = in_l2(device)
+    found["l2"] = AGAIN * 2 * small / _copy(small, AGAIN, device) / 1e9
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+def in_l2(device: torch.device) -> int:
+    """Bytes of which both a copy and what it is copied from fit in half the L2 cache."""
+    if device.type == "cpu":
+        return 1 << 14
+    return int(torch.cuda.get_device_properties(device).L2_cache_size) // 4
+
+
+def _copy(size: int, times: int, device: torch.device) -> float:
+    """By a kernel that changes what it copies: a mere copy in a CUDA graph is made by an engine that is slower."""
+    source, target = (torch.ones(size // 8, dtype=torch.int64, device=device) for _ in range(2))
+    return _seconds(lambda: tuple(torch.bitwise_not(source, out=target) for _ in range(times)), device)
+
+
+def _product(dtype: str, extent: int, device: torch.device) -> float:
+    left, right = (torch.randn(extent, extent, dtype=DTYPES[dtype], device=device) for _ in range(2))
+    with at_its_best(dtype):
+        return _seconds(lambda: (left @ right,), device)
+
+
+def _seconds(call: Call, device: torch.device) -> float:
+    times = side_by_side({"it": call}, device)["it"]
+    return statistics.median(times.device or times.wall) / 1e6
+
+
+class Roof(NamedTuple):
+    """The least a pass can take. Each of its operators is bound by whichever takes longer of its products
+    ("arithmetic"), each operand moved once ("memory"), and, if every position has a weight of its own, patches read
+    through the L2 cache ("L2"). `bound` is that of the operator that takes longest.
+    """
+
+    microseconds: float
+    flops: int
+    bytes: int
+    bound: str
+
+    @classmethod
+    def of(cls, of: Pass, problem: Problem, ceilings: Ceilings) -> "Roof":
+        geometry, itemsize = problem.geometry, problem.x.element_size()
+        flops, moved = geometry.flops, geometry.minimal_bytes(itemsize)
+        floors = []
+        for operator in parts(of, problem.layer):
+            floor = {"memory": moved / ceilings["copy"] / 1e3, "arithmetic": flops / ceilings[problem.dtype] / 1e6}
+            if geometry.per_location:
+                floor["L2"] = patch_bytes(operator, geometry, itemsize) / ceilings["l2"] / 1e3
+            floors.append(max((time, bound) for bound, time in floor.items()))
+        microseconds, bounds = sum(time for time, _ in floors), max(floors)[1]
+        return cls(microseconds, len(floors) * flops, len(floors) * moved, bounds)
+
+
+def patch_bytes(operator: Operator, geometry: ConvGeometry, itemsize: int) -> int:
+    """What positions read of the image, each tap anew; or in dgrad what pixels read of the features. Also in the
+    padding.
+    """
+    channels = geometry.F if operator == "dgrad" else geometry.C
+    return itemsize * geometry.B * geometry.P * geometry.Q * geometry.R * geometry.S * channels

@@ -1,0 +1,11 @@
+"""The layers whose weights vary over locations, their lazy forms, and what they are converted from and to."""
+
+from tritonconv.reference.local_layers.layers import LocallyConnected2d, LocallyConnectedTranspose2d
+from tritonconv.reference.local_layers.lazy import LazyLocallyConnected2d, LazyLocallyConnectedTranspose2d
+
+__all__ = [
+    "LazyLocallyConnected2d",
+    "LazyLocallyConnectedTranspose2d",
+    "LocallyConnected2d",
+    "LocallyConnectedTranspose2d",
+]

@@ -1,0 +1,202 @@
+"""What torch's convolutions accept: one place for both implementations, and for the weights that vary.
+
+Ints, pairs and padding strings become pairs, an image without a batch gets one, dtypes follow autocast, and every call
+that torch refuses is refused here in its words. `varies` has the letters of what a weight varies over, which stand in
+front of a shared one's: "b" for samples, "p q" for positions, "b p q" for both. A bias may vary over as much.
+"""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.nn.functional import pad as torch_pad
+
+from tritonconv.reference.torch_rules.checks import (
+    Ints,
+    Pair,
+    check_bias,
+    check_multiplied,
+    check_not_empty,
+    check_not_negative,
+    check_positions,
+    check_positive,
+    check_ranks,
+    check_same,
+    check_samples,
+    check_tensors,
+    check_weight,
+    integer,
+    integers,
+    pair,
+)
+from tritonconv.reference.torch_rules.formats import autocast, channels_last
+
+# What the functions are called, by what their weight varies over; the second is the transposed one.
+FUNCTIONS = {
+    "": ("conv2d", "conv_transpose2d"),
+    "b": ("per_sample_conv2d",),
+    "p q": ("locally_connected2d", "locally_connected_transpose2d"),
+    "b p q": ("dynamic_conv2d",),
+}
+
+
+class Call(NamedTuple):
+    """A convolution whose arguments have been checked.
+
+    `size` is the result's pixels, `pad` the leading padding, `channels_last` the memory format of result and gradients.
+    """
+
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    size: Pair
+    stride: Pair
+    pad: Pair
+    dilation: Pair
+    groups: int
+    varies: str
+    channels_last: bool
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints | str,
+    dilation: Ints,
+    groups: int,
+    varies: str = "",
+) -> Call:
+    """Check the arguments of `torch.nn.functional.conv2d`; `size` is that of its output.
+
+    Raises TypeError, RuntimeError or NotImplementedError where torch does.
+    """
+    function = FUNCTIONS[varies][0]
+    check_tensors(function, input, weight, bias)
+    groups = integer(f"{function}(): argument 'groups' must be int", groups)
+    sizes = {"stride": stride, "dilation": dilation} | ({} if isinstance(padding, str) else {"padding": padding})
+    numbers = {name: integers(function, name, size) for name, size in sizes.items()}
+    check_ranks(function, input, weight, varies)
+    filters, channels, *kernel = weight.shape[-4:]
+    strides, dilations = pair("stride", numbers), pair("dilation", numbers)
+    total: Pair
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise RuntimeError(f"Invalid padding string: '{padding}'")
+        if padding == "same" and strides != (1, 1):
+            raise RuntimeError("padding='same' is not supported for strided convolutions")
+        spread = [dilations[i] * (kernel[i] - 1) for i in (0, 1)]
+        total = (spread[0], spread[1]) if padding == "same" else (0, 0)
+        pad = (total[0] // 2, total[1] // 2)
+    else:
+        pad = pair("padding", numbers)
+        total = (2 * pad[0], 2 * pad[1])
+    check_positive(groups=(groups,), stride=strides, dilation=dilations)
+    check_not_negative(padding=total)
+    x = input if input.ndim == 4 else input.unsqueeze(0)
+    check_weight(weight, groups)
+    if x.shape[1] != channels * groups:
+        raise RuntimeError(
+            f"Given groups={groups}, weight of size {list(weight.shape)}, expected input{list(x.shape)} to have "
+            f"{channels * groups} channels, but got {x.shape[1]} channels instead"
+        )
+    extent = (x.shape[2] + total[0], x.shape[3] + total[1])
+    reach = tuple(dilations[i] * (kernel[i] - 1) + 1 for i in (0, 1))
+    room = tuple(extent[i] - reach[i] for i in (0, 1))
+    # torch looks at the bias first, but of one that varies the size is not known before.
+    if not varies:
+        check_bias(bias, weight, (filters,), "")
+    if min(room) < 0:
+        raise RuntimeError(
+            f"Calculated padded input size per channel: ({extent[0]} x {extent[1]}). Kernel size: "
+            f"({reach[0]} x {reach[1]}). Kernel size can't be greater than actual input size"
+        )
+    check_not_empty(x)
+    size = (room[0] // strides[0] + 1, room[1] // strides[1] + 1)
+    if varies:
+        check_samples(x, weight, varies)
+        check_positions(weight, varies, f"an output of {size[0]} x {size[1]} for input{list(x.shape)}", size)
+        check_bias(bias, weight, (filters,), "", varies, (x.shape[0], *size))
+    check_same("bias", input, bias)
+    check_multiplied(function, input)
+    check_same("weight", input, weight)
+    operands = autocast(x, weight, bias)
+    return Call(*operands, size, strides, pad, dilations, groups, varies, channels_last(x, weight, varies))
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    groups: int,
+    dilation: Ints,
+    varies: str = "",
+) -> Call:
+    """Check the arguments of `torch.nn.functional.conv_transpose2d`; `size` is that of its output.
+
+    Raises TypeError, RuntimeError or NotImplementedError where torch does.
+    """
+    function = FUNCTIONS[varies][1]
+    check_tensors(function, input, weight, bias)
+    groups = integer(f"{function}(): argument 'groups' must be int", groups)
+    sizes = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    numbers = {name: integers(function, name, size) for name, size in sizes.items()}
+    check_ranks(function, input, weight, varies)
+    filters, channels, *kernel = weight.shape[-4:]
+    strides, pad, extra, dilations = (pair(name, numbers) for name in sizes)
+    check_positive(groups=(groups,), stride=strides, dilation=dilations)
+    check_not_negative(padding=pad, output_padding=extra)
+    y = input if input.ndim == 4 else input.unsqueeze(0)
+    check_weight(weight, groups)
+    if y.shape[1] != filters:
+        raise RuntimeError(
+            f"Given transposed=1, weight of size {list(weight.shape)}, expected input{list(y.shape)} to have "
+            f"{filters} channels, but got {y.shape[1]} channels instead"
+        )
+    if not varies:
+        check_bias(bias, weight, (channels * groups,), "transposed=1, ")
+    if any(extra[i] >= strides[i] and extra[i] >= dilations[i] for i in (0, 1)):
+        raise RuntimeError(
+            "output padding must be smaller than either stride or dilation, but got "
+            f"output_padding_height: {extra[0]} output_padding_width: {extra[1]} stride_height: {strides[0]} "
+            f"stride_width: {strides[1]} dilation_height: {dilations[0]} dilation_width: {dilations[1]}"
+        )
+    check_not_empty(y)
+    size = tuple(
+        (y.shape[2 + i] - 1) * strides[i] - 2 * pad[i] + dilations[i] * (kernel[i] - 1) + 1 + extra[i] for i in (0, 1)
+    )
+    if min(size) < 0:
+        raise RuntimeError(
+            f"Given input size per channel: ({y.shape[2]} x {y.shape[3]}). Calculated output size per channel: "
+            f"({size[0]} x {size[1]}). Output size is too small"
+        )
+    if varies:
+        check_samples(y, weight, varies)
+        check_positions(weight, varies, f"input{list(y.shape)}, of {y.shape[2]} x {y.shape[3]} pixels", y.shape[2:])
+        check_bias(bias, weight, (channels * groups,), "transposed=1, ", varies, (y.shape[0], *size))
+    check_multiplied(function, input)
+    check_same("weight", input, weight)
+    check_same("bias", input, bias)
+    operands = autocast(y, weight, bias)
+    last = channels_last(y, weight, varies)
+    return Call(*operands, (size[0], size[1]), strides, pad, dilations, groups, varies, last)
+
+
+def padded(layer: Any, input: Tensor) -> tuple[Tensor, str | tuple[int, ...]]:
+    """The input of a Conv2d padded as its `padding_mode` says, and the padding that is left for the convolution."""
+    if layer.padding_mode == "zeros":
+        return input, layer.padding
+    return torch_pad(input, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), (0, 0)
+
+
+def output_padding(layer: Any, input: Tensor, output_size: list[int] | None) -> list[int]:
+    """The output padding of a ConvTranspose2d, or that which makes its result `output_size`; else ValueError."""
+    if layer.padding_mode != "zeros":
+        raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")
+    assert isinstance(layer.padding, tuple), "self.padding must be a tuple"
+    sizes: Any = (layer.stride, layer.padding, layer.kernel_size, 2, layer.dilation)
+    found: list[int] = layer._output_padding(input, output_size, *sizes)
+    return found

@@ -1,0 +1,160 @@
+"""What is refused, in torch's words."""
+
+from collections.abc import Sequence
+from operator import index
+
+import torch
+from torch import Tensor
+
+from tritonconv.reference.torch_rules.formats import autocast_dtype
+
+Pair = tuple[int, int]
+Ints = int | Sequence[int]
+
+
+def integer(expected: str, value: int) -> int:
+    """`value` as an int; else TypeError. Symbolic sizes, which `torch.compile` traces with, pass through."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return value
+    if hasattr(value, "__index__") and not isinstance(value, bool):
+        return index(value)
+    raise TypeError(f"{expected}, not {type(value).__name__}")
+
+
+def integers(function: str, name: str, value: Ints) -> tuple[int, ...]:
+    """`value` as a tuple: an int, or a list or tuple of them."""
+    expected = f"{function}(): argument '{name}' must be tuple of ints"
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple([integer(expected, v) for v in values])
+
+
+def pair(name: str, numbers: dict[str, tuple[int, ...]]) -> Pair:
+    """The numbers of that name for both axes, of which there must be one or two."""
+    values = numbers[name]
+    if len(values) not in (1, 2):
+        raise RuntimeError(
+            f"expected {name} to be a single integer value or a list of 2 values to match the convolution dimensions, "
+            f"but got {name}={list(values)}"
+        )
+    return values[0], values[-1]
+
+
+def check_tensors(function: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    for name, value in (("input", input), ("weight", weight)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {type(value).__name__}")
+    if not (bias is None or isinstance(bias, Tensor)):
+        raise TypeError(f"{function}(): argument 'bias' must be Tensor, not {type(bias).__name__}")
+
+
+def check_ranks(function: str, input: Tensor, weight: Tensor, varies: str = "") -> None:
+    if input.ndim not in (3, 4):
+        raise RuntimeError(
+            f"Expected 3D (unbatched) or 4D (batched) input to {function}, but got input of size: {list(input.shape)}"
+        )
+    if varies:
+        letters = f"({', '.join([*varies.upper().split(), 'F', 'C/groups', 'R', 'S'])})"
+        if weight.ndim != 4 + len(varies.split()):
+            raise RuntimeError(f"Expected weight {letters} of {function}, but got weight of size {list(weight.shape)}")
+    elif weight.ndim != 4:
+        size = [1, *input.shape] if input.ndim == 3 else list(input.shape)
+        raise RuntimeError(
+            f"Expected {weight.ndim}-dimensional input for {weight.ndim}-dimensional weight{list(weight.shape)}, "
+            f"but got 4-dimensional input of size {size} instead"
+        )
+
+
+def check_positive(**values: Sequence[int]) -> None:
+    for name, numbers in values.items():
+        if min(numbers) <= 0:
+            raise RuntimeError(f"non-positive {name} is not supported: {name} should be greater than zero")
+
+
+def check_not_negative(**values: Sequence[int]) -> None:
+    for name, numbers in values.items():
+        if min(numbers) < 0:
+            raise RuntimeError(f"negative {name} is not supported")
+
+
+def check_weight(weight: Tensor, groups: int) -> None:
+    """Its filters must hold every group, equally often, and it must have taps."""
+    size, dim = weight.shape, weight.ndim - 4
+    if size[dim] < groups:
+        raise RuntimeError(
+            f"Given groups={groups}, expected weight to be at least {groups} at dimension {dim}, "
+            f"but got weight of size {list(size)} instead"
+        )
+    if size[dim] % groups != 0:
+        raise RuntimeError(
+            f"Given groups={groups}, expected weight to be divisible by {groups} at dimension {dim}, "
+            f"but got weight of size {list(size)} instead"
+        )
+    if size[-2] == 0 or size[-1] == 0:
+        raise RuntimeError(f"Kernel size should be greater than zero, but got weight of size {list(size)}")
+
+
+def check_samples(input: Tensor, weight: Tensor, varies: str) -> None:
+    """A weight that varies over samples must have one for each."""
+    if "b" in varies and weight.shape[0] != input.shape[0]:
+        raise RuntimeError(
+            f"Given weight of size {list(weight.shape)}, expected input{list(input.shape)} to have "
+            f"{weight.shape[0]} samples, but got {input.shape[0]} samples instead"
+        )
+
+
+def check_positions(weight: Tensor, varies: str, got: str, size: Sequence[int]) -> None:
+    """A weight that varies over positions must have one for each, of `size`."""
+    if "p" in varies and tuple(weight.shape[-6:-4]) != tuple(size):
+        P, Q = weight.shape[-6:-4]
+        raise RuntimeError(f"Given weight of size {list(weight.shape)}, for {P} x {Q} positions, but got {got}")
+
+
+def check_bias(
+    bias: Tensor | None,
+    weight: Tensor,
+    channels: tuple[int],
+    given: str,
+    varies: str = "",
+    extents: tuple[int, ...] = (),
+) -> None:
+    """One number for each of `channels`, or for each sample or pixel of `extents`, too, that the weight varies over."""
+    if bias is None or bias.shape == channels:
+        return
+    sizes: list[tuple[int, ...]] = [channels]
+    if "b" in varies:
+        sizes.append((extents[0], *channels))
+    if "p" in varies:
+        sizes += [(*size, *extents[1:]) for size in sizes]
+    if any(bias.shape == size for size in sizes):
+        return
+    expected = " or ".join(str(list(size)) for size in sizes)
+    wanted = f"1-dimensional with {channels[0]} elements" if not varies else f"of size {expected}"
+    raise RuntimeError(
+        f"Given {given}weight of size {list(weight.shape)}, expected bias to be {wanted}, "
+        f"but got bias of size {list(bias.shape)} instead"
+    )
+
+
+def check_not_empty(input: Tensor) -> None:
+    """An empty batch is a legal input; an image without pixels or channels is not."""
+    if min(input.shape[1:]) == 0:
+        raise RuntimeError(f"Only zero batch inputs are supported, but got input shape: {list(input.shape)}")
+
+
+def check_multiplied(function: str, input: Tensor) -> None:
+    """torch has no sums of products of truth values."""
+    if input.dtype == torch.bool:
+        raise NotImplementedError(f"\"{function}\" not implemented for 'Bool'")
+
+
+def check_same(name: str, input: Tensor, other: Tensor | None) -> None:
+    """One dtype and one device, unless autocast is about to settle the dtype."""
+    if other is None or (input.dtype == other.dtype and input.device == other.device):
+        return
+    if input.device != other.device:
+        raise RuntimeError(
+            f"Input type ({input.dtype} on {input.device}) and {name} type ({other.dtype} on {other.device}) "
+            "should be the same"
+        )
+    if autocast_dtype(input) != autocast_dtype(other):
+        raise RuntimeError(f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same")

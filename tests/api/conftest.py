@@ -1,0 +1,13 @@
+"""What the tests of the interface share."""
+
+from types import ModuleType
+
+import pytest
+
+import tritonconv
+from tritonconv import reference
+
+
+@pytest.fixture(params=[reference, tritonconv], ids=["reference", "tritonconv"])
+def ours(request: pytest.FixtureRequest) -> ModuleType:
+    return request.param

@@ -1,0 +1,115 @@
+"""`torch.compile`, `torch.export` and `opcheck`."""
+
+import io
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+import tritonconv
+from tests.support.cases import Case, laid_out
+from tests.support.oracle import Function, assert_same
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch's own compiler stack
+    pytest.mark.usefixtures("on_reference"),
+]
+
+
+OPERATORS = torch.ops.tritonconv
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # in torch itself
+def test_compiled_autograd() -> None:
+    """Backward as one graph, which is traced through what the operators' gradients do."""
+    case = Case("compiled", stride=2)
+    leaves = [t.requires_grad_() for t in case.operands(torch.float64) if t is not None]
+    torch._dynamo.reset()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+        case.function(tritonconv)(*leaves).square().sum().backward()
+    expected = torch.autograd.grad(case.function(torch.nn)(*leaves).square().sum(), leaves)
+    assert_same([t.grad for t in leaves], expected)
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # of torch.export.load in torch 2.11
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict: bool) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = tritonconv.Conv2d(3, 4, 3, padding="same", dtype=torch.float64)
+            self.up = tritonconv.ConvTranspose2d(4, 2, 3, stride=2, output_padding=1, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(self.down(x).relu())
+
+    model = Model()
+    shapes = ({0: torch.export.Dim("batch", min=2)},)
+    image = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(model, (image,), strict=strict, dynamic_shapes=shapes), file)
+    file.seek(0)
+    exported = torch.export.load(file).module()
+    other = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    result = []
+    for module in (exported, model):
+        y = module(other)
+        result.append((y, torch.autograd.grad(y.square().sum(), list(module.parameters()))))
+    assert_same(*result)
+
+
+LAYOUTS_OF_TWO = list(product(["contiguous", "channels_last", "sliced", "transposed", "offset"], repeat=2))
+
+
+# Of these `make test` takes each layout beside itself and beside the next.
+QUICK_LAYOUTS = [(a, b) for i, (a, b) in enumerate(LAYOUTS_OF_TWO) if i % 6 in (0, 1)]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of torch 2.14's
+@pytest.mark.parametrize(
+    ("first", "second", "varies"),
+    [
+        *(pytest.param(*two, "", marks=[] if two in QUICK_LAYOUTS else [pytest.mark.slow]) for two in LAYOUTS_OF_TWO),
+        *(("channels_last", "contiguous", varies) for varies in ("b", "p q", "b p q")),
+        *(("sliced", "transposed", varies) for varies in ("b", "p q", "b p q")),
+    ],
+)
+def test_opcheck(first: str, second: str, varies: str) -> None:
+    """torch's own checks of schema, autograd registration, fake tensors and tracing, over 25 layouts of the factors."""
+    last = "channels_last" in (first, second)
+    sampling = ((2, 1), (1, 2), (1, 2), 2, varies, last, "reference")
+    lead = {"": (), "b": (2,), "p q": (3, 7), "b p q": (2, 3, 7)}[varies]
+    shapes = {"x": (2, 4, 6, 5), "weight": (*lead, 6, 2, 3, 2), "y": (2, 6, 3, 7)}
+
+    def factors(*names: str) -> list[Tensor]:
+        drawn = (torch.randn(shapes[name], dtype=torch.float64) for name in names)
+        return [laid_out(t, kind).detach().requires_grad_() for t, kind in zip(drawn, (first, second), strict=True)]
+
+    bias = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    opcheck(OPERATORS.fprop.default, (*factors("x", "weight"), bias, (3, 7), *sampling))
+    opcheck(OPERATORS.dgrad.default, (*factors("y", "weight"), None, (6, 5), *sampling))
+    opcheck(OPERATORS.wgrad.default, (*factors("x", "y"), (3, 2), *sampling))
+    if varies == "":
+        opcheck(OPERATORS.wgrad_with_bias.default, (*factors("x", "y"), (3, 2), *sampling))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_compiled_transforms_are_right_or_refused(transposed: bool) -> None:
+    """`torch.compile` around jvp may raise. What it must not do is to return a zero, or anything else that is wrong."""
+    case = Case("compiled", transposed=transposed)
+    name = "conv_transpose2d" if transposed else "conv2d"
+    x, weight, _ = case.operands(torch.float64)
+    tangent = torch.randn_like(x)
+
+    def derivative(module: Any) -> Function:
+        return lambda t: torch.func.jvp(lambda v: getattr(module, name)(v, weight), (x,), (t,))[1]
+
+    torch._dynamo.reset()
+    try:
+        actual = torch.compile(derivative(tritonconv), backend="aot_eager")(tangent)
+    except Exception:  # of whatever class the compiler chooses
+        return
+    assert_same(actual, derivative(torch.nn.functional)(tangent))

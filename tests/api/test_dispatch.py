@@ -1,0 +1,243 @@
+"""Which implementation runs, and what is said about it."""
+
+import pickle
+import threading
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tritonconv
+from tests.support.processes import ran
+from tritonconv import dispatch, fallback_warning, runtime
+from tritonconv.dispatch import Problem, choose, why_not
+from tritonconv.geometry import ConvGeometry
+from tritonconv.gpu import Device
+
+pytestmark = pytest.mark.gpu
+
+GEOMETRY = ConvGeometry(B=1, C=4, H=5, W=5, F=6, P=3, Q=3, R=3, S=3)
+torch.manual_seed(0)
+x, w = torch.randn(1, 4, 5, 5), torch.randn(6, 4, 3, 3)
+
+
+def problem(operator: str = "fprop", dtype: torch.dtype = torch.float32, device: str = "cpu") -> Problem:
+    return Problem(operator, GEOMETRY, dtype, torch.device(device))
+
+
+def test_the_reference_never_refuses() -> None:
+    for dtype in (torch.float64, torch.complex64, torch.bfloat16):
+        assert why_not("reference", problem("wgrad", dtype, "meta")) is None
+
+
+def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "not in float64" in str(why_not("triton", problem(dtype=torch.float64)))
+    assert "not on meta" in str(why_not("triton", problem(device="meta")))
+    monkeypatch.setattr(runtime, "interpreted", lambda: False)
+    assert "TRITON_INTERPRET=1" in str(why_not("triton", problem()))
+    monkeypatch.setattr(runtime, "no_triton", lambda: "Triton is not installed")
+    assert why_not("triton", problem()) == "Triton is not installed"
+
+
+def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "interpreted", lambda: False)
+    monkeypatch.setattr(runtime, "device_of", lambda _: Device.of(75, 40))
+    reason = "Triton has no tensor-core path for compute capability 7.5: the kernels need 8.0 or newer"
+    assert why_not("triton", problem(device="cuda")) == reason
+
+
+@pytest.mark.parametrize(
+    ("sampling", "reason"),
+    [
+        (dict(stride_h=2**15), "a stride, dilation or padding is 2^15 or more"),
+        (dict(dilation_w=2**30), "a stride, dilation or padding is 2^15 or more"),
+        (dict(pad_h=2**15), "a stride, dilation or padding is 2^15 or more"),
+        (dict(stride_h=30_000, stride_w=30_000, C=64), "dgrad would take 2^31 programs or more"),
+        (dict(B=192, H=1, W=1, stride_h=2**15 - 1, stride_w=2**15 - 1), "dgrad would take 2^31 programs or more"),
+        (dict(F=2**31 - 2**15, G=2**30 - 2**14, C=2**30 - 2**14, W=1), "2147450880 channels are 2^31 or more"),
+        (dict(C=2**31, G=2**30, F=2**30, W=1), "2147483648 channels are 2^31 or more"),
+        (dict(H=2**31 - 2000, W=1, pad_h=2**15 - 1), "the padded image, 2147514415 x 1, has an extent of 2^31 or more"),
+        (
+            dict(W=2**31 - 2**17, H=1, dilation_w=2**14, S=131_076),
+            "the padded image, 1 x 2147549184, has an extent of 2^31 or more",
+        ),
+        (dict(W=9, Q=2**17, stride_w=2**14), "the padded image, 8 x 2147467265, has an extent of 2^31 or more"),
+    ],
+)
+def test_what_32_bits_do_not_count_is_refused(sampling: dict[str, int], reason: str) -> None:
+    sizes = dict(B=1, C=1, H=8, W=8, F=1, P=1, Q=1, R=1, S=1)
+    huge = ConvGeometry(**(sizes | sampling))
+    assert why_not("triton", Problem("fprop", huge, torch.float32, x.device)) == reason
+    assert why_not("triton", Problem("fprop", ConvGeometry(**sizes), torch.float32, x.device)) is None or (
+        not runtime.interpreted()
+    )
+
+
+def test_too_many_positions_are_refused() -> None:
+    """By all operators alike, so that no step fails halfway: here the features are few, and the pixels too many."""
+    huge = ConvGeometry(B=2**20, C=1, H=64, W=64, F=1, P=1, Q=1, R=1, S=1)
+    for operator in ("fprop", "dgrad", "wgrad"):
+        reason = str(why_not("triton", Problem(operator, huge, torch.float32, x.device)))
+        assert "dgrad, 4294967296 x 1 x 1, has an extent of 2^31 or more" in reason
+
+
+@pytest.mark.skipif(not runtime.interpreted(), reason="on a GPU machine the kernels are compiled, not interpreted")
+def test_order_and_wishes() -> None:
+    assert choose(problem()) == "triton"
+    assert choose(problem(), "reference") == "reference"
+    assert choose(problem(dtype=torch.float64)) == "reference"
+    assert choose(problem("wgrad"), "triton") == "triton"
+    with pytest.raises(NotImplementedError, match=r"^triton: .*float64"):
+        choose(problem(dtype=torch.float64), "triton")
+    with pytest.raises(NotImplementedError, match=r"^triton: .*float64"):
+        choose(problem("wgrad", torch.float64), "triton")
+
+
+def test_precedence() -> None:
+    assert dispatch.requested(None) == "auto"
+    with tritonconv.using("reference"):
+        assert dispatch.requested(None) == "reference"
+        assert dispatch.requested("triton") == "triton"
+        with tritonconv.using("triton"):
+            assert dispatch.requested(None) == "triton"
+        assert dispatch.requested(None) == "reference"
+    assert dispatch.requested(None) == "auto"
+
+
+def test_using_ends_with_its_thread_and_with_an_error() -> None:
+    seen = []
+    with tritonconv.using("reference"):
+        thread = threading.Thread(target=lambda: seen.append(dispatch.requested(None)))
+        thread.start()
+        thread.join()
+    assert seen == ["auto"]
+    with pytest.raises(ZeroDivisionError), tritonconv.using("reference"):
+        raise ZeroDivisionError
+    assert dispatch.requested(None) == "auto"
+
+
+def test_unknown_implementation() -> None:
+    with pytest.raises(ValueError, match="must be one of 'auto', 'triton', 'reference', but got 'cudnn'"):
+        tritonconv.conv2d(x, w, implementation="cudnn")
+    with pytest.raises(ValueError, match="cudnn"), tritonconv.using("cudnn"):
+        pass
+
+
+def printed(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints, or the last line of its error."""
+    done = ran(code, **environment)
+    return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+CALL = "import torch, tritonconv; print(tritonconv.explain(tritonconv.conv2d, torch.ones(1, 1, 3, 3), torch.ones(1, 1, 2, 2){})[0].implementation)"  # noqa: E501
+
+
+def test_environment_variable() -> None:
+    assert printed(CALL.format(""), TRITON_INTERPRET="1") == "triton"
+    assert printed(CALL.format(""), TRITON_INTERPRET="1", TRITONCONV_IMPLEMENTATION="reference") == "reference"
+    assert "but got 'cudnn'" in printed(CALL.format(""), TRITONCONV_IMPLEMENTATION="cudnn")
+
+
+def test_on_the_cpu_triton_needs_the_interpreter() -> None:
+    assert printed(CALL.format("")) == "reference"
+    refused = printed(CALL.format(", implementation='triton'"))
+    assert refused.startswith("NotImplementedError: triton: the tensors are on the CPU (TRITON_INTERPRET=1")
+
+
+def test_importing_touches_no_gpu() -> None:
+    """Neither initialises CUDA nor compiles, and works where Triton is missing."""
+    assert printed("import torch, tritonconv; print(torch.cuda.is_initialized())") == "False"
+    assert printed("import sys; sys.modules['triton'] = None; " + CALL.format("")) == "reference"
+
+
+def test_backward_uses_the_wish_of_the_forward() -> None:
+    operands = [x.clone().requires_grad_(), w.clone().requires_grad_()]
+    with tritonconv.using("reference"):
+        y = tritonconv.conv2d(*operands)
+    ops: list[tuple[str, str]] = []
+
+    class Spy(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func.namespace == "tritonconv":
+                ops.append((func._opname, args[-1]))
+            return func(*args, **(kwargs or {}))
+
+    with Spy():
+        y.sum().backward()
+    assert sorted(ops) == [("dgrad", "reference"), ("wgrad", "reference")]
+
+
+def test_gradients_not_asked_for_are_not_computed() -> None:
+    weight = w.clone().requires_grad_()
+    with tritonconv.using("reference"):
+        y = tritonconv.conv2d(x, weight)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        y.sum().backward()
+    assert list(counter.get_flop_counts()["Global"]) == [torch.ops.tritonconv.wgrad]
+
+
+@pytest.mark.parametrize("requires", range(8))
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_only_gradients_that_are_required(name: str, requires: int) -> None:
+    operands = [t.clone().requires_grad_(bool(requires >> i & 1)) for i, t in enumerate((x, w, torch.randn(6)))]
+    if name == "conv_transpose2d":
+        operands[1] = operands[1].detach().transpose(0, 1).clone().requires_grad_(bool(requires & 2))
+    with tritonconv.using("reference"):
+        y = getattr(tritonconv, name)(*operands)
+    expected = set()
+    if requires & 1:
+        expected.add("dgrad" if name == "conv2d" else "fprop")
+    if requires & 2:
+        expected.add("wgrad_with_bias" if name == "conv2d" and requires & 4 else "wgrad")
+    assert y.requires_grad == bool(requires)
+    if requires:
+        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+            y.sum().backward()
+        assert {op._qualified_op_name.split("::")[1] for op in counter.get_flop_counts().get("Global", {})} == expected
+    assert [t.grad is not None for t in operands] == [bool(requires >> i & 1) for i in range(3)]
+
+
+def test_weight_and_bias_are_found_in_one_pass() -> None:
+    layer = tritonconv.Conv2d(4, 6, 3)
+    with tritonconv.using("reference"):
+        y = layer(x)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        y.sum().backward()
+    assert list(counter.get_flop_counts()["Global"]) == [torch.ops.tritonconv.wgrad_with_bias]
+
+
+def test_layers_carry_their_implementation() -> None:
+    layer = tritonconv.Conv2d(4, 6, 3)
+    layer.implementation = "reference"
+    with tritonconv.using("triton"):
+        for copied in (layer, pickle.loads(pickle.dumps(layer))):
+            assert {choice.implementation for choice in tritonconv.explain(copied, x)} == {"reference"}
+    plain = torch.nn.Conv2d(4, 6, 3)
+    plain.__class__ = tritonconv.Conv2d
+    assert plain.implementation is None
+
+
+def test_a_kernel_that_failed_is_given_up_for_such_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
+    monkeypatch.setattr(dispatch, "_failures", {})
+    shared = problem("dgrad", torch.float16)
+    local = replace(shared, geometry=replace(shared.geometry, varies="p q"))
+    dispatch.give_up(local, "it does not compile", everything=False)
+    assert dispatch.why_not("triton", local) == "it does not compile"
+    assert dispatch.why_not("triton", shared) is None
+    dispatch.give_up(local, "nothing does", everything=True)
+    assert dispatch.why_not("triton", shared) == "nothing does"
+
+
+def test_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
+    fallback_warning._said.clear()
+    on_gpu = problem("dgrad", torch.float64, device="cuda")
+    with pytest.warns(tritonconv.FallbackWarning, match="dgrad runs as reference: the kernels compute in float16"):
+        dispatch.choose_and_warn(on_gpu, "auto")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dispatch.choose_and_warn(on_gpu, "auto")
+        fallback_warning._said.clear()
+        dispatch.choose_and_warn(on_gpu, "reference")  # as wished, so nothing to warn about

@@ -1,0 +1,269 @@
+"""What is wrong is not timed: the benchmark's check finds what torch would, and a planted error."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from bench import test_throughput
+from bench.layers import Layer, read, select
+from bench.run import check, measure, session
+from bench.run.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best, call, competing, parts, why_not
+from tests.support.cases import Case
+from tests.support.oracle import expected_step
+from tritonconv import LocallyConnected2d
+from tritonconv.tools.explain import Listener
+from tritonconv.tools.tolerance import errors
+
+CPU = torch.device("cpu")
+LAYERS = [layer.scaled_down() for layer in read()]
+LOCAL = [layer for layer in LAYERS if layer.family == "local"]
+CEILINGS = {"float32": 0.1, "copy": 10.0, "l2": 20.0}
+ENVIRONMENT = {"kernels": {"fprop": "f", "dgrad": "d", "wgrad": "w"}, "commit": "c"}
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_expected_is_what_torch_computes_in_float64(layer: Layer) -> None:
+    problem = Problem.draw(layer, "float32", CPU)
+    results = expected_step(layer.case, (problem.input, problem.weight, None), problem.gradient)
+    with_bias, *_ = expected_step(layer.case, (problem.input, problem.weight, problem.bias), problem.gradient)
+    samples = [*check.samples("step", problem), *check.samples("forward", problem)]
+    for result, sample in zip([*results, with_bias], samples, strict=True):
+        assert max(sample.errors(result)) < 1e-12
+        assert sample.expected.numel() > 0
+
+
+@pytest.mark.parametrize("of", PASSES)
+@pytest.mark.parametrize("contender", ["torch", "torch-nchw", "reference"])
+def test_contenders_compute_the_same(contender: str, of: Pass) -> None:
+    for layer in select("rn50_c3_3x3_s2,unet_up1,resnext50_32x4d_c2_g32,fsrcnn_deconv_9x9_s3"):
+        problem = Problem.draw(layer.scaled_down(), "float32", CPU)
+        assert why_not(contender, of, problem) is None
+        results = call(contender, of, problem)()
+        assert len(results) == len(parts(of, layer)) == len(check.samples(of, problem))
+        check.verify(of, problem, results, check.samples(of, problem))
+
+
+@pytest.mark.parametrize("of", PASSES)
+@pytest.mark.parametrize("contender", ["reference", "loop"])
+def test_contenders_compute_the_same_in_local_layers(contender: str, of: Pass) -> None:
+    for layer in LOCAL:
+        problem = Problem.draw(layer, "float32", CPU)
+        assert why_not(contender, of, problem) is None
+        results = call(contender, of, problem)()
+        check.verify(of, problem, results, check.samples(of, problem))
+
+
+def test_a_loop_knows_padding_dilation_and_groups() -> None:
+    case = Case("local", 2, (4, 6), (5, 4), (2, 3), 2, 1, (2, 1), 2, bias=False, varies="p q")
+    for each in (case, replace(case, transposed=True, size=(2, 3))):
+        problem = Problem.draw(Layer(each, each.name_of_function, "none"), "float32", CPU)
+        for of in PASSES:
+            check.verify(of, problem, call("loop", of, problem)(), check.samples(of, problem))
+
+
+def test_who_competes_in_local_layers() -> None:
+    """Where torch is asked for, what is written instead of its layer; and where it is not, only who is."""
+    assert competing(["torch", "triton"], LOCAL[0]) == ["torch", "triton", "reference", "loop"]
+    assert competing(["torch", "triton"], LAYERS[0]) == ["torch", "triton"]
+    assert competing(["triton"], LOCAL[0]) == ["triton"]
+    local, dense = (Problem.draw(layer, "float32", CPU) for layer in (LOCAL[0], LAYERS[0]))
+    refuse = {name for name in CONTENDERS for of in PASSES if why_not(name, of, local)} - {"triton", "triton-nchw"}
+    assert refuse == {"torch", "torch-nchw", "compile", "flag_gems"}
+    assert why_not("loop", "fprop", dense) == "a loop over positions is for locally connected layers"
+
+
+def test_the_fused_local_layers_compete_in_both_formats(device: str) -> None:
+    """In both the weight lies as its layer keeps it, and is not copied."""
+    problem = Problem.draw(LOCAL[-1], "float32", torch.device(device))
+    assert problem.contiguous().weight is problem.weight
+    assert problem.weight.stride() == LocallyConnected2d(32, 32, 3, 4, device="meta").weight.stride()
+    for contender, channels_last in (("triton", True), ("triton-nchw", False)):
+        (result,) = call(contender, "fprop", problem)()
+        check.verify("fprop", problem, [result], check.samples("fprop", problem))
+        assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
+    """On the GPU, or in Triton's interpreter with a problem of a few steps."""
+    (layer,) = select("rn50_c5_1x1_s2_down")
+    problem = Problem.draw(layer.scaled_down(), "float32", torch.device(device))
+    for contender, channels_last in (("triton", True), ("triton-nchw", False)):
+        heard: list[tuple[str, Any]] = []
+        with Listener(lambda *call, heard=heard: heard.append(call)):
+            (result,) = call(contender, "fprop", problem)()
+        assert [name for name, _ in heard] == ["fprop"]
+        assert heard[0][1][-1] == "triton"
+        assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
+        (row,) = measure.measure(problem, "fprop", [contender], CEILINGS, ENVIRONMENT)
+        assert (row["status"], row["kernels"]) == ("ok", {"fprop": "f"})
+        assert list(row["tile"]) == ["fprop"]
+
+
+def test_formats_and_switches() -> None:
+    """channels_last but for the contenders named after NCHW; every algorithm of cuDNN; TF32 where it is asked for."""
+    problem = Problem.draw(LAYERS[2], "float32", CPU)
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (problem.x, problem.weight, problem.y))
+    assert all(t.is_contiguous() for t in (problem.contiguous().x, problem.contiguous().weight, problem.contiguous().y))
+    (nchw,) = call("torch-nchw", "fprop", problem)()
+    assert nchw.is_contiguous()
+    before = torch.backends.cudnn.benchmark
+    for dtype, precision in (("bfloat16", "ieee"), ("float32", "ieee"), ("tf32", "tf32")):
+        with at_its_best(dtype):
+            assert torch.backends.cudnn.benchmark
+            assert torch.backends.cudnn.benchmark_limit in (0, None)
+            assert torch.backends.cudnn.conv.fp32_precision == precision
+            assert torch.backends.cuda.matmul.fp32_precision == precision
+    assert torch.backends.cudnn.benchmark == before
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own
+def test_compile_compiles_every_layer() -> None:
+    """Beyond the number of versions of one function that torch keeps."""
+    for layer in LAYERS[:10]:
+        problem = Problem.draw(layer, "float32", CPU)
+        before = counters["stats"]["unique_graphs"]
+        (result,) = call("compile", "fprop", problem)()
+        assert counters["stats"]["unique_graphs"] == before + 1
+        check.verify("fprop", problem, [result], check.samples("fprop", problem), measure.LOOSER)
+
+
+def test_a_contender_that_fails_to_be_timed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = measure.side_by_side
+
+    def side_by_side(calls: dict[str, Any], *rest: Any) -> Any:
+        if "reference" in calls:
+            raise RuntimeError("CUDA out of memory\nand much more")
+        return plain(calls, *rest)
+
+    monkeypatch.setattr(measure, "side_by_side", side_by_side)
+    problem = Problem.draw(LAYERS[2], "float32", CPU)
+    good, bad = measure.measure(problem, "fprop", ["torch", "reference"], CEILINGS, ENVIRONMENT)
+    assert good["wall_us"]["median"] > 0
+    assert (bad["status"], bad["reason"]) == ("failed", "CUDA out of memory")
+
+
+def test_what_the_timed_replay_leaves_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = measure.side_by_side
+
+    def side_by_side(calls: dict[str, Any], *rest: Any) -> Any:
+        times = plain(calls, *rest)
+        times["torch"].results = [result * 2 for result in calls["torch"]()]
+        return times
+
+    monkeypatch.setattr(measure, "side_by_side", side_by_side)
+    problem = Problem.draw(LAYERS[2], "float32", CPU)
+    bad, good = measure.measure(problem, "fprop", ["torch", "reference"], CEILINGS, ENVIRONMENT)
+    assert (bad["status"], good["status"]) == ("wrong", "ok")
+    assert "tflops" not in bad
+
+
+def test_a_lost_gpu_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "lost", lambda device: True)
+    problem = Problem.draw(LAYERS[2], "float32", CPU)
+    with pytest.raises(ValueError, match="contenders are"):
+        measure.measure(problem, "fprop", ["nonsense"], CEILINGS, ENVIRONMENT)
+
+
+@pytest.mark.parametrize("of", ["fprop", "dgrad", "wgrad"])
+@pytest.mark.parametrize("where", ["first", "last"])
+@pytest.mark.parametrize("name", ["rn50_c3_3x3", "local_3x3_64_at_14"])
+def test_one_wrong_element_is_found(name: str, of: Pass, where: str) -> None:
+    """The corners are among the positions that are checked, however many there are."""
+    (layer,) = select(name)
+    problem = Problem.draw(layer.scaled_down(), "float32", CPU)
+    (result,) = call("reference", of, problem)()
+    samples = check.samples(of, problem)
+    check.verify(of, problem, [result], samples)
+    flat = result.clone(memory_format=torch.contiguous_format).view(-1)
+    flat[0 if where == "first" else -1] += 0.01
+    with pytest.raises(check.WrongResult, match=name):
+        check.verify(of, problem, [flat.view(result.shape)], samples)
+
+
+def test_large_results_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "POSITIONS", 16)
+    problem = Problem.draw(LAYERS[4], "float32", CPU)
+    (sample,) = check.samples("fprop", problem)
+    b, _, p, q = sample.at
+    assert isinstance(b, Tensor)
+    assert 10 <= len(b) <= 16
+    places = list(zip(b.tolist(), p.tolist(), q.tolist(), strict=True))
+    geometry = problem.geometry
+    assert {(0, 0, 0), (geometry.B - 1, geometry.P - 1, geometry.Q - 1)} < set(places)
+
+
+@pytest.mark.parametrize("of", PASSES)
+@pytest.mark.parametrize("spoil", [lambda t: t * float("nan"), lambda t: t * 1.001, lambda t: t.roll(1, -1)])
+def test_a_wrong_result_shows_no_speed(
+    of: Pass, spoil: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = call
+
+    def wrong(contender: str, of: Pass, problem: Problem) -> Any:
+        compute = right(contender, of, problem)
+        return compute if contender == "torch" else lambda: tuple(spoil(t) for t in compute())
+
+    monkeypatch.setattr(measure, "call", wrong)
+    problem = Problem.draw(LAYERS[2], "float32", CPU)
+    good, bad = measure.measure(problem, of, ["torch", "reference"], CEILINGS, ENVIRONMENT)
+    assert good["status"] == "ok"
+    assert {"wall_us", "tflops", "roof", "gbps", "extra_bytes"} <= set(good)
+    assert good["peak"] >= 1
+    assert bad["status"] == "wrong"
+    assert "is off by" in bad["reason"]
+    assert not {"wall_us", "device_us", "tflops", "roof", "gbps"} & set(bad)
+
+
+def test_a_wrong_result_fails_the_benchmark() -> None:
+    class Wrong:
+        def measure(self, *_: Any) -> list[dict[str, Any]]:
+            return [{"contender": "triton", "status": "wrong", "reason": "off by one"}]
+
+    with pytest.raises(AssertionError, match="off by one"):
+        test_throughput.test_throughput(None, Wrong(), LAYERS[0], "fprop", "triton", "float32")  # type: ignore[arg-type]
+
+
+def test_what_raises_or_refuses_is_a_row() -> None:
+    problem = Problem.draw(LAYERS[0], "float32", CPU)
+    refused, raised = measure.measure(problem, "dgrad", ["flag_gems", "nonsense"], CEILINGS, ENVIRONMENT)
+    assert (refused["status"], refused["reason"]) == ("skipped", "flag_gems is not installed")
+    assert (raised["status"], raised["reason"]) == ("failed", f"contenders are {', '.join(CONTENDERS)}, not nonsense")
+
+
+def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are scaled down, and the record says so; what raises, or is not there, is a row for each contender."""
+    monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
+    here = session.Session(CPU, ["torch", "reference"], ["float32"])
+    assert here.record()["rehearsal"] == "on a CPU, layers scaled down"
+    conv, local = select("rn50_c3_3x3,deepface_l4_local_9x9")
+    rows = here.measure(conv, "fprop", "float32")
+    assert [(row["contender"], row["status"]) for row in rows] == [("torch", "ok"), ("reference", "ok")]
+    assert rows[0]["image"][:2] == [2, 32]
+    assert here.measure(conv, "fprop", "float32") is rows
+    found = {row["contender"]: row for row in here.measure(local, "step", "float32")}
+    assert {name: row["status"] for name, row in found.items()} == {"torch": "skipped", "reference": "ok", "loop": "ok"}
+    assert found["torch"]["reason"] == "torch has no locally connected layer"
+    assert found["reference"]["weight"] == [2, 2, 16, 16, 3, 3]
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(session, "measure", broken)
+    failed = here.measure(conv, "dgrad", "float32")
+    assert [(row["status"], row["reason"]) for row in failed] == [("failed", "RuntimeError")] * 2
+    assert len(here.rows()) == 7
+    assert {row["commit"] for row in here.rows()} == {here.environment["commit"]}
+
+
+def test_errors_are_those_of_the_oracle() -> None:
+    problem = Problem.draw(LAYERS[0], "float32", CPU)
+    (result,) = call("torch", "fprop", problem)()
+    (sample,) = check.samples("fprop", problem)
+    rms, most = check.verify("fprop", problem, [result], [sample])
+    assert (rms, most) == errors(result[sample.at], sample.expected)
+    assert 0 < rms < most < 1e-5

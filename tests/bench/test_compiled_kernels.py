@@ -1,0 +1,249 @@
+"""Every shipped tile, compiled offline: it fits, nothing spills, tensor cores multiply, copies are asynchronous, and
+loops are lean.
+
+And no kernel has got worse than what `bench/results/lowering.json` has of it.
+"""
+
+import json
+from collections import Counter
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.lowering.table import load
+from bench.results import RESULTS
+from tests.support.processes import python
+from tritonconv.gpu import SHARED_BYTES, Device
+from tritonconv.tiling.catalogue import FEW
+
+pytest.importorskip("triton")
+
+from bench.lowering.rows import compared, regressions
+
+pytestmark = pytest.mark.oldest
+
+COMMITTED = load(RESULTS / "lowering.json")
+# Spills that are known and too small to matter, in bytes, with how many channels are loaded and stored at once on each
+# side: ptxas, which aims at so many programs on a multiprocessor, stops a few registers short of enough, and takes
+# enough of them where it is told that there are.
+SPILLS = {
+    ("3.6.0", "sm_80", "bfloat16", "wgrad", "64x64x32w8s4", 8, 8): 24,
+    ("3.6.0", "sm_80", "float32", "wgrad", "64x32x16w8s3", 1, 1): 8,
+    ("3.6.0", "sm_100", "float32", "wgrad_with_bias", "64x32x16w8s3", 1, 4): 16,
+    ("3.7.1", "sm_80", "bfloat16", "wgrad", "64x64x32w8s4", 8, 8): 24,
+    ("3.7.1", "sm_80", "bfloat16", "wgrad_local", "64x64x32w4s3", 8, 8): 24,
+    ("3.7.1", "sm_80", "tf32", "wgrad", "64x64x16w8s2", 1, 1): 8,
+    ("3.7.1", "sm_100", "bfloat16", "wgrad_with_bias", "256x64x32w8s4", 8, 8): 32,
+    ("3.7.1", "sm_100", "bfloat16", "wgrad_with_bias", "64x64x32w8s2", 1, 1): 8,
+}
+KERNELS = ["fprop", "dgrad", "wgrad_with_bias", "wgrad"]
+ARCHS, DTYPES = ("sm_80", "sm_90", "sm_100"), ("bfloat16", "tf32", "float32")
+# Instructions of all warps in one step that the main loops may take, in bfloat16 on sm_90: of pixels that are gathered,
+# and of those that are copied in blocks, by half as many warps.
+LEAN = {
+    **{(kernel, "128x128x64w8s3"): 8 * 105 for kernel in ("fprop", "dgrad")},
+    ("wgrad", "128x128x64w8s3"): 8 * 240,
+    **{(kernel, "128x128x64w4s3:1.8.16"): 4 * 120 for kernel in ("fprop", "dgrad")},
+    ("wgrad", "128x128x64w4s3:1.1.64"): 4 * 105,
+}
+# Where a Triton takes more of them than that. 3.8.0 takes 127 for a step of dgrad's warps, and 3.7.1 takes 114.
+NOT_AS_LEAN = {("3.8.0", "dgrad", "128x128x64w4s3:1.8.16"): 4 * 127}
+# Tiles that stand for the others in `make test`.
+SOME = [*dict.fromkeys(tile for _, tile in LEAN), "64x64x32w8s2"]
+
+
+def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, Any]]:
+    """The rows that `python -m bench lowering` writes: a process that interprets kernels can not compile them."""
+    path = folder / "rows.json"
+    options = ["--arch", arch, "--dtype", dtype, "--processes", "1", "--json", str(path), *more]
+    done = python("-m", "bench", "lowering", *options)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    rows: list[dict[str, Any]] = json.loads(path.read_text())
+    return rows
+
+
+def known_spills(row: dict[str, Any]) -> int:
+    about = (row[name] for name in ("triton", "arch", "dtype", "kernel", "tile", "x_vector", "y_vector"))
+    return SPILLS.get(tuple(about), 0)
+
+
+@pytest.mark.long
+def test_a_tile_of_each_kind(tmp_path: Path) -> None:
+    """Of each kernel one tile that gathers pixels in vectors, one by one, and one that copies blocks of them."""
+    rows = lowered(tmp_path, "sm_90", "bfloat16", "--kernel", *KERNELS, "sum_partials", "--tile", *SOME)
+    check_committed(rows)
+    assert {(row["kernel"], row["tile"]) for row in rows} >= {*LEAN, *product(KERNELS, ["64x64x32w8s2"])}
+    assert any(row["default"] for row in rows)
+    assert all(row["default"] == bool(row["layers"]) for row in rows)
+    for kernel in KERNELS:
+        check_lean(rows, kernel)
+    for row in rows:
+        check(row)
+
+
+@pytest.mark.parametrize(
+    "tiles", [pytest.param(["64x64x32w8s2"], marks=pytest.mark.long), pytest.param([], marks=pytest.mark.slow)]
+)
+def test_amd(tiles: list[str], tmp_path: Path) -> None:
+    """The tile whose pixels are gathered one by one, or all."""
+    more = ["--tile", *tiles] if tiles else []
+    rows = lowered(tmp_path, "gfx942", "bfloat16", "--kernel", *KERNELS[:3], *more)
+    counts = Counter(row["kernel"] for row in rows)
+    assert set(counts) == set(KERNELS[:3])
+    assert min(counts.values()) >= (1 if tiles else 8)
+    for row in rows:
+        assert row["mma"].startswith("v_mfma"), row
+        assert row["shared_bytes"] <= row["shared_bytes_promised"] <= 65_536, row
+    assert regressions(rows, COMMITTED) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("arch", "dtype", "everywhere"),
+    [
+        ("sm_90", "bfloat16", False),
+        *((arch, dtype, True) for arch, dtype in product(ARCHS, DTYPES)),
+    ],
+)
+def test_every_shipped_tile(arch: str, dtype: str, everywhere: bool, kernel: str, tmp_path: Path) -> None:
+    """Where it runs best and where layers need it, or in every alignment; but not wgrad without the bias, which is a
+    part of wgrad with it.
+    """
+    more = ["wgrad", "sum_partials"] if kernel == "wgrad" else [kernel, *["--everywhere"] * everywhere]
+    rows = lowered(tmp_path, arch, dtype, "--kernel", *more)
+    check_committed(rows)
+    assert [row["kernel"] for row in rows].count("sum_partials") == (kernel == "wgrad")
+    assert any(row["tile"].startswith("128x128x" if dtype != "float32" else "128x64x") for row in rows)
+    assert any(row["default"] for row in rows)
+    assert all(row["default"] == bool(row["layers"]) for row in rows)
+    if (arch, dtype) == ("sm_90", "bfloat16"):
+        check_lean(rows, kernel)
+    for row in rows:
+        check(row)
+
+
+def check_committed(rows: list[dict[str, Any]]) -> None:
+    """Nothing got worse than what is committed, which has several of the same."""
+    assert regressions(rows, COMMITTED) == []
+    if rows[0]["triton"] == COMMITTED[0]["triton"]:
+        assert compared(rows, COMMITTED) >= 4
+
+
+def check(row: dict[str, Any]) -> None:
+    """Of a kernel for NVIDIA's GPUs."""
+    if row["kernel"] == "sum_partials":
+        assert row["spill_bytes"] == 0, row
+    elif ":" in row["tile"]:
+        check_blocks(row)
+    else:
+        check_gathered(row)
+
+
+def check_gathered(row: dict[str, Any]) -> None:
+    """Of a tile whose pixels are gathered: from whatever memory they lie in."""
+    arch, dtype, kernel = row["arch"], row["dtype"], row["kernel"]
+    itemsize = 2 if dtype == "bfloat16" else 4
+    # Of fprop and dgrad the one side is loaded and the other stored; wgrad loads both.
+    sides = {"x": row["x_vector"], "y": row["y_vector"]}
+    loaded = {"fprop": [sides["x"]], "dgrad": [sides["y"]]}.get(kernel, [*sides.values()])
+    copies = (row["copy"] or "").split(", ")
+    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
+    assert row["spill_bytes"] == known_spills(row), row
+    assert row["left_in_registers"] == 0, row
+    assert bool(row["mma"]) != (dtype == "float32"), row
+    assert (row["ffma_share"] is None) != (dtype == "float32"), row
+    assert row["instructions_per_step"] > 0, row
+    # On sm_80, a side of wgrad that can not be copied asynchronously keeps the other from it.
+    asynchronous = min(loaded) if kernel == "wgrad" else max(loaded)
+    assert bool(row["copy"]) >= (asynchronous * itemsize >= 4), row
+    if kernel in ("fprop", "dgrad") and loaded[0] * itemsize == 16:
+        assert any(name.endswith(".128") for name in copies), row
+    if kernel.startswith("wgrad") and dtype == "bfloat16" and min(loaded) == 8:
+        assert all(name.endswith((".128", ".64")) for name in copies), row
+
+
+def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
+    """In 16-byte loads and stores."""
+    found = {(row["kernel"], row["tile"]): row for row in rows if row["x_vector"] == row["y_vector"] == 8}
+    for (_, tile), most in ((key, most) for key, most in LEAN.items() if key[0] == kernel):
+        row, warps = found[kernel, tile], int(tile.partition("w")[2][0])
+        most = NOT_AS_LEAN.get((row["triton"], kernel, tile), most)
+        assert warps * row["instructions_per_step"] <= most, row
+
+
+def check_blocks(row: dict[str, Any]) -> None:
+    """Of a tile whose pixels are copied in blocks: by the hardware for that, and so that registers suffice."""
+    assert row["arch"] not in ("sm_80", "sm_86", "sm_89", "gfx942"), row
+    assert row["spill_bytes"] == known_spills(row), row
+    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], Device.of(int(row["arch"][3:]), 1).shared_bytes), (
+        row
+    )
+    assert row["mma"], row
+    assert row["left_in_registers"] == 0, row
+    assert all(name.startswith("UTMALDG") for name in row["copy"].split(", ")), row
+
+
+def test_the_committed_loops_are_lean() -> None:
+    """Those of the tiles that most rest on, in the results that the README shows."""
+    rows = [row for row in COMMITTED if (row["arch"], row["dtype"]) == ("sm_90", "bfloat16")]
+    for kernel in KERNELS:
+        check_lean(rows, kernel)
+    blocks = [row for row in COMMITTED if ":" in row["tile"]]
+    for row in blocks:
+        check_blocks(row)
+    assert {row["arch"] for row in blocks} == {"sm_90", "sm_100", "sm_120"}
+    chosen = {row["kernel"] for row in rows if ":" in row["tile"] and row["default"]}
+    assert chosen == set(KERNELS)
+
+
+LOCAL = ["fprop_local", "dgrad_local", "wgrad_local"]
+PER_SAMPLE = ["fprop_per_sample", "dgrad_per_sample", "wgrad_per_sample"]
+DYNAMIC = ["fprop_dynamic", "dgrad_dynamic", "wgrad_dynamic"]
+SOME_LOCAL = ["128x16x16w1s4", "1x16x16w1s4", "16x128x32w4s3", "16x128x1w4s2"]
+
+
+def without_tensor_cores(row: dict[str, Any]) -> bool:
+    """Whether the tile of a weight of each location takes too few images at once for them."""
+    M, _, K = (int(extent) for extent in row["tile"].split("w")[0].split("x"))
+    return (K if row["kernel"].startswith("wgrad") else M) <= FEW
+
+
+@pytest.mark.parametrize(
+    ("arch", "dtype", "tiles"),
+    [
+        pytest.param("sm_90", "bfloat16", SOME_LOCAL, marks=pytest.mark.long),
+        *(pytest.param(arch, dtype, [], marks=pytest.mark.slow) for arch in ARCHS for dtype in DTYPES),
+    ],
+)
+def test_a_weight_of_each_location(arch: str, dtype: str, tiles: list[str], tmp_path: Path) -> None:
+    """One tile with tensor cores and one without, or all."""
+    rows = lowered(tmp_path, arch, dtype, "--kernel", *LOCAL, *DYNAMIC, *["--tile", *tiles] * bool(tiles))
+    assert regressions(rows, COMMITTED) == []
+    assert {row["kernel"] for row in rows} == {*LOCAL, *DYNAMIC}
+    itemsize = 2 if dtype == "bfloat16" else 4
+    assert {row["kernel"] for row in rows if row["default"]} == set(LOCAL)
+    for row in rows:
+        few = without_tensor_cores(row)
+        loaded = {"fprop": row["x_vector"], "dgrad": row["y_vector"]}.get(row["kernel"].partition("_")[0], 0)
+        assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
+        assert row["spill_bytes"] == known_spills(row), row
+        assert bool(row["mma"]) != (few or dtype == "float32"), row
+        assert few >= (row["kernel"] in DYNAMIC), row
+        if loaded * itemsize == 16:
+            assert any(name.endswith(".128") for name in (row["copy"] or "").split(", ")), row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_weight_of_each_sample(arch: str, dtype: str, tmp_path: Path) -> None:
+    """What a sample's number costs, which is counted in 64 bits, does not make registers too few."""
+    rows = lowered(tmp_path, arch, dtype, "--kernel", *PER_SAMPLE)
+    assert regressions(rows, COMMITTED) == []
+    for row in rows:
+        assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
+        assert row["spill_bytes"] == known_spills(row), row
+        assert bool(row["mma"]) != (dtype == "float32"), row

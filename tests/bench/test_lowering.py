@@ -1,0 +1,273 @@
+"""What is read out of machine code, and what counts as having got worse."""
+
+import argparse
+from typing import Any
+
+import pytest
+
+from bench.lowering import assembly
+from bench.lowering.chips import CHIPS
+
+pytest.importorskip("triton")
+
+from bench.lowering import command, offline
+from bench.lowering import rows as lowering
+from tritonconv.geometry import OPERATORS
+from tritonconv.tiling.catalogue import images
+from tritonconv.tiling.tile import Tile
+
+
+@pytest.mark.parametrize(
+    ("arch", "registers", "warps", "shared", "blocks", "of"),
+    [
+        ("sm_90", 128, 8, 0, 2, 64),  # 65,536 registers are 16 warps of 4,096
+        ("sm_90", 138, 8, 0, 1, 64),  # 138 * 32 rounds up to 4,608: 14 warps
+        ("sm_90", 32, 4, 98_432, 2, 64),  # 228 KiB over 98,432 + 1,024 bytes
+        ("sm_86", 32, 4, 0, 12, 48),  # 48 warps
+        ("sm_89", 16, 1, 0, 24, 48),  # 24 blocks
+        ("gfx942", 128, 4, 0, 4, 32),  # 512 registers a lane and SIMD: 4 waves on each of 4 SIMDs
+    ],
+)
+def test_occupancy(arch: str, registers: int, warps: int, shared: int, blocks: int, of: int) -> None:
+    assert CHIPS[arch].occupancy(registers, warps, shared) == pytest.approx(blocks * warps / of)
+
+
+def test_the_bound_is_the_data_sheets_rate() -> None:
+    """128x128x64 products in 512 cycles, which is what the tensor cores of an H100 take: 989 TFLOP/s."""
+    chip = CHIPS["sm_90"]
+    step = 128 * 128 * 64
+    assert step / chip.products("bfloat16") == 512
+    assert chip.bound_tflops(step, 512) == pytest.approx(989, rel=0.01)
+    assert chip.bound_tflops(step, 1024) == pytest.approx(989 / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arch", "half", "tf32", "float32"),
+    [
+        ("sm_80", 312, 156, 19.5),
+        ("sm_86", 154.8, 77.4, 38.7),
+        ("sm_89", 364, 182, 91),
+        ("sm_90", 989, 495, 62),
+        ("sm_100", 2250, 1125, 70),
+        ("sm_120", 504, 252, 126),
+        ("gfx942", 1307, 653, 163),
+    ],
+)
+def test_the_peaks_of_the_data_sheets(arch: str, half: float, tf32: float, float32: float) -> None:
+    """TFLOP/s, dense, summed in float32. The float32 of the H100 and the B200 is at the clock of their matrix rates."""
+    chip = CHIPS[arch]
+    peaks = {"bfloat16": half, "float16": half, "tf32": tf32, "float32": float32}
+    for dtype, peak in peaks.items():
+        assert chip.bound_tflops(chip.products(dtype), 1) == pytest.approx(peak, rel=0.02), dtype
+
+
+def loop(**counts: int) -> assembly.Listing:
+    """A listing that is one loop of so many instructions of each kind."""
+    kinds = {"hgmma": "HGMMA.64x128x16.F32.BF16", "ffma": "FFMA", "other": "IADD3"}
+    body = [assembly.Instruction(kinds[kind], None) for kind, count in counts.items() for _ in range(count)]
+    return assembly.Listing([*body[:-1], assembly.Instruction(body[-1].opcode, "top")], {"top": 0})
+
+
+TILE = Tile(128, 128, 64, 8, 3)
+
+
+def job(arch: str = "sm_90", dtype: str = "bfloat16", tile: Tile = TILE) -> offline.Job:
+    return offline.Job("fprop", dtype, offline.Memory(8, 8), tile, arch)
+
+
+def test_instructions_for_each_cycle_of_the_tensor_cores() -> None:
+    """A step of 128x128x64 takes an H100 512 cycles, in which 8 warps issue 98 instructions each, or 400."""
+    few = lowering.main_loop(loop(hgmma=4, other=94), job())
+    assert (few["instructions_per_step"], few["instructions_per_mma_cycle"]) == (98, round(98 * 8 / 512, 2))
+    assert (few["ffma_share"], few["bound_tflops"]) == (None, 989)
+    many = lowering.main_loop(loop(hgmma=4, other=396), job())
+    assert many["bound_tflops"] == round(989.4 * 512 / (400 * 8 / 4))
+    twice = lowering.main_loop(loop(hgmma=8, other=188), job())
+    assert twice == few
+
+
+def test_fmas_are_a_share_of_the_instructions() -> None:
+    """64x64x16 products by 256 threads are 256 FMAs each; an A100 issues FMAs for 64 threads a cycle, an H100 128."""
+    small = Tile(64, 64, 16, 8, 4)
+    found = [lowering.main_loop(loop(ffma=256, other=64), job(arch, "float32", small)) for arch in ("sm_80", "sm_90")]
+    assert [each["ffma_share"] for each in found] == [0.8, 0.8]
+    assert [each["instructions_per_mma_cycle"] for each in found] == [None, None]
+    # 256 FMAs of 8 warps in 1024 cycles, on the H100 in 512, but 320 instructions of 8 warps in 640 at least.
+    assert [each["bound_tflops"] for each in found] == [
+        round(2 * 65536 * 108 * 1.41 / 1024 / 1e3),
+        round(2 * 65536 * 132 * 1.83 / 640 / 1e3),
+    ]
+
+
+def test_what_has_no_loop_has_no_bound() -> None:
+    empty = lowering.main_loop(assembly.Listing([], {}), job())
+    assert set(empty.values()) == {None}
+
+
+def row(**changed: Any) -> lowering.Row:
+    about = dict(kernel="fprop", tile="128x128x64w8s3", dtype="bfloat16", arch="sm_90", x_vector=8, y_vector=8)
+    found = dict(
+        spill_bytes=0, shared_bytes=1000, mma="HGMMA", copy="LDGSTS.128", instructions_per_step=100, occupancy=0.5
+    )
+    return about | found | {"triton": "3.7.1"} | changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"spill_bytes": 8}, "spill_bytes 0 -> 8"),
+        ({"shared_bytes": 1001}, "shared_bytes 1000 -> 1001"),
+        ({"mma": None}, "mma HGMMA -> None"),
+        ({"copy": "LDGSTS.32"}, "copy LDGSTS.128 -> LDGSTS.32"),
+        ({"instructions_per_step": 103}, "instructions_per_step 100 -> 103"),
+        ({"instructions_per_step": None}, "instructions_per_step 100 -> None"),
+        ({"occupancy": 0.25}, "occupancy 0.5 -> 0.25"),
+    ],
+)
+def test_regressions_are_found(changed: dict[str, Any], words: str) -> None:
+    (found,) = lowering.regressions([row(**changed)], [row()])
+    assert found.endswith(words)
+    assert "fprop 128x128x64w8s3 bfloat16 sm_90" in found
+
+
+def test_what_is_better_or_can_not_be_compared_is_no_regression() -> None:
+    better = row(instructions_per_step=90, occupancy=0.75, shared_bytes=500)
+    assert lowering.regressions([better, row(instructions_per_step=102)], [row()]) == []
+    other = [row(triton="3.6.0", spill_bytes=8), row(tile="64x64x64w4s3", spill_bytes=8)]
+    assert lowering.regressions(other, [row()]) == []
+    assert lowering.compared([*other, row()], [row()]) == 1
+
+
+def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
+    from bench.layers import read
+
+    layers = read()
+    found = offline.jobs(["sm_80", "sm_90"], ["bfloat16"], offline.KERNELS, layers, everywhere=False)
+    assert {job.kernel for job in found} == set(offline.KERNELS)
+    assert {job.arch for job in found} == {"sm_80", "sm_90"}
+    assert len(set(found)) == len(found)
+    chosen = offline.picked(layers, "bfloat16", "sm_90")
+    assert set(chosen) <= set(found)
+    for kernel in offline.KERNELS:
+        named = [name for job, names in chosen.items() if job.kernel == kernel for name in names]
+        of_its_kind = [layer.name for layer in layers if layer.geometry.varies == offline.varies_of(kernel)]
+        if kernel == "sum_partials":  # not where a weight that is not split is written as it lies
+            assert 0 < len(named) < len(of_its_kind)
+            assert set(named) < set(of_its_kind)
+        else:
+            assert sorted(named) == sorted(of_its_kind), kernel
+    everywhere = offline.jobs(["sm_90"], ["bfloat16"], ["fprop"], [], everywhere=True)
+    assert {job.memory for job in everywhere} == set(offline.memories("fprop", 2))
+
+
+def test_only_tiles_of_some_names() -> None:
+    wanted = offline.jobs(["sm_90"], ["bfloat16"], ["fprop", "sum_partials"], [], everywhere=False)
+    assert command.of_tiles(None, wanted) == wanted
+    some = command.of_tiles(["128x128x64w8s3"], wanted)
+    assert [(job.kernel, str(job.tile)) for job in some] == [("fprop", "128x128x64w8s3"), ("sum_partials", "None")]
+    with pytest.raises(ValueError, match="none of these kernels has the tile 128x128"):
+        command.of_tiles(["128x128x64w8s3", "128x128"], wanted)
+
+
+def test_kernels_are_named_by_operator_and_what_the_weight_varies_over() -> None:
+    names = ("wgrad_with_bias", "sum_partials", "dgrad_local", "fprop_per_sample", "wgrad_dynamic")
+    assert [offline.operator_of(name) for name in names] == ["wgrad", "wgrad", "dgrad", "fprop", "wgrad"]
+    assert [offline.varies_of(name) for name in names] == ["", "", "p q", "b", "b p q"]
+
+
+@pytest.mark.parametrize("how", list(offline.VARYING))
+def test_what_is_launched_of_weights_that_vary(how: str) -> None:
+    """In every memory, with a bias that varies as the weight does, and without wgrad's sum of it."""
+    for kernel in (f"{operator}_{how}" for operator in ("fprop", "dgrad", "wgrad")):
+        for job in offline.shipped(kernel, "bfloat16", "sm_90", everywhere=True)[::7]:
+            given = offline.for_memory(job).arguments
+            assert (given["PER_SAMPLE"], given["PER_LOCATION"]) == ("b" in job.varies, "p" in job.varies)
+            assert given.get("BIAS_VARIES", False) == (job.operator != "wgrad")
+            assert given.get("bias_partials_ptr") is None
+            assert how != "dynamic" or images(job.tile, job.operator) == 1
+
+
+def test_fmas_are_bound_by_their_own_rate() -> None:
+    """A step of 8x32x32 products of bfloat16 without tensor cores takes an H100 64 cycles, as in float32."""
+    tile = Tile(8, 32, 32, 4, 4)
+    found = [lowering.main_loop(loop(ffma=64), job(dtype=dtype, tile=tile)) for dtype in ("bfloat16", "float32")]
+    assert [each["bound_tflops"] for each in found] == [62, 62]
+    assert [each["instructions_per_mma_cycle"] for each in found] == [None, None]
+
+
+def test_what_does_not_compile_is_named_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = offline.jobs(["sm_90"], ["bfloat16"], ["fprop"], [], everywhere=False)[:2]
+
+    def lower(job: offline.Job) -> dict[str, Any]:
+        if job == bad:
+            raise RuntimeError("ptxas died\nof old age")
+        return {"kernel": job.kernel}
+
+    monkeypatch.setattr(lowering, "lower", lower)
+    assert lowering.attempt(good) == {"kernel": "fprop"}
+    failure = lowering.attempt(bad)
+    assert isinstance(failure, lowering.Failure)
+    assert failure == f"fprop {bad.tile} bfloat16 sm_90 x{bad.memory.x} y{bad.memory.y}: ptxas died"
+
+
+@pytest.mark.parametrize(
+    ("arch", "taken", "promised", "fits"),
+    [
+        ("sm_86", 101_376, 101_376, True),
+        ("sm_86", 101_377, 200_000, False),
+        ("sm_90", 120_001, 120_000, False),
+        ("sm_90", 100, None, True),
+        ("gfx942", 65_537, 70_000, False),
+    ],
+)
+def test_what_takes_more_shared_memory_than_there_is_does_not_fit(
+    arch: str, taken: int, promised: int | None, fits: bool
+) -> None:
+    row = dict(kernel="fprop", tile="t", dtype="tf32", arch=arch, x_vector=1, y_vector=1, shared_bytes=taken)
+    reason = lowering.unfit(row | {"shared_bytes_promised": promised})
+    assert (reason is None) == fits
+    assert fits or f"{taken} bytes of shared memory" in str(reason)
+
+
+def test_choices_are_what_would_be_launched() -> None:
+    """One row for each operator of each layer; nothing multiplies less than the layer asks for."""
+    from bench.layers import select
+    from bench.lowering.choices import choices
+
+    layers, device = select("smoke"), offline.device_of("sm_90")
+    rows = list(choices(layers, "bfloat16", device))
+    assert [row[:2] for row in rows] == [(layer.name, operator) for layer in layers for operator in OPERATORS]
+    for layer, operator, tile, pixels, blocks, rounds, steps, full, limit in rows:
+        geometry = next(each.geometry for each in layers if each.name == layer)
+        started = offline.launches(operator, "bfloat16", geometry, device, bias=False)[0]
+        assert tile == offline.tile_of(started)
+        assert blocks == started.programs or (tile.uses_tma and operator != "wgrad" and blocks > started.programs)
+        assert pixels == ("in blocks" if tile.uses_tma else "gathered")
+        assert (rounds, steps) >= (1, 1)
+        assert 0 <= float(full) <= 1 or layer.endswith("_s2")  # whose taps in the padding count as asked for
+        assert limit in ("products", "L2", "instructions", "memory", "waiting")
+    dense = {row[3] for row in rows if row[0] in ("rn50_c5_3x3", "sd15_unet_1280_at_16")}
+    assert dense == {"in blocks"}
+
+
+def test_choices_are_printed_without_compiling(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    monkeypatch.setattr(command, "jobs", lambda *_: pytest.fail("there is nothing to compile"))
+    options = [
+        "--layers",
+        "--rows",
+        "rn50_c3_3x3,local_3x3_64_at_14",
+        "--arch",
+        "sm_80",
+        "sm_90",
+        "--dtype",
+        "bfloat16",
+    ]
+    assert command.main(parser.parse_args(options)) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\nrn50_c3_3x3 ") == printed.count("\nlocal_3x3_64_at_14 ") == 6
+    assert "sm_80, bfloat16\n" in printed
+    assert "Nothing here" in printed

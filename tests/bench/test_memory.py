@@ -1,0 +1,142 @@
+"""The counter of memory, and with it: unfold keeps every pixel once for each tap, and the fused local layers do not."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tritonconv
+from bench.run import memory, timing
+from tests.support import guards
+from tritonconv import reference
+from tritonconv.launch import failed_tiles, layout, plan_cache
+
+CPU = torch.device("cpu")
+KILO = 1000
+TAPS = 9
+
+
+def ones(count: int) -> Tensor:
+    return torch.ones(count, dtype=torch.uint8)
+
+
+def both() -> tuple[Tensor, ...]:
+    return ones(1 * KILO), ones(2 * KILO)
+
+
+def one_after_the_other() -> tuple[Tensor, ...]:
+    for _ in range(5):
+        first = ones(3 * KILO)
+        del first
+    return (ones(1 * KILO),)
+
+
+@pytest.mark.parametrize(
+    ("call", "peak", "extra"),
+    [
+        (both, 3 * KILO, 0),
+        (one_after_the_other, 3 * KILO, 2 * KILO),
+        (lambda: None, 0, 0),
+    ],
+)
+def test_the_peak_is_of_what_is_there_at_a_time(call: Callable[[], Any], peak: int, extra: int) -> None:
+    found, results = memory.on_cpu(call)
+    assert found == peak
+    assert memory.beside_results(found, results) == extra
+
+
+def test_what_an_operator_takes_for_itself_counts() -> None:
+    """A product of float64 with one that is converted to it: 8 bytes for each element of the copy and the result."""
+    wide, narrow = torch.ones(KILO, KILO, dtype=torch.float64), torch.ones(KILO, dtype=torch.float64)
+    peak, (total,) = memory.on_cpu(lambda: (torch.einsum("mn,n,m->", wide, narrow, narrow),))
+    assert total == KILO**2
+    assert 8 * KILO <= peak < 8 * 3 * KILO
+
+
+def test_what_was_there_before_does_not_count() -> None:
+    held = [ones(9 * KILO)]
+
+    def call() -> tuple[Tensor, ...]:
+        held.clear()
+        return (ones(2 * KILO),)
+
+    assert memory.on_cpu(call)[0] == 2 * KILO
+
+
+def test_rows_of_a_cpu_have_it_too() -> None:
+    assert timing.side_by_side({"a": one_after_the_other}, CPU, budget=0.0)["a"].extra_bytes == 2 * KILO
+
+
+# 3 x 3 positions on an image as large, and 9 taps: what unfold copies out is 9 images. Weights are most of the memory.
+LAYERS = {
+    "LocallyConnected2d": dict(in_channels=16, out_channels=16, kernel_size=3, input_size=3, padding=1),
+    "LocallyConnectedTranspose2d": dict(in_channels=16, out_channels=16, kernel_size=3, input_size=3, padding=1),
+}
+IMAGES = 24
+
+
+def step(layer: Any, input: Tensor) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
+    """Forward and backward of a layer in channels_last, and what is there before it: input, parameters, gradient."""
+    leaves = [input.contiguous(memory_format=torch.channels_last).requires_grad_(), *layer.parameters()]
+    gradient = torch.randn_like(layer(leaves[0]))
+
+    def call() -> tuple[Tensor, ...]:
+        result = layer(leaves[0])
+        return result, *torch.autograd.grad(result, leaves, gradient)
+
+    return call, [*leaves, gradient]
+
+
+def size(tensors: Any) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+@pytest.fixture
+def unfenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the tests' fences, which are memory too, as are the circles in which the interpreter leaves tensors."""
+
+    def collected(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *given: (gc.collect(), allocate(*given))[1]
+
+    monkeypatch.setattr(layout, "allocate", collected(guards.unguarded))
+    monkeypatch.setattr(plan_cache, "allocate_as", collected(layout.allocate_as))
+
+
+def peak_of(call: Callable[[], Any], device: str) -> tuple[int, Any]:
+    return memory.on_cpu(call) if device == "cpu" else memory.on_gpu(call, torch.device(device))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_fused_layers_take_no_more_than_operands_and_results(name: str, device: str, unfenced: None) -> None:
+    """Within a tenth; the reference takes all its patches on top."""
+    patches = TAPS * IMAGES * 16 * 3 * 3 * 4
+    input = torch.randn(IMAGES, 16, 3, 3, device=device)
+    with tritonconv.using("triton"):
+        call, operands = step(getattr(tritonconv, name)(**LAYERS[name], device=device), input)
+        peak, results = peak_of(call, device)
+    assert size(operands) + peak <= 1.1 * (size(operands) + size(results))
+    assert memory.beside_results(peak, results) < patches / TAPS
+    call, operands = step(getattr(reference, name)(**LAYERS[name], device=device), input)
+    peak, results = peak_of(call, device)
+    assert memory.beside_results(peak, results) >= patches
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
+def test_partial_sums_are_gone_before_the_images_gradient_is_there(
+    name: str, bias: bool, device: str, unfenced: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight of them, which are less than it: at no time is there more than operands and results."""
+    pick = failed_tiles.pick
+    splits = {"wgrad": 8}
+    monkeypatch.setattr(failed_tiles, "pick", lambda *asked: replace(pick(*asked), SPLIT_K=splits.get(asked[1], 1)))
+    layer = getattr(tritonconv, name)(16, 16, 3, padding=1, bias=bias, device=device)
+    with tritonconv.using("triton"):
+        call, operands = step(layer, torch.randn(4, 16, 18, 18, device=device))
+        peak, results = peak_of(call, device)
+    assert 8 * layer.weight.nbytes < operands[0].nbytes
+    assert memory.beside_results(peak, results) < 2 * layer.weight.nbytes  # of which one is a copy in another order

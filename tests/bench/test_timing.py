@@ -1,0 +1,184 @@
+"""The order of things when a GPU is timed, on a GPU that only writes down what it is told to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from bench.run import timing
+
+CPU = torch.device("cpu")
+
+
+class Log(list[str]):
+    """Stands in for torch.cuda."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.capturing = False
+        self.clock = 0.0
+        self.refuses: Exception | None = None
+
+    def event(self, **_: Any) -> Any:
+        log = self
+
+        class Event:
+            def record(self) -> None:
+                log.append("event")
+                self.time = log.clock
+
+            def synchronize(self) -> None: ...
+
+            def elapsed_time(self, end: Any) -> float:
+                elapsed: float = end.time - self.time
+                return elapsed
+
+        return Event()
+
+    def graph_of(self) -> Any:
+        log = self
+
+        class Graph:
+            def replay(self) -> None:
+                log.append("replay")
+                log.clock += 2.0  # milliseconds
+
+        return Graph()
+
+    @contextmanager
+    def capture(self, graph: Any) -> Iterator[None]:
+        self.capturing = True
+        yield
+        self.capturing = False
+        if self.refuses:
+            self.append("left on the capture stream")
+            raise self.refuses
+
+    @contextmanager
+    def on_stream(self, stream: Any) -> Iterator[None]:
+        yield
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    log = Log()
+
+    class Stream:
+        def __init__(self, *_: Any) -> None: ...
+
+        def wait_stream(self, other: Any) -> None: ...
+
+    replaced = {
+        "Event": log.event,
+        "CUDAGraph": log.graph_of,
+        "graph": log.capture,
+        "stream": log.on_stream,
+        "Stream": Stream,
+        "current_stream": Stream,
+        "synchronize": lambda *_: log.append("wait"),
+        "set_stream": lambda _: log.append("back"),
+        "memory_allocated": lambda *_: 1000,
+        "max_memory_allocated": lambda *_: 1900,
+        "reset_peak_memory_stats": lambda *_: log.append("reset"),
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    plain = torch.Tensor.zero_
+
+    def zero(tensor: torch.Tensor) -> torch.Tensor:
+        log.append("flush" if tensor.nbytes == timing.COLD else "zero")
+        return plain(tensor)
+
+    monkeypatch.setattr(timing, "COLD", 1 << 10)
+    monkeypatch.setattr(torch.Tensor, "zero_", zero)
+    return log
+
+
+def test_each_run_is_a_replay_between_events_after_a_flush(log: Log) -> None:
+    def call() -> tuple[torch.Tensor, ...]:
+        log.append("captured" if log.capturing else "called")
+        return (torch.ones(50),)
+
+    times = timing.on_device({"a": call, "b": call}, CPU, budget=0.0)
+    assert log.count("captured") == 2
+    # What the first call allocates for good does not count.
+    assert [each for each in log if each != "wait"][:3] == ["called", "reset", "called"]
+    first = log.index("flush")
+    assert "called" not in log[first:]
+    assert log[first:] == ["flush", "event", "replay", "event"] * 20
+    assert "wait" in log[log.index("reset") : log.index("captured")]
+    for name in ("a", "b"):
+        assert times[name].device == [2000.0] * 10  # microseconds
+        assert times[name].how == "graph"
+        assert times[name].extra_bytes == 900 - 200  # the peak, without operands and without the result
+
+
+def test_what_can_not_be_captured_is_called(log: Log) -> None:
+    log.refuses = RuntimeError("operation not permitted when stream is capturing")
+
+    def call() -> tuple[torch.Tensor, ...]:
+        log.append("called")
+        log.clock += 1.0
+        return ()
+
+    times = timing.on_device({"a": call}, CPU, budget=0.0)["a"]
+    first = log.index("flush")
+    left = log.index("left on the capture stream")
+    assert log[left + 1] == "back"
+    assert log[first:] == ["flush", "event", "called", "event"] * 10
+    assert (times.how, times.device) == ("events", [1000.0] * 10)
+
+
+def test_too_little_memory_is_no_reason_to_time_it_otherwise(log: Log) -> None:
+    log.refuses = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        timing.on_device({"a": lambda: ()}, CPU, budget=0.0)
+
+
+class Clock:
+    """Stands in for the module `time`: its hand moves when a call says how long it takes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    return clock
+
+
+def test_eager_calls_are_timed_to_their_end(log: Log, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call keeps the host for 2 milliseconds, and the GPU for 5 more, which waiting for it shows."""
+    busy = [False]
+
+    def wait(*_: Any) -> None:
+        clock.now += 0.005 * busy[0]
+        busy[0] = False
+
+    def call() -> tuple[torch.Tensor, ...]:
+        clock.now += 0.002
+        busy[0] = True
+        return ()
+
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    monkeypatch.setattr(timing, "on_device", lambda calls, *_: {name: timing.Times() for name in calls})
+    times = timing.side_by_side({"a": call}, torch.device("cuda"), budget=0.001)["a"]
+    assert times.host == pytest.approx([2_000] * 10)
+    assert times.wall == pytest.approx([7_000] * 10)
+
+
+def test_without_a_gpu_there_are_walls_only(clock: Clock) -> None:
+    def call() -> None:
+        clock.now += 0.002
+
+    times = timing.side_by_side({"a": call}, CPU, budget=0.001)["a"]
+    assert times.device == times.host == []
+    assert times.how == "wall"
+    assert times.wall == pytest.approx([2_000] * 10)

@@ -1,0 +1,132 @@
+"""Which tiles fit a GPU, how their pixels lie in blocks, and how many programs they make."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.support.gpus import A100, H100, MI300
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.gpu import Device
+from tritonconv.tiling import fits, pick
+from tritonconv.tiling.block_shapes import in_shape, shaped, shapes, whole_rows
+from tritonconv.tiling.tile import BESIDE_OPERANDS, BESIDE_RESULT, Operands, Tile
+
+
+def test_blocks_are_for_tensor_cores_and_hardware_that_copies_them() -> None:
+    blocks = Operands(2, 8, blocks=True)
+    assert any(tile.uses_tma for tile in fits.available("fprop", blocks, H100))
+    for operands, device in ((blocks, A100), (blocks, MI300), (Operands(2, 8), H100)):
+        assert not any(tile.uses_tma for tile in fits.available("fprop", operands, device))
+    assert not any(tile.uses_tma for tile in fits.available("wgrad", Operands(4, 4, exact=True, blocks=True), H100))
+
+
+def test_few_filters_get_a_narrow_tile() -> None:
+    few = ConvGeometry(8, 128, 258, 258, 3, 256, 256, 3, 3)
+    assert pick.pick(few, "fprop", Operands(2, 8), H100).BLOCK_N == 16
+
+
+@pytest.mark.parametrize(
+    "tile",
+    [
+        Tile(96, 64, 64, 4, 3),  # no power of two
+        Tile(8, 64, 64, 4, 3),  # below what tensor cores take
+        Tile(256, 256, 64, 8, 3),  # 256 accumulators per thread
+        Tile(128, 128, 128, 8, 4),  # 262,144 bytes of operands
+    ],
+    ids=str,
+)
+def test_what_does_not_fit(tile: Tile) -> None:
+    assert not fits.fits(tile, "fprop", 2, H100)
+    assert fits.fits(Tile(128, 128, 64, 8, 3), "fprop", 2, H100)
+
+
+def test_registers() -> None:
+    huge, B200, RTX5090 = Tile(128, 256, 64, 8, 3), Device.of(100, 148), Device.of(120, 170)
+    assert [fits.fits(huge, operator, 2, B200) for operator in OPERATORS] == [True, True, False]
+    assert [fits.fits(huge, operator, 2, H100) for operator in OPERATORS] == [True, True, True]
+    assert not fits.fits(huge, "fprop", 2, A100)
+    assert not fits.fits(huge, "fprop", 2, RTX5090)
+
+
+def test_shared_memory() -> None:
+    small, large = Tile(128, 128, 16, 8, 1), Tile(128, 128, 64, 8, 3)
+    assert large.shared_bytes("fprop", 2) == 3 * 256 * 64 * 2 + BESIDE_OPERANDS
+    assert small.shared_bytes("dgrad", 2) == 128 * 128 * 2 + BESIDE_OPERANDS
+    assert small.shared_bytes("wgrad", 2) == 128 * 128 * 4 + 8 * 128 * 4 + BESIDE_OPERANDS
+
+
+def test_programs_that_compute_one_tile_after_another() -> None:
+    """Of fprop and dgrad in blocks, so many as run at the same time, if there are so many tiles."""
+    geometry = ConvGeometry(128, 256, 56, 56, 256, 56, 56, 3, 3, pad_h=1, pad_w=1)
+    tile = in_shape(Tile(128, 128, 64, 4, 3), (2, 8, 8))
+    assert tile.together("fprop", 2, H100) == 2
+    assert tile.blocks(geometry, "fprop") > 2 * 132
+    assert tile.programs(geometry, "fprop", 2, H100) == 2 * 132
+    assert tile.programs(replace(geometry, B=2), "fprop", 2, H100) == tile.blocks(replace(geometry, B=2), "fprop")
+    gathered = Tile(128, 128, 64, 8, 3)
+    assert gathered.programs(geometry, "fprop", 2, H100) == gathered.blocks(geometry, "fprop")
+    split = replace(gathered, SPLIT_K=3)
+    assert split.programs(geometry, "wgrad", 2, H100) == 3 * gathered.blocks(geometry, "wgrad")
+
+
+@pytest.mark.parametrize(
+    ("tile", "halves"),
+    [
+        ((128, 128, 64, 4, 3), True),
+        ((128, 256, 64, 8, 3), True),
+        ((256, 128, 64, 8, 3), False),
+        ((256, 64, 64, 4, 2), False),
+    ],
+    ids=str,
+)
+def test_results_leave_in_halves_where_warps_have_rows_of_both(tile: tuple[int, ...], halves: bool) -> None:
+    """So that shared memory holds the next tile's operands beside them."""
+    tiled = in_shape(Tile(*tile), (1, 1, tile[0]))
+    M, N, K, _, stages = tile
+    assert tiled.halves == halves
+    assert (
+        tiled.shared_bytes("fprop", 2)
+        == 2 * (stages * (M + N) * K + M * N // (1 + halves)) + BESIDE_OPERANDS + BESIDE_RESULT
+    )
+    assert tiled.shared_bytes("fprop", 2, 100) == 2 * (stages * (M + N) * K + M * N) + BESIDE_OPERANDS + BESIDE_RESULT
+
+
+def test_wgrad_takes_lines_or_whole_rows() -> None:
+    """Whole rows and whole images where a block can have such, or else a line, but not of images that lie far apart."""
+
+    def shape(geometry: ConvGeometry, pixels: int) -> tuple[int, int, int]:
+        tile = shaped(in_shape(Tile(64, 64, pixels, 4, 4), (1, 1, pixels)), geometry, "wgrad")
+        return tile.BLOCK_B, tile.BLOCK_H, tile.BLOCK_W
+
+    def square(B: int, C: int, size: int) -> ConvGeometry:
+        return ConvGeometry(B, C, size, size, C, size, size, 3, 3, pad_h=1, pad_w=1)
+
+    assert shape(square(16, 64, 16), 64) == (1, 4, 16)
+    assert shape(square(16, 64, 4), 64) == (4, 4, 4)
+    assert shape(square(16, 64, 64), 64) == (1, 1, 64)
+    assert shape(square(128, 64, 14), 64) == (64, 1, 1)
+    assert shape(square(64, 64, 224), 64) == (1, 1, 64)  # 64 images are 411 MB
+    odd_rows = replace(square(16, 64, 16), H=15, P=15)
+    assert whole_rows(64, odd_rows) == []
+    assert whole_rows(16, square(16, 64, 16)) == []
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("pixels", [16, 32, 64, 128, 256])
+def test_shapes(pixels: int, operator: Operator) -> None:
+    """Of as many pixels, each once, and none longer than hardware copies."""
+    found = shapes(pixels, operator)
+    assert all(pixels == B * H * W for B, H, W in found)
+    assert len(set(found)) == len(found)
+    assert max(max(shape) for shape in found) <= 256
+    assert {(pixels, 1, 1), (1, 1, pixels)} <= set(found)
+    assert found[0][0] == 1
+
+
+@pytest.mark.parametrize("size", [7, 14, 28, 56])
+def test_usual_images_fill_their_blocks(size: int) -> None:
+    """Of a batch of 128 to the last pixel, in blocks of several images where one can not be divided."""
+    geometry = ConvGeometry(128, 64, size, size, 64, size, size, 3, 3, pad_h=1, pad_w=1)
+    for pixels in (64, 128):
+        tile = shaped(in_shape(Tile(pixels, 64, 64, 4, 3), (1, 1, pixels)), geometry, "fprop")
+        assert tile.pixel_blocks(geometry, "fprop") * pixels == 128 * size * size

@@ -1,0 +1,237 @@
+"""Choosing a tile is a pure function of the problem and the device."""
+
+import json
+import random
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+
+from bench.layers import read
+from tests.support.gpus import A100, H100, H200, MI300, RTX4090
+from tests.support.oracle import convolution_precision
+from tritonconv.geometry import OPERATORS, VARIES, ConvGeometry, Operator
+from tritonconv.gpu import INTERPRETER, Device
+from tritonconv.launch import planners
+from tritonconv.tiling import block_shapes, catalogue, fits, measured, pick
+from tritonconv.tiling.cost import expected, partial_bytes
+from tritonconv.tiling.tile import Operands, Tile
+
+OPERANDS = [
+    *(Operands(2, v) for v in (1, 2, 8)),
+    *(Operands(4, v, exact=exact) for v in (1, 4) for exact in (False, True)),
+    *(Operands(2, 8, blocks=True), Operands(4, 4, blocks=True)),
+]
+
+
+def some_geometry(rng: random.Random) -> ConvGeometry:
+    G = rng.choice([1, 1, 2, 32])
+    C, F = G * rng.choice([1, 2, 3, 4, 8, 20, 64, 256]), G * rng.choice([1, 3, 6, 10, 16, 64, 512])
+    P, Q, R, stride = rng.choice([1, 7, 56]), rng.choice([1, 14, 112]), rng.choice([1, 3, 7]), rng.choice([1, 1, 2])
+    H, W = (P - 1) * stride + R, (Q - 1) * stride + R
+    return ConvGeometry(rng.choice([1, 8, 32]), C, H, W, F, P, Q, R, R, G, stride, stride)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Device.of(120, 170), INTERPRETER], ids=str)
+@pytest.mark.parametrize("operands", OPERANDS, ids=str)
+def test_what_is_picked_fits(device: Device, operands: Operands, operator: Operator) -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        geometry = some_geometry(rng)
+        tile = pick.pick(geometry, operator, operands, device)
+        assert fits.fits(tile, operator, operands.itemsize, device)
+        assert tile == pick.pick(geometry, operator, operands, device)
+        steps = tile.steps(geometry, operator)
+        assert tile.SPLIT_K == 1 or (operator == "wgrad" and steps // tile.SPLIT_K >= pick.LEAST_STEPS)
+        if tile.uses_tma:
+            assert operands.blocks
+            assert device.capability >= 90 or device == INTERPRETER
+            pixels = tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
+            assert pixels == tile.BLOCK_B * tile.BLOCK_H * tile.BLOCK_W
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Device.of(120, 170), INTERPRETER], ids=str)
+@pytest.mark.parametrize("varies", ["b", "p q", "b p q"])
+def test_what_is_picked_for_a_weight_that_varies_fits(varies: str, device: Device, operator: Operator) -> None:
+    """And where each location has a weight, tensor cores, which take 16 images, are for more than FEW."""
+    rng = random.Random(2)
+    for operands, B in product(OPERANDS, (1, 4, 8, 9, 128)):
+        geometry = replace(some_geometry(rng), B=B, varies=varies)
+        tile = pick.pick(geometry, operator, replace(operands, varies=varies), device)
+        assert fits.fits(tile, operator, operands.itemsize, device)
+        if geometry.per_location:
+            there = 1 if geometry.per_sample else B
+            assert (catalogue.images(tile, operator) >= 16) == (there > catalogue.FEW), (geometry, tile)
+
+
+LOCAL = ConvGeometry(128, 16, 63, 63, 16, 55, 55, 9, 9, varies="p q")
+
+
+@pytest.mark.parametrize(
+    ("B", "rows", "summed"),
+    [(1, {1}, {1}), (2, {4}, {1}), (4, {4}, {1}), (5, {8}, {1}), (8, {8}, {1}), (9, {16, 64, 128}, {32})],
+)
+def test_the_tiles_for_so_many_images(B: int, rows: set[int], summed: set[int]) -> None:
+    """No more rows than there are images, rounded up to what there is a tile for; wgrad sums them one by one."""
+    operands, geometry = Operands(2, 8, varies="p q"), replace(LOCAL, B=B)
+    found = [
+        {
+            catalogue.images(tile, operator)
+            for tile in pick.for_images(fits.available(operator, operands, H100), g, operator)
+        }
+        for operator, g in product(OPERATORS, (geometry, replace(geometry, varies="b p q")))
+    ]
+    assert found == [rows, {1}, rows, {1}, summed, {1}]
+
+
+@pytest.mark.parametrize("varies", VARIES)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_empty_batch_gets_a_tile_too(operator: Operator, varies: str) -> None:
+    empty = ConvGeometry(0, 8, 9, 9, 8, 7, 7, 3, 3, varies=varies)
+    assert fits.fits(pick.pick(empty, operator, Operands(2, 8, varies=varies), H100), operator, 2, H100)
+
+
+def test_few_channels_get_a_narrow_local_tile() -> None:
+    """The layers of DeepFace have 16 channels and filters, and a batch of 128."""
+    operands = Operands(2, 8, varies="p q")
+    assert [str(pick.pick(LOCAL, operator, operands, H100)) for operator in OPERATORS] == [
+        "128x16x16w1s4",
+        "128x16x16w1s4",
+        "16x128x32w4s3",
+    ]
+
+
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+@pytest.mark.parametrize("device", [H100, H200, A100, RTX4090, MI300, Device.of(100, 148), INTERPRETER], ids=str)
+def test_the_order_of_a_sum_does_not_depend_on_the_batch(device: Device, operator: Operator) -> None:
+    """So that splitting a batch changes no bit: whatever tile is picked, a step takes as many products.
+
+    And whether results are stored by 16 bytes does not matter: an image of a batch may have another memory format.
+    """
+    rng, tiles_seen = random.Random(1), 0
+    for _ in range(60):
+        geometry, operands = some_geometry(rng), rng.choice(OPERANDS)
+        picked = {
+            pick.pick(replace(geometry, B=B), operator, replace(operands, whole_stores=whole), device)
+            for B in (1, 2, 5, 16, 64, 128, 1024)
+            for whole in (True, False)
+        }
+        assert len({pick.in_order(tile) for tile in picked}) == 1, (geometry, operands)
+        tiles_seen = max(tiles_seen, len(picked))
+    assert tiles_seen > 1
+
+
+def test_nor_does_it_on_the_memory_format_of_the_result() -> None:
+    """A layer for which the model would choose another depth if results could not be stored by 16 bytes."""
+    geometry = ConvGeometry(64, 448, 15, 15, 288, 8, 8, 3, 3, 1, 2, 2, 1, 1)
+    whole, single = (pick.pick(geometry, "dgrad", Operands(2, 8, whole), H100) for whole in (True, False))
+    assert whole.BLOCK_K == single.BLOCK_K
+
+
+def test_a_large_layer_gets_a_large_tile() -> None:
+    large = ConvGeometry(128, 256, 58, 58, 256, 56, 56, 3, 3)
+    small = ConvGeometry(1, 64, 9, 9, 64, 7, 7, 3, 3)
+    assert pick.pick(large, "fprop", Operands(2, 8), H100) == Tile(128, 256, 64, 8, 3)
+    assert str(pick.pick(large, "fprop", Operands(2, 8, blocks=True), H100)) == "128x256x64w8s4:2.8.8"
+    picked = pick.pick(small, "fprop", Operands(2, 8), H100)
+    assert picked.BLOCK_M * picked.BLOCK_N <= 128 * 64
+
+
+def test_a_long_reduction_is_split() -> None:
+    """Into programs for every multiprocessor, where the weight alone would occupy a few. A short one is not."""
+    long = ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
+    tile = pick.pick(long, "wgrad", Operands(2, 8), H100)
+    programs = -(-64 // tile.BLOCK_M) * -(-64 * 9 // tile.BLOCK_N) * tile.SPLIT_K
+    assert 132 / 2 < programs <= 2 * 132
+    short = ConvGeometry(1, 64, 9, 9, 64, 7, 7, 3, 3)
+    assert pick.pick(short, "wgrad", Operands(2, 8), H100).SPLIT_K == 1
+
+
+def test_dgrad_counts_the_taps_it_multiplies() -> None:
+    """A stride of two divides the arithmetic by four, and so the time that the model expects of a large layer."""
+    tile, operands = Tile(128, 128, 64, 8, 3), Operands(2, 8)
+    dense, strided = (ConvGeometry(64, 512, 56, 56, 2048, 56 // s, 56 // s, 4, 4, 1, s, s) for s in (1, 2))
+    times = [expected(tile, geometry, "dgrad", operands, H100).cycles for geometry in (dense, strided)]
+    assert 3.5 < times[0] / times[1] < 4.5
+
+
+def test_the_workspace_is_small_beside_what_is_read() -> None:
+    """Partial sums, written and read in float32, are at most a tenth of the bytes that programs read of operands."""
+    rng, split = random.Random(3), 0
+    for _ in range(100):
+        geometry, operands = some_geometry(rng), rng.choice(OPERANDS)
+        tile = pick.pick(geometry, "wgrad", operands, rng.choice([H100, A100, MI300]))
+        each = (tile.BLOCK_M + tile.BLOCK_N) * tile.BLOCK_K * operands.itemsize
+        read = tile.blocks(geometry, "wgrad") * tile.steps(geometry, "wgrad") * each
+        assert 2 * partial_bytes(tile, geometry, "wgrad") <= read / 10
+        split += tile.SPLIT_K > 1
+    assert split > 10
+
+
+@pytest.mark.parametrize(
+    ("geometry", "limit"),
+    [
+        (ConvGeometry(128, 64, 56, 56, 64, 56, 56, 1, 1), "memory"),
+        (ConvGeometry(1, 64, 7, 7, 64, 7, 7, 1, 1), "waiting"),
+        (ConvGeometry(128, 64, 56, 56, 64, 56, 56, 3, 3, pad_h=1, pad_w=1), "L2"),
+        (ConvGeometry(128, 512, 28, 28, 512, 28, 28, 3, 3, pad_h=1, pad_w=1), "products"),
+    ],
+    ids=["memory", "waiting", "L2", "products"],
+)
+def test_what_the_model_expects_to_bound_a_layer(geometry: ConvGeometry, limit: str) -> None:
+    operands = Operands(2, 8, blocks=True)
+    tile = pick.pick(geometry, "fprop", operands, H100)
+    assert expected(tile, geometry, "fprop", operands, H100).limit == limit
+
+
+def test_less_overhang_is_expected_to_take_less_time() -> None:
+    """7x7 images in squares of eight pixels, or each pixel of 128 images."""
+    geometry, operands = ConvGeometry(128, 512, 7, 7, 512, 7, 7, 3, 3, pad_h=1, pad_w=1), Operands(2, 8, blocks=True)
+    squares, pixels = (block_shapes.in_shape(Tile(128, 256, 64, 8, 4), shape) for shape in ((2, 8, 8), (128, 1, 1)))
+    assert [tile.pixel_blocks(geometry, "fprop") for tile in (squares, pixels)] == [64, 49]
+    assert pick.pick(geometry, "fprop", operands, H100) == pixels
+
+
+def test_every_measured_tile_is_picked() -> None:
+    """Those of the tables of the package, for what they were measured for: none is too large, or of another order."""
+    for path in sorted(measured.FOLDER.glob("*.json")):
+        table = json.loads(path.read_text())
+        assert path.name == measured.file_of(table["gpu"])
+        geometries = {layer.name: layer.geometry for layer in read()}
+        device = Device.of(90, 132, table["gpu"])
+        for row in table["rows"]:
+            operator, itemsize, vector, whole, exact, varies, blocks, *_ = row["key"]
+            operands = Operands(itemsize, vector, whole, exact, varies, blocks)
+            layer = geometries[row["layer"]]
+            geometry = layer.in_line() if layer.pointwise else layer
+            assert pick.pick(geometry, operator, operands, device) == Tile(*row["tile"]), row
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_few_variants_are_compiled(dtype: torch.dtype) -> None:
+    """At most 64 of each kernel over a sweep of a thousand layers, in both memory formats, with and without a bias."""
+    rng = random.Random(1)
+    found: dict[str, set[object]] = {}
+    with convolution_precision("tf32"):
+        for _ in range(1000):
+            geometry, channels_last = some_geometry(rng), rng.random() < 0.7
+            memory_format = torch.channels_last if channels_last else torch.contiguous_format
+            kinds = dict(dtype=dtype, device="meta")
+            x, y, weight = (
+                torch.empty(shape, **kinds).to(memory_format=memory_format)
+                for shape in (geometry.image_shape, geometry.feature_shape, geometry.weight_shape)
+            )
+            for_y, for_x = torch.empty(geometry.F, **kinds), torch.empty(geometry.C, **kinds)
+            has_bias = rng.random() < 0.5
+            for plan in (
+                planners.fprop(x, weight, for_y if has_bias else None, geometry, channels_last, H100),
+                planners.dgrad(y, weight, for_x if has_bias else None, geometry, channels_last, H100),
+                planners.wgrad(x, y, has_bias, geometry, channels_last, H100),
+            ):
+                for each in plan.launches:
+                    found.setdefault(each.kernel.__name__, set()).add(each.variant)
+    assert len(found) == (7 if dtype == torch.bfloat16 else 6)  # wgrad tiles only pixels of 16 bits
+    assert max(len(variants) for variants in found.values()) <= 64, {k: len(v) for k, v in found.items()}

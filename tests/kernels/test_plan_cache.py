@@ -1,0 +1,284 @@
+"""Calls that were made before are made again without choosing, planning or compiling: with other numbers, and right."""
+
+import gc
+import weakref
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tritonconv
+from tests.support.cases import Case, laid_out
+from tests.support.oracle import convolution_precision
+from tests.support.processes import seen
+from tests.support.selection import in_dtypes
+from tests.support.steps import steps
+from tritonconv.launch import failed_tiles, plan_cache, planners, split_k
+from tritonconv.operators import call, library
+
+pytest.importorskip("triton")
+
+pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The operators that are planned."""
+    made: list[str] = []
+    for operator, plan in planners.PLANS.items():
+        monkeypatch.setitem(planners.PLANS, operator, lambda *a, o=operator, p=plan: made.append(o) or p(*a))
+    return made
+
+
+# Gathered and in blocks; with copies of the weight, of images in NCHW, and of a bias; over samples and positions.
+LAST = dict(x="channels_last", weight="channels_last")
+CASES = [
+    Case("blocks", 2, (16, 16), padding=1, **LAST),  # type: ignore[arg-type]
+    Case("strided", 2, (16, 16), (6, 6), stride=2, padding=1, **LAST),  # type: ignore[arg-type]
+    Case("folded", 2, (16, 16), (8, 8), (2, 2), stride=2, x="some_channels"),  # which TF32 copies
+    Case("nchw", 2, (16, 8)),
+    Case("few_channels", 2, (3, 5), bias_layout="sliced"),
+    Case("pointwise", 2, (16, 16), kernel=(1, 1), **LAST),  # type: ignore[arg-type]
+    Case("grouped", 2, (32, 32), groups=2, **LAST),  # type: ignore[arg-type]
+    Case("transposed", 2, (16, 16), (3, 3), (4, 4), stride=2, padding=1, transposed=True, x="channels_last"),
+    Case("local", 2, (4, 4), (4, 4), padding=1, varies="p q", bias_varies="p q"),
+    Case("per_sample", 2, (4, 4), (4, 4), padding=1, varies="b"),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"), in_dtypes(CASES, ("tf32", "bfloat16"), ("blocks", "strided", "nchw", "grouped", "local"))
+)
+@pytest.mark.first
+def test_a_step_is_planned_once(case: Case, dtype: str, device: str, planned: list[str]) -> None:
+    """In memory that starts as NaN, between fences."""
+    with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
+        for seed in range(3):
+            for part in steps(case, dtype, device, case.gradient, integer=True, seed=seed):
+                part.check_exact(f"{case} {seed}")
+    assert sorted(planned) == ["dgrad", "fprop", "wgrad"]
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **more: Any) -> Tensor:
+    return tritonconv.conv2d(x, weight, bias, implementation="triton", **more)
+
+
+def drawn(*shape: int, device: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randint(-2, 3, shape, device=device).to(dtype)
+
+
+def right(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, **more: Any) -> bool:
+    wide = (None if t is None else t.double() for t in (x, weight, bias))
+    return torch.equal(y.double(), torch.nn.functional.conv2d(*wide, **more))
+
+
+def test_whatever_else_differs_is_planned_anew(device: str, planned: list[str]) -> None:
+    x, weight, bias = drawn(2, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device), drawn(6, device=device)
+    beside = torch.cat([drawn(1, device=device), x.flatten()])[1:].view(x.shape)  # four bytes further on
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((x, weight), {}),
+        ((x, weight, bias), {}),
+        ((x, weight, bias), {"padding": 1}),
+        ((x, weight, bias), {"stride": 2}),
+        ((x, weight), {"dilation": 2}),
+        ((x, weight[:, :2]), {"groups": 2}),
+        ((x[:1], weight), {}),
+        ((laid_out(x, "channels_last"), weight), {}),
+        ((laid_out(x, "sliced"), weight), {}),
+        ((x, laid_out(weight, "channels_last")), {}),
+        ((x, weight, torch.stack([bias, bias], 1)[:, 0]), {}),
+        ((beside, weight), {}),
+        ((x.half(), weight.half()), {}),
+    ]
+    for again in (1, 2):
+        for operands, more in calls:
+            assert right(conv2d(*operands, **more), *operands, **more)
+        assert len(planned) == len(calls), again
+
+
+def test_a_wish_and_a_memory_format_make_plans_of_their_own(device: str, planned: list[str]) -> None:
+    """Of the same tensors."""
+    x, weight = drawn(2, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device)
+    for _ in range(2):
+        for channels_last in (False, True):
+            for wish in ("auto", "triton"):
+                sampling = library.Sampling((3, 3), (1, 1), (0, 0), (1, 1), 1, "", channels_last, wish)
+                (y,) = call.run("fprop", x, weight, None, sampling)
+                assert right(y, x, weight)
+                assert y.is_contiguous(memory_format=torch.channels_last) == channels_last
+    assert len(planned) == 4
+
+
+def test_switches_of_torch_are_no_news_to_other_dtypes(device: str, planned: list[str]) -> None:
+    """TF32 makes another plan of float32, and the same of float16."""
+    for dtype, plans in ((torch.float32, 2), (torch.float16, 1)):
+        planned.clear()
+        x, weight = drawn(1, 4, 4, 4, device=device, dtype=dtype), drawn(4, 4, 3, 3, device=device, dtype=dtype)
+        for precision in ("ieee", "tf32", "ieee", "tf32"):
+            with convolution_precision(precision):
+                assert right(conv2d(x, weight), x, weight)
+        assert len(planned) == plans
+
+
+def test_a_tensor_that_is_two_operands_is_not_taken_for_one_again(device: str) -> None:
+    """Which of them a kernel was given can not be told from its address."""
+    x, weight = drawn(4, 4, 3, 3, device=device), drawn(4, 4, 3, 3, device=device)
+    assert right(conv2d(x, x), x, x)
+    assert not plan_cache._kept
+    assert right(conv2d(x, weight), x, weight)
+    assert right(conv2d(x, x), x, x)
+
+
+def test_an_empty_batch_is_planned_each_time(device: str) -> None:
+    for _ in range(2):
+        assert conv2d(drawn(0, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device)).shape == (0, 6, 3, 3)
+    assert not plan_cache._kept
+
+
+def test_no_tensor_is_kept_alive(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither operands nor their copies, here of the image."""
+    x, weight = drawn(2, 16, 5, 5, device=device), drawn(8, 16, 3, 3, device=device)
+    copies: list[weakref.ref[Tensor]] = []
+    adjacent = planners.adjacent
+
+    def observed(side: Tensor, channels: int) -> Tensor:
+        copy = adjacent(side, channels)
+        copies.append(weakref.ref(copy))
+        return copy
+
+    monkeypatch.setattr(planners, "adjacent", observed)
+    for _ in range(2):
+        conv2d(x, weight)
+    assert len(plan_cache._kept) == 1
+    operands = [weakref.ref(t) for t in (x, weight)]
+    del x, weight
+    gc.collect()
+    assert [ref() for ref in operands + copies] == [None] * 4
+
+
+def test_so_many_are_kept(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_cache, "MOST", 2)
+    weight = drawn(4, 4, 1, 1, device=device)
+    for size, count in ((1, 1), (2, 2), (3, 1), (4, 2)):
+        x = drawn(1, 4, size, 1, device=device)
+        assert right(conv2d(x, weight), x, weight)
+        assert len(plan_cache._kept) == count
+
+
+def test_without_memory_it_is_planned_as_if_for_the_first_time(
+    device: str, planned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight = drawn(2, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device)
+    assert right(conv2d(x, weight), x, weight)
+
+    def full(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_cache, "allocate_as", full)
+        assert right(conv2d(x, weight), x, weight)
+    assert planned == ["fprop", "fprop"]
+
+
+def test_what_lack_of_memory_made_of_a_plan_is_not_kept(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once there is memory again, the sum is split as it should be."""
+    pick, partial_sums = failed_tiles.pick, split_k.partial_sums
+    monkeypatch.setattr(
+        failed_tiles, "pick", lambda *asked: replace(pick(*asked), SPLIT_K=4 if asked[1] == "wgrad" else 1)
+    )
+    splits: list[int] = []
+    limit = 0
+
+    def scarce(tile: Any, *rest: Any) -> Any:
+        splits.append(tile.SPLIT_K)
+        if limit < tile.SPLIT_K:
+            raise torch.OutOfMemoryError
+        return partial_sums(tile, *rest)
+
+    monkeypatch.setattr(split_k, "partial_sums", scarce)
+    x, gradient = drawn(2, 4, 6, 6, device=device), drawn(2, 6, 4, 4, device=device)
+    weight = drawn(6, 4, 3, 3, device=device).requires_grad_()
+    (expected,) = torch.autograd.grad(torch.nn.functional.conv2d(x, weight), weight, gradient)
+    for room, tried in ((2, [4, 2]), (4, [4]), (2, [])):
+        limit = room
+        splits.clear()
+        with pytest.warns(tritonconv.FallbackWarning) if tried == [4, 2] else nullcontext():
+            (found,) = torch.autograd.grad(conv2d(x, weight), weight, gradient)
+        assert torch.equal(found, expected)
+        assert splits == tried
+
+
+OBSERVED = """
+import triton
+from triton.runtime import JITFunction
+import tritonconv
+from tritonconv.launch import plan_cache
+looked_up = []
+run = JITFunction.run
+JITFunction.run = lambda self, *a, **k: looked_up.append(self.__name__) or run(self, *a, **k)
+gpu = install(Gpu())
+def counts(): return [len(looked_up), len(gpu.started), len(plan_cache._kept)]
+"""
+
+
+def test_a_compiled_kernel_is_started_without_looking_it_up(tmp_path: Path) -> None:
+    """A step of three operators, one of them with a second kernel, three times; with copies of operands."""
+    found = seen(f"{OBSERVED}observe(step, counts, step, step, counts, gpu=gpu)", tmp_path)
+    assert found["results"] == [True, [4, 4, 3], True, True, [4, 12, 3]]
+    assert found["warnings"] == []
+    assert found["started"][:4] == found["started"][4:8] == found["started"][8:]
+
+
+def test_kernels_in_blocks_are_given_memory_for_descriptors(tmp_path: Path) -> None:
+    code = """
+from triton.runtime import _allocation
+asked = []
+allocate = lambda: asked.append(_allocation._allocator.get()(64, 128, None).shape[0])
+gpu.hook = lambda what: what == "start" and allocate()
+generator = torch.Generator().manual_seed(0)
+last = torch.channels_last
+def blocks():
+    shapes = (2, 64, 6, 6), (64, 64, 3, 3)
+    x, weight = (torch.randint(-2, 3, s, generator=generator).half().to(memory_format=last) for s in shapes)
+    y = tritonconv.conv2d(x, weight)
+    return torch.equal(y.double(), torch.nn.functional.conv2d(x.double(), weight.double()))
+observe(blocks, blocks, counts, lambda: asked, gpu=gpu)
+"""
+    found = seen(OBSERVED + code, tmp_path)
+    assert found["results"] == [True, True, [1, 2, 1], [64, 64]]
+    assert {name.split()[0] for name in found["started"]} == {"fprop_tma_kernel"}
+
+
+def test_a_kernel_that_is_compiled_in_the_background_is_looked_up(tmp_path: Path) -> None:
+    """What Triton returns then is no kernel yet."""
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+def background():
+    with ThreadPoolExecutor(2) as executor, triton.AsyncCompileMode(executor):
+        return forward()
+observe(background, forward, forward, gpu=gpu)
+"""
+    found = seen(OBSERVED + code, tmp_path)
+    assert found["results"] == [True, True, True]
+    assert len(found["started"]) == 3
+
+
+def test_what_failed_since_then_is_not_started_again(tmp_path: Path) -> None:
+    """Once the compiler has failed for an operator, it runs as the reference, whatever was compiled before."""
+    code = """
+from triton.backends.nvidia.compiler import CUDABackend
+def fails(*_): raise RuntimeError("planted")
+def others():
+    CUDABackend.make_ttir = staticmethod(fails)
+    x, weight, _ = operands()
+    x, weight = x[:, :15], weight[:, :15]
+    return torch.equal(tritonconv.conv2d(x, weight).double(), torch.nn.functional.conv2d(x.double(), weight.double()))
+observe(forward, counts, others, counts, forward, counts, gpu=gpu)
+"""
+    found = seen(OBSERVED + code, tmp_path)
+    assert found["results"] == [True, [1, 1, 1], True, [2, 1, 0], True, [2, 1, 0]]
+    assert "fprop can not be compiled for float16: RuntimeError: planted" in found["warnings"][0]

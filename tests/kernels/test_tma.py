@@ -1,0 +1,283 @@
+"""Whole blocks of pixels: every shape, ragged at every edge and in every sampling, and what they must not mix up."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, pad
+
+from tests.support.cases import laid_out
+from tests.support.guards import guarded
+from tests.support.oracle import convolution_precision
+from tritonconv import runtime
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.gpu import COPIES_BLOCKS
+from tritonconv.launch import planners, start
+from tritonconv.launch.plan import Plan
+from tritonconv.tiling.block_shapes import Shape, in_shape, shapes, whole_rows
+from tritonconv.tiling.tile import Tile
+
+# On a GPU these say most, and come first.
+pytestmark = [pytest.mark.gpu, pytest.mark.oldest, *[pytest.mark.first] * torch.cuda.is_available()]
+
+# Of pixels, channels and products in a step: what is small enough for the interpreter, or large enough for a GPU.
+LEAST = 64 if torch.cuda.is_available() else 16
+PROBLEMS = {
+    "plain": ConvGeometry(B=3, C=16, H=5, W=6, F=24, P=5, Q=6, R=3, S=3, pad_h=1, pad_w=1),
+    "valid": ConvGeometry(B=2, C=24, H=5, W=7, F=8, P=4, Q=5, R=2, S=3),
+    "groups": ConvGeometry(B=2, C=48, H=4, W=5, F=80, P=4, Q=5, R=1, S=2, G=2, pad_w=1),
+    "dilated": ConvGeometry(B=2, C=8, H=7, W=6, F=16, P=5, Q=4, R=2, S=2, pad_w=1, dilation_h=2, dilation_w=4),
+    "far_padding": ConvGeometry(B=1, C=8, H=3, W=2, F=8, P=9, Q=8, R=2, S=1, pad_h=4, pad_w=3),
+    "stride_2": ConvGeometry(B=2, C=16, H=7, W=8, F=16, P=4, Q=4, R=3, S=3, stride_h=2, stride_w=2, pad_h=1, pad_w=1),
+    "strides": ConvGeometry(B=2, C=8, H=9, W=7, F=24, P=3, Q=6, R=4, S=2, stride_h=3, pad_h=2, pad_w=0),
+    "stride_of_one_tap": ConvGeometry(B=3, C=16, H=6, W=5, F=16, P=3, Q=3, R=1, S=1, stride_h=2, stride_w=2),
+    "column_of_taps": ConvGeometry(B=2, C=16, H=7, W=5, F=16, P=3, Q=3, R=2, S=1, stride_h=2, stride_w=2),
+    "stride_and_dilation": ConvGeometry(
+        *(2, 8, 9, 9, 8, 3, 4, 3, 2), stride_h=2, stride_w=2, dilation_h=2, dilation_w=3, pad_h=1
+    ),
+    "stride_beyond_the_image": ConvGeometry(
+        B=2, C=8, H=1, W=2, F=8, P=2, Q=2, R=3, S=3, stride_h=4, stride_w=3, pad_h=2
+    ),
+    "pixels_without_taps": ConvGeometry(B=1, C=8, H=9, W=8, F=8, P=3, Q=2, R=2, S=2, stride_h=3, stride_w=4),
+    "folded": ConvGeometry(*(6, 2 * LEAST, 8, 6, 3 * LEAST, 4, 3, 3, 3), stride_h=2, stride_w=2, pad_h=1, pad_w=1),
+    "folded_and_dilated": ConvGeometry(
+        *(1, LEAST, 12, 12, LEAST, 3, 4, 3, 4), stride_h=4, stride_w=3, dilation_h=3, dilation_w=4, pad_h=1, pad_w=6
+    ),
+    "folded_far": ConvGeometry(*(1, LEAST, 6, 4, LEAST, 4, 3, 2, 5), stride_h=3, stride_w=4, pad_h=5, pad_w=7),
+    "whole_rows": ConvGeometry(B=3, C=16, H=5, W=8, F=24, P=4, Q=8, R=3, S=3, pad_h=1, pad_w=1),
+    "whole_images": ConvGeometry(B=3, C=24, H=4, W=8, F=8, P=2, Q=4, R=2, S=3, stride_h=2, stride_w=2, pad_w=1),
+    "line": ConvGeometry(B=3, C=16, H=4, W=5, F=24, P=4, Q=5, R=1, S=1),
+}
+
+
+# Of which one loop sees all of a window, though it is strided, and results are copied out, though they are phases.
+FOLDED = [PROBLEMS[name] for name in ("folded", "folded_and_dilated", "folded_far")]
+
+
+def cases() -> list[Any]:
+    """Every problem in one shape, or wgrad's in both its lines and in whole rows; the plain one in all shapes.
+
+    The first shape of each problem comes first.
+    """
+    found = []
+    for operator in OPERATORS:
+        every = shapes(LEAST, operator)
+        for index, name in enumerate(PROBLEMS):
+            some = every if name == "plain" or operator == "wgrad" else [every[index % len(every)]]
+            if operator == "wgrad":
+                some = some + whole_rows(LEAST, PROBLEMS[name])
+            found += [(operator, name, shape) for shape in some]
+    early = {(operator, name): shape for operator, name, shape in reversed(found)}
+    return [
+        pytest.param(
+            operator,
+            PROBLEMS[name],
+            shape,
+            id=f"{operator}-{name}-{'.'.join(map(str, shape))}",
+            marks=[pytest.mark.first] if early[operator, name] == shape else [],
+        )
+        for operator, name, shape in found
+    ]
+
+
+def factors(geometry: ConvGeometry, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, weight and features of small integers in channels_last."""
+    sizes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
+    x, weight, y = (laid_out(torch.randint(-2, 3, size).to(device, torch.float16), "channels_last") for size in sizes)
+    return x, weight, y
+
+
+def expected(geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor) -> dict[Operator, Tensor]:
+    """By torch in float64, on an image that was padded to end where the last window does."""
+    x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    after_h = (geometry.P - 1) * geometry.stride_h + (geometry.R - 1) * geometry.dilation_h + 1
+    after_w = (geometry.Q - 1) * geometry.stride_w + (geometry.S - 1) * geometry.dilation_w + 1
+    after_h, after_w = after_h - geometry.H - geometry.pad_h, after_w - geometry.W - geometry.pad_w
+    padded = pad(x, (geometry.pad_w, after_w, geometry.pad_h, after_h))
+    stride, dilation = (geometry.stride_h, geometry.stride_w), (geometry.dilation_h, geometry.dilation_w)
+    features = conv2d(padded, weight, stride=stride, dilation=dilation, groups=geometry.G)
+    assert features.shape == y.shape
+    image, filters = torch.autograd.grad(features, (x, weight), y.double())
+    return {"fprop": features.detach(), "dgrad": image, "wgrad": filters}
+
+
+def plan_of(
+    operator: Operator, geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor, bias: Any, tile: Tile | None
+) -> Plan:
+    first, second = {"fprop": (x, weight), "dgrad": (y, weight), "wgrad": (x, y)}[operator]
+    device = runtime.device_of(x.device)
+    return planners.PLANS[operator](guarded(first), guarded(second), bias, geometry, True, device, tile)
+
+
+def tile_in(operator: Operator, shape: Shape | None = None) -> Tile:
+    """One of LEAST pixels, in that shape or the first of its shapes."""
+    split = 2 if operator == "wgrad" else 1
+    tile = Tile(LEAST, LEAST, LEAST, num_warps=4, num_stages=2, GROUP_M=2, SPLIT_K=split)
+    return in_shape(tile, shape or shapes(LEAST, operator)[0])
+
+
+@pytest.fixture(autouse=True)
+def copies_blocks() -> None:
+    if torch.cuda.is_available() and runtime.device_of(torch.device("cuda")).capability < COPIES_BLOCKS:
+        pytest.skip("this GPU does not copy blocks of pixels")
+
+
+@pytest.mark.parametrize(("operator", "geometry", "shape"), cases())
+def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, shape: Shape, device: str) -> None:
+    x, weight, y = factors(geometry, device)
+    sides = {"fprop": y, "dgrad": x, "wgrad": weight}
+    summand = None if operator == "wgrad" else (torch.arange(sides[operator].shape[1], device=device) % 7).half()
+    plan = plan_of(operator, geometry, x, weight, y, True if summand is None else summand, tile_in(operator, shape))
+    assert plan.launches[0].kernel.__name__ == f"{operator}_tma_kernel"
+    assert plan.launches[0].arguments.get("FOLDED", False) == (geometry in FOLDED and operator != "wgrad")
+    result, *bias = start.run(plan)
+    wanted = expected(geometry, x, weight, y)[operator]
+    if summand is not None:
+        wanted = wanted + summand.double()[:, None, None]
+    assert torch.equal(result.double(), wanted)
+    assert all(torch.equal(each.double(), y.double().sum((0, 2, 3))) for each in bias)
+
+
+@pytest.mark.parametrize("name", ["plain", "valid", "groups", "stride_2", "folded", "far_padding"])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_results_that_leave_in_halves(operator: Operator, name: str, device: str) -> None:
+    """As those of most tiles do that are shipped: whose warps have rows of both halves."""
+    geometry = PROBLEMS[name]
+    x, weight, y = factors(geometry, device)
+    tile = in_shape(Tile(LEAST, 2 * LEAST, LEAST, LEAST // 16, num_stages=2), shapes(LEAST, operator)[0])
+    assert tile.halves
+    summand = (torch.arange({"fprop": y, "dgrad": x}[operator].shape[1], device=device) % 7).half()
+    plan = plan_of(operator, geometry, x, weight, y, summand, tile)
+    assert plan.launches[0].arguments["HALVES"]
+    wanted = expected(geometry, x, weight, y)[operator] + summand.double()[:, None, None]
+    assert torch.equal(start.run(plan)[0].double(), wanted)
+
+
+@pytest.mark.parametrize("name", ["plain", "folded"])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_programs_that_compute_several_tiles(operator: Operator, name: str, device: str) -> None:
+    """One after the other: here one program all of them."""
+    geometry = PROBLEMS[name]
+    x, weight, y = factors(geometry, device)
+    plan = plan_of(operator, geometry, x, weight, y, None, tile_in(operator))
+    alone = plan._replace(launches=[each._replace(programs=1) for each in plan.launches])
+    assert torch.equal(start.run(alone)[0].double(), expected(geometry, x, weight, y)[operator])
+
+
+def test_a_part_of_a_wider_tensor_folds_as_well(device: str) -> None:
+    """So its sums are added up in the same order as those of its copy."""
+    geometry = PROBLEMS["folded"]
+    x, weight, _ = factors(geometry, device)
+    x, weight = torch.randn_like(x), torch.randn_like(weight)
+    wider = torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last)
+    tile = tile_in("fprop")
+    here = runtime.device_of(torch.device(device))
+    plans = [planners.fprop(each, weight, None, geometry, True, here, tile) for each in (x, wider[:, : geometry.C])]
+    assert [plan.launches[0].arguments["FOLDED"] for plan in plans] == [True, True]
+    assert torch.equal(*(start.run(plan)[0] for plan in plans))
+
+
+@pytest.mark.parametrize("cropped", ["rows", "columns"])
+def test_a_cropped_gradient(cropped: str, device: str) -> None:
+    """Its positions lie at unequal distances, but those of the rows of one image."""
+    geometry = ConvGeometry(B=1, C=LEAST, H=5, W=8, F=LEAST, P=5, Q=8, R=3, S=3, pad_h=1, pad_w=1)
+    x, weight, _ = factors(geometry, device)
+    whole = laid_out(torch.randint(-2, 3, (1, LEAST, 7, 10)).to(device, torch.float16), "channels_last")
+    y = whole[:, :, 1:6, 1:9] if cropped == "columns" else laid_out(whole[..., :8], "channels_last")[:, :, 1:6]
+    plan = planners.wgrad(x, y, False, geometry, True, runtime.device_of(torch.device(device)))
+    if not torch.cuda.is_available():
+        assert plan.tile.uses_tma == (cropped == "rows")
+    assert torch.equal(start.run(plan)[0].double(), expected(geometry, x, weight, y)["wgrad"])
+
+
+@pytest.mark.parametrize("name", ["plain", "valid", "groups", "stride_2", "far_padding", "pixels_without_taps"])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_nan_goes_no_further_than_its_pixel_is_seen(operator: Operator, name: str, device: str) -> None:
+    """From the last pixel and from the last position, each in one channel."""
+    geometry = PROBLEMS[name]
+    x, weight, y = factors(geometry, device)
+    if operator != "dgrad":
+        x[-1, 3, -1, -1] = float("nan")
+    if operator != "fprop":
+        y[0, 5, -1, -1] = float("nan")
+    plan = plan_of(operator, geometry, x, weight, y, None if operator != "wgrad" else False, tile_in(operator))
+    (result,) = start.run(plan)
+    wanted = expected(geometry, x, weight, y)[operator]
+    assert torch.equal(result.isnan(), wanted.isnan())
+    assert torch.equal(result.double().nan_to_num(), wanted.nan_to_num())
+
+
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_nan_in_a_filter_stays_in_its_group(operator: Operator, device: str) -> None:
+    """Though a step of 16 channels reads beyond the 24 of a group."""
+    geometry = ConvGeometry(B=1, C=48, H=3, W=3, F=48, P=3, Q=3, R=1, S=1, G=2, stride_h=1, pad_h=0)
+    x, weight, y = factors(geometry, device)
+    weight[24:] = float("nan")
+    (result,) = start.run(plan_of(operator, geometry, x, weight, y, None, tile_in(operator)))
+    assert not result[:, :24].isnan().any()
+    assert result[:, 24:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_nan_in_a_tap_goes_no_further_than_it_is_seen(operator: Operator, dtype: str, device: str) -> None:
+    """Though a step reads beyond the 24 channels or filters that there are; of dgrad, the phases see other taps."""
+    geometry = ConvGeometry(B=1, C=24, H=6, W=6, F=24, P=3, Q=3, R=2, S=2, stride_h=2, stride_w=2)
+    x, weight, y = (t.to(getattr(torch, dtype)) for t in factors(geometry, device))
+    weight[3, 5, 0, 1] = float("nan")
+    with convolution_precision("tf32"):
+        (result,) = start.run(plan_of(operator, geometry, x, weight, y, None, tile_in(operator)))
+    wanted = expected(geometry, x, weight, y)[operator]
+    assert torch.equal(result.isnan(), wanted.isnan())
+    assert torch.equal(result.double().nan_to_num(), wanted.nan_to_num())
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float16", "ieee"), ("bfloat16", "ieee"), ("float32", "tf32")])
+def test_picked_in_every_dtype(dtype: str, precision: str, device: str) -> None:
+    """Tensor cores multiply all but exact float32; and on a GPU, only some of them can copy blocks."""
+    geometry = PROBLEMS["plain"]
+    x, weight, y = (t.to(getattr(torch, dtype)) for t in factors(geometry, device))
+    with convolution_precision(precision):
+        plans = {op: plan_of(op, geometry, x, weight, y, op == "wgrad" or None, None) for op in OPERATORS}
+        results = {operator: start.run(plan)[0] for operator, plan in plans.items()}
+    if not torch.cuda.is_available():
+        assert [op for op, plan in plans.items() if not plan.tile.uses_tma] == (["wgrad"] if dtype == "float32" else [])
+    for operator, wanted in expected(geometry, x, weight, y).items():
+        assert torch.equal(results[operator].double(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("reason", "precision"),
+    [("exact", "ieee"), ("expanded", "tf32"), ("unaligned", "tf32"), ("varies", "tf32")],
+)
+def test_gathered_where_blocks_can_not_be_copied(reason: str, precision: str, device: str) -> None:
+    geometry = PROBLEMS["valid"]
+    x, weight, _ = (t.float() for t in factors(geometry, device))
+    if reason == "expanded":
+        x = x[:1].expand_as(x)
+    if reason == "unaligned":
+        geometry = ConvGeometry(B=2, C=6, H=5, W=7, F=8, P=4, Q=5, R=2, S=3)
+        x, weight, _ = (t.float() for t in factors(geometry, device))
+    if reason == "varies":
+        geometry = ConvGeometry(B=2, C=24, H=5, W=7, F=8, P=4, Q=5, R=2, S=3, varies="b")
+        weight = weight.expand(geometry.weight_shape).contiguous()
+    with convolution_precision(precision):
+        plan = planners.fprop(x, weight, None, geometry, True, runtime.device_of(x.device))
+        (result,) = start.run(plan)
+    assert not plan.tile.uses_tma
+    shared = weight[0] if reason == "varies" else weight
+    assert torch.equal(result.double(), conv2d(x.double(), shared.double()))
+
+
+def test_a_line_of_pixels_is_one_image(device: str) -> None:
+    """A 1x1 convolution has no images where both sides allow it, and its result is none the less whole."""
+    geometry = PROBLEMS["line"]
+    x, weight, y = factors(geometry, device)
+    whole, apart = (
+        planners.fprop(x, weight, None, geometry, channels_last, runtime.device_of(x.device))
+        for channels_last in (True, False)
+    )
+    assert [plan.launches[0].arguments["B"] for plan in (whole, apart)] == [1, 3]
+    wanted = expected(geometry, x, weight, y)["fprop"]
+    assert all(torch.equal(start.run(plan)[0].double(), wanted) for plan in (whole, apart))

@@ -1,0 +1,184 @@
+"""The finder of mutants, and their runner on a repository of three lines; a sample of the real ones is slow."""
+
+import ast
+from datetime import date
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import finder
+from tests.mutants.__main__ import main
+from tests.mutants.equivalent import EQUIVALENT, stale
+from tests.mutants.finder import ROOT, Mutant, find, gone
+from tests.mutants.kinds import KINDS
+from tests.mutants.runner import TESTS
+
+
+@cache
+def mutants() -> list[Mutant]:
+    return find()
+
+
+def found(source: str, folder: Path) -> dict[str, set[str]]:
+    """What the finder would write in a kernel of this source, by kind."""
+    kernels = folder / "tritonconv/kernels"
+    kernels.mkdir(parents=True)
+    (kernels / "some.py").write_text(source)
+    mutants = find(folder)
+    return {kind: {mutant.new for mutant in mutants if mutant.kind == kind} for kind in {m.kind for m in mutants}}
+
+
+def test_there_are_many_of_every_kind() -> None:
+    assert len(mutants()) >= 100
+    assert {mutant.kind for mutant in mutants()} == set(KINDS)
+    assert len({mutant.key for mutant in mutants()}) == len(mutants())
+
+
+def same(before: bytes, after: bytes) -> int:
+    """How many bytes two files start with in common."""
+    return next(place for place, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
+
+
+def test_each_is_one_change_that_parses() -> None:
+    sources = {file: (ROOT / file).read_bytes() for file in {mutant.file for mutant in mutants()}}
+    for mutant in mutants():
+        before, after = sources[mutant.file], mutant.source
+        ast.parse(after)
+        changed = len(before) - same(before, after) - same(before[::-1], after[::-1])
+        assert before != after
+        assert mutant.old.encode() in before
+        assert changed <= len(mutant.old.encode()), mutant
+
+
+def test_no_reason_is_stale() -> None:
+    assert stale(mutants()) == []
+    assert len({entry.key for entry in EQUIVALENT}) == len(EQUIVALENT)
+
+
+def test_what_is_not_mutated_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gone() == []
+    monkeypatch.setitem(finder.NOT_MUTATED, "tritonconv/no_such_file.py", "a reason")
+    monkeypatch.setitem(finder.FUNCTIONS_NOT_MUTATED, "tritonconv/launch/start.py", {"no_such_function": "a reason"})
+    assert gone() == ["tritonconv/no_such_file.py", "tritonconv/launch/start.py: no_such_function"]
+    with pytest.raises(SystemExit, match="names what is gone: tritonconv/no_such_file"):
+        main(["--list"])
+
+
+# Files in which there is nothing that the kinds of mutants change.
+HARMLESS = {"tritonconv/launch/start.py"}
+
+
+def test_all_else_is_mutated() -> None:
+    """Every function that has something to change is changed, in files that nobody thought of too."""
+    files = {path.relative_to(ROOT) for path in (ROOT / "tritonconv").rglob("*.py") if path.name != "__init__.py"}
+    mutated = {mutant.file for mutant in mutants()}
+    assert {file.as_posix() for file in files if not finder.is_left_out(file)} - mutated == HARMLESS
+
+
+def test_the_tests_exist() -> None:
+    for name in TESTS:
+        assert list((ROOT / name).glob("test_*.py"))
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "wrong"),
+    [
+        ("return p < P", "bounds", {"return p <= P"}),
+        ("return p // q", "signs", {"return p % q"}),
+        ("return -p", "signs", {"return p"}),
+        ("p += 1", "skips", {"pass"}),
+        ("return p + P", "axes", {"return q + P", "return p + Q"}),
+        ("return p & (q < Q) & P", "masks", {"return (q < Q) & P", "return p & P", "return p & (q < Q)"}),
+        ("p = tl.where(q, p, 0)", "skips", {"pass"}),
+        ("p = tl.where(q, p, 0)", "unset", {"p = 0"}),
+        ("return tl.cdiv(p, q)", "splits", {"return (p // q)"}),
+        ("return g * p + q", "offsets", {"return q"}),
+        ("p = q.to(tl.int64)", "widths", {"p = q"}),
+        ("tl.load(p, mask=q, other=0.0)", "unset", {"tl.load(p, mask=q, other=1.0)"}),
+        ("tl.load(p, mask=q, other=0.0)", "masks", {"tl.load(p, mask=(q) | True, other=0.0)"}),
+        ("p = tl.dot(q, Q, P)", "unset", {"p = tl.dot(q, Q)"}),
+    ],
+)
+def test_what_is_written_wrongly(line: str, kind: str, wrong: set[str], tmp_path: Path) -> None:
+    assert found(f"def kernel(p, q, P, Q, g):\n    {line}\n", tmp_path)[kind] == wrong
+
+
+def test_what_is_left_alone(tmp_path: Path) -> None:
+    source = '@jit(a + b)\ndef kernel(p: a < b, q=1 + 1):\n    """p < q"""\n    tile = tile_for(p + q)\n'
+    assert found(source, tmp_path) == {}
+
+
+KERNEL = """
+def half(n):
+    return n // 2
+
+def count_down(n):
+    while n > 0:
+        n -= 1
+"""
+TEST = """
+from tritonconv.kernels.some import count_down, half
+
+def test_them():
+    assert half(7) == {half}
+    count_down(3)
+"""
+
+
+def repository(folder: Path, half: int = 3) -> list[str]:
+    """Two functions and a test of them; the options to run their mutants."""
+    (folder / "tritonconv/kernels").mkdir(parents=True)
+    for name in TESTS:
+        (folder / name).mkdir(parents=True)
+    (folder / "tritonconv/__init__.py").touch()
+    (folder / "tritonconv/kernels/some.py").write_text(KERNEL)
+    (folder / TESTS[0] / "test_some.py").write_text(TEST.format(half=half))
+    return ["--root", str(folder), "--limit", "2", "--processes", "1", "--json", str(folder / "build/mutants.json")]
+
+
+@pytest.mark.long
+def test_survivors_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`n >= 0` takes one turn more and no one sees it; without its step the loop never ends."""
+    options = repository(tmp_path)
+    assert main(options) == 1
+    said = capsys.readouterr().out
+    test = f"{TESTS[0]}/test_some.py::test_them"
+    assert f"signs: return n // 2 -> return n % 2\n    killed {test}" in said
+    assert "bounds: n > 0 -> n >= 0\n    survived" in said
+    assert f"skips: n -= 1 -> pass\n    hung {test}" in said
+    assert "killed 3, survived 1, equivalent 0 of 4" in said
+    assert main([*options, "--resume", options[-1], "--only", "half"]) == 0
+    assert "killed 1, survived 0, equivalent 0 of 1" in capsys.readouterr().out
+
+
+def test_tests_that_fail_anyway_mean_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(repository(tmp_path, half=4)) == 2
+    assert "Without any mutation" in capsys.readouterr().out
+
+
+def test_outcomes_of_other_code_are_refused(tmp_path: Path) -> None:
+    options = repository(tmp_path)
+    assert main([*options, "--only", "half"]) == 0
+    (tmp_path / "tritonconv/kernels/some.py").write_text(KERNEL + "\n")
+    with pytest.raises(SystemExit, match="other code"):
+        main([*options, "--resume", options[-1]])
+
+
+def test_a_sample_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--count", "3", "--seed", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("3 mutants\n")
+    assert "tritonconv/geometry.py flops: it says" in said
+
+
+@pytest.mark.slow
+def test_ten_real_mutants_are_killed() -> None:
+    """Others every day."""
+    seed = date.today().toordinal()
+    assert main(["--count", "10", "--seed", str(seed)]) == 0, f"python -m tests.mutants --count 10 --seed {seed}"
+
+
+def test_names_are_readable() -> None:
+    mutant = Mutant("a.py", "f", "p < P", "p <= P", 2, "bounds", 7, b"")
+    assert str(mutant) == "a.py:7 f: bounds: p < P -> p <= P (occurrence 2)"

@@ -1,0 +1,175 @@
+"""A GPU that is not there. Triton compiles for it and loads what it compiled, and the interpreter computes the results.
+
+For a process of its own, which imports this before anything that imports Triton: kernels that were imported to be
+interpreted can not be compiled, so a forked process does the interpreting.
+"""
+
+import json
+import os
+import pickle
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+torch.set_num_threads(1)
+
+
+def interpreter() -> Connection:
+    """A process that runs kernels in Triton's interpreter: it takes a call, and answers with its tensors."""
+    here, there = Pipe()
+    if os.fork():
+        there.close()
+        return here
+    here.close()
+    os.environ["TRITON_INTERPRET"] = "1"
+    from tests.support.interpreter import interpreting
+
+    try:
+        with interpreting():
+            while True:
+                there.send_bytes(pickle.dumps(interpreted(*pickle.loads(there.recv_bytes()))))
+    except EOFError:
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def interpreted(module: str, name: str, programs: int, arguments: dict[str, Any]) -> dict[str, Tensor]:
+    import triton.language as tl
+
+    if "DOT_DTYPE" in arguments:
+        arguments["DOT_DTYPE"] = tl.float32  # as tritonconv.launch.kernel_arguments says it to the interpreter
+    getattr(import_module(module), name)[(programs,)](**arguments)
+    return {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+
+
+INTERPRETER = interpreter()
+
+
+class Gpu:
+    """In the place of Triton's driver, of its functions in C, and of CUDA. The target is sm_90.
+
+    `shared` is the shared memory in bytes that it has for one block. `hook`, if given, is called with "build", "load"
+    and "start" before each, and may raise. What was started is listed with its tile in `started`.
+    """
+
+    def __init__(self, shared: int = 232_448, hook: Callable[[str], None] = lambda _: None) -> None:
+        self.shared, self.hook = shared, hook
+        self.utils, self.launcher_cls = self, self.launcher
+        self.started: list[str] = []
+        self.busy = threading.Lock()
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": self.shared}
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[str, str, int, int, int]:
+        self.hook("load")
+        if not binary.startswith(b"\x7fELF"):
+            raise RuntimeError("Triton Error [CUDA]: device kernel image is invalid")
+        return "module", name, 32, 0, 1024
+
+    def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
+        self.hook("build")
+
+        def start(x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
+            assert function == src.fn.__name__, "started before it was loaded"
+            assert self.busy.acquire(blocking=False), "two threads start kernels at once"
+            try:
+                self.hook("start")
+                self.start(src.fn, x, dict(zip(src.fn.arg_names, rest[-len(src.fn.arg_names) :], strict=True)))
+            finally:
+                self.busy.release()
+
+        return start
+
+    def start(self, kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
+        INTERPRETER.send_bytes(pickle.dumps((kernel.__module__, kernel.__name__, programs, arguments)))
+        for name, computed in pickle.loads(INTERPRETER.recv_bytes()).items():
+            arguments[name].untyped_storage().copy_(computed.untyped_storage())
+        blocks = "x".join(str(arguments[f"BLOCK_{axis}"]) for axis in "MNK" if f"BLOCK_{axis}" in arguments)
+        splits = f"/{arguments['splits']}" if "splits" in arguments else ""
+        self.started.append(f"{kernel.__name__} {blocks}{splits}")
+
+
+def install(gpu: Gpu) -> Gpu:
+    """Have tritonconv take CPU tensors for tensors on `gpu`, and start results and workspaces as NaN."""
+    from triton.runtime import driver
+
+    from tritonconv import dispatch, runtime
+    from tritonconv.gpu import Device
+    from tritonconv.launch import layout, plan_cache
+
+    driver.set_active(gpu)
+    runtime.device_of = lambda _: Device.of(90, 132)
+    runtime.is_gpu = lambda _: True
+    dispatch._why_not_device = lambda _: None
+    allocate, allocate_as = layout.allocate, plan_cache.allocate_as
+    layout.allocate = lambda *arguments: allocate(*arguments).fill_(float("nan"))
+    plan_cache.allocate_as = lambda *arguments: allocate_as(*arguments).fill_(float("nan"))
+    return gpu
+
+
+def operands(dtype: torch.dtype = torch.float16) -> tuple[Tensor, Tensor, Tensor]:
+    """An image, a weight and a bias of small integers, whose sums are exact, with channels that kernels gather."""
+    generator = torch.Generator().manual_seed(0)
+    shapes: tuple[Sequence[int], ...] = ((2, 16, 6, 6), (20, 16, 3, 3), (20,))
+    x, weight, bias = (torch.randint(-2, 3, shape, generator=generator).to(dtype) for shape in shapes)
+    return x, weight, bias
+
+
+def forward(**wish: str) -> bool:
+    """Whether conv2d is right."""
+    import tritonconv
+
+    x, weight, bias = operands()
+    expected = torch.nn.functional.conv2d(x.double(), weight.double(), bias.double())
+    return torch.equal(tritonconv.conv2d(x, weight, bias, **wish).double(), expected)
+
+
+def step() -> bool:
+    """Whether conv2d and its three gradients are right."""
+    import tritonconv
+
+    found = []
+    for function, dtype in ((tritonconv.conv2d, torch.float16), (torch.nn.functional.conv2d, torch.float64)):
+        leaves = [each.to(dtype).requires_grad_() for each in operands()]
+        y = function(*leaves)
+        y.backward(torch.arange(y.numel(), dtype=dtype).reshape(y.shape) % 3 - 1)
+        found.append([y.detach().double(), *(each.grad.double() for each in leaves)])
+    return all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+
+
+def observe(*calls: Callable[[], bool], gpu: Gpu | None = None) -> None:
+    """Print as JSON whether each call is right or which error it ends in, the warnings, and what was started."""
+    results: list[bool | str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "Conversion of an array with ndim > 0")  # the interpreter of Triton 3.6
+        for call in calls:
+            try:
+                results.append(call())
+            except Exception as error:
+                causes = [error, error.__cause__] if error.__cause__ else [error]
+                results.append(" <- ".join(f"{type(each).__name__}: {each}" for each in causes))
+    said = [f"{each.category.__name__}: {each.message}" for each in caught]
+    print(json.dumps({"results": results, "warnings": said, "started": gpu.started if gpu else []}))

@@ -1,0 +1,90 @@
+"""Forward and backward of a case, from the kernels and from torch in float64."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import tritonconv
+from tests.support.cases import DTYPES, Case
+from tests.support.guards import guarded
+from tests.support.oracle import (
+    PARTS,
+    assert_close,
+    convolution_precision,
+    expected_step,
+    forward,
+    hostile,
+    precision_on,
+    scales,
+    step,
+)
+from tritonconv.operators.library import Sampling
+
+
+class Part(NamedTuple):
+    """The result of a step, or a gradient: from the kernels, and from torch in float64."""
+
+    name: str
+    actual: Tensor
+    expected: Tensor
+    scale: float
+
+    def check(self, precision: str, what: str = "") -> None:
+        """Within the table's tolerances."""
+        assert_close(self.actual, self.expected, precision, f"{self.name} {what}", self.scale)
+
+    def check_exact(self, what: str = "") -> None:
+        """Not one wrong number, for operands whose sums are exact in float32.
+
+        The interpreter cuts to bfloat16 instead of rounding, but for the bias gradients that torch sums up.
+        """
+        rounded = self.expected.to(self.actual.dtype)
+        right = self.actual == rounded
+        if self.actual.dtype == torch.bfloat16 and self.actual.device.type == "cpu":
+            bits = self.expected.float().view(torch.int32) & ~0xFFFF
+            right |= self.actual == bits.view(torch.float32).to(self.actual.dtype)
+        assert right.all(), f"{self.name} {what}: {int((~right).sum())} of {right.numel()} integers are wrong"
+
+
+def steps(
+    case: Case, dtype: str, device: str, gradient: str, integer: bool = False, seed: int = 0, guard: bool = True
+) -> list[Part]:
+    """Forward and backward of `case` in Triton, with an incoming gradient in the layout `gradient`.
+
+    The operands are those of `case.operands`, with NaN before and after them in memory if there is a `guard`.
+    """
+    given = [guarded(t) if guard else t for t in case.operands(DTYPES[dtype], device, integer, seed)]
+    shape = forward(case, *given).shape
+    incoming = hostile(shape, DTYPES[dtype], gradient, integer, device)
+    with tritonconv.using("triton"):
+        actual = step(case.function(tritonconv), given, guarded(incoming) if guard else incoming)
+    expected, scale = expected_step(case, given, incoming), scales(case, given, incoming)
+    return [Part(*values) for values in zip(PARTS, actual, expected, scale, strict=False)]
+
+
+def check(case: Case, device: str, integer: bool, seed: int = 0) -> None:
+    """A step of `case` as it stands: exact for integers, else within the table's tolerances."""
+    with convolution_precision("tf32" if case.dtype == "tf32" else "ieee"):
+        parts = steps(case, case.dtype, device, case.gradient, integer, seed)
+    for part in parts:
+        if integer:
+            part.check_exact(f"in {case.dtype}")
+        elif case.dtype == "tf32" and part.name == "gradient of bias":  # nothing is multiplied
+            part.check("float32")
+        else:
+            part.check(precision_on(device, case.dtype))
+
+
+def plain(size: tuple[int, int]) -> Sampling:
+    """An operator's arguments without stride, padding, dilation or groups."""
+    return Sampling(
+        size,
+        stride=(1, 1),
+        pad=(0, 0),
+        dilation=(1, 1),
+        groups=1,
+        varies="",
+        channels_last=True,
+        implementation="triton",
+    )

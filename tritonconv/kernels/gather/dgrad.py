@@ -1,0 +1,226 @@
+"""dgrad, one implicit GEMM for each phase of the stride: rows are the phase's pixels, columns channels.
+
+A stride of s puts every s-th pixel of an axis into the same phase: they see the same taps. Within one phase those taps
+stand at equal distances, and neighbouring pixels look at neighbouring positions, so a phase is a convolution of stride
+one over the features, with filters of its own. No tap that falls between two positions is ever multiplied.
+
+A weight that varies over locations is used by one pixel for each of its taps, so each pixel of a phase has a GEMM of
+its own, whose rows are the images, and takes the weight of another location with each tap.
+"""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.gather.gemm import multiply_sum
+from tritonconv.kernels.gather.index import BIAS_STRIDES, place_of
+from tritonconv.kernels.index import INTEGERS, raster
+from tritonconv.kernels.store import store_result
+from tritonconv.kernels.stride_phases import phase
+
+
+@triton.jit(
+    do_not_specialize=[*INTEGERS, *BIAS_STRIDES, "period_h", "period_w"], do_not_specialize_on_alignment=["bias_ptr"]
+)
+def dgrad_kernel(
+    y_ptr,
+    weight_ptr,
+    bias_ptr,
+    x_ptr,
+    B,
+    C,
+    H,
+    W,
+    F,
+    P,
+    Q,
+    R,
+    S,
+    stride_xb,
+    stride_xc,
+    stride_xh,
+    stride_xw,
+    stride_yb,
+    stride_yf,
+    stride_yp,
+    stride_yq,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    stride_bias_b,
+    stride_bias_n,
+    stride_bias_h,
+    stride_bias_w,
+    period_h,
+    period_w,
+    ALIGN_X: tl.constexpr,
+    ALIGN_Y: tl.constexpr,
+    ALIGN_WEIGHT: tl.constexpr,
+    WIDE: tl.constexpr,
+    TAP_BITS: tl.constexpr,
+    FAR: tl.constexpr,
+    PER_SAMPLE: tl.constexpr,
+    PER_LOCATION: tl.constexpr,
+    BIAS_VARIES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
+
+    with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
+    C and F count the channels and filters of one group. The weight lies as (C, R, S, F) without gaps, group by group.
+    One that varies lies as (F, R, S, C), C a multiple of ALIGN_WEIGHT, behind b if PER_SAMPLE, p and q if PER_LOCATION.
+    ALIGN_Y > 1 says that filters are adjacent in y, and that F and every stride of y were divided by ALIGN_Y; ALIGN_X
+    says the same of C and x. WIDE says that x is too large for 32-bit offsets.
+    """
+    C *= ALIGN_X
+    F *= ALIGN_Y
+    # Strides in 64 bits make every offset below 64 bits wide.
+    stride_yb = stride_yb.to(tl.int64) * ALIGN_Y
+    stride_yp = stride_yp.to(tl.int64) * ALIGN_Y
+    stride_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)
+
+    # The largest phase decides how many programs each gets. Those that a smaller one can not use do nothing.
+    samples = B
+    if PER_SAMPLE:
+        B = 1
+    cells_h = tl.cdiv(H, stride_h)
+    cells_w = tl.cdiv(W, stride_w)
+    cells = 1 if PER_LOCATION else cells_h * cells_w
+    tiles_m = tl.cdiv(B * cells, BLOCK_M)
+    tiles_n = tl.cdiv(C, BLOCK_N)
+    pid = tl.program_id(0)
+    tiles = tiles_m * tiles_n
+    blocks = tl.num_programs(0) // (tiles * stride_h * stride_w)
+    index = pid // (tiles * blocks)
+    r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
+    s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
+    block = (pid // tiles % blocks).to(tl.int64)
+    sample, cell_h, cell_w, g, groups = place_of(block, blocks, samples, cells_h, cells_w, PER_SAMPLE, PER_LOCATION)
+    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
+
+    pixels = B * rows_h * rows_w
+    if PER_SAMPLE:
+        x_ptr += sample * stride_xb * ALIGN_X
+        y_ptr += sample * stride_yb
+    if PER_LOCATION:
+        pixels = tl.where((cell_h < rows_h) & (cell_w < rows_w), B, 0)
+        first_p += cell_h.to(tl.int32)
+        first_q += cell_w.to(tl.int32)
+        start_h += cell_h.to(tl.int32) * stride_h
+        start_w += cell_w.to(tl.int32) * stride_w
+        rows_h = 1
+        rows_w = 1
+    # Over what a bias varies the weight does, too.
+    if BIAS_VARIES:
+        bias_ptr += sample * stride_bias_b
+        if PER_LOCATION:
+            # What lies beyond the image has none.
+            bias_ptr += tl.where(
+                pixels > 0, start_h.to(tl.int64) * stride_bias_h + start_w.to(tl.int64) * stride_bias_w, 0
+            )
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    valid_m = m < pixels
+    rows_h = tl.maximum(rows_h, 1)
+    rows_w = tl.maximum(rows_w, 1)
+    b = (m // (rows_h * rows_w)).to(tl.int64)
+    i = m // rows_w % rows_h
+    j = m % rows_w
+    c = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+
+    # The next tap of the phase looks `step` positions back.
+    step_h = -(dilation_h * period_h // stride_h)
+    step_w = -(dilation_w * period_w // stride_w)
+    if not PER_LOCATION:
+        first_p += i
+        first_q += j
+    y_rows = b * stride_yb + first_p * stride_yp + first_q * stride_yq
+    steps = tl.cdiv(F, BLOCK_K) * taps_h * taps_w
+    y_ptrs = y_ptr + g * F * stride_yf + y_rows[:, None] + (k * stride_yf)[None, :]
+
+    if PER_SAMPLE or PER_LOCATION:
+        # The weight as it is stored, with f apart: a step reads it transposed. C, so that the compiler sees alignment:
+        C_stored = C // ALIGN_WEIGHT * ALIGN_WEIGHT
+        stride_k = (R * S).to(tl.int64) * C_stored
+        stride_r = period_h * S * C_stored
+        stride_s = period_w * C_stored
+        weight = g
+        if PER_LOCATION:
+            # With the tap the location changes too.
+            stride_q = groups * F * stride_k
+            stride_r += step_h * Q * stride_q
+            stride_s += step_w * stride_q
+            weight += ((sample * P + first_p) * Q + first_q) * groups
+        else:
+            weight += sample * groups
+        weight_ptrs = (
+            weight_ptr + (weight * F * stride_k + (r * S + s) * C_stored + c)[None, :] + (k * stride_k)[:, None]
+        )
+    else:
+        stride_k = 1
+        stride_r = period_h * S * F
+        stride_s = period_w * F
+        weight_ptrs = weight_ptr + (((g * C + tl.minimum(c, C - 1)) * R + r) * S + s)[None, :] * F + k[:, None]
+    accumulator = multiply_sum(
+        y_ptrs,
+        weight_ptrs,
+        taps_h,
+        taps_w,
+        F,
+        first_p,
+        first_q,
+        P,
+        Q,
+        step_h,
+        step_w,
+        stride_yp,
+        stride_yq,
+        stride_yf,
+        stride_r,
+        stride_s,
+        stride_k,
+        tl.where(tile_m * BLOCK_M < pixels, steps, 0),
+        valid_m,
+        c < C,
+        TAP_BITS,
+        FAR,
+        PER_SAMPLE or PER_LOCATION,
+        PER_LOCATION,
+        PRECISION,
+        DOT_DTYPE,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        STAGES,
+    )
+    store_result(
+        x_ptr,
+        bias_ptr,
+        accumulator,
+        b,
+        start_h + i * stride_h,
+        start_w + j * stride_w,
+        stride_xb,
+        stride_xc,
+        stride_xh,
+        stride_xw,
+        stride_bias_n,
+        g,
+        C,
+        tile_n * BLOCK_N,
+        valid_m,
+        BIAS_VARIES,
+        ALIGN_X,
+        WIDE,
+        BLOCK_M,
+        BLOCK_N,
+    )

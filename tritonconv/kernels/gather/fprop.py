@@ -1,0 +1,170 @@
+"""fprop as one implicit GEMM: rows are output positions, columns filters, the reduction runs over channels and taps.
+
+Of a weight that varies each sample, or each location, has a GEMM of its own: one of one image, or of one position.
+"""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.gather.gemm import multiply_sum
+from tritonconv.kernels.gather.index import BIAS_STRIDES, place_of
+from tritonconv.kernels.index import INTEGERS, raster
+from tritonconv.kernels.store import store_result
+
+
+@triton.jit(do_not_specialize=[*INTEGERS, *BIAS_STRIDES], do_not_specialize_on_alignment=["bias_ptr"])
+def fprop_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    y_ptr,
+    B,
+    C,
+    H,
+    W,
+    F,
+    P,
+    Q,
+    R,
+    S,
+    stride_xb,
+    stride_xc,
+    stride_xh,
+    stride_xw,
+    stride_yb,
+    stride_yf,
+    stride_yp,
+    stride_yq,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    stride_bias_b,
+    stride_bias_n,
+    stride_bias_h,
+    stride_bias_w,
+    ALIGN_X: tl.constexpr,
+    ALIGN_Y: tl.constexpr,
+    WIDE: tl.constexpr,
+    TAP_BITS: tl.constexpr,
+    FAR: tl.constexpr,
+    PER_SAMPLE: tl.constexpr,
+    PER_LOCATION: tl.constexpr,
+    BIAS_VARIES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """y[b,f,p,q] = bias[f] + sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s]
+
+    with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
+    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps, behind what it
+    varies over: b if PER_SAMPLE, p and q if PER_LOCATION.
+    ALIGN_X > 1 says that channels are adjacent in x, and that C and every stride of x were divided by ALIGN_X; ALIGN_Y
+    says the same of F and y. Multiplying them back by a constant is what lets the compiler see the alignment and copy
+    16 bytes at a time. WIDE says that y is too large for 32-bit offsets.
+    """
+    C *= ALIGN_X
+    F *= ALIGN_Y
+    # Strides in 64 bits make every offset below 64 bits wide.
+    stride_xb = stride_xb.to(tl.int64) * ALIGN_X
+    stride_xh = stride_xh.to(tl.int64) * ALIGN_X
+    stride_xw = stride_xw.to(tl.int64) * ALIGN_X
+    stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
+
+    samples, rows, columns = B, P, Q
+    if PER_SAMPLE:
+        B = 1
+    if PER_LOCATION:
+        P = 1
+        Q = 1
+    tiles_m = tl.cdiv(B * P * Q, BLOCK_M)
+    tiles_n = tl.cdiv(F, BLOCK_N)
+    tiles = tiles_m * tiles_n
+    pid = tl.program_id(0)
+    block = (pid // tiles).to(tl.int64)
+    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
+    blocks = tl.num_programs(0) // tiles
+    sample, i, j, g, _ = place_of(block, blocks, samples, rows, columns, PER_SAMPLE, PER_LOCATION)
+    if PER_SAMPLE:
+        x_ptr += sample * stride_xb
+        y_ptr += sample * stride_yb * ALIGN_Y
+    if PER_LOCATION:
+        y_ptr += (i * stride_yp + j * stride_yq) * ALIGN_Y
+        pad_h -= (i * stride_h).to(tl.int32)
+        pad_w -= (j * stride_w).to(tl.int32)
+    # Over what a bias varies the weight does, too.
+    if BIAS_VARIES:
+        bias_ptr += sample * stride_bias_b + i * stride_bias_h + j * stride_bias_w
+
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    valid_m = m < B * P * Q
+    b = (m // (P * Q)).to(tl.int64)
+    p = m // Q % P
+    q = m % Q
+    f = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+
+    first_h = p * stride_h - pad_h
+    first_w = q * stride_w - pad_w
+    x_rows = b * stride_xb + first_h * stride_xh + first_w * stride_xw
+    accumulator = multiply_sum(
+        x_ptr + g * C * stride_xc + x_rows[:, None] + (k * stride_xc)[None, :],
+        weight_ptr + ((block * F + tl.minimum(f, F - 1)) * R * S * C)[None, :] + k[:, None],
+        R,
+        S,
+        C,
+        first_h,
+        first_w,
+        H,
+        W,
+        dilation_h,
+        dilation_w,
+        stride_xh,
+        stride_xw,
+        stride_xc,
+        S * C,
+        C,
+        1,
+        tl.cdiv(C, BLOCK_K) * R * S,
+        valid_m,
+        f < F,
+        TAP_BITS,
+        FAR,
+        False,
+        False,
+        PRECISION,
+        DOT_DTYPE,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+        STAGES,
+    )
+    store_result(
+        y_ptr,
+        bias_ptr,
+        accumulator,
+        b,
+        p,
+        q,
+        stride_yb,
+        stride_yf,
+        stride_yp,
+        stride_yq,
+        stride_bias_n,
+        g,
+        F,
+        tile_n * BLOCK_N,
+        valid_m,
+        BIAS_VARIES,
+        ALIGN_Y,
+        WIDE,
+        BLOCK_M,
+        BLOCK_N,
+    )

@@ -1,0 +1,124 @@
+"""The implicit GEMM that fprop and dgrad share: rows gathered from one side, columns of filters."""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.gather.index import axis_bits, tap_bits, within
+
+
+@triton.jit
+def multiply_sum(
+    side_ptrs,
+    weight_ptrs,
+    taps_h,
+    taps_w,
+    K,
+    first_h,
+    first_w,
+    extent_h,
+    extent_w,
+    step_h,
+    step_w,
+    stride_h,
+    stride_w,
+    stride_k,
+    weight_stride_h,
+    weight_stride_w,
+    weight_stride_k,
+    steps,
+    valid_m,
+    valid_n,
+    TAP_BITS: tl.constexpr,
+    FAR: tl.constexpr,
+    N_ADJACENT: tl.constexpr,
+    WEIGHT_ENDS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """sum over k, i, j of side[m; k, first + (i, j)*step] * weight[k, i, j; n], in float32.
+
+    `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
+    channels. Tap (i, j) lies `step` positions further on the side, whose strides are `stride`, and `weight_stride`
+    elements further in the weight. What lies outside the side's extent counts as zero. One integer has bits for all
+    taps if TAP_BITS is 2, for those of an axis if it is 1, and for none if it is 0. FAR says that the way from one step
+    to the next on the side takes 64 bits. If N_ADJACENT, n is what lies adjacent in the weight, else k does, and a
+    column that is not valid may be read as another is. If WEIGHT_ENDS, all rows look at one position, whose weight ends
+    where the side does: `first` is a scalar. Fewer than 16 rows are multiplied without tensor cores; then STAGES says
+    how far loads run ahead, and else is None.
+    """
+    k = tl.arange(0, BLOCK_K)
+    if BLOCK_M < 16:
+        # Products along k are added up in the threads that load them, and the threads' sums at the end.
+        accumulator = tl.zeros((BLOCK_M, BLOCK_K, BLOCK_N), dtype=tl.float32)
+    else:
+        accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    if not FAR:
+        stride_h = stride_h.to(tl.int32)
+        stride_w = stride_w.to(tl.int32)
+    # From one step to the next: to the next tap, to the first one of the next row, to the first of the next channels.
+    side_tap = step_w * stride_w
+    side_row = step_h * stride_h - (taps_w - 1) * side_tap
+    side_channels = BLOCK_K * stride_k - ((taps_h - 1) * (step_h * stride_h) + (taps_w - 1) * side_tap)
+    if not FAR:
+        side_channels = side_channels.to(tl.int32)
+    weight_row = weight_stride_h - (taps_w - 1) * weight_stride_w
+    weight_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
+    # In two dimensions before the loop, so that no step has to move them from thread to thread.
+    if TAP_BITS == 2:
+        bits = tap_bits(first_h, first_w, extent_h, extent_w, step_h, step_w, taps_h, taps_w)
+        rows = tl.where(valid_m, bits, 0)[:, None]
+    elif TAP_BITS == 1:
+        bits_h = axis_bits(first_h, extent_h, step_h, taps_h)
+        bits_w = axis_bits(first_w, extent_w, step_w, taps_w)
+        rows_h = tl.where(valid_m, bits_h, 0)[:, None]
+        rows_w = tl.where(valid_m, bits_w, 0)[:, None]
+    tap = 1
+    last_tap = 1 << (taps_h * taps_w - 1)
+    i = 0
+    j = 0
+    done = 0
+    # Channel blocks outside, taps inside: neighbouring taps re-read the side from cache, and each load stays aligned.
+    for _ in tl.range(steps, num_stages=STAGES):
+        valid_k = k < K - done
+        valid_weight = valid_k[:, None]
+        # One tap, or none for a channel beyond the last: one operation tells both of each row.
+        asked = tl.where(valid_k, tap, 0)
+        if TAP_BITS == 2:
+            inside = (rows & asked[None, :]) != 0
+        elif TAP_BITS == 1:
+            inside = ((rows_h >> i) & (rows_w >> j) & asked[None, :]) != 0
+        else:
+            seen = within(first_h + i * step_h, extent_h) & within(first_w + j * step_w, extent_w)
+            inside = (seen & valid_m)[:, None] & valid_k[None, :]
+        if WEIGHT_ENDS:
+            if TAP_BITS == 2:
+                valid_weight = ((bits & asked) != 0)[:, None]
+            elif TAP_BITS == 1:
+                valid_weight = (((bits_h >> i) & (bits_w >> j) & asked) != 0)[:, None]
+            else:
+                valid_weight = valid_weight & seen
+        if N_ADJACENT:
+            valid_weight = valid_weight & valid_n[None, :]
+        side = tl.load(side_ptrs, mask=inside, other=0.0)
+        weight = tl.load(weight_ptrs, mask=valid_weight, other=0.0)
+        if BLOCK_M < 16:
+            accumulator += side.to(tl.float32)[:, :, None] * weight.to(tl.float32)[None, :, :]
+        else:
+            accumulator = tl.dot(side.to(DOT_DTYPE), weight.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
+        row_ends = j == taps_w - 1
+        last = tap == last_tap if TAP_BITS == 2 else row_ends & (i == taps_h - 1)
+        side_ptrs += tl.where(last, side_channels, tl.where(row_ends, side_row, side_tap))
+        weight_ptrs += tl.where(last, weight_channels, tl.where(row_ends, weight_row, weight_stride_w))
+        done = tl.where(last, done + BLOCK_K, done)
+        j = tl.where(row_ends, 0, j + 1)
+        if TAP_BITS == 2:
+            tap = tl.where(last, 1, tap + tap)
+        else:
+            i = tl.where(last, 0, tl.where(row_ends, i + 1, i))
+    if BLOCK_M < 16:
+        accumulator = tl.sum(accumulator, 1)
+    return accumulator

@@ -1,0 +1,61 @@
+"""Index arithmetic of pixels that are gathered one by one."""
+
+import triton
+import triton.language as tl
+
+# What the kernels that add a bias take of one that varies.
+BIAS_STRIDES = ["stride_bias_b", "stride_bias_n", "stride_bias_h", "stride_bias_w"]
+
+
+@triton.jit
+def place_of(block, blocks, samples, rows, columns, PER_SAMPLE: tl.constexpr, PER_LOCATION: tl.constexpr):
+    """The sample, row, column and group of the block-th of `blocks` products, and how many groups there are.
+
+    Groups count fastest. What the weight does not vary over is zero here, and runs over the rows of the product. Rows
+    and columns are those of positions, or in dgrad of the pixels of a phase.
+    """
+    sample = 0
+    i = 0
+    j = 0
+    g = block
+    groups = blocks
+    if PER_SAMPLE or PER_LOCATION:
+        if PER_SAMPLE:
+            groups = groups // samples
+        if PER_LOCATION:
+            groups = groups // (rows * columns)
+        g = block % groups
+        sample = block // groups
+    if PER_LOCATION:
+        j = sample % columns
+        i = sample // columns % rows
+        sample = sample // (rows * columns)
+    return sample, i, j, g, groups
+
+
+@triton.jit
+def within(position, extent):
+    """Whether 0 <= position < extent. Without its sign a position below zero is a huge one: one comparison tells."""
+    return position.to(tl.uint32) < extent.to(tl.uint32)
+
+
+@triton.jit
+def axis_bits(first, extent, step, taps):
+    """Bit t says whether position first + t*step lies inside the extent. At most 31 taps fit."""
+    bits = tl.zeros_like(first)
+    for t in range(taps):
+        bits |= within(first + t * step, extent).to(tl.int32) << t
+    return bits
+
+
+@triton.jit
+def tap_bits(first_h, first_w, extent_h, extent_w, step_h, step_w, taps_h, taps_w):
+    """Bit i*taps_w + j says whether position first + (i, j)*step lies inside the extent. At most 31 taps fit.
+
+    One operation per row and tap replaces comparisons in the main loop.
+    """
+    row = axis_bits(first_w, extent_w, step_w, taps_w)
+    bits = tl.zeros_like(first_h)
+    for i in range(taps_h):
+        bits |= tl.where(within(first_h + i * step_h, extent_h), row << (i * taps_w), 0)
+    return bits

@@ -1,0 +1,171 @@
+"""wgrad as one matrix product: rows are filters, columns taps and channels, the reduction runs over all positions.
+
+The reduction is by far the longest of the three operators, and the result the smallest, so it is split over programs.
+Each writes its partial sums in float32; `sum_partials_kernel` adds them up, always in the same order.
+
+Of a weight that varies each sample, or each location, has a product of its own, whose reduction is the shorter for it.
+If one program sums it up, it writes the weight itself.
+"""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.gather.index import place_of
+from tritonconv.kernels.index import INTEGERS, raster
+
+
+@triton.jit(do_not_specialize=[*INTEGERS, "splits"])
+def wgrad_kernel(
+    x_ptr,
+    y_ptr,
+    partials_ptr,
+    bias_partials_ptr,
+    B,
+    C,
+    H,
+    W,
+    F,
+    P,
+    Q,
+    R,
+    S,
+    stride_xb,
+    stride_xc,
+    stride_xh,
+    stride_xw,
+    stride_yb,
+    stride_yf,
+    stride_yp,
+    stride_yq,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    splits,
+    ALIGN_X: tl.constexpr,
+    ALIGN_Y: tl.constexpr,
+    WIDE: tl.constexpr,
+    PER_SAMPLE: tl.constexpr,
+    PER_LOCATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials of y alone
+
+    with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
+    C and F count the channels and filters of one group. ALIGN_X > 1 says that channels are adjacent in x, and that C
+    and every stride of x were divided by ALIGN_X; ALIGN_Y says the same of F and y. WIDE says that x or y is too large
+    for 32-bit offsets. `splits` programs share a reduction, each a run of consecutive positions. If PER_SAMPLE or
+    PER_LOCATION, b, or p and q, stand before f in the partial sums, and are not summed over.
+    """
+    C *= ALIGN_X
+    F *= ALIGN_Y
+    stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
+    stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)
+    if WIDE:
+        stride_xb = stride_xb.to(tl.int64)
+        stride_xh = stride_xh.to(tl.int64)
+        stride_xw = stride_xw.to(tl.int64)
+        stride_yb = stride_yb.to(tl.int64)
+        stride_yp = stride_yp.to(tl.int64)
+        stride_yq = stride_yq.to(tl.int64)
+    stride_xb *= ALIGN_X
+    stride_xh *= ALIGN_X
+    stride_xw *= ALIGN_X
+    stride_yb *= ALIGN_Y
+    stride_yp *= ALIGN_Y
+    stride_yq *= ALIGN_Y
+
+    columns = R * S * C
+    tiles_m = tl.cdiv(F, BLOCK_M)
+    tiles_n = tl.cdiv(columns, BLOCK_N)
+    pid = tl.program_id(0)
+    tiles = tiles_m * tiles_n
+    blocks = tl.num_programs(0) // (tiles * splits)
+    split = pid // (tiles * blocks)
+    block = (pid // tiles % blocks).to(tl.int64)
+    sample, i, j, g, _ = place_of(block, blocks, B, P, Q, PER_SAMPLE, PER_LOCATION)
+    if PER_SAMPLE:
+        x_ptr += sample * stride_xb
+        y_ptr += sample * stride_yb
+        B = 1
+    if PER_LOCATION:
+        y_ptr += i * stride_yp + j * stride_yq
+        pad_h -= (i * stride_h).to(tl.int32)
+        pad_w -= (j * stride_w).to(tl.int32)
+        P = 1
+        Q = 1
+    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
+
+    f = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    valid_f = f < F
+    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    valid_n = n < columns
+    c = n % C
+    # A column beyond the last looks below the image, and finds zeros there.
+    tap_h = tl.where(valid_n, n // C // S * dilation_h - pad_h, H)
+    tap_w = n // C % S * dilation_w - pad_w
+    x_columns = x_ptr + (g * C + c) * stride_xc + tap_h.to(tl.int64) * stride_xh + tap_w.to(tl.int64) * stride_xw
+    y_columns = y_ptr + (g * F + f) * stride_yf
+
+    positions = B * P * Q
+    steps = tl.cdiv(positions, BLOCK_K)
+    steps_per_split = tl.cdiv(steps, splits)
+    first = split * steps_per_split
+    k = first * BLOCK_K + tl.arange(0, BLOCK_K)
+    b = k // (P * Q)
+    p = k // Q % P
+    q = k % Q
+    # BLOCK_K positions further on, as the digits of a number: q counts to Q, and p to P.
+    step_b = BLOCK_K // (P * Q)
+    step_p = BLOCK_K // Q % P
+    step_q = BLOCK_K % Q
+
+    accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    turn = 0
+    for _ in range(tl.minimum(steps_per_split, steps - first)):
+        valid_k = b < B
+        h = p * stride_h
+        w = q * stride_w
+        # Without its sign an index below zero is a huge one: one comparison serves both ends.
+        inside_h = (h[:, None] + tap_h[None, :]).to(tl.uint32) < H.to(tl.uint32)
+        inside_w = (w[:, None] + tap_w[None, :]).to(tl.uint32) < W.to(tl.uint32)
+        x = tl.load(
+            x_columns[None, :] + (b * stride_xb + h * stride_xh + w * stride_xw)[:, None],
+            mask=inside_h & inside_w & valid_k[:, None],
+            other=0.0,
+        )
+        y = tl.load(
+            y_columns[None, :] + (b * stride_yb + p * stride_yp + q * stride_yq)[:, None],
+            mask=valid_k[:, None] & valid_f[None, :],
+            other=0.0,
+        )
+        if BLOCK_K < 16:
+            # Too few for tensor cores: products one by one.
+            accumulator += tl.sum(y.to(tl.float32)[:, :, None] * x.to(tl.float32)[:, None, :], 0)
+        else:
+            accumulator = tl.dot(tl.trans(y).to(DOT_DTYPE), x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
+        # The programs that read the same features take turns in summing them.
+        if bias_partials_ptr is not None:
+            if turn == tile_n:
+                bias += tl.sum(y.to(tl.float32), 0)
+            turn = tl.where(turn == tiles_n - 1, 0, turn + 1)
+        q += step_q
+        p += tl.where(q >= Q, step_p + 1, step_p)
+        q = tl.where(q >= Q, q - Q, q)
+        b += tl.where(p >= P, step_b + 1, step_b)
+        p = tl.where(p >= P, p - P, p)
+
+    rows = (split * blocks + block) * F + f
+    partials = accumulator.to(partials_ptr.dtype.element_ty)
+    tl.store(partials_ptr + rows[:, None] * columns + n[None, :], partials, mask=valid_f[:, None] & valid_n[None, :])
+    if bias_partials_ptr is not None:
+        rows = ((split * tiles_n + tile_n) * blocks + block) * F + f
+        tl.store(bias_partials_ptr + rows, bias, mask=valid_f)

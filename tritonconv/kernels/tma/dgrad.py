@@ -1,0 +1,218 @@
+"""dgrad in whole blocks of a phase's pixels: rows of the product are channels, columns pixels.
+
+The phases are those of `tritonconv.kernels.stride_phases`: each is a convolution of stride one over the features.
+"""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.index import INTEGERS, raster
+from tritonconv.kernels.stride_phases import phase
+from tritonconv.kernels.tma.gemm import multiply_sum_blocks
+from tritonconv.kernels.tma.index import block_of, blocks_of
+from tritonconv.kernels.tma.store import copy_block_out, store_block
+
+
+@triton.jit(
+    do_not_specialize=[*INTEGERS, "period_h", "period_w", "groups"], do_not_specialize_on_alignment=["bias_ptr"]
+)
+def dgrad_tma_kernel(
+    y_ptr,
+    weight_ptr,
+    bias_ptr,
+    x_ptr,
+    B,
+    C,
+    H,
+    W,
+    F,
+    P,
+    Q,
+    R,
+    S,
+    stride_xb,
+    stride_xc,
+    stride_xh,
+    stride_xw,
+    stride_yb,
+    stride_yf,
+    stride_yp,
+    stride_yq,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    period_h,
+    period_w,
+    groups,
+    ALIGN_X: tl.constexpr,
+    ALIGN_Y: tl.constexpr,
+    WIDE: tl.constexpr,
+    STRIDED: tl.constexpr,
+    FOLDED: tl.constexpr,
+    HALVES: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
+
+    with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
+    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) if TRANSPOSED, or else as
+    (C, R, S, F), group by group, with zeros behind F up to a multiple of BLOCK_K. Filters are adjacent in y, and F and
+    every stride of y were divided by ALIGN_Y; ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for
+    32-bit offsets. There is more than one phase only if STRIDED; then FOLDED says that one group has whole blocks of
+    channels, that the stride divides H and W, and that the pixels of a row of x lie without gaps.
+    """
+    C *= ALIGN_X
+    F *= ALIGN_Y
+    wide_C = C.to(tl.int64)
+    wide_F = F.to(tl.int64)
+    wide_xb = stride_xb.to(tl.int64) * ALIGN_X
+    wide_xh = stride_xh.to(tl.int64) * ALIGN_X
+    wide_xw = stride_xw.to(tl.int64) * ALIGN_X
+    wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
+    wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
+    wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
+
+    features = tl.make_tensor_descriptor(
+        y_ptr,
+        [B, P, Q, groups, F],
+        [wide_yb, wide_yp, wide_yq, wide_F, 1],
+        [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_K],
+    )
+    if TRANSPOSED:
+        pitch = C
+        columns = R * S * wide_C
+        weight = tl.make_tensor_descriptor(
+            weight_ptr, [groups, F, R * S * C], [F * columns, columns, 1], [1, BLOCK_K, BLOCK_N]
+        )
+    else:
+        pitch = tl.cdiv(F, BLOCK_K) * BLOCK_K
+        columns = R * S * pitch.to(tl.int64)
+        weight = tl.make_tensor_descriptor(
+            weight_ptr, [groups, C, R * S * pitch], [C * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
+        )
+    if FOLDED:
+        result = tl.make_tensor_descriptor(
+            x_ptr,
+            [B, H // stride_h, stride_h, W // stride_w, stride_w * C],
+            [wide_xb, stride_h * wide_xh, wide_xh, stride_w * wide_xw, 1],
+            [BLOCK_B, BLOCK_H, 1, BLOCK_W, BLOCK_N // 2 if HALVES else BLOCK_N],
+        )
+    elif ALIGN_X > 1 and not STRIDED:
+        result = tl.make_tensor_descriptor(
+            x_ptr,
+            [B, H, W, groups, C],
+            [wide_xb, wide_xh, wide_xw, wide_C, 1],
+            [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
+        )
+
+    # The largest phase decides how many tiles each gets. Of those that a smaller one can not use nothing is stored.
+    extent_h = tl.cdiv(H, stride_h)
+    extent_w = tl.cdiv(W, stride_w)
+    tiles_m = blocks_of(B, extent_h, extent_w, BLOCK_B, BLOCK_H, BLOCK_W)
+    tiles_n = tl.cdiv(C, BLOCK_N)
+    tiles = tiles_m * tiles_n
+    tiles_in_all = tiles * groups * stride_h * stride_w
+    # As one loop over tiles and steps, which copies what the next tile begins with while this one is copied out.
+    for tile in tl.range(tl.program_id(0), tiles_in_all, tl.num_programs(0), flatten=not STRIDED):
+        g = tile // tiles % groups
+        tile_m, tile_n = raster(tile % tiles, tiles_m, tiles_n, GROUP_M)
+        b, i, j = block_of(tile_m, extent_h, extent_w, BLOCK_B, BLOCK_H, BLOCK_W)
+        n = tile_n * BLOCK_N
+        index = tile // (tiles * groups)
+        if STRIDED:
+            r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
+            s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
+            steps = tl.where((i < rows_h) & (j < rows_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0)
+        else:  # with as many steps for each tile, as one loop needs
+            r, taps_h, first_p, start_h, rows_h = 0, R, pad_h, 0, H
+            s, taps_w, first_q, start_w, rows_w = 0, S, pad_w, 0, W
+            steps = tl.cdiv(F, BLOCK_K) * R * S
+        accumulator = multiply_sum_blocks(
+            tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32),
+            features,
+            weight,
+            b,
+            first_p + i,
+            first_q + j,
+            g,
+            n,
+            taps_h,
+            taps_w,
+            # The next tap of the phase looks so many positions back.
+            -(dilation_h * period_h // stride_h),
+            -(dilation_w * period_w // stride_w),
+            r * S + s,
+            period_h * S,
+            period_w,
+            pitch,
+            steps,
+            TRANSPOSED,
+            PRECISION,
+            DOT_DTYPE,
+            BLOCK_M,
+            BLOCK_N,
+            BLOCK_K,
+        )
+        if FOLDED or (ALIGN_X > 1 and not STRIDED):
+            dtype = x_ptr.dtype.element_ty
+            copy_block_out(
+                result,
+                dtype,
+                bias_ptr,
+                accumulator,
+                b,
+                i,
+                j,
+                g,
+                C,
+                n,
+                start_h,
+                start_w,
+                FOLDED,
+                HALVES,
+                BLOCK_N,
+                BLOCK_B,
+                BLOCK_H,
+                BLOCK_W,
+            )
+        else:
+            store_block(
+                x_ptr,
+                bias_ptr,
+                accumulator,
+                b,
+                i,
+                j,
+                B,
+                rows_h,
+                rows_w,
+                start_h,
+                start_w,
+                stride_h,
+                stride_w,
+                stride_xb,
+                stride_xc,
+                stride_xh,
+                stride_xw,
+                g.to(tl.int64),
+                C,
+                n,
+                ALIGN_X,
+                WIDE,
+                BLOCK_M,
+                BLOCK_N,
+                BLOCK_H,
+                BLOCK_W,
+            )

@@ -1,0 +1,131 @@
+"""The implicit GEMMs over blocks of pixels: channels are rows of the product, pixels are columns."""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.tma.index import seen
+
+
+@triton.jit
+def multiply_sum_blocks(
+    accumulator,
+    side,
+    weight,
+    b,
+    first_h,
+    first_w,
+    g,
+    n,
+    taps_h,
+    taps_w,
+    step_h,
+    step_w,
+    first_tap,
+    tap_step_h,
+    tap_step_w,
+    pitch,
+    steps,
+    TRANSPOSED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """accumulator[n, m] + sum over k, i, j of weight[g, n; tap(i, j), k] * side[m; g, k, first + (i, j)*step]
+
+    in float32. `side` describes (B, H, W, G, K), and m runs over the block of pixels at b, first_h, first_w. `weight`
+    describes (G, N, taps*pitch), or if TRANSPOSED (G, K, taps*pitch): taps lie `pitch` elements apart, and tap(i, j) is
+    that of number first_tap + i*tap_step_h + j*tap_step_w. Channels beyond K are zeros in the side, and beyond N are
+    not stored.
+    """
+    i = 0
+    j = 0
+    done = 0
+    h = first_h
+    w = first_w
+    tap = first_tap
+    for _ in tl.range(steps):
+        pixels = side.load([b, h, w, g, done]).reshape(BLOCK_M, BLOCK_K)
+        if TRANSPOSED:
+            filters = weight.load([g, done, tap * pitch + n]).reshape(BLOCK_K, BLOCK_N).T
+        else:
+            filters = weight.load([g, n, tap * pitch + done]).reshape(BLOCK_N, BLOCK_K)
+        accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
+        # The order of the gathered kernels: channel blocks outside, taps inside.
+        j += 1
+        i = tl.where(j == taps_w, i + 1, i)
+        j = tl.where(j == taps_w, 0, j)
+        done = tl.where(i == taps_h, done + BLOCK_K, done)
+        i = tl.where(i == taps_h, 0, i)
+        h = first_h + i * step_h
+        w = first_w + j * step_w
+        tap = first_tap + i * tap_step_h + j * tap_step_w
+    return accumulator
+
+
+@triton.jit
+def multiply_sum_folded(
+    accumulator,
+    side,
+    weight,
+    b,
+    h,
+    w,
+    n,
+    R,
+    S,
+    stride_h,
+    stride_w,
+    first_h,
+    first_w,
+    dilation_h,
+    dilation_w,
+    C,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """accumulator[n, m] + sum over c, r, s of weight[n; r, s, c] * side[m; c, (h, w)*stride + first + (r, s)*dilation]
+
+    in float32. `side` describes (B, H/stride, stride, W/stride, stride*C): every stride-th row together, and with every
+    stride-th column its neighbours as further channels. So one loop sees all of a window, whatever the stride. `weight`
+    describes (1, N, taps*C). Channels are a multiple of BLOCK_K.
+    """
+    start_h, start_at_h = seen(first_h, stride_h)
+    start_w, start_at_w = seen(first_w, stride_w)
+    row = start_h
+    at_h = h + start_at_h
+    column = start_w
+    at_w = w + start_at_w
+    done = 0
+    r = 0
+    s = 0
+    tap = 0
+    for _ in tl.range(C // BLOCK_K * R * S):
+        pixels = side.load([b, at_h, row, at_w, column * C + done]).reshape(BLOCK_M, BLOCK_K)
+        filters = weight.load([0, n, tap * C + done]).reshape(BLOCK_N, BLOCK_K)
+        accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
+        # From tap to tap without a division: rows and columns are counted as digits to the base of the stride.
+        s += 1
+        tap += 1
+        column += dilation_w % stride_w
+        at_w += dilation_w // stride_w + tl.where(column >= stride_w, 1, 0)
+        column -= tl.where(column >= stride_w, stride_w, 0)
+        next_row = row + dilation_h % stride_h
+        end = s == S
+        at_h += tl.where(end, dilation_h // stride_h + tl.where(next_row >= stride_h, 1, 0), 0)
+        row = tl.where(end, next_row - tl.where(next_row >= stride_h, stride_h, 0), row)
+        column = tl.where(end, start_w, column)
+        at_w = tl.where(end, w + start_at_w, at_w)
+        r = tl.where(end, r + 1, r)
+        s = tl.where(end, 0, s)
+        end = r == R
+        row = tl.where(end, start_h, row)
+        at_h = tl.where(end, h + start_at_h, at_h)
+        done = tl.where(end, done + BLOCK_K, done)
+        tap = tl.where(end, 0, tap)
+        r = tl.where(end, 0, r)
+    return accumulator

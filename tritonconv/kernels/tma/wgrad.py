@@ -1,0 +1,161 @@
+"""wgrad in whole blocks of positions: rows of the product are filters, columns the channels of one tap.
+
+Of one tap, the pixels that positions see are an image of their own, of every stride-th pixel from where the tap's
+window begins: its descriptor ends where the last position's does, so what a block overhangs is zero on both sides.
+A step takes a block of positions from both sides. On the left of the product, only a matrix stays in shared memory, so
+of the features a block is a line: along a row, along the images, or, of whole rows, along all positions.
+"""
+
+import triton
+import triton.language as tl
+
+from tritonconv.kernels.index import INTEGERS, raster
+from tritonconv.kernels.tma.index import block_of, blocks_of, seen
+
+
+@triton.jit(do_not_specialize=[*INTEGERS, "splits"])
+def wgrad_tma_kernel(
+    x_ptr,
+    y_ptr,
+    partials_ptr,
+    bias_partials_ptr,
+    B,
+    C,
+    H,
+    W,
+    F,
+    P,
+    Q,
+    R,
+    S,
+    stride_xb,
+    stride_xc,
+    stride_xh,
+    stride_xw,
+    stride_yb,
+    stride_yf,
+    stride_yp,
+    stride_yq,
+    stride_h,
+    stride_w,
+    pad_h,
+    pad_w,
+    dilation_h,
+    dilation_w,
+    splits,
+    ALIGN_X: tl.constexpr,
+    ALIGN_Y: tl.constexpr,
+    PRECISION: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials of y alone
+
+    with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
+    C and F count the channels and filters of one group. Channels are adjacent in x, and C and every stride of x were
+    divided by ALIGN_X; ALIGN_Y says the same of F and y. A block is a line of images, a line of a row, or whole rows,
+    in which case the positions of y lie at equal distances. `splits` programs share a reduction, each a run of blocks.
+    """
+    C *= ALIGN_X
+    F *= ALIGN_Y
+    stride_xh = stride_xh.to(tl.int64) * ALIGN_X
+    stride_xw = stride_xw.to(tl.int64) * ALIGN_X
+
+    tiles_m = tl.cdiv(F, BLOCK_M)
+    tiles_c = tl.cdiv(C, BLOCK_N)
+    tiles_n = R * S * tiles_c
+    tiles = tiles_m * tiles_n
+    pid = tl.program_id(0)
+    groups = tl.num_programs(0) // (tiles * splits)
+    split = pid // (tiles * groups)
+    g = (pid // tiles % groups).to(tl.int64)
+    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
+    tap = tile_n // tiles_c
+    f = tile_m * BLOCK_M
+    c = tile_n % tiles_c * BLOCK_N
+
+    start_h, at_h = seen(tap // S * dilation_h - pad_h, stride_h)
+    start_w, at_w = seen(tap % S * dilation_w - pad_w, stride_w)
+    # How many rows and columns of the tap's image lie before the end of both x and what the last position sees.
+    extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)
+    extent_w = tl.minimum(tl.cdiv(W - start_w, stride_w), Q + at_w)
+    wide_xb = stride_xb.to(tl.int64) * ALIGN_X
+    wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
+    wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
+    wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    first_x = x_ptr + g * C + start_h * stride_xh + start_w * stride_xw
+    seen_h = tl.maximum(extent_h, 1)
+    seen_w = tl.maximum(extent_w, 1)
+    if BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W:
+        image = tl.make_tensor_descriptor(
+            first_x,
+            [B, seen_h, seen_w, C],
+            [wide_xb, stride_h * stride_xh, stride_w * stride_xw, 1],
+            [BLOCK_B, BLOCK_H, BLOCK_W, BLOCK_N],
+        )
+        features = tl.make_tensor_descriptor(y_ptr + g * F, [B * P * Q, F], [wide_yq, 1], [BLOCK_K, BLOCK_M])
+    elif BLOCK_B > 1:
+        image = tl.make_tensor_descriptor(
+            first_x,
+            [seen_h, seen_w, B, C],
+            [stride_h * stride_xh, stride_w * stride_xw, wide_xb, 1],
+            [1, 1, BLOCK_B, BLOCK_N],
+        )
+        features = tl.make_tensor_descriptor(
+            y_ptr + g * F, [P, Q, B, F], [wide_yp, wide_yq, wide_yb, 1], [1, 1, BLOCK_B, BLOCK_M]
+        )
+    else:
+        image = tl.make_tensor_descriptor(
+            first_x,
+            [B, seen_h, seen_w, C],
+            [wide_xb, stride_h * stride_xh, stride_w * stride_xw, 1],
+            [1, 1, BLOCK_W, BLOCK_N],
+        )
+        features = tl.make_tensor_descriptor(
+            y_ptr + g * F, [B, P, Q, F], [wide_yb, wide_yp, wide_yq, 1], [1, 1, BLOCK_W, BLOCK_M]
+        )
+    # Of a tap that sees nothing but padding, channels beyond the last are copied, which are zeros.
+    c_copied = tl.where((extent_h > 0) & (extent_w > 0), c, C)
+    steps = blocks_of(B, P, Q, BLOCK_B, BLOCK_H, BLOCK_W)
+    steps_per_split = tl.cdiv(steps, splits)
+    first = split * steps_per_split
+    b, p, q = block_of(first, P, Q, BLOCK_B, BLOCK_H, BLOCK_W)
+    accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    turn = 0
+    for _ in tl.range(tl.minimum(steps_per_split, steps - first)):
+        if BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W:
+            x = image.load([b, p + at_h, q + at_w, c_copied]).reshape(BLOCK_K, BLOCK_N)
+            y = features.load([(b * P + p) * Q + q, f])
+        elif BLOCK_B > 1:
+            x = image.load([p + at_h, q + at_w, b, c_copied]).reshape(BLOCK_K, BLOCK_N)
+            y = features.load([p, q, b, f]).reshape(BLOCK_K, BLOCK_M)
+        else:
+            x = image.load([b, p + at_h, q + at_w, c_copied]).reshape(BLOCK_K, BLOCK_N)
+            y = features.load([b, p, q, f]).reshape(BLOCK_K, BLOCK_M)
+        accumulator = tl.dot(y.to(DOT_DTYPE).T, x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
+        # The programs that read the same features take turns in summing them.
+        if bias_partials_ptr is not None:
+            if turn == tile_n:
+                bias += tl.sum(y.to(tl.float32), 0)
+            turn = tl.where(turn == tiles_n - 1, 0, turn + 1)
+        q += BLOCK_W
+        p = tl.where(q >= Q, p + BLOCK_H, p)
+        q = tl.where(q >= Q, 0, q)
+        b = tl.where(p >= P, b + BLOCK_B, b)
+        p = tl.where(p >= P, 0, p)
+
+    rows = f + tl.arange(0, BLOCK_M)
+    columns = c + tl.arange(0, BLOCK_N)
+    places = ((split * groups + g) * F + rows)[:, None] * (R * S * C) + (tap * C + columns)[None, :]
+    partials = accumulator.to(partials_ptr.dtype.element_ty)
+    tl.store(partials_ptr + places, partials, mask=(rows < F)[:, None] & (columns < C)[None, :])
+    if bias_partials_ptr is not None:
+        places = ((split * tiles_n + tile_n) * groups + g) * F + rows
+        tl.store(bias_partials_ptr + places, bias, mask=rows < F)

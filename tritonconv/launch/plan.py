@@ -1,0 +1,66 @@
+"""What will be launched, as values: tests look at it, and `tritonconv.warmup` compiles from it without running it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.gpu import Device
+from tritonconv.tiling.tile import Operands, Tile
+
+
+class Launch(NamedTuple):
+    """One start of a kernel."""
+
+    kernel: Any
+    programs: int
+    arguments: dict[str, Any]
+
+    @property
+    def variant(self) -> tuple[Any, ...]:
+        """What Triton compiles the kernel for: constants, types and alignments of pointers, and widths of integers."""
+        return self.kernel.__name__, *((name, compiled_for(name, value)) for name, value in self.arguments.items())
+
+
+def compiled_for(name: str, value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return str(value.dtype), name == "bias_ptr" or value.data_ptr() % 16 == 0
+    if value is None or name.startswith("num_") or (name.isupper() and len(name) > 1):
+        return value
+    return "i32" if value < 2**31 else "i64"
+
+
+class Asked(NamedTuple):
+    """What `pick` chooses a tile for."""
+
+    geometry: ConvGeometry
+    operator: Operator
+    operands: Operands
+    device: Device
+
+
+class Plan(NamedTuple):
+    """The results, not computed yet, and what computes them, with which tile, for what it is chosen; the copies of
+    operands that it computes with, and the memory for what is in between. `compiled` has what Triton compiled for each
+    launch, once they have been started; the interpreter compiles nothing.
+    """
+
+    results: tuple[Tensor, ...]
+    launches: list[Launch]
+    tile: Tile
+    asked: Asked
+    copies: "Copies"
+    workspaces: tuple[Tensor, ...]
+    compiled: list[Any]
+
+
+class Copies(list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]):
+    """Copies of operands, each with what it is a copy of and how it is made."""
+
+    def lay(self, operand: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
+        """The operand as `how` lays it out: where it is, or as a copy of it."""
+        lying = how(operand)
+        if lying.data_ptr() != operand.data_ptr():
+            self.append((lying, operand, how))
+        return lying

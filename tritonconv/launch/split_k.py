@@ -1,0 +1,87 @@
+"""The partial sums of a reduction that programs share (split-K): room for them, and the kernel that adds them up."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tritonconv.fallback_warning import warn_once
+from tritonconv.geometry import ConvGeometry, ceildiv
+from tritonconv.launch import layout
+from tritonconv.launch.layout import in_order
+from tritonconv.launch.plan import Launch
+from tritonconv.tiling.tile import Tile
+
+# Elements that one program of the second step of wgrad sums up.
+SUM_BLOCK = 512
+
+
+def workspace(
+    tile: Tile, geometry: ConvGeometry, weight: Tensor, bias: Tensor | None
+) -> tuple[Tile, Tensor, Tensor | None]:
+    """Room for the partial sums of `tile`, or of one with half its SPLIT_K, and so on, until memory suffices."""
+    wanted = tile.SPLIT_K
+    while True:
+        try:
+            sums = partial_sums(tile, geometry, weight, bias)
+            break
+        except torch.OutOfMemoryError:
+            if tile.SPLIT_K == 1:
+                raise
+        tile = replace(tile, SPLIT_K=tile.SPLIT_K // 2)
+    if wanted != tile.SPLIT_K:
+        message = f"wgrad splits its sum into {tile.SPLIT_K} parts, not {wanted}, for lack of memory"
+        warn_once(message, "workspace")
+    return tile, *sums
+
+
+def partial_sums(
+    tile: Tile, geometry: ConvGeometry, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Room for them, and for those of a bias from each column of blocks. The weight itself, if it takes one sum and
+    lies as that is computed, with its channels last; but not where pixels are gathered, in variants enough as it is.
+    """
+    direct = tile.SPLIT_K == 1 and in_order(weight) and bool(tile.uses_tma or geometry.varies)
+    partials = weight if direct else layout.allocate((tile.SPLIT_K, *weight.shape), weight, False, torch.float32)
+    if bias is None:
+        return partials, None
+    parts = tile.SPLIT_K * tile.columns(geometry, "wgrad")
+    return partials, layout.allocate((parts, *bias.shape), weight, False, torch.float32)
+
+
+def sum_of_partials(
+    geometry: ConvGeometry,
+    weight: Tensor,
+    bias: Tensor | None,
+    partials: Tensor,
+    bias_partials: Tensor | None,
+    tile: Tile,
+) -> Launch:
+    """The second step of wgrad, for the bias alone where the weight is there already. The filters of all samples, where
+    each has its own, lie one behind the other.
+    """
+    from tritonconv.kernels.partial_sums import sum_partials_kernel
+
+    there = partials is weight
+    taps = geometry.C // geometry.G * geometry.R * geometry.S
+    filters = weight.numel() // taps
+    stride_f, stride_c, stride_r, stride_s = weight.stride()[-4:]
+    add = dict(
+        partials_ptr=None if there else partials,
+        bias_partials_ptr=bias_partials,
+        weight_ptr=None if there else weight,
+        bias_ptr=bias,
+        filters=filters,
+        C=geometry.C // geometry.G,
+        R=geometry.R,
+        S=geometry.S,
+        stride_f=stride_f,
+        stride_c=stride_c,
+        stride_r=stride_r,
+        stride_s=stride_s,
+        splits=tile.SPLIT_K,
+        bias_splits=tile.SPLIT_K * tile.columns(geometry, "wgrad"),
+        IN_ORDER=in_order(weight),
+        BLOCK=SUM_BLOCK,
+    )
+    return Launch(sum_partials_kernel, ceildiv(filters if there else weight.numel(), SUM_BLOCK), add)

@@ -1,0 +1,105 @@
+"""How `torch.vmap` maps over the operators: V convolutions are one larger convolution.
+
+Over activations alone V joins the batch. Over a weight it joins the groups: V convolutions of G groups are one of V*G.
+A weight that varies over samples is one of the activations in this.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tritonconv.geometry import Operator
+from tritonconv.operators.autograd import CALLS
+from tritonconv.operators.library import library
+
+
+def in_front(tensor: Tensor, dim: int | None, extent: int) -> Tensor:
+    """`tensor` with the mapped dimension first; expanded to it, if it was not mapped over."""
+    return tensor.expand(extent, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def into_channels(tensor: Tensor) -> Tensor:
+    """(V, B, C, ...) -> (B, V*C, ...)."""
+    return tensor.movedim(0, 1).flatten(1, 2)
+
+
+def into_filters(weight: Tensor) -> Tensor:
+    """(V, ..., F, C, R, S) -> (..., V*F, C, R, S)."""
+    return weight.movedim(0, -5).flatten(-5, -4)
+
+
+def out_of_filters(weight: Tensor, extent: int) -> Tensor:
+    """The other way round."""
+    filters: Tensor = weight.unflatten(-4, (extent, -1))
+    return filters.movedim(-5, 0)
+
+
+def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
+    """The rule for fprop and dgrad, whose second factor is the weight."""
+
+    def mapped(
+        info: Any, in_dims: tuple[Any, ...], first: Tensor, weight: Tensor, bias: Tensor | None, *sampling: Any
+    ) -> tuple[Tensor, int]:
+        V = info.batch_size
+        *sizes, groups, varies, channels_last, implementation = sampling
+        activations = in_front(first, in_dims[0], V)
+        if "b" in varies:
+            samples = activations.shape[:2]
+            biases = None if bias is None else for_each(bias, in_dims[2], V)
+            if biases is not None:
+                biases = biases.expand(*samples, *biases.shape[2:]).flatten(0, 1)
+            weights = in_front(weight, in_dims[1], V).flatten(0, 1)
+            return CALLS[operator](activations.flatten(0, 1), weights, biases, *sampling).unflatten(0, samples), 0
+        if in_dims[1] is not None:
+            weights = into_filters(in_front(weight, in_dims[1], V))
+            biases = None if bias is None else in_front(bias, in_dims[2], V).flatten(0, 1)
+            joined = CALLS[operator](
+                into_channels(activations), weights, biases, *sizes, groups * V, varies, channels_last, implementation
+            )
+            return joined.unflatten(1, (V, -1)).movedim(1, 0), 0
+        # A bias of their own must be added afterwards: images of one batch share theirs.
+        shared, own = (bias, None) if in_dims[2] is None else (None, bias)
+        if in_dims[0] is None:
+            result = in_front(CALLS[operator](first, weight, shared, *sampling), None, V)
+        else:
+            joined = CALLS[operator](activations.flatten(0, 1), weight, shared, *sampling)
+            result = joined.unflatten(0, activations.shape[:2])
+        if own is not None:
+            each = for_each(own, in_dims[2], V)
+            result = result + (each[..., None, None] if each.ndim == 3 else each)
+        return result, 0
+
+    return mapped
+
+
+def for_each(bias: Tensor, dim: int | None, V: int) -> Tensor:
+    """A bias as (V, B or 1, N) or (V, B or 1, N, h, w): mapped, and for each sample or for all."""
+    each = in_front(bias, dim, V)
+    return each if bias.ndim - (dim is not None) in (2, 4) else each[:, None]
+
+
+def wgrad_rule(name: str) -> Callable[..., tuple[Any, Any]]:
+    """The rule for wgrad and wgrad_with_bias, whose factors are both activations."""
+
+    def mapped(info: Any, in_dims: tuple[Any, ...], x: Tensor, y: Tensor, *sampling: Any) -> tuple[Any, Any]:
+        V = info.batch_size
+        *sizes, groups, varies, channels_last, implementation = sampling
+        factors = [in_front(t, dim, V) for t, dim in zip((x, y), in_dims, strict=False)]
+        if "b" in varies:
+            joined = CALLS[name](*(t.flatten(0, 1) for t in factors), *sampling)
+            return joined.unflatten(0, factors[0].shape[:2]), 0
+        joined = CALLS[name](*map(into_channels, factors), *sizes, groups * V, varies, channels_last, implementation)
+        if isinstance(joined, Tensor):
+            return out_of_filters(joined, V), 0
+        weight, bias = joined
+        return (out_of_filters(weight, V), bias.unflatten(0, (V, -1))), (0, 0)
+
+    return mapped
+
+
+torch.library.register_vmap("tritonconv::fprop", rule("fprop"), lib=library)
+torch.library.register_vmap("tritonconv::dgrad", rule("dgrad"), lib=library)
+torch.library.register_vmap("tritonconv::wgrad", wgrad_rule("wgrad"), lib=library)
+torch.library.register_vmap("tritonconv::wgrad_with_bias", wgrad_rule("wgrad_with_bias"), lib=library)

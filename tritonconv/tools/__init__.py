@@ -1,0 +1,1 @@
+"""What looks at calls and prepares them: explain, warmup and verify, with the table of allowed errors."""
