@@ -7,7 +7,7 @@
     kernel_identity   which committed results were measured with the kernels as they are
     report/           tables, pictures, what changed, and the README's section
     device/           the standing work for a GPU that is there only for minutes
-    tune/             which tile is best, measured: `tritonconv/tiling/gpus/`
+    tune/             which tile is best, measured: `tritonconv/tiling/measured_tiles/`
     lowering/         what the compiler makes of every kernel, without a GPU
 
 The last four are commands: `python -m bench report|device|tune|lowering`.

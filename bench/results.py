@@ -141,7 +141,9 @@ def changed() -> bool | None:
 def package_hash(folder: Path = ROOT / "tritonconv") -> str:
     """A hash of all that can change a time: the package's code and its tables, but for the reference."""
     linked = folder / "reference"
-    files = sorted(path for path in (*folder.rglob("*.py"), *folder.rglob("gpus/*.json")) if linked not in path.parents)
+    files = sorted(
+        path for path in (*folder.rglob("*.py"), *folder.rglob("measured_tiles/*.json")) if linked not in path.parents
+    )
     content = b"".join(str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)
     return hashlib.sha256(content).hexdigest()[:12]
 

@@ -78,8 +78,8 @@ def test_the_wheel_is_one_package(wheel: Path, tmp_path: Path) -> None:
         for name, folder in packages().items()
         for path in (ROOT / folder).glob("*.py")
     }
-    tables = {path.name for path in (ROOT / "tritonconv/tiling/gpus").iterdir()}
-    assert names == wanted | {"tritonconv/py.typed"} | {f"tritonconv/tiling/gpus/{name}" for name in tables}
+    tables = {path.name for path in (ROOT / "tritonconv/tiling/measured_tiles").iterdir()}
+    assert names == wanted | {"tritonconv/py.typed"} | {f"tritonconv/tiling/measured_tiles/{name}" for name in tables}
     (tmp_path / "reference.py").write_text("raise RuntimeError('this is not the reference of tritonconv')")
     code = "import tritonconv; print(tritonconv.reference.conv2d.__module__, tritonconv.__file__)"
     done = python("-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))

@@ -2,7 +2,7 @@
 
 To add an architecture, add its compute capability to `SHARED_BYTES` and `RATES`, and to `tiling/fits.py` if its threads
 hold more accumulators than others'. Sources stand beside the numbers. Measured tiles of one GPU are a file in
-`tiling/gpus/`, which `python -m bench tune` writes.
+`tiling/measured_tiles/`, which `python -m bench tune` writes.
 """
 
 from dataclasses import dataclass

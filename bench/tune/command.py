@@ -1,4 +1,4 @@
-"""Measure the tiles for layers on this GPU. The winners become rows of `tritonconv/tiling/gpus/`."""
+"""Measure the tiles for layers on this GPU. The winners become rows of `tritonconv/tiling/measured_tiles/`."""
 
 import argparse
 import sys
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="the table to write: by default that of the package, in tritonconv/tiling/gpus",
+        help="the table to write: by default that of the package, in tritonconv/tiling/measured_tiles",
     )
     parser.add_argument(
         "--times", type=Path, metavar="FILE", help="keep the times of all tiles that were tried, as JSON"

@@ -1,4 +1,4 @@
-"""The table of one GPU: rows of `tritonconv/tiling/gpus/`, which `tritonconv.tiling.pick` looks up."""
+"""The table of one GPU: rows of `tritonconv/tiling/measured_tiles/`, which `tritonconv.tiling.pick` looks up."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Mutants of the kernels and launchers: small wrong changes, each of which some test must notice.
+"""Mutants of the package: small wrong changes, each of which some test must notice.
 
 `kinds` says what may be changed, `finder` finds every place for it, `runner` runs the tests on one mutant, with
 `watch` inside pytest, and `equivalent` lists the mutants that compute the same, with the reasons.

@@ -30,6 +30,7 @@ SAME_SUM = "the programs of the first columns sum the whole bias, and the others
 WIDER = "offsets of 64 bits where 32 would do"
 COMPARED = "31 taps are compared one by one, instead of packed into bits"
 NO_CHOICE = "operands of 16 bits are multiplied in one way, whatever the precision of float32"
+SAME_MEMORY = "torch has two ways to say the same order in memory, and nobody asks a workspace for its strides"
 EMPTY_GRID = "Triton starts nothing for an empty grid, and neither does its interpreter"
 
 EQUIVALENT = [
@@ -157,6 +158,27 @@ EQUIVALENT = [
         'PRECISION="tf32" if operand.dtype == torch.float32 and tf32_allowed() else "ieee"',
         'PRECISION="tf32" if tf32_allowed() else "ieee"',
         NO_CHOICE,
+    ),
+    Equivalent(
+        "tritonconv/launch/layout.py",
+        "allocate",
+        "channels_last and dims > 4",
+        "(dims > 4)",
+        SAME_MEMORY,
+    ),
+    Equivalent(
+        "tritonconv/launch/layout.py",
+        "allocate",
+        "channels_last and dims > 4",
+        "channels_last",
+        SAME_MEMORY,
+    ),
+    Equivalent(
+        "tritonconv/launch/layout.py",
+        "allocate",
+        "channels_last and dims > 4",
+        "channels_last and dims >= 4",
+        SAME_MEMORY,
     ),
 ]
 

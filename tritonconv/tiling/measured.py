@@ -1,4 +1,4 @@
-"""The tiles that were measured to be best, by GPU: the tables in `gpus/`, which `python -m bench tune` writes."""
+"""The tiles that were measured to be best, by GPU: tables in `measured_tiles/`, which `python -m bench tune` writes."""
 
 import json
 from functools import cache
@@ -7,7 +7,7 @@ from typing import Any
 
 from tritonconv.geometry import ConvGeometry, Operator
 
-FOLDER = Path(__file__).with_name("gpus")
+FOLDER = Path(__file__).with_name("measured_tiles")
 # A tile: the fields of `tritonconv.tiling.tile.Tile` in their order.
 Blocks = tuple[int, ...]
 # What a tile is measured for.
