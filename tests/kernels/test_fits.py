@@ -130,3 +130,20 @@ def test_usual_images_fill_their_blocks(size: int) -> None:
     for pixels in (64, 128):
         tile = shaped(in_shape(Tile(pixels, 64, 64, 4, 3), (1, 1, pixels)), geometry, "fprop")
         assert tile.pixel_blocks(geometry, "fprop") * pixels == 128 * size * size
+
+
+@pytest.mark.parametrize(
+    ("pixels", "P", "Q", "shape"),
+    [
+        (64, 8, 8, (1, 8, 8)),
+        (16, 6, 8, (1, 2, 8)),
+        (32, 2, 4, (4, 2, 4)),
+        (64, 2, 16, (2, 2, 16)),
+        (64, 64, 64, None),  # one row is a line
+        (64, 4, 5, None),  # a row does not fit a whole number of times
+        (16, 3, 8, None),  # rows of two images would be in one block
+    ],
+)
+def test_whole_rows(pixels: int, P: int, Q: int, shape: tuple[int, int, int] | None) -> None:
+    geometry = ConvGeometry(B=8, C=8, H=P, W=Q, F=8, P=P, Q=Q, R=1, S=1)
+    assert whole_rows(pixels, geometry) == ([] if shape is None else [shape])

@@ -30,9 +30,8 @@ SAME_SUM = "the programs of the first columns sum the whole bias, and the others
 WIDER = "offsets of 64 bits where 32 would do"
 COMPARED = "31 taps are compared one by one, instead of packed into bits"
 NO_CHOICE = "operands of 16 bits are multiplied in one way, whatever the precision of float32"
-SAME_MEMORY = "torch has two ways to say the same order in memory, and nobody asks a workspace for its strides"
-NARROWER = "loads of fewer channels than could be taken give the same, in one more variant to compile"
-ALIGNED = "the numbers are the same, and only hardware would notice what is promised of their alignment"
+SAME_MEMORY = "torch has two ways to say the same order of four dimensions in memory"
+ONE_IMAGE = "as many rows as an image has are one image either way"
 EMPTY_GRID = "Triton starts nothing for an empty grid, and neither does its interpreter"
 
 EQUIVALENT = [
@@ -165,13 +164,6 @@ EQUIVALENT = [
         "tritonconv/launch/layout.py",
         "allocate",
         "channels_last and dims > 4",
-        "(dims > 4)",
-        SAME_MEMORY,
-    ),
-    Equivalent(
-        "tritonconv/launch/layout.py",
-        "allocate",
-        "channels_last and dims > 4",
         "channels_last",
         SAME_MEMORY,
     ),
@@ -183,32 +175,11 @@ EQUIVALENT = [
         SAME_MEMORY,
     ),
     Equivalent(
-        "tritonconv/launch/layout.py",
-        "paired",
-        "return (x if x == whole else 1, y if y == whole else 1) if least == 1 else (least, least)",
-        "return (x if x != whole else 1, y if y == whole else 1) if least == 1 else (least, least)",
-        NARROWER,
-    ),
-    Equivalent(
-        "tritonconv/launch/layout.py",
-        "paired",
-        "return (x if x == whole else 1, y if y == whole else 1) if least == 1 else (least, least)",
-        "return (x if x == whole else 1, y if y != whole else 1) if least == 1 else (least, least)",
-        NARROWER,
-    ),
-    Equivalent(
-        "tritonconv/launch/layout.py",
-        "paired",
-        "return (x if x == whole else 1, y if y == whole else 1) if least == 1 else (least, least)",
-        "return (x if x == whole else 1, y if y == whole else 1) if least != 1 else (least, least)",
-        NARROWER,
-    ),
-    Equivalent(
-        "tritonconv/launch/layout.py",
-        "weight_vector",
-        "return gcd(weight.shape[-3], 16 // weight.element_size())",
-        "return gcd(weight.shape[-3], 16 % weight.element_size())",
-        ALIGNED,
+        "tritonconv/tiling/block_shapes.py",
+        "whole_rows",
+        "[(1, rows, geometry.Q) if rows <= geometry.P else (rows // geometry.P, geometry.P, geometry.Q)]",
+        "[(1, rows, geometry.Q) if rows < geometry.P else (rows // geometry.P, geometry.P, geometry.Q)]",
+        ONE_IMAGE,
     ),
 ]
 
