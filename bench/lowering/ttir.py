@@ -1,7 +1,7 @@
 """What Triton makes of the kernels before it looks at the hardware: TTIR, with everything but names and places.
 
-Beside it stands what Triton may specialize. Every integer is general here. In a launch it becomes a constant if it is 1,
-and aligned if it is a multiple of 16, unless the kernel forbids that.
+Beside it stands what Triton may specialize. Every integer is general here. In a launch it becomes a constant if it is
+1, and aligned if it is a multiple of 16, unless the kernel forbids that.
 """
 
 import hashlib
