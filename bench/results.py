@@ -76,9 +76,10 @@ def read(path: Path) -> Results:
         found = {**found["tritonconv"], "rows": [*rows, *found["tritonconv_unmeasured"]]}
     if not isinstance(found, dict) or not {"environment", "ceilings", "rows"} <= set(found):
         raise ValueError(f"{path} holds no results of tritonconv's benchmarks")
+    known = kernel_identity.read()
     for row in found["rows"]:
         if row.get("kernels"):
-            row["kernels"] = kernel_identity.canonical(row["kernels"])
+            row["kernels"] = kernel_identity.canonical(row["kernels"], known)
     return found
 
 

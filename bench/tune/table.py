@@ -18,6 +18,7 @@ class Table:
     def __init__(self, path: Path, gpu: str, kernels: dict[str, str]) -> None:
         self.path = path
         self.kernels = kernels
+        self.known = kernel_identity.read()
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"gpu": gpu, "rows": []}
         if found["gpu"] != gpu:
             raise ValueError(f"{path} is the table of {found['gpu']}, not of {gpu}")
@@ -26,8 +27,10 @@ class Table:
 
     def has(self, key: measured.Key, operator: Operator) -> bool:
         """Whether there is a row that was measured with the kernel as it is."""
-        measured_with: dict[str, str] = {operator: self.rows[key]["kernel"]} if key in self.rows else {}
-        return kernel_identity.canonical(measured_with).get(operator) == self.kernels[operator]
+        if key not in self.rows:
+            return False
+        name = kernel_identity.canonical({operator: self.rows[key]["kernel"]}, self.known)[operator]
+        return name == self.kernels[operator]
 
     def add(self, row: Row) -> None:
         """Keep the row, in the place of an older one."""

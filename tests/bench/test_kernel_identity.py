@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from bench import kernel_identity
+from bench import kernel_identity, results
 from bench.results import RESULTS, evidence
+from bench.tune.table import Table
 from tests.support.processes import ROOT, python
 from tritonconv.geometry import OPERATORS
 
@@ -172,6 +173,20 @@ def test_another_triton_must_know_the_source() -> None:
     assert identified(known, "first", "z", "2") == [entry("first", "z", "2")]
     with pytest.raises(ValueError, match="identify it with Triton 1 first, and then with 2"):
         identified(known, "second", "x", "2")
+
+
+def test_records_and_tables_know_a_source_text_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [entry("first", "x") | {"sources": ["first", "second"]}]
+    monkeypatch.setattr(kernel_identity, "read", lambda: known)
+    row = {"kernels": {"fprop": "second"}}
+    path = tmp_path / "record.json"
+    results.save(path, {"environment": {}, "ceilings": {}, "rows": [row]})
+    assert results.read(path)["rows"] == [{"kernels": {"fprop": "first"}}]
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"gpu": "a", "rows": [{"key": ["fprop"], "kernel": "second"}]}))
+    assert Table(table, "a", {"fprop": "first"}).has(("fprop",), "fprop")
+    assert not Table(table, "a", {"fprop": "other"}).has(("fprop",), "fprop")
+    assert not Table(table, "a", {"fprop": "first"}).has(("another",), "fprop")
 
 
 @pytest.fixture
