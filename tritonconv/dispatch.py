@@ -43,7 +43,7 @@ def _why_not_device(device: torch.device) -> str | None:
         return None
     if device.type == "cpu":
         return "the tensors are on the CPU (TRITON_INTERPRET=1, set before Python starts, runs the kernels there)"
-    capability = runtime.device_of(device).capability
+    capability = runtime.gpu_of(device).capability
     if 0 < capability < 80:
         return f"Triton has no tensor-core path for compute capability {capability / 10}: the kernels need 8.0 or newer"
     return None

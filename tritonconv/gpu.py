@@ -18,7 +18,7 @@ COPIES_BLOCKS = 90
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class Gpu:
     """What choosing a tile needs to know of a GPU.
 
     `capability` is 90 for sm_90 and 0 for AMD; `shared_bytes` is what one block may hold; `name` is what its maker
@@ -31,13 +31,13 @@ class Device:
     name: str = ""
 
     @classmethod
-    def of(cls, capability: int, multiprocessors: int, name: str = "") -> "Device":
+    def of(cls, capability: int, multiprocessors: int, name: str = "") -> "Gpu":
         """The device with the shared memory that its capability is known for, or the least of any sm_80 and newer."""
         return cls(capability, multiprocessors, SHARED_BYTES.get(capability, 101_376 if capability else 65_536), name)
 
 
 # Triton's interpreter spends its time per operation, not per element, and has no shared memory to run out of.
-INTERPRETER = Device(capability=-1, multiprocessors=1, shared_bytes=1 << 40)
+INTERPRETER = Gpu(capability=-1, multiprocessors=1, shared_bytes=1 << 40)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,6 @@ RATES = {
 }
 
 
-def rates_of(device: Device) -> Rates:
+def rates_of(device: Gpu) -> Rates:
     """Those of the device's architecture, or of the one before it."""
     return RATES[max(capability for capability in RATES if capability <= max(device.capability, 0))]

@@ -5,7 +5,7 @@ from importlib import import_module
 
 import torch
 
-from tritonconv.gpu import INTERPRETER, Device
+from tritonconv.gpu import INTERPRETER, Gpu
 
 
 def tf32_allowed() -> bool:
@@ -42,10 +42,10 @@ def interpreted() -> bool:
 
 
 @cache
-def device_of(device: torch.device) -> Device:
+def gpu_of(device: torch.device) -> Gpu:
     """The GPU that a kernel on `device` runs on. Raises what torch raises if there is none."""
     if interpreted():
         return INTERPRETER
     properties = torch.cuda.get_device_properties(device)
     capability = 0 if torch.version.hip else 10 * properties.major + properties.minor
-    return Device.of(capability, properties.multi_processor_count, properties.name)
+    return Gpu.of(capability, properties.multi_processor_count, properties.name)

@@ -33,7 +33,7 @@ class Chip:
 
     @property
     def capability(self) -> int:
-        """As `tritonconv.gpu.Device` counts: 90 for sm_90, 0 for AMD."""
+        """As `tritonconv.gpu.Gpu` counts: 90 for sm_90, 0 for AMD."""
         return int(self.arch.removeprefix("sm_")) if self.arch.startswith("sm_") else 0
 
     def products(self, dtype: str) -> int:

@@ -7,7 +7,7 @@ from bench import table
 from bench.layers import Layer
 from bench.lowering.offline import kernels_for, launches, operands_for, operator_of, tile_of
 from tritonconv.geometry import ConvGeometry
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 from tritonconv.tiling.cost import expected
 
 HEADER = ("layer", "operator", "tile", "pixels", "blocks", "rounds", "steps", "full", "limit")
@@ -19,7 +19,7 @@ expects to take most of the time. Nothing here was measured: the choice follows 
 but where a table of the GPU has a row."""
 
 
-def choices(layers: Iterable[Layer], dtype: str, device: Device) -> Iterator[tuple[object, ...]]:
+def choices(layers: Iterable[Layer], dtype: str, device: Gpu) -> Iterator[tuple[object, ...]]:
     """One row for each operator of each layer, as HEADER names them."""
     for layer in layers:
         for kernel in kernels_for(layer.geometry):
@@ -46,7 +46,7 @@ def seen(geometry: ConvGeometry, images: int) -> ConvGeometry:
     return geometry.in_line() if geometry.pointwise and images == 1 else geometry
 
 
-def shown(layers: Sequence[Layer], dtypes: Iterable[str], archs: Iterable[str], devices: Iterable[Device]) -> str:
+def shown(layers: Sequence[Layer], dtypes: Iterable[str], archs: Iterable[str], devices: Iterable[Gpu]) -> str:
     """A table for each architecture and dtype."""
     parts = [
         f"{arch}, {dtype}\n{table.columns(list(HEADER), [list(row) for row in choices(layers, dtype, device)])}"

@@ -16,7 +16,7 @@ from bench.lowering.chips import CHIPS, Chip
 from bench.run.contenders import DTYPES, bias_shape
 from tests.support.oracle import convolution_precision
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.gpu import INTERPRETER, Device
+from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.launch import planners
 from tritonconv.launch.layout import allocate, last_in_memory, paired
 from tritonconv.launch.plan import Launch
@@ -97,8 +97,8 @@ def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = ""
     return Operands(itemsize, loaded, stored > 1, exact=dtype == "float32", varies=varies, blocks=blocks)
 
 
-def device_of(arch: str) -> Device:
-    return Device.of(CHIPS[arch].capability, CHIPS[arch].multiprocessors)
+def gpu_of(arch: str) -> Gpu:
+    return Gpu.of(CHIPS[arch].capability, CHIPS[arch].multiprocessors)
 
 
 def jobs(
@@ -121,7 +121,7 @@ def shipped(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[Job]:
     operator, varies = operator_of(kernel), varies_of(kernel)
     for memory in memories(operator, DTYPES[dtype].itemsize):
         operands = operands_of(operator, dtype, memory, varies)
-        fitting = fits.available(operator, operands, device_of(arch))
+        fitting = fits.available(operator, operands, gpu_of(arch))
         if varies == "b p q":
             fitting = pick.for_images(fitting, small(varies, memory, operands.itemsize), operator)
         for tile in fitting:
@@ -139,7 +139,7 @@ def picked(layers: Sequence[Layer], dtype: str, arch: str) -> dict[Job, list[str
     for layer in layers:
         for kernel in kernels_for(layer.geometry):
             with_bias = kernel == "wgrad_with_bias"
-            first, *then = launches(operator_of(kernel), dtype, layer.geometry, device_of(arch), bias=with_bias)
+            first, *then = launches(operator_of(kernel), dtype, layer.geometry, gpu_of(arch), bias=with_bias)
             chosen.setdefault(of_launch(first, kernel, dtype, arch), []).append(layer.name)
             if then and not with_bias:
                 chosen.setdefault(adding(dtype, arch), []).append(layer.name)
@@ -170,7 +170,7 @@ def launches(
     operator: Operator,
     dtype: str,
     geometry: ConvGeometry,
-    device: Device,
+    device: Gpu,
     tile: Tile | None = None,
     bias: bool = True,
     channels_last: bool = True,
@@ -206,7 +206,7 @@ def small(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
     return ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
 
 
-def operands_for(operator: Operator, dtype: str, geometry: ConvGeometry, device: Device) -> Operands:
+def operands_for(operator: Operator, dtype: str, geometry: ConvGeometry, device: Gpu) -> Operands:
     """What `pick` is told of the operands of `geometry`, in channels_last."""
     given = launches(operator, dtype, geometry, device, bias=False)[0].arguments
     return operands_of(operator, dtype, Memory(given["ALIGN_X"], given["ALIGN_Y"]), geometry.varies)

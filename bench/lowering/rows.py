@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from bench import results
 from bench.layers import Layer
 from bench.lowering import assembly
-from bench.lowering.offline import Job, compiled, device_of, for_memory, picked
+from bench.lowering.offline import Job, compiled, for_memory, gpu_of, picked
 from bench.lowering.table import Row
 from bench.run.contenders import DTYPES
 
@@ -107,7 +107,7 @@ def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | Non
 
 def unfit(row: Row) -> str | None:
     """Why a kernel that was compiled can not be started, if it can not: it takes more shared memory than there is."""
-    most = device_of(row["arch"]).shared_bytes
+    most = gpu_of(row["arch"]).shared_bytes
     if row["shared_bytes"] > min(most, row["shared_bytes_promised"] or most):
         what = " ".join(str(row[name]) for name in KEYS)
         return (

@@ -125,7 +125,7 @@ def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device, channels_
     from bench.lowering.offline import launches, tile_of
     from tritonconv import runtime
 
-    here = runtime.device_of(device)
+    here = runtime.gpu_of(device)
     chosen: dict[str, str] = {}
     for operator in parts(of, layer):
         first, *_ = launches(operator, dtype, layer.geometry, here, bias=False, channels_last=channels_last)

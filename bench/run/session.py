@@ -63,7 +63,7 @@ class Session:
         from bench.lowering.offline import launches, precompile
         from tritonconv import runtime
 
-        gpu = runtime.device_of(self.device)
+        gpu = runtime.gpu_of(self.device)
         wanted = {
             (layer, operator, dtype, of == "forward") for layer, of, dtype in passes for operator in parts(of, layer)
         }

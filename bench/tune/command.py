@@ -19,7 +19,7 @@ from bench.tune.search import candidates, key_of, medians, tune
 from bench.tune.table import Table
 from tritonconv import runtime
 from tritonconv.geometry import OPERATORS, Operator
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 from tritonconv.launch.plan import Launch
 from tritonconv.tiling import measured
 from tritonconv.tiling.tile import Tile
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     if not torch.cuda.is_available():
         print("python -m bench tune measures tiles on a GPU, and there is none", file=sys.stderr)
         return 2
-    gpu = runtime.device_of(torch.device("cuda"))
+    gpu = runtime.gpu_of(torch.device("cuda"))
     table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu.name, kernel_identity.names())
     todo = tasks(layers, args.dtypes, gpu, None if args.again else table, args.grid)
     clock = Clock(args.seconds or float("inf"))
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def tune_all(
-    todo: "Sequence[Task]", table: Table, clock: Clock, gpu: Device, record: Record | None = None
+    todo: "Sequence[Task]", table: Table, clock: Clock, gpu: Gpu, record: Record | None = None
 ) -> tuple[int, int]:
     """Compile everything, then tune as many as there is time for. Returns how many those were, and how many tiles were
     refused.
@@ -111,11 +111,11 @@ class Task(NamedTuple):
     def name(self) -> str:
         return f"{self.layer.name} {self.operator} {self.dtype}"
 
-    def launches(self, tile: Tile, gpu: Device) -> list[Launch]:
+    def launches(self, tile: Tile, gpu: Gpu) -> list[Launch]:
         return launches(self.operator, self.dtype, self.layer.geometry, gpu, tile, bias=False)
 
 
-def tasks(layers: Sequence[Layer], dtypes: Sequence[str], gpu: Device, known: Table | None, grid: bool) -> list[Task]:
+def tasks(layers: Sequence[Layer], dtypes: Sequence[str], gpu: Gpu, known: Table | None, grid: bool) -> list[Task]:
     """What `known` has no row of. Of layers that share a row, the first stands for all."""
     found: dict[measured.Key, Task] = {}
     for dtype, layer, operator in product(dtypes, layers, OPERATORS):

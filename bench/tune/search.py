@@ -15,7 +15,7 @@ from bench.run import check
 from bench.run.contenders import Problem, at_its_best
 from bench.run.timing import on_device, spread
 from tritonconv.geometry import Operator
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 from tritonconv.launch import planners, start
 from tritonconv.tiling import fits, measured, pick
 from tritonconv.tiling.cost import expected
@@ -29,13 +29,13 @@ AT_ONCE = 16
 Timer = Callable[[dict[Tile, Callable[[], Any]]], dict[Tile, float]]
 
 
-def key_of(layer: Layer, operator: Operator, dtype: str, gpu: Device) -> measured.Key:
+def key_of(layer: Layer, operator: Operator, dtype: str, gpu: Gpu) -> measured.Key:
     """The key of the row that `pick` would look up."""
     operands = operands_for(operator, dtype, layer.geometry, gpu)
     return measured.key(layer.geometry, operator, *astuple(operands))
 
 
-def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Device, grid: bool) -> list[Tile]:
+def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Gpu, grid: bool) -> list[Tile]:
     """Of the tiles that `pick` would consider, those shipped that the model expects to be fastest, or all that are
     legal; for wgrad with the splits that the model considers.
     """
@@ -51,7 +51,7 @@ def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Device, grid: 
 
 
 def tune(
-    problem: Problem, operator: Operator, tried: Sequence[Tile], gpu: Device, timer: Timer
+    problem: Problem, operator: Operator, tried: Sequence[Tile], gpu: Gpu, timer: Timer
 ) -> tuple[Row | None, list[str]]:
     """The winning row, and what was refused: tiles whose result is wrong do not compete, however fast."""
     factors = {"fprop": (problem.x, problem.weight, None), "dgrad": (problem.y, problem.weight, None)}

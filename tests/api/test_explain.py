@@ -5,7 +5,7 @@ import torch
 
 import tritonconv
 from tritonconv import runtime, tools
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 from tritonconv.launch import planners
 
 torch.manual_seed(0)
@@ -43,10 +43,10 @@ def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     layer = tritonconv.Conv2d(64, 128, 3, padding=1).half().to(memory_format=torch.channels_last)
     image = torch.randn(32, 64, 28, 28).half().contiguous(memory_format=torch.channels_last)
-    gpu = Device.of(90, 132, "a GPU without a table")
+    gpu = Gpu.of(90, 132, "a GPU without a table")
     with tritonconv.using("reference"), monkeypatch.context() as patch:
         assert {(choice.tile, choice.measured) for choice in tritonconv.explain(layer, image)} == {(None, None)}
-        patch.setattr(runtime, "device_of", lambda _: gpu)
+        patch.setattr(runtime, "gpu_of", lambda _: gpu)
         patch.setattr(tools.explain, "choose", lambda *_: "triton")
         explanation = tritonconv.explain(layer, image)
     features = torch.empty(32, 128, 28, 28).half().contiguous(memory_format=torch.channels_last)

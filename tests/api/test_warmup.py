@@ -133,11 +133,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from tests.api.test_warmup import model, small
 from tritonconv import dispatch, runtime
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 from tritonconv.tools.parallel_compile import Elsewhere
 
 driver.set_active(Elsewhere(GPUTarget("cuda", 90, 32)))
-runtime.device_of = lambda _: Device.of(90, 132)
+runtime.gpu_of = lambda _: Gpu.of(90, 132)
 dispatch._why_not_device = lambda _: None
 sys.executable = {python!r}
 with torch.autocast("cpu", torch.bfloat16):

@@ -15,7 +15,7 @@ import pytest
 from bench.lowering.table import load
 from bench.results import RESULTS
 from tests.support.processes import python
-from tritonconv.gpu import SHARED_BYTES, Device
+from tritonconv.gpu import SHARED_BYTES, Gpu
 from tritonconv.tiling.catalogue import FEW
 
 pytest.importorskip("triton")
@@ -178,9 +178,7 @@ def check_blocks(row: dict[str, Any]) -> None:
     """Of a tile whose pixels are copied in blocks: by the hardware for that, and so that registers suffice."""
     assert row["arch"] not in ("sm_80", "sm_86", "sm_89", "gfx942"), row
     assert row["spill_bytes"] == known_spills(row), row
-    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], Device.of(int(row["arch"][3:]), 1).shared_bytes), (
-        row
-    )
+    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], Gpu.of(int(row["arch"][3:]), 1).shared_bytes), row
     assert row["mma"], row
     assert row["left_in_registers"] == 0, row
     assert all(name.startswith("UTMALDG") for name in row["copy"].split(", ")), row

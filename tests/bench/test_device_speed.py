@@ -15,7 +15,7 @@ from bench.lowering import offline
 from bench.run.contenders import PASSES, parts
 from bench.run.session import Session
 from tritonconv import runtime
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 
 
 def test_smoke_rows_and_bfloat16_come_first() -> None:
@@ -105,7 +105,7 @@ def test_what_is_timed_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> No
     """Forward with a bias, which is another kernel than its operator without."""
     planned: list[Any] = []
     monkeypatch.setattr(offline, "precompile", lambda plans, device: planned.extend(plans))
-    monkeypatch.setattr(runtime, "device_of", lambda device: Device.of(90, 132))
+    monkeypatch.setattr(runtime, "gpu_of", lambda device: Gpu.of(90, 132))
     here: Any = SimpleNamespace(small=False, contenders=["torch", "triton"], device=torch.device("cuda"))
     (layer,) = select("unet_up1")
     Session.precompile(here, [(layer, of, "bfloat16") for of in PASSES])

@@ -8,7 +8,7 @@ import torch
 
 from tests.support.processes import one_warning, seen
 from tritonconv.geometry import VARIES
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 from tritonconv.launch import planners, recovery
 from tritonconv.tiling import catalogue, fits
 from tritonconv.tiling.tile import Operands
@@ -137,7 +137,7 @@ observe(strict, strict, forward, forward, gpu=install(Gpu(shared=16_000)))
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_the_least_tile_fits_everywhere(itemsize: int) -> None:
     """It is a shipped one, which others compile and compare, and the smallest of all that may be tuned."""
-    device = Device(86, 1, 48 * 1024)
+    device = Gpu(86, 1, 48 * 1024)
     for operator, varies in product(planners.PLANS, VARIES):
         least = catalogue.least(operator, itemsize, varies)
         operands = Operands(itemsize, 1, varies=varies)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.gpus import A100, H100, MI300
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 from tritonconv.tiling import fits, pick
 from tritonconv.tiling.block_shapes import in_shape, shaped, shapes, whole_rows
 from tritonconv.tiling.tile import BESIDE_OPERANDS, BESIDE_RESULT, Operands, Tile
@@ -41,7 +41,7 @@ def test_what_does_not_fit(tile: Tile) -> None:
 
 
 def test_registers() -> None:
-    huge, B200, RTX5090 = Tile(128, 256, 64, 8, 3), Device.of(100, 148), Device.of(120, 170)
+    huge, B200, RTX5090 = Tile(128, 256, 64, 8, 3), Gpu.of(100, 148), Gpu.of(120, 170)
     assert [fits.fits(huge, operator, 2, B200) for operator in OPERATORS] == [True, True, False]
     assert [fits.fits(huge, operator, 2, H100) for operator in OPERATORS] == [True, True, True]
     assert not fits.fits(huge, "fprop", 2, A100)

@@ -37,7 +37,7 @@ def integers(shape: Sequence[int], seed: int = 0) -> Tensor:
 def planned(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry, tile: Tile = TILE) -> Plan:
     bias = False if operator == "wgrad" else None
     with convolution_precision("ieee"):
-        return planners.PLANS[operator](first, second, bias, geometry, True, runtime.device_of(DEVICE), tile)
+        return planners.PLANS[operator](first, second, bias, geometry, True, runtime.gpu_of(DEVICE), tile)
 
 
 def computed(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry) -> Tensor:

@@ -11,7 +11,7 @@ from tests.support.oracle import convolution_precision
 from tests.support.steps import plain
 from tritonconv import runtime
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.gpu import INTERPRETER, Device
+from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.launch import failed_tiles, kernel_arguments, layout, planners, start
 from tritonconv.launch.plan import Asked
 from tritonconv.operators.library import geometry_of
@@ -84,10 +84,10 @@ def test_when_offsets_are_wide() -> None:
 
 def test_only_a_tile_that_was_too_large_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """For its operator on its device; for wgrad however it splits its sum, which stays as it is."""
-    device, long = Device.of(90, 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
+    device, long = Gpu.of(90, 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
     aligned = Operands(2, 8)
 
-    def chosen(operator: Operator, on: Device = device) -> Tile:
+    def chosen(operator: Operator, on: Gpu = device) -> Tile:
         return failed_tiles.tile_for(Asked(long, operator, aligned, on))
 
     before = {operator: chosen(operator) for operator in planners.PLANS}
@@ -98,13 +98,13 @@ def test_only_a_tile_that_was_too_large_is_replaced(monkeypatch: pytest.MonkeyPa
     assert chosen("wgrad") == replace(catalogue.least("wgrad", 2, ""), SPLIT_K=splits)
     for operator in ("fprop", "dgrad"):
         assert chosen(operator) == before[operator]
-    other = Device.of(80, 108)
+    other = Gpu.of(80, 108)
     assert chosen("wgrad", other) == pick.pick(long, "wgrad", aligned, other)
 
 
 def test_pixels_are_gathered_where_blocks_turned_out_not_to_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     """By that operator on that device, in the tile that is picked without them."""
-    device, operands = Device.of(90, 132), Operands(2, 8, blocks=True)
+    device, operands = Gpu.of(90, 132), Operands(2, 8, blocks=True)
     geometry = ConvGeometry(128, 256, 28, 28, 256, 28, 28, 3, 3, pad_h=1, pad_w=1)
     asked = Asked(geometry, "fprop", operands, device)
     assert failed_tiles.tile_for(asked).uses_tma
@@ -131,7 +131,7 @@ def test_a_weight_that_is_not_split_is_written_as_it_lies(channels_last: bool, w
     """By a kernel that copies blocks, into a weight with its channels last: then only a bias takes a second step."""
     x, y = (torch.randint(-2, 3, (2, 16, n, n), device=device).half() for n in (6, 4))
     geometry = ConvGeometry(2, 16, 6, 6, 16, 4, 4, 3, 3)
-    plan = planners.wgrad(x, y, with_bias, geometry, channels_last, runtime.device_of(x.device))
+    plan = planners.wgrad(x, y, with_bias, geometry, channels_last, runtime.gpu_of(x.device))
     if plan.tile.uses_tma and plan.tile.SPLIT_K == 1:
         assert (plan.launches[0].arguments["partials_ptr"] is plan.results[0]) == channels_last
         assert len(plan.launches) == (1 if channels_last and not with_bias else 2)

@@ -155,7 +155,7 @@ def test_results_beyond_32_bits(
     result = far_apart((4, channels, 4, 4), axis, device)
     monkeypatch.setattr(layout, "allocate", lambda *_: result)
     geometry = geometry_of(operator, input.shape, weight.shape, plain((4, 4)))
-    plan = planners.PLANS[operator](input, weight, bias, geometry, True, runtime.device_of(input.device))
+    plan = planners.PLANS[operator](input, weight, bias, geometry, True, runtime.gpu_of(input.device))
     arguments = plan.launches[0].arguments
     assert arguments["ALIGN_Y" if operator == "fprop" else "ALIGN_X"] == (8 if channels == 8 else 1)
     assert arguments["WIDE"]
@@ -176,7 +176,7 @@ def test_split_reductions(splits: int, groups: int, device: str) -> None:
             for shape in (geometry.image_shape, geometry.feature_shape)
         )
         tile = Tile(16, 16, 16, 4, 1, SPLIT_K=splits)
-        plan = planners.wgrad(guarded(x), guarded(y), True, geometry, True, runtime.device_of(x.device), tile)
+        plan = planners.wgrad(guarded(x), guarded(y), True, geometry, True, runtime.gpu_of(x.device), tile)
         weight, bias = start.run(plan)
         expected = torch.nn.grad.conv2d_weight(
             x.double(), geometry.weight_shape, y.double(), padding=(0, 1), groups=groups
@@ -191,7 +191,7 @@ def test_sums_of_the_bias_are_rounded_once(device: str) -> None:
     x, y = torch.zeros(1, 65, 1, 128, device=device).half(), torch.zeros(1, 1, 1, 128, device=device).half()
     y[0, 0, 0, [0, 1, 64]] = torch.tensor([2048.0, 1, -2048], device=device).half()
     tile = Tile(16, 64, 64, 4, 1)
-    _, bias = start.run(planners.wgrad(x, y, True, geometry, True, runtime.device_of(x.device), tile))
+    _, bias = start.run(planners.wgrad(x, y, True, geometry, True, runtime.gpu_of(x.device), tile))
     assert bias.tolist() == [1]
 
 
@@ -203,7 +203,7 @@ def test_more_filters_than_one_program_sums(device: str) -> None:
         torch.randint(-2, 3, shape, generator=generator).to(device, torch.float32)
         for shape in (geometry.image_shape, geometry.feature_shape)
     )
-    weight, bias = start.run(planners.wgrad(x, y, True, geometry, True, runtime.device_of(x.device)))
+    weight, bias = start.run(planners.wgrad(x, y, True, geometry, True, runtime.gpu_of(x.device)))
     assert torch.equal(weight[:, 0, 0, 0], (x * y).sum((0, 2, 3)))
     assert torch.equal(bias, y.sum((0, 2, 3)))
 

@@ -175,6 +175,6 @@ def test_the_depth_of_a_step_does_change_bits(device: str) -> None:
     for depth in (16, 32):
         tile = Tile(64, 32, depth, 4, 1)
         with convolution_precision("ieee"):
-            plan = planners.fprop(x, weight, None, DEEP.geometry, True, runtime.device_of(x.device), tile)
+            plan = planners.fprop(x, weight, None, DEEP.geometry, True, runtime.gpu_of(x.device), tile)
         found.append(start.run(plan)[0])
     assert not torch.equal(*found)

@@ -12,7 +12,7 @@ from bench.layers import read
 from tests.support.gpus import A100, H100, H200, MI300, RTX4090
 from tests.support.oracle import convolution_precision
 from tritonconv.geometry import OPERATORS, VARIES, ConvGeometry, Operator
-from tritonconv.gpu import INTERPRETER, Device
+from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.launch import planners
 from tritonconv.tiling import block_shapes, catalogue, fits, measured, pick
 from tritonconv.tiling.cost import expected, partial_bytes
@@ -34,9 +34,9 @@ def some_geometry(rng: random.Random) -> ConvGeometry:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Device.of(120, 170), INTERPRETER], ids=str)
+@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Gpu.of(120, 170), INTERPRETER], ids=str)
 @pytest.mark.parametrize("operands", OPERANDS, ids=str)
-def test_what_is_picked_fits(device: Device, operands: Operands, operator: Operator) -> None:
+def test_what_is_picked_fits(device: Gpu, operands: Operands, operator: Operator) -> None:
     rng = random.Random(0)
     for _ in range(50):
         geometry = some_geometry(rng)
@@ -53,9 +53,9 @@ def test_what_is_picked_fits(device: Device, operands: Operands, operator: Opera
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Device.of(120, 170), INTERPRETER], ids=str)
+@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Gpu.of(120, 170), INTERPRETER], ids=str)
 @pytest.mark.parametrize("varies", ["b", "p q", "b p q"])
-def test_what_is_picked_for_a_weight_that_varies_fits(varies: str, device: Device, operator: Operator) -> None:
+def test_what_is_picked_for_a_weight_that_varies_fits(varies: str, device: Gpu, operator: Operator) -> None:
     """And where each location has a weight, tensor cores, which take 16 images, are for more than FEW."""
     rng = random.Random(2)
     for operands, B in product(OPERANDS, (1, 4, 8, 9, 128)):
@@ -105,8 +105,8 @@ def test_few_channels_get_a_narrow_local_tile() -> None:
 
 
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
-@pytest.mark.parametrize("device", [H100, H200, A100, RTX4090, MI300, Device.of(100, 148), INTERPRETER], ids=str)
-def test_the_order_of_a_sum_does_not_depend_on_the_batch(device: Device, operator: Operator) -> None:
+@pytest.mark.parametrize("device", [H100, H200, A100, RTX4090, MI300, Gpu.of(100, 148), INTERPRETER], ids=str)
+def test_the_order_of_a_sum_does_not_depend_on_the_batch(device: Gpu, operator: Operator) -> None:
     """So that splitting a batch changes no bit: whatever tile is picked, a step takes as many products.
 
     And whether results are stored by 16 bytes does not matter: an image of a batch may have another memory format.
@@ -201,7 +201,7 @@ def test_every_measured_tile_is_picked() -> None:
         table = json.loads(path.read_text())
         assert path.name == measured.file_of(table["gpu"])
         geometries = {layer.name: layer.geometry for layer in read()}
-        device = Device.of(90, 132, table["gpu"])
+        device = Gpu.of(90, 132, table["gpu"])
         for row in table["rows"]:
             operator, itemsize, vector, whole, exact, varies, blocks, *_ = row["key"]
             operands = Operands(itemsize, vector, whole, exact, varies, blocks)

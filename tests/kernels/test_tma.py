@@ -106,7 +106,7 @@ def plan_of(
     operator: Operator, geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor, bias: Any, tile: Tile | None
 ) -> Plan:
     first, second = {"fprop": (x, weight), "dgrad": (y, weight), "wgrad": (x, y)}[operator]
-    device = runtime.device_of(x.device)
+    device = runtime.gpu_of(x.device)
     return planners.PLANS[operator](guarded(first), guarded(second), bias, geometry, True, device, tile)
 
 
@@ -119,7 +119,7 @@ def tile_in(operator: Operator, shape: Shape | None = None) -> Tile:
 
 @pytest.fixture(autouse=True)
 def copies_blocks() -> None:
-    if torch.cuda.is_available() and runtime.device_of(torch.device("cuda")).capability < COPIES_BLOCKS:
+    if torch.cuda.is_available() and runtime.gpu_of(torch.device("cuda")).capability < COPIES_BLOCKS:
         pytest.skip("this GPU does not copy blocks of pixels")
 
 
@@ -172,7 +172,7 @@ def test_a_part_of_a_wider_tensor_folds_as_well(device: str) -> None:
     x, weight = torch.randn_like(x), torch.randn_like(weight)
     wider = torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last)
     tile = tile_in("fprop")
-    here = runtime.device_of(torch.device(device))
+    here = runtime.gpu_of(torch.device(device))
     plans = [planners.fprop(each, weight, None, geometry, True, here, tile) for each in (x, wider[:, : geometry.C])]
     assert [plan.launches[0].arguments["FOLDED"] for plan in plans] == [True, True]
     assert torch.equal(*(start.run(plan)[0] for plan in plans))
@@ -185,7 +185,7 @@ def test_a_cropped_gradient(cropped: str, device: str) -> None:
     x, weight, _ = factors(geometry, device)
     whole = laid_out(torch.randint(-2, 3, (1, LEAST, 7, 10)).to(device, torch.float16), "channels_last")
     y = whole[:, :, 1:6, 1:9] if cropped == "columns" else laid_out(whole[..., :8], "channels_last")[:, :, 1:6]
-    plan = planners.wgrad(x, y, False, geometry, True, runtime.device_of(torch.device(device)))
+    plan = planners.wgrad(x, y, False, geometry, True, runtime.gpu_of(torch.device(device)))
     if not torch.cuda.is_available():
         assert plan.tile.uses_tma == (cropped == "rows")
     assert torch.equal(start.run(plan)[0].double(), expected(geometry, x, weight, y)["wgrad"])
@@ -263,7 +263,7 @@ def test_gathered_where_blocks_can_not_be_copied(reason: str, precision: str, de
         geometry = ConvGeometry(B=2, C=24, H=5, W=7, F=8, P=4, Q=5, R=2, S=3, varies="b")
         weight = weight.expand(geometry.weight_shape).contiguous()
     with convolution_precision(precision):
-        plan = planners.fprop(x, weight, None, geometry, True, runtime.device_of(x.device))
+        plan = planners.fprop(x, weight, None, geometry, True, runtime.gpu_of(x.device))
         (result,) = start.run(plan)
     assert not plan.tile.uses_tma
     shared = weight[0] if reason == "varies" else weight
@@ -275,7 +275,7 @@ def test_a_line_of_pixels_is_one_image(device: str) -> None:
     geometry = PROBLEMS["line"]
     x, weight, y = factors(geometry, device)
     whole, apart = (
-        planners.fprop(x, weight, None, geometry, channels_last, runtime.device_of(x.device))
+        planners.fprop(x, weight, None, geometry, channels_last, runtime.gpu_of(x.device))
         for channels_last in (True, False)
     )
     assert [plan.launches[0].arguments["B"] for plan in (whole, apart)] == [1, 3]

@@ -116,11 +116,11 @@ def install(gpu: Gpu) -> Gpu:
     from triton.runtime import driver
 
     from tritonconv import dispatch, runtime
-    from tritonconv.gpu import Device
+    from tritonconv.gpu import Gpu
     from tritonconv.launch import layout, plan_cache
 
     driver.set_active(gpu)
-    runtime.device_of = lambda _: Device.of(90, 132)
+    runtime.gpu_of = lambda _: Gpu.of(90, 132)
     runtime.is_gpu = lambda _: True
     dispatch._why_not_device = lambda _: None
     allocate, allocate_as = layout.allocate, plan_cache.allocate_as

@@ -3,16 +3,16 @@
 from dataclasses import replace
 
 from tritonconv.geometry import Operator
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 from tritonconv.launch.plan import Asked
 from tritonconv.tiling.catalogue import least
 from tritonconv.tiling.pick import pick
 from tritonconv.tiling.tile import Tile
 
 # The tiles that were picked and found to be too large, with a SPLIT_K of 1.
-too_large: set[tuple[Operator, Device, Tile]] = set()
+too_large: set[tuple[Operator, Gpu, Tile]] = set()
 # Where blocks of pixels turned out not to be copied: by which operator, on which device.
-gathered_only: set[tuple[Operator, Device]] = set()
+gathered_only: set[tuple[Operator, Gpu]] = set()
 
 
 def tile_for(asked: Asked) -> Tile:

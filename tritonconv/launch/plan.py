@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 from tritonconv.tiling.tile import Operands, Tile
 
 
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
     geometry: ConvGeometry
     operator: Operator
     operands: Operands
-    device: Device
+    device: Gpu
 
 
 class Plan(NamedTuple):

@@ -11,7 +11,7 @@ from operator import mul
 from torch import Tensor
 
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.gpu import Device
+from tritonconv.gpu import Gpu
 from tritonconv.launch import layout
 from tritonconv.launch.failed_tiles import tile_for
 from tritonconv.launch.kernel_arguments import (
@@ -69,7 +69,7 @@ def fprop(
     bias: Tensor | None,
     geometry: ConvGeometry,
     channels_last: bool,
-    device: Device,
+    device: Gpu,
     tile: Tile | None = None,
 ) -> Plan:
     """The features y (B, F, P, Q) of image x (B, C, H, W), in x's dtype: float16, bfloat16 or float32."""
@@ -111,7 +111,7 @@ def dgrad(
     bias: Tensor | None,
     geometry: ConvGeometry,
     channels_last: bool,
-    device: Device,
+    device: Gpu,
     tile: Tile | None = None,
 ) -> Plan:
     """The image x (B, C, H, W) that features y (B, F, P, Q) spread over, in y's dtype: float16, bfloat16 or float32."""
@@ -158,7 +158,7 @@ def wgrad(
     with_bias: bool,
     geometry: ConvGeometry,
     channels_last: bool,
-    device: Device,
+    device: Gpu,
     tile: Tile | None = None,
 ) -> Plan:
     """The weight (F, C/G, R, S), or one that varies, by which x (B, C, H, W) and y (B, F, P, Q) correlate, in their

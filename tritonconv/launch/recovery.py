@@ -117,14 +117,14 @@ def attempt(fault: str, error: Exception, plan: Plan, problem: Problem) -> Remed
         tile = replace(plan.tile, SPLIT_K=1)
         if tile == smallest:
             return None
-        unfit = (problem.operator, runtime.device_of(problem.device), tile)
+        unfit = (problem.operator, runtime.gpu_of(problem.device), tile)
         failed_tiles.too_large.add(unfit)
         return Remedy(
             f"{problem.operator} runs with tile {smallest}, because {tile} does not fit this GPU: {error}",
             partial(failed_tiles.too_large.discard, unfit),
         )
     if fault == "kernel" and plan.tile.uses_tma:
-        unable = (problem.operator, runtime.device_of(problem.device))
+        unable = (problem.operator, runtime.gpu_of(problem.device))
         failed_tiles.gathered_only.add(unable)
         return Remedy(
             f"{problem.operator} gathers pixels one by one, because whole blocks of them can not be copied here: "

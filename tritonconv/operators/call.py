@@ -67,7 +67,7 @@ def run_in_triton(
     wish, channels_last = sampling.implementation, sampling.channels_last
     if choose_and_warn(problem, wish) != "triton":
         return None
-    device = runtime.device_of(first.device)
+    device = runtime.gpu_of(first.device)
     plan = recovery.run(problem, wish, first, second, bias, geometry, channels_last, device)
     if plan is None:
         return None

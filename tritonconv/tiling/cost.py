@@ -10,7 +10,7 @@ from math import ceil
 from typing import NamedTuple
 
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.gpu import ISSUES, Device, Rates, rates_of
+from tritonconv.gpu import ISSUES, Gpu, Rates, rates_of
 from tritonconv.tiling.tile import Operands, Tile
 
 # Instructions of each warp in one step, as `python -m bench lowering` counts them on sm_90: of a loop, and for each
@@ -36,14 +36,14 @@ class Estimate(NamedTuple):
     limit: str
 
 
-def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Estimate:
+def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Estimate:
     """What `operator` would take with `tile`: the time of the busiest multiprocessor, or of the memory they share."""
-    rates = rates_of(device)
+    rates = rates_of(gpu)
     blocks = tile.blocks(geometry, operator) * tile.SPLIT_K
     # Rounds of as many blocks as multiprocessors compute at a time, and what is left for the last.
-    together = tile.together(operator, operands.itemsize, device)
-    rounds, left = divmod(blocks, device.multiprocessors * together)
-    last = ceil(left / device.multiprocessors)
+    together = tile.together(operator, operands.itemsize, gpu)
+    rounds, left = divmod(blocks, gpu.multiprocessors * together)
+    last = ceil(left / gpu.multiprocessors)
     step = cycles_of_step(tile, geometry, operator, operands, rates)
     crowd = together if rounds else last
     limit = max(step, key=lambda name: step[name] * (1 if name == "waiting" else crowd))
@@ -52,7 +52,7 @@ def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, operands: O
         working += cycles_of_block(tile, geometry, operator, operands, rates, last)
     working += PER_PROGRAM
     partials = partial_bytes(tile, geometry, operator)
-    moving = (geometry.minimal_bytes(operands.itemsize) + 2 * partials) / rates.memory_bytes / device.multiprocessors
+    moving = (geometry.minimal_bytes(operands.itemsize) + 2 * partials) / rates.memory_bytes / gpu.multiprocessors
     shorter, longer = sorted((moving, working))
     return Estimate(longer + APART * shorter + (PER_LAUNCH if partials else 0), "memory" if moving == longer else limit)
 

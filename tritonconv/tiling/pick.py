@@ -4,7 +4,7 @@ from dataclasses import astuple, replace
 from functools import lru_cache
 
 from tritonconv.geometry import ConvGeometry, Operator, ceildiv
-from tritonconv.gpu import INTERPRETER, Device
+from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.tiling import measured
 from tritonconv.tiling.block_shapes import shaped
 from tritonconv.tiling.catalogue import FEW, designed, designed_for_blocks, images
@@ -14,23 +14,23 @@ from tritonconv.tiling.tile import Operands, Tile
 
 
 @lru_cache(maxsize=4096)
-def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
+def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile:
     """The tile for a problem, the same on every rank: the measured one, or else what the model expects to be fastest.
 
     On an unknown device the tiles that fit every one are left, so there always is one.
     """
-    if device == INTERPRETER:
+    if gpu == INTERPRETER:
         return small(geometry, operator, operands)
-    tiles = suited(available(operator, operands, device), geometry, operator, operands, device)
-    known = measured_for(geometry, operator, operands, device)
+    tiles = suited(available(operator, operands, gpu), geometry, operator, operands, gpu)
+    known = measured_for(geometry, operator, operands, gpu)
     if known and replace(known, SPLIT_K=1) in tiles:
         return known
-    return first(tiles, geometry, operator, operands, device)
+    return first(tiles, geometry, operator, operands, gpu)
 
 
-def measured_for(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile | None:
+def measured_for(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile | None:
     """What was measured to be best for such a problem on such a device, if that was measured."""
-    known = measured.table(device.name).get(measured.key(geometry, operator, *astuple(operands)))
+    known = measured.table(gpu.name).get(measured.key(geometry, operator, *astuple(operands)))
     return shaped(Tile(*known), geometry, operator) if known else None
 
 
@@ -51,16 +51,14 @@ def small(geometry: ConvGeometry, operator: Operator, operands: Operands) -> Til
     return shaped(replace(tile, BLOCK_B=1), geometry, operator)
 
 
-def suited(
-    tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device
-) -> list[Tile]:
+def suited(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
     """Those of the tiles that may run for such a problem, in the shape for it: of so many images, or for fprop and
     dgrad those that add up its products `in_order`.
     """
     if geometry.per_location:
         return for_images(tiles, geometry, operator)
     if operator != "wgrad":
-        wanted = order(geometry, operator, operands, device)
+        wanted = order(geometry, operator, operands, gpu)
         tiles = [tile for tile in tiles if in_order(tile) == wanted]
     return [shaped(tile, geometry, operator) for tile in tiles]
 
@@ -82,7 +80,7 @@ def in_order(tile: Tile) -> tuple[int, bool]:
     return tile.BLOCK_K, tile.uses_tma
 
 
-def order(geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> tuple[int, bool]:
+def order(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> tuple[int, bool]:
     """In which order fprop and dgrad add up products for such a problem, whatever its batch, and whatever memory format
     its result has: as the model wants it for a usual one.
 
@@ -93,17 +91,17 @@ def order(geometry: ConvGeometry, operator: Operator, operands: Operands, device
     if geometry.pointwise:  # and may be in one line, where no batch is seen
         usual = replace(geometry, B=1, H=1, P=1, W=USUAL_PIXELS, Q=USUAL_PIXELS)
     operands = replace(operands, whole_stores=True)
-    tiles = runnable(designed(operator, operands), operator, operands, device)
+    tiles = runnable(designed(operator, operands), operator, operands, gpu)
     tiles = [shaped(tile, usual, operator) for tile in tiles]
-    return in_order(first(tiles, usual, operator, operands, device))
+    return in_order(first(tiles, usual, operator, operands, gpu))
 
 
-def first(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, device: Device) -> Tile:
+def first(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile:
     """The one of `tiles` that is `expected` to finish first; the larger one where the model sees no difference."""
     return min(
-        with_splits(tiles, operator, geometry, operands, device),
+        with_splits(tiles, operator, geometry, operands, gpu),
         key=lambda tile: (
-            expected(tile, geometry, operator, operands, device).cycles,
+            expected(tile, geometry, operator, operands, gpu).cycles,
             -tile.BLOCK_M * tile.BLOCK_N,
             tile.SPLIT_K,
         ),
@@ -111,15 +109,15 @@ def first(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operand
 
 
 def with_splits(
-    tiles: list[Tile], operator: Operator, geometry: ConvGeometry, operands: Operands, device: Device
+    tiles: list[Tile], operator: Operator, geometry: ConvGeometry, operands: Operands, gpu: Gpu
 ) -> list[Tile]:
     """Each tile, for wgrad with every split of the reduction that is worth considering."""
     if operator != "wgrad":
         return tiles
-    return [replace(tile, SPLIT_K=n) for tile in tiles for n in splits(geometry, tile, operands, device)]
+    return [replace(tile, SPLIT_K=n) for tile in tiles for n in splits(geometry, tile, operands, gpu)]
 
 
-def splits(geometry: ConvGeometry, tile: Tile, operands: Operands, device: Device) -> list[int]:
+def splits(geometry: ConvGeometry, tile: Tile, operands: Operands, gpu: Gpu) -> list[int]:
     """Into how many parts wgrad's reduction may be cut: one, or so many that one, two or four waves fill the device.
 
     Not so many that the partial sums, written and read in float32, would be more than a tenth of the bytes that
@@ -129,7 +127,7 @@ def splits(geometry: ConvGeometry, tile: Tile, operands: Operands, device: Devic
     read = (tile.BLOCK_M + tile.BLOCK_N) * tile.BLOCK_K * operands.itemsize
     least = max(LEAST_STEPS, ceildiv(10 * 2 * 4 * tile.BLOCK_M * tile.BLOCK_N, read))
     most = max(1, tile.steps(geometry, "wgrad") // least)
-    return sorted({min(most, max(1, waves * device.multiprocessors // programs)) for waves in (0, 1, 2, 4)})
+    return sorted({min(most, max(1, waves * gpu.multiprocessors // programs)) for waves in (0, 1, 2, 4)})
 
 
 # The batch by which the order of a sum is chosen: what a GPU is trained with; and its pixels where all lie in one line.

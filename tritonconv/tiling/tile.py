@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tritonconv.geometry import ConvGeometry, Operator, ceildiv
-from tritonconv.gpu import REGISTERS, Device
+from tritonconv.gpu import REGISTERS, Gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +96,22 @@ class Tile:
         """Whether a block of channels is copied out in two halves: where each warp has rows of both."""
         return self.BLOCK_N // self.num_warps >= 32
 
-    def programs(self, geometry: ConvGeometry, operator: Operator, itemsize: int, device: Device) -> int:
+    def programs(self, geometry: ConvGeometry, operator: Operator, itemsize: int, gpu: Gpu) -> int:
         """How many programs are started: one for each block, and of wgrad for each part of its sum; but of those whose
         pixels are copied in blocks, so many as run at the same time, and each computes one block after another.
         """
         blocks = self.blocks(geometry, operator)
         if operator == "wgrad":
             return blocks * self.SPLIT_K
-        return (
-            min(blocks, device.multiprocessors * self.together(operator, itemsize, device)) if self.uses_tma else blocks
-        )
+        return min(blocks, gpu.multiprocessors * self.together(operator, itemsize, gpu)) if self.uses_tma else blocks
 
-    def together(self, operator: Operator, itemsize: int, device: Device) -> int:
+    def together(self, operator: Operator, itemsize: int, gpu: Gpu) -> int:
         """How many programs one multiprocessor is expected to run at the same time."""
         accumulators = self.BLOCK_M * self.BLOCK_N // (32 * self.num_warps)
         registers = 32 * self.num_warps * (accumulators + BESIDE_ACCUMULATORS)
         return max(
             1,
-            min(
-                device.shared_bytes // self.shared_bytes(operator, itemsize, device.capability), REGISTERS // registers
-            ),
+            min(gpu.shared_bytes // self.shared_bytes(operator, itemsize, gpu.capability), REGISTERS // registers),
         )
 
     def shared_bytes(self, operator: Operator, itemsize: int, capability: int = 90) -> int:

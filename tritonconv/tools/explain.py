@@ -152,7 +152,7 @@ def tile_of(
     given = dict(zip(FACTORS[operator], map(without_data, args[:2]), strict=True))
     given[LEAVES_OUT[operator]] = allocate_result(operator, geometry, without_data(args[0]), channels_last)
     first, second = (given[name] for name in FACTORS[computed])
-    device = runtime.device_of(args[0].device)
+    device = runtime.gpu_of(args[0].device)
     bias = False if computed == "wgrad" else None
     plan = planners.PLANS[computed](first, second, bias, geometry, channels_last, device)
     known = None if device == INTERPRETER else measured_for(*plan.asked) is not None

@@ -108,5 +108,5 @@ def launches_of(name: str, arguments: tuple[Any, ...]) -> list[Launch]:
     if choose(Problem(operator, geometry, first.dtype, first.device), sampling.implementation) != "triton":
         return []
     factors = tree_map_only(Tensor, without_data, (first, second, *(bias or [name == "wgrad_with_bias"])))
-    plan = planners.PLANS[operator](*factors, geometry, sampling.channels_last, runtime.device_of(first.device))
+    plan = planners.PLANS[operator](*factors, geometry, sampling.channels_last, runtime.gpu_of(first.device))
     return plan.launches
