@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.layers import Layer
-from bench.run.contenders import Pass, at_its_best, call
+from bench.run.contenders import Pass, at_its_best, computation
 from bench.run.session import Session
 
 
@@ -20,7 +20,7 @@ def test_throughput(
     if row["status"] == "skipped":
         pytest.skip(row["reason"])
     assert row["status"] == "ok", row["reason"]
-    run = call(contender, of, session.problem(layer, dtype))
+    run = computation(contender, of, session.problem(layer, dtype))
 
     def to_the_end() -> None:
         run()

@@ -54,11 +54,19 @@ def conv2d(
     tensor([[[[19., 25.],
               [37., 43.]]]])
     """
-    call = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    y = fprop(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups)
-    if call.bias is not None:
-        y = y + rearrange(call.bias, "f -> f 1 1")
-    y = laid_out(y, call.channels_last)
+    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    y = fprop(
+        checked.input,
+        checked.weight,
+        checked.size,
+        stride=checked.stride,
+        pad=checked.pad,
+        dilation=checked.dilation,
+        groups=checked.groups,
+    )
+    if checked.bias is not None:
+        y = y + rearrange(checked.bias, "f -> f 1 1")
+    y = laid_out(y, checked.channels_last)
     return y if input.ndim == 4 else y[0]
 
 
@@ -88,17 +96,25 @@ def conv_transpose2d(
               [ 0.,  4.,  6.],
               [ 4., 12.,  9.]]]])
     """
-    call = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    x = dgrad(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups)
-    if call.bias is not None:
-        x = x + rearrange(call.bias, "c -> c 1 1")
-    x = laid_out(x, call.channels_last)
+    checked = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+    x = dgrad(
+        checked.input,
+        checked.weight,
+        checked.size,
+        stride=checked.stride,
+        pad=checked.pad,
+        dilation=checked.dilation,
+        groups=checked.groups,
+    )
+    if checked.bias is not None:
+        x = x + rearrange(checked.bias, "c -> c 1 1")
+    x = laid_out(x, checked.channels_last)
     return x if input.ndim == 4 else x[0]
 
 
 @rounded_once
 def fprop(
-    x: Tensor, weight: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int, varies: str = ""
+    x: Tensor, weight: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair, groups: int, varies: str = ""
 ) -> Tensor:
     """y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s].
 
@@ -106,14 +122,14 @@ def fprop(
     """
     filters = rearrange(weight, f"{varies} (g f) c r s -> {varies} g f c r s", g=groups)
     R, S = weight.shape[-2:]
-    patches = unfold(x, (R, S), size, stride, pad, dilation, groups)
+    patches = unfold(x, (R, S), size, stride=stride, pad=pad, dilation=dilation, groups=groups)
     y = einsum(patches, filters, f"b g c r s p q, {varies} g f c r s -> b g f p q")
     return rearrange(y, "b g f p q -> b (g f) p q")
 
 
 @rounded_once
 def dgrad(
-    y: Tensor, weight: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int, varies: str = ""
+    y: Tensor, weight: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair, groups: int, varies: str = ""
 ) -> Tensor:
     """x[b,c,h,w] = sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q].
 
@@ -122,12 +138,12 @@ def dgrad(
     filters = rearrange(weight, f"{varies} (g f) c r s -> {varies} g f c r s", g=groups)
     features = rearrange(y, "b (g f) p q -> b g f p q", g=groups)
     patches = einsum(features, filters, f"b g f p q, {varies} g f c r s -> b g c r s p q")
-    return fold(patches, size, stride, pad, dilation)
+    return fold(patches, size, stride=stride, pad=pad, dilation=dilation)
 
 
 @rounded_once
 def wgrad(
-    x: Tensor, y: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int, varies: str = ""
+    x: Tensor, y: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair, groups: int, varies: str = ""
 ) -> Tensor:
     """weight[f,c,r,s] = sum over b,p,q, but for those of `varies`, of x[b,c,h,w] * y[b,f,p,q].
 
@@ -135,12 +151,12 @@ def wgrad(
     """
     features = rearrange(y, "b (g f) p q -> b g f p q", g=groups)
     P, Q = y.shape[2:]
-    patches = unfold(x, size, (P, Q), stride, pad, dilation, groups)
+    patches = unfold(x, size, (P, Q), stride=stride, pad=pad, dilation=dilation, groups=groups)
     weight = einsum(patches, features, f"b g c r s p q, b g f p q -> {varies} g f c r s")
     return rearrange(weight, f"{varies} g f c r s -> {varies} (g f) c r s")
 
 
-def unfold(x: Tensor, taps: Pair, size: Pair, stride: Pair, pad: Pair, dilation: Pair, groups: int) -> Tensor:
+def unfold(x: Tensor, taps: Pair, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair, groups: int) -> Tensor:
     """Copy out what each of `size` positions sees: patches[b,g,c,r,s,p,q] = x[b,(g c),h,w], and zero outside x.
 
     x is first padded, or cut, to exactly the pixels that the positions reach.
@@ -155,7 +171,7 @@ def unfold(x: Tensor, taps: Pair, size: Pair, stride: Pair, pad: Pair, dilation:
     )
 
 
-def fold(patches: Tensor, size: Pair, stride: Pair, pad: Pair, dilation: Pair) -> Tensor:
+def fold(patches: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair) -> Tensor:
     """Add every patch back to the pixels it was copied from, on an image of `size`: the adjoint of `unfold`.
 
     torch's fold refuses some images that a transposed convolution allows (`output_padding` beyond the last stamp), so

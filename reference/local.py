@@ -49,8 +49,8 @@ def locally_connected2d(
     tensor([[[[19., 25.],
               [74., 43.]]]])
     """
-    call = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="p q")
-    return features(call, unbatched=input.ndim == 3)
+    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="p q")
+    return features(checked, unbatched=input.ndim == 3)
 
 
 def locally_connected_transpose2d(
@@ -72,7 +72,7 @@ def locally_connected_transpose2d(
 
         x[b,c,h,w] = sum over f and all p,q,r,s that fall on h,w of weight[p,q,f,c,r,s] * y[b,f,p,q]
     """
-    call = arguments.conv_transpose2d(
+    checked = arguments.conv_transpose2d(
         input,
         weight,
         bias,
@@ -83,10 +83,19 @@ def locally_connected_transpose2d(
         dilation,
         varies="p q",
     )
-    x = dgrad(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups, call.varies)
-    if call.bias is not None:
-        x = x + rearrange(call.bias, BIAS[call.bias.ndim])
-    x = laid_out(x, call.channels_last)
+    x = dgrad(
+        checked.input,
+        checked.weight,
+        checked.size,
+        stride=checked.stride,
+        pad=checked.pad,
+        dilation=checked.dilation,
+        groups=checked.groups,
+        varies=checked.varies,
+    )
+    if checked.bias is not None:
+        x = x + rearrange(checked.bias, BIAS[checked.bias.ndim])
+    x = laid_out(x, checked.channels_last)
     return x if input.ndim == 4 else x[0]
 
 
@@ -106,8 +115,8 @@ def per_sample_conv2d(
 
         y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,f,c,r,s]
     """
-    call = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b")
-    return features(call, unbatched=input.ndim == 3)
+    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b")
+    return features(checked, unbatched=input.ndim == 3)
 
 
 def dynamic_conv2d(
@@ -127,14 +136,23 @@ def dynamic_conv2d(
 
         y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,p,q,f,c,r,s]
     """
-    call = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b p q")
-    return features(call, unbatched=input.ndim == 3)
+    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b p q")
+    return features(checked, unbatched=input.ndim == 3)
 
 
-def features(call: arguments.Call, unbatched: bool) -> Tensor:
+def features(checked: arguments.Checked, unbatched: bool) -> Tensor:
     """What the functions above compute of checked arguments."""
-    y = fprop(call.input, call.weight, call.size, call.stride, call.pad, call.dilation, call.groups, call.varies)
-    if call.bias is not None:
-        y = y + rearrange(call.bias, BIAS[call.bias.ndim])
-    y = laid_out(y, call.channels_last)
+    y = fprop(
+        checked.input,
+        checked.weight,
+        checked.size,
+        stride=checked.stride,
+        pad=checked.pad,
+        dilation=checked.dilation,
+        groups=checked.groups,
+        varies=checked.varies,
+    )
+    if checked.bias is not None:
+        y = y + rearrange(checked.bias, BIAS[checked.bias.ndim])
+    y = laid_out(y, checked.channels_last)
     return y[0] if unbatched else y

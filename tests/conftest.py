@@ -16,7 +16,7 @@ import tritonconv
 from tests.support import guards
 from tests.support.interpreter import interpreting
 from tests.support.selection import pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401
-from tritonconv.launch import plan_cache
+from tritonconv.launch import failures, plan_cache
 
 torch.set_num_threads(1)  # problems are tiny, and workers share the cores
 
@@ -55,8 +55,9 @@ def guarded_memory() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    """Each test plans its calls anew: another may have planted errors in what it planned."""
+def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test plans its calls anew, and knows of no failure: another may have planted errors in what it planned."""
+    monkeypatch.setattr(failures, "_reasons", {})
     plan_cache.clear()
     yield
     plan_cache.clear()

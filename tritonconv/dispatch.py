@@ -4,36 +4,31 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 
 from tritonconv import runtime
-from tritonconv.fallback_warning import warn_once
-from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.call import Call
+from tritonconv.geometry import OPERATORS, ConvGeometry
+from tritonconv.launch import failures
 
 # In the order of preference. "auto" takes the first that has no reason not to run.
 IMPLEMENTATIONS = ("triton", "reference")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One call of one operator: all that choosing an implementation depends on."""
-
-    operator: Operator
-    geometry: ConvGeometry
-    dtype: torch.dtype
-    device: torch.device
-
-
-def why_not(implementation: str, problem: Problem) -> str | None:
-    """None if `implementation` can run `problem`, else the reason why it can not. The reference always can."""
+def why_not(implementation: str, call: Call) -> str | None:
+    """None if `implementation` can run `call`, else the reason why it can not. The reference always can."""
     if implementation == "reference":
         return None
-    if problem.dtype not in DTYPES:
-        return f"the kernels compute in float16, bfloat16 or float32, not in {_name(problem.dtype)}"
-    return runtime.no_triton() or _why_not_device(problem.device) or _why_not_size(problem) or _why_not_again(problem)
+    if call.dtype not in DTYPES:
+        return f"the kernels compute in float16, bfloat16 or float32, not in {_name(call.dtype)}"
+    return (
+        runtime.no_triton()
+        or _why_not_device(call.device)
+        or _why_not_size(call.geometry)
+        or failures.why_not_again(call)
+    )
 
 
 def _why_not_device(device: torch.device) -> str | None:
@@ -49,12 +44,11 @@ def _why_not_device(device: torch.device) -> str | None:
     return None
 
 
-def _why_not_size(problem: Problem) -> str | None:
+def _why_not_size(geometry: ConvGeometry) -> str | None:
     """Positions, pixels, channels, taps of all channels, and programs are counted in 32 bits, with room for one tile.
 
     For all three operators alike, so that backward can run wherever forward did.
     """
-    geometry = problem.geometry
     sampling = (geometry.stride_h, geometry.stride_w, geometry.dilation_h, geometry.dilation_w)
     if max(*sampling, geometry.pad_h, geometry.pad_w) >= 2**15:
         return "a stride, dilation or padding is 2^15 or more"
@@ -86,44 +80,24 @@ def _reach(geometry: ConvGeometry) -> tuple[int, int]:
     )
 
 
-# Why what failed in this process is not tried again: a kernel in a dtype on a device, or all that is on a device.
-_failures: dict[tuple[Operator, str, torch.dtype, torch.device] | torch.device, str] = {}
+def choose(call: Call) -> tuple[str, dict[str, str]]:
+    """The implementation that runs `call`, and why none that is preferred to it does.
 
-
-def give_up(problem: Problem, reason: str, everything: bool) -> None:
-    """From now on, Triton runs neither `problem`'s operator in its dtype, for weights that vary as its does, nor, if
-    `everything`, any on its device.
+    Where the call names an implementation, that one runs it or NotImplementedError says why it can not.
     """
-    _failures[problem.device if everything else _kernel(problem)] = reason
-
-
-def _kernel(problem: Problem) -> tuple[Operator, str, torch.dtype, torch.device]:
-    return problem.operator, problem.geometry.varies, problem.dtype, problem.device
-
-
-def _why_not_again(problem: Problem) -> str | None:
-    if not _failures:
-        return None
-    return _failures.get(problem.device) or _failures.get(_kernel(problem))
-
-
-def choose(problem: Problem, wish: str = "auto") -> str:
-    """The implementation that runs `problem`. A `wish` is granted or refused with NotImplementedError."""
-    if wish == "auto":
-        return next(name for name in IMPLEMENTATIONS if why_not(name, problem) is None)
-    reason = why_not(wish, problem)
-    if reason is not None:
-        raise NotImplementedError(f"{wish}: {reason}")
-    return wish
-
-
-def choose_and_warn(problem: Problem, wish: str) -> str:
-    """`choose`, with a `FallbackWarning` where the user of a GPU would have expected a kernel."""
-    chosen = choose(problem, wish)
-    if chosen == "reference" and wish != "reference" and runtime.is_gpu(problem.device):
-        reason = why_not("triton", problem) or ""
-        warn_once(f"{problem.operator} runs as reference: {reason}", reason)
-    return chosen
+    asked = call.settings.implementation
+    if asked != "auto":
+        reason = why_not(asked, call)
+        if reason is not None:
+            raise NotImplementedError(f"{asked}: {reason}")
+        return asked, {}
+    reasons: dict[str, str] = {}
+    for name in IMPLEMENTATIONS:
+        reason = why_not(name, call)
+        if reason is None:
+            return name, reasons
+        reasons[name] = reason
+    raise AssertionError("the reference refuses nothing")
 
 
 def _name(dtype: torch.dtype) -> str:

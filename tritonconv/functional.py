@@ -6,7 +6,7 @@ Strings, ints, missing batches and autocast end here.
 from torch import Tensor
 
 from tritonconv import dispatch
-from tritonconv.operators.autograd import call
+from tritonconv.operators.autograd import apply_operator
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.checks import Ints
 
@@ -36,7 +36,7 @@ def conv2d(
     """
     wish = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    y = call("fprop", *checked, wish)
+    y = apply_operator("fprop", *checked, wish)
     return y if input.ndim == 4 else y[0]
 
 
@@ -60,7 +60,7 @@ def conv_transpose2d(
     """
     wish = dispatch.requested(implementation)
     checked = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    x = call("dgrad", *checked, wish)
+    x = apply_operator("dgrad", *checked, wish)
     return x if input.ndim == 4 else x[0]
 
 
@@ -93,7 +93,7 @@ def locally_connected2d(
     """
     wish = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="p q")
-    y = call("fprop", *checked, wish)
+    y = apply_operator("fprop", *checked, wish)
     return y if input.ndim == 4 else y[0]
 
 
@@ -120,7 +120,7 @@ def locally_connected_transpose2d(
     wish = dispatch.requested(implementation)
     sizes = (stride, padding, output_padding, groups, dilation)
     checked = arguments.conv_transpose2d(input, weight, bias, *sizes, varies="p q")
-    x = call("dgrad", *checked, wish)
+    x = apply_operator("dgrad", *checked, wish)
     return x if input.ndim == 4 else x[0]
 
 
@@ -145,7 +145,7 @@ def per_sample_conv2d(
     """
     wish = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b")
-    y = call("fprop", *checked, wish)
+    y = apply_operator("fprop", *checked, wish)
     return y if input.ndim == 4 else y[0]
 
 
@@ -171,5 +171,5 @@ def dynamic_conv2d(
     """
     wish = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b p q")
-    y = call("fprop", *checked, wish)
+    y = apply_operator("fprop", *checked, wish)
     return y if input.ndim == 4 else y[0]

@@ -6,6 +6,15 @@ from typing import Literal, NamedTuple, get_args
 
 Operator = Literal["fprop", "dgrad", "wgrad"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
+Factor = Literal["x", "weight", "y"]
+# The factors that each operator takes, in the order of its arguments, and the one that it leaves out and so computes.
+TAKES: dict[Operator, tuple[Factor, Factor]] = {
+    "fprop": ("x", "weight"),
+    "dgrad": ("y", "weight"),
+    "wgrad": ("x", "y"),
+}
+LEAVES_OUT: dict[Operator, Factor] = {"fprop": "y", "dgrad": "x", "wgrad": "weight"}
+COMPUTED_BY: dict[Factor, Operator] = {factor: operator for operator, factor in LEAVES_OUT.items()}
 # The letters that a weight may carry beside f, c, r and s.
 VARIES = ("", "b", "p q", "b p q")
 
@@ -76,6 +85,26 @@ class ConvGeometry:
         samples, positions = [self.B] * self.per_sample, [self.P, self.Q] * self.per_location
         return *samples, *positions, self.F, self.C // self.G, self.R, self.S
 
+    def shape_of(self, factor: Factor) -> tuple[int, ...]:
+        """The shape of a factor of the form."""
+        match factor:
+            case "x":
+                return self.image_shape
+            case "weight":
+                return self.weight_shape
+            case "y":
+                return self.feature_shape
+
+    def size_of(self, factor: Factor) -> tuple[int, int]:
+        """The extent of a factor in pixels or taps: (H, W), (R, S) or (P, Q)."""
+        match factor:
+            case "x":
+                return self.H, self.W
+            case "weight":
+                return self.R, self.S
+            case "y":
+                return self.P, self.Q
+
     @property
     def per_sample(self) -> bool:
         return "b" in self.varies
@@ -142,8 +171,8 @@ class ConvGeometry:
         unpadded = self.pad_h == self.pad_w == 0 and (self.H, self.W) == (self.P, self.Q)
         return one and unpadded and not self.varies
 
-    def in_line(self) -> "ConvGeometry":
-        """The same product, if this is `pointwise`, over the pixels of all images in one line."""
+    def flattened(self) -> "ConvGeometry":
+        """The same product, if this is `pointwise`, over the pixels of all images as one row of one image."""
         pixels = self.B * self.P * self.Q
         return replace(self, B=1, H=1, W=pixels, P=1, Q=pixels, dilation_h=1, dilation_w=1)
 

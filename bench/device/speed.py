@@ -12,7 +12,7 @@ from bench import results
 from bench.device.schedule import Clock, Record, in_time
 from bench.layers import SMOKE, Layer, select
 from bench.report import tables
-from bench.run.contenders import PASSES, Pass, at_its_best, call, parts
+from bench.run.contenders import PASSES, Pass, at_its_best, computation, parts
 from bench.run.measure import about
 from bench.run.session import Session
 from tritonconv.geometry import OPERATORS
@@ -126,7 +126,7 @@ def run_profile(args: argparse.Namespace, device: torch.device, clock: Clock, ke
     for unit in in_time(todo, clock, reserve=2.0):
         row = about(unit.layer, unit.of, "torch", unit.dtype)
         try:
-            run = call("torch", unit.of, session.problem(unit.layer, unit.dtype))
+            run = computation("torch", unit.of, session.problem(unit.layer, unit.dtype))
             with at_its_best(unit.dtype):
                 row |= {"status": "profiled", "kernels_of_torch": profile(run, device)}
         except Exception as error:

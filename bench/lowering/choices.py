@@ -43,7 +43,7 @@ def choices(layers: Iterable[Layer], dtype: str, device: Gpu) -> Iterator[tuple[
 
 def seen(geometry: ConvGeometry, images: int) -> ConvGeometry:
     """As a launch saw it that was told of so many images: all pixels in one line, if it was one."""
-    return geometry.in_line() if geometry.pointwise and images == 1 else geometry
+    return geometry.flattened() if geometry.pointwise and images == 1 else geometry
 
 
 def shown(layers: Sequence[Layer], dtypes: Iterable[str], archs: Iterable[str], devices: Iterable[Gpu]) -> str:

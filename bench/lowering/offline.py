@@ -13,12 +13,14 @@ from triton.compiler import ASTSource
 
 from bench.layers import Layer
 from bench.lowering.chips import CHIPS, Chip
-from bench.run.contenders import DTYPES, bias_shape
+from bench.run.contenders import DTYPES
 from tests.support.oracle import convolution_precision
-from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.bias import shape_beside
+from tritonconv.call import Call
+from tritonconv.geometry import OPERATORS, TAKES, ConvGeometry, Factor, Operator
 from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.launch import planners
-from tritonconv.launch.layout import allocate, last_in_memory, paired
+from tritonconv.launch.layout import allocate, paired_vectors
 from tritonconv.launch.plan import Launch
 from tritonconv.tiling import fits, pick
 from tritonconv.tiling.tile import Operands, Tile
@@ -86,7 +88,7 @@ def memories(operator: Operator, itemsize: int) -> list[Memory]:
         case "dgrad":
             return [Memory(store, load) for load in loads for store in (whole, 1)]
         case "wgrad":
-            return list(dict.fromkeys(Memory(*paired(x, y, whole)) for x in loads for y in loads))
+            return list(dict.fromkeys(Memory(*paired_vectors(x, y, whole)) for x in loads for y in loads))
 
 
 def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = "") -> Operands:
@@ -180,11 +182,15 @@ def launches(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     sides = (geometry.image_shape, geometry.feature_shape)
     x, y = (torch.empty(shape, **size).contiguous(memory_format=layout) for shape in sides)
-    weight = allocate(geometry.weight_shape, x, last_in_memory("wgrad", geometry, channels_last))
-    to_x, to_y = (torch.empty(bias_shape(geometry, side), **size) if bias else None for side in sides)
-    factors = {"fprop": (x, weight, to_y), "dgrad": (y, weight, to_x), "wgrad": (x, y, bias)}
+    weight = allocate(geometry.weight_shape, x, channels_last or geometry.varies != "")
+    to_x, to_y = (torch.empty(shape_beside(side, geometry.varies), **size) if bias else None for side in sides)
+    factors: dict[Factor, Any] = dict(x=x, weight=weight, y=y)
+    first, second = (factors[name] for name in TAKES[operator])
+    added = {"fprop": to_y, "dgrad": to_x, "wgrad": None}[operator]
+    how: dict[str, Any] = dict(finds_bias=bias and operator == "wgrad", channels_last=channels_last)
+    call = Call.of_geometry(operator, geometry, (first, second), added, **how)
     with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
-        return planners.PLANS[operator](*factors[operator], geometry, channels_last, device, tile).launches
+        return planners.plan(call, device, tile).launches
 
 
 def for_memory(job: Job) -> Launch:

@@ -73,7 +73,7 @@ def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:
             return Sample(operator, (slice(None), slice(None), r, s), expected, geometry.gemm("wgrad").K)
 
 
-def verify(
+def assert_right(
     of: Pass, problem: Problem, results: Sequence[Tensor], expected: Sequence[Sample], looser: float = 1
 ) -> tuple[float, float]:
     """The largest RMS and maximum error of the results of a pass.

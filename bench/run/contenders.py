@@ -21,9 +21,11 @@ from bench.layers import Layer
 from bench.run import loop
 from tests.support.oracle import convolution_precision
 from tritonconv import dispatch
-from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.bias import shape_beside
+from tritonconv.call import Call
+from tritonconv.geometry import TAKES, ConvGeometry, Operator
 from tritonconv.launch.layout import allocate
-from tritonconv.operators.library import operators
+from tritonconv.operators.library import torch_operators
 
 Pass = Literal["fprop", "dgrad", "wgrad", "forward", "step"]
 PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad", "forward", "step")
@@ -33,13 +35,7 @@ OURS = ("triton", "triton-nchw", "reference")
 INSTEAD = ("reference", "loop")
 # float32 outside the tensor cores, and tf32, which is float32 rounded for them.
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
-Call = Callable[[], tuple[Tensor, ...]]
-
-
-def bias_shape(geometry: ConvGeometry, side: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a bias that is added to this side of `geometry`, and varies as the weight does."""
-    B, channels, *pixels = side
-    return (*[B] * geometry.per_sample, channels, *(pixels if geometry.per_location else ()))
+Computation = Callable[[], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Problem:
 
         shapes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
         x, weight, y = map(normal, shapes)
-        added = bias_shape(geometry, shapes[0 if layer.case.transposed else 2])
+        added = shape_beside(shapes[0 if layer.case.transposed else 2], geometry.varies)
         bias = torch.randn(added, generator=generator, dtype=DTYPES[dtype], device=device)
         return cls(layer, dtype, geometry, x, weight, y, bias)
 
@@ -79,6 +75,12 @@ class Problem:
         """The same numbers in NCHW, but for a weight that varies: in any format its layer has its channels last."""
         weight = self.weight if self.geometry.varies else self.weight.contiguous()
         return replace(self, x=self.x.contiguous(), weight=weight, y=self.y.contiguous())
+
+    def call(self, operator: Operator, *, channels_last: bool = True, implementation: str = "auto") -> Call:
+        """The call of an operator on these operands, without a bias."""
+        first, second = (getattr(self, factor) for factor in TAKES[operator])
+        how: dict[str, Any] = dict(channels_last=channels_last, implementation=implementation)
+        return Call.of_geometry(operator, self.geometry, (first, second), **how)
 
     @property
     def forward(self) -> Operator:
@@ -109,7 +111,7 @@ def competing(asked: Sequence[str], layer: Layer) -> list[str]:
     return list(dict.fromkeys([*asked, *instead]))
 
 
-def why_not(contender: str, of: Pass, problem: Problem) -> str | None:
+def refusal(contender: str, of: Pass, problem: Problem) -> str | None:
     """Why `contender` can not compute this pass; None if it can."""
     local = problem.layer.family == "local"
     match contender:
@@ -118,8 +120,7 @@ def why_not(contender: str, of: Pass, problem: Problem) -> str | None:
         case "loop" if not local:
             return "a loop over positions is for locally connected layers"
         case "triton" | "triton-nchw":
-            about = dispatch.Problem(problem.forward, problem.geometry, problem.x.dtype, problem.x.device)
-            return dispatch.why_not("triton", about)
+            return dispatch.why_not("triton", problem.call(problem.forward))
         case "flag_gems":
             if find_spec("flag_gems") is None:
                 return "flag_gems is not installed"
@@ -128,7 +129,7 @@ def why_not(contender: str, of: Pass, problem: Problem) -> str | None:
     return None
 
 
-def call(contender: str, of: Pass, problem: Problem) -> Call:
+def computation(contender: str, of: Pass, problem: Problem) -> Computation:
     """A function without arguments that computes the pass anew each time, and returns its results."""
     match contender:
         case "triton" | "reference":
@@ -148,30 +149,17 @@ def call(contender: str, of: Pass, problem: Problem) -> Call:
     raise ValueError(f"contenders are {', '.join(CONTENDERS)}, not {contender}")
 
 
-def _tritonconv(implementation: str, of: Pass, problem: Problem, channels_last: bool) -> Call:
-    case, geometry = problem.layer.case, problem.geometry
-    if of in ("forward", "step"):
-        return _layer(of, problem, partial(case.function(tritonconv), implementation=implementation))
-    sampling = (
-        (geometry.stride_h, geometry.stride_w),
-        (geometry.pad_h, geometry.pad_w),
-        (geometry.dilation_h, geometry.dilation_w),
-        geometry.G,
-        geometry.varies,
-        channels_last,
-        implementation,
-    )
+def _tritonconv(implementation: str, of: Pass, problem: Problem, channels_last: bool) -> Computation:
     match of:
-        case "fprop":
-            return lambda: (operators.fprop(problem.x, problem.weight, None, geometry.feature_shape[2:], *sampling),)
-        case "dgrad":
-            return lambda: (operators.dgrad(problem.y, problem.weight, None, geometry.image_shape[2:], *sampling),)
-        case "wgrad":
-            return lambda: (operators.wgrad(problem.x, problem.y, geometry.weight_shape[-2:], *sampling),)
-    raise ValueError(f"there is no pass {of}")
+        case "forward" | "step":
+            function = problem.layer.case.function(tritonconv)
+            return _layer(of, problem, partial(function, implementation=implementation))
+        case operator:
+            call = problem.call(operator, channels_last=channels_last, implementation=implementation)
+            return lambda: (getattr(torch_operators, operator)(*call.arguments),)
 
 
-def _loop(of: Pass, problem: Problem) -> Call:
+def _loop(of: Pass, problem: Problem) -> Computation:
     """A step's gradients are autograd's; the passes alone are the loops that compute no more than that."""
     x, weight, y, geometry = problem.x, problem.weight, problem.y, problem.geometry
 
@@ -190,7 +178,7 @@ def _loop(of: Pass, problem: Problem) -> Call:
             return lambda: (loop.wgrad(x, y, geometry),)
 
 
-def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda function: function) -> Call:
+def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda function: function) -> Computation:
     """torch's own convolution: cuDNN on NVIDIA. Gradients by the operator that its autograd calls."""
     case = problem.layer.case
     function = conv_transpose2d if case.transposed else conv2d
@@ -225,7 +213,7 @@ def compiled(function: Any) -> Any:
     return torch.compile(function, dynamic=False, fullgraph=True, mode=mode)
 
 
-def _flag_gems(of: Pass, problem: Problem) -> Call:
+def _flag_gems(of: Pass, problem: Problem) -> Computation:
     import flag_gems
 
     case = problem.layer.case
@@ -238,7 +226,7 @@ def _flag_gems(of: Pass, problem: Problem) -> Call:
     return _layer(of, problem, forward) if of != "fprop" else lambda: (forward(problem.x, problem.weight),)
 
 
-def _layer(of: Pass, problem: Problem, function: Callable[..., Tensor]) -> Call:
+def _layer(of: Pass, problem: Problem, function: Callable[..., Tensor]) -> Computation:
     """A layer's forward pass with its bias, or a step without."""
     if of == "forward":
         return lambda: (function(problem.input, problem.weight, problem.bias),)

@@ -8,7 +8,7 @@ import torch
 from bench.layers import Layer
 from bench.results import Row, in_short, kernels_of, lost
 from bench.run import check
-from bench.run.contenders import OURS, Call, Pass, Problem, at_its_best, call, parts, why_not
+from bench.run.contenders import OURS, Computation, Pass, Problem, at_its_best, computation, parts, refusal
 from bench.run.roof import Ceilings, Roof
 from bench.run.timing import BUDGET, Times, side_by_side, spread
 
@@ -38,21 +38,21 @@ def measure(
         | {"commit": environment["commit"], "image": [*problem.x.shape], "weight": [*problem.weight.shape]}
         for name in contenders
     }
-    calls: dict[str, Call] = {}
+    calls: dict[str, Computation] = {}
     with at_its_best(problem.dtype):
         expected = check.samples(of, problem)
 
-        def verify(name: str, results: Sequence[torch.Tensor]) -> None:
-            rms, most = check.verify(of, problem, results, expected, looser(name))
+        def check_result(name: str, results: Sequence[torch.Tensor]) -> None:
+            rms, most = check.assert_right(of, problem, results, expected, looser(name))
             rows[name] |= {"status": "ok", "error_rms": rms, "error_max": most}
 
         for name, row in rows.items():
-            if reason := why_not(name, of, problem):
+            if reason := refusal(name, of, problem):
                 row |= {"status": "skipped", "reason": reason}
                 continue
             try:
-                calls[name] = call(name, of, problem)
-                verify(name, calls[name]())
+                calls[name] = computation(name, of, problem)
+                check_result(name, calls[name]())
                 if name.startswith("triton"):
                     tile = tiles_of(problem.layer, of, problem.dtype, device, name == "triton")
                     row |= {"kernels": kernels_of(parts(of, problem.layer), environment["kernels"]), "tile": tile}
@@ -64,7 +64,7 @@ def measure(
         for name, each in times.items():
             try:
                 if each.results is not None:
-                    verify(name, each.results)  # what the last timed replay has left
+                    check_result(name, each.results)  # what the last timed replay has left
                 rows[name] |= timed(each, roof) | {"peak": peak(each, problem, of)}
             except check.WrongResult as error:
                 rows[name] |= failure(error, device)
@@ -84,7 +84,7 @@ def looser(contender: str) -> float:
 
 
 def timed_or_failed(
-    calls: dict[str, Call], rows: dict[str, Row], device: torch.device, budget: float
+    calls: dict[str, Computation], rows: dict[str, Row], device: torch.device, budget: float
 ) -> dict[str, Times]:
     """The times of all calls, side by side. If one of them fails at it, of each alone, and a row that says so."""
     try:

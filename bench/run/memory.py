@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler import profile
 
-Call = Callable[[], Any]
+Computation = Callable[[], Any]
 
 
-def on_gpu(call: Call, device: torch.device) -> tuple[int, Any]:
+def on_gpu(call: Computation, device: torch.device) -> tuple[int, Any]:
     """The most bytes that are allocated at a time during a call, beyond those before it, and what it returns."""
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
@@ -23,7 +23,7 @@ def on_gpu(call: Call, device: torch.device) -> tuple[int, Any]:
     return torch.cuda.max_memory_allocated(device) - before, results
 
 
-def on_cpu(call: Call) -> tuple[int, Any]:
+def on_cpu(call: Computation) -> tuple[int, Any]:
     """The same, from a profile of what torch's allocator hands out in the call, and gets back of that: it sees neither
     what libraries keep apart nor that something from before the call is freed.
     """

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from bench.run.contenders import DTYPES, Pass, Problem, at_its_best, parts
-from bench.run.timing import Call, side_by_side
+from bench.run.timing import Computation, side_by_side
 from tritonconv.geometry import ConvGeometry, Operator
 
 Ceilings = dict[str, float]
@@ -49,7 +49,7 @@ def _product(dtype: str, extent: int, device: torch.device) -> float:
         return _seconds(lambda: (left @ right,), device)
 
 
-def _seconds(call: Call, device: torch.device) -> float:
+def _seconds(call: Computation, device: torch.device) -> float:
     times = side_by_side({"it": call}, device)["it"]
     return statistics.median(times.device or times.wall) / 1e6
 

@@ -10,7 +10,7 @@ import torch
 
 from bench.run import memory
 
-Call = Callable[[], Any]
+Computation = Callable[[], Any]
 Name = TypeVar("Name", bound=Hashable)
 
 # Bytes that are overwritten between two runs, to throw operands out of the L2 cache: several times the largest.
@@ -54,7 +54,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {**{name: round(value, 3) for name, value in named.items()}, "runs": len(values)}
 
 
-def side_by_side(calls: dict[Name, Call], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
+def side_by_side(calls: dict[Name, Computation], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
     """Time each of `calls`, in turns, so that a machine that gets slower does so for all."""
     if device.type == "cuda":
         times = on_device(calls, device, budget)
@@ -64,7 +64,7 @@ def side_by_side(calls: dict[Name, Call], device: torch.device, budget: float = 
     return times
 
 
-def on_device(calls: dict[Name, Call], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
+def on_device(calls: dict[Name, Computation], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
     """Replays of a CUDA graph between two events, with a cold L2 cache, in turns."""
     times = {name: Times() for name in calls}
     replays = {}
@@ -82,7 +82,7 @@ def on_device(calls: dict[Name, Call], device: torch.device, budget: float = BUD
     return times
 
 
-def captured(call: Call, device: torch.device) -> tuple[Call, str, int]:
+def captured(call: Computation, device: torch.device) -> tuple[Computation, str, int]:
     """A replay of `call`, what it is called, and the peak of the memory it takes beside operands and results.
 
     What can not be captured is called as it is.
@@ -114,7 +114,9 @@ def captured(call: Call, device: torch.device) -> tuple[Call, str, int]:
     return replay, "graph", extra
 
 
-def _in_eager_mode(calls: dict[Name, Call], times: dict[Name, Times], device: torch.device, budget: float) -> None:
+def _in_eager_mode(
+    calls: dict[Name, Computation], times: dict[Name, Times], device: torch.device, budget: float
+) -> None:
     """From the call to its result, as a user waits; and, on a GPU, until the host is free for the next call."""
     for call in calls.values():
         call()
@@ -142,7 +144,7 @@ def turns(seconds: dict[Name, float], budget: float) -> list[Name]:
     return order
 
 
-def _seconds(call: Call, device: torch.device) -> float:
+def _seconds(call: Computation, device: torch.device) -> float:
     _wait(device)
     start = time.perf_counter()
     call()

@@ -12,7 +12,7 @@ from bench.layers import Layer
 from bench.lowering.offline import operands_for
 from bench.results import Row
 from bench.run import check
-from bench.run.contenders import Problem, at_its_best
+from bench.run.contenders import Computation, Problem, at_its_best
 from bench.run.timing import on_device, spread
 from tritonconv.geometry import Operator
 from tritonconv.gpu import Gpu
@@ -26,7 +26,7 @@ PROMISING = 14
 # Tiles that are timed in turns: each graph holds its results and its workspace.
 AT_ONCE = 16
 # Microseconds of each call, by the tile it is of.
-Timer = Callable[[dict[Tile, Callable[[], Any]]], dict[Tile, float]]
+Timer = Callable[[dict[Tile, Computation]], dict[Tile, float]]
 
 
 def key_of(layer: Layer, operator: Operator, dtype: str, gpu: Gpu) -> measured.Key:
@@ -41,7 +41,7 @@ def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Gpu, grid: boo
     """
     operands = operands_for(operator, dtype, layer.geometry, gpu)
     # What a launch makes of a plain matrix product.
-    geometry = layer.geometry.in_line() if layer.geometry.pointwise else layer.geometry
+    geometry = layer.geometry.flattened() if layer.geometry.pointwise else layer.geometry
     found = (fits.legal if grid else fits.available)(operator, operands, gpu)
     found = pick.suited(found, geometry, operator, operands, gpu)
     found = pick.with_splits(found, operator, geometry, operands, gpu)
@@ -54,27 +54,26 @@ def tune(
     problem: Problem, operator: Operator, tried: Sequence[Tile], gpu: Gpu, timer: Timer
 ) -> tuple[Row | None, list[str]]:
     """The winning row, and what was refused: tiles whose result is wrong do not compete, however fast."""
-    factors = {"fprop": (problem.x, problem.weight, None), "dgrad": (problem.y, problem.weight, None)}
-    first, second, bias = factors.get(operator, (problem.x, problem.y, False))
+    call = problem.call(operator)
     wanted = check.samples(operator, problem)
-    calls: dict[Tile, Callable[[], Any]] = {}
+    computations: dict[Tile, Computation] = {}
     refused = []
     with at_its_best(problem.dtype):
         for tile in tried:
 
-            def call(tile: Tile = tile) -> tuple[torch.Tensor, ...]:
-                return start.run(planners.PLANS[operator](first, second, bias, problem.geometry, True, gpu, tile))
+            def computation(tile: Tile = tile) -> tuple[torch.Tensor, ...]:
+                return start.run(planners.plan(call, gpu, tile))
 
             try:
-                check.verify(operator, problem, call(), wanted)
-                calls[tile] = call
+                check.assert_right(operator, problem, computation(), wanted)
+                computations[tile] = computation
             except check.WrongResult as error:
                 refused.append(f"WRONG with {tile}: {error}")
             except Exception as error:
                 if results.lost(problem.x.device):
                     raise
                 refused.append(f"failed with {tile}: {results.in_short(error)}")
-        ranking = sorted(timer(calls).items(), key=lambda item: item[1]) if calls else []
+        ranking = sorted(timer(computations).items(), key=lambda item: item[1]) if computations else []
     if not ranking:
         return None, refused
     (best, fastest), *others = ranking
@@ -85,7 +84,7 @@ def tune(
         "microseconds": round(fastest, 3),
         "runner_up": str(others[0][0]) if others else None,
         "margin": round(others[0][1] / fastest, 4) if others else None,
-        "tried": len(calls),
+        "tried": len(computations),
         "times": {str(tile): round(microseconds, 3) for tile, microseconds in ranking},
         "layer": problem.layer.name,
     }

@@ -39,7 +39,7 @@ FUNCTIONS = {
 }
 
 
-class Call(NamedTuple):
+class Checked(NamedTuple):
     """A convolution whose arguments have been checked.
 
     `size` is the result's pixels, `pad` the leading padding, `channels_last` the memory format of result and gradients.
@@ -65,8 +65,9 @@ def conv2d(
     padding: Ints | str,
     dilation: Ints,
     groups: int,
+    *,
     varies: str = "",
-) -> Call:
+) -> Checked:
     """Check the arguments of `torch.nn.functional.conv2d`; `size` is that of its output.
 
     Raises TypeError, RuntimeError or NotImplementedError where torch does.
@@ -121,7 +122,7 @@ def conv2d(
     check_multiplied(function, input)
     check_same("weight", input, weight)
     operands = autocast(x, weight, bias)
-    return Call(*operands, size, strides, pad, dilations, groups, varies, channels_last(x, weight, varies))
+    return Checked(*operands, size, strides, pad, dilations, groups, varies, channels_last(x, weight, varies))
 
 
 def conv_transpose2d(
@@ -133,8 +134,9 @@ def conv_transpose2d(
     output_padding: Ints,
     groups: int,
     dilation: Ints,
+    *,
     varies: str = "",
-) -> Call:
+) -> Checked:
     """Check the arguments of `torch.nn.functional.conv_transpose2d`; `size` is that of its output.
 
     Raises TypeError, RuntimeError or NotImplementedError where torch does.
@@ -182,7 +184,7 @@ def conv_transpose2d(
     check_same("bias", input, bias)
     operands = autocast(y, weight, bias)
     last = channels_last(y, weight, varies)
-    return Call(*operands, (size[0], size[1]), strides, pad, dilations, groups, varies, last)
+    return Checked(*operands, (size[0], size[1]), strides, pad, dilations, groups, varies, last)
 
 
 def padded(layer: Any, input: Tensor) -> tuple[Tensor, str | tuple[int, ...]]:

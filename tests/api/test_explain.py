@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import tritonconv
-from tritonconv import runtime, tools
+from tests.support.plans import call_of, planned
+from tritonconv import runtime
 from tritonconv.gpu import Gpu
-from tritonconv.launch import planners
+from tritonconv.operators import decision
 
 torch.manual_seed(0)
 x = torch.randn(1, 4, 5, 5)
@@ -47,15 +48,13 @@ def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     with tritonconv.using("reference"), monkeypatch.context() as patch:
         assert {(choice.tile, choice.measured) for choice in tritonconv.explain(layer, image)} == {(None, None)}
         patch.setattr(runtime, "gpu_of", lambda _: gpu)
-        patch.setattr(tools.explain, "choose", lambda *_: "triton")
+        patch.setattr(decision.dispatch, "choose", lambda _: ("triton", {}))
         explanation = tritonconv.explain(layer, image)
     features = torch.empty(32, 128, 28, 28).half().contiguous(memory_format=torch.channels_last)
-    plans = (
-        planners.fprop(image, layer.weight, layer.bias, explanation[0].geometry, True, gpu),
-        planners.dgrad(features, layer.weight, None, explanation[0].geometry, True, gpu),
-        planners.wgrad(image, features, False, explanation[0].geometry, True, gpu),
-    )
-    assert [choice.tile for choice in explanation] == [plan.tile for plan in plans]
+    factors = dict(x=image, weight=layer.weight, y=features)
+    calls = [call_of(choice.operator, choice.geometry, factors) for choice in explanation]
+    assert [choice.operator for choice in explanation] == ["fprop", "dgrad", "wgrad"]
+    assert [choice.tile for choice in explanation] == [planned(call, gpu=gpu).tile for call in calls]
     assert all(choice.tile.uses_tma and choice.measured is False for choice in explanation)
     assert str(explanation).count("[1] unmeasured: a model chose the tile") == 1
     assert str(explanation.__class__(explanation[:1])).splitlines()[0].endswith(f"{explanation[0].tile}  [1]")

@@ -9,8 +9,9 @@ from torch import Tensor
 
 import tritonconv
 from tests.support.cases import Case
+from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
-from tritonconv.operators import call, library
+from tritonconv.operators.compute import compute
 from tritonconv.tools.verify import mismatch
 
 pytestmark = [
@@ -51,7 +52,7 @@ def test_few_results_are_no_mismatch(device: str) -> None:
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         x, weight = (torch.randn(n, 128, 4, 4, generator=generator).to(device, torch.float16) for n in (64, 1))
-        assert mismatch("fprop", x, weight, None, geometry, [rounded(x, weight, x.dtype)]) is None
+        assert mismatch(Call.of_geometry("fprop", geometry, (x, weight)), [rounded(x, weight, x.dtype)]) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -63,10 +64,10 @@ def test_a_bright_pixel_neither_alarms_nor_blinds(dtype: torch.dtype, device: st
     weight = torch.randn(6, 4, 3, 3, generator=generator).to(device, dtype)
     x[0, 0, 0, 0] = 1e6
     right = rounded(x, weight, dtype)
-    assert mismatch("fprop", x, weight, None, geometry, [right]) is None
+    assert mismatch(Call.of_geometry("fprop", geometry, (x, weight)), [right]) is None
     spoilt = right.clone()
     spoilt[0, 2, 20, 20] += 0.5
-    assert "fprop in" in str(mismatch("fprop", x, weight, None, geometry, [spoilt]))
+    assert "fprop in" in str(mismatch(Call.of_geometry("fprop", geometry, (x, weight)), [spoilt]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -80,7 +81,8 @@ def test_sums_beyond_float32_are_no_mismatch(dtype: torch.dtype, device: str) ->
     assert not y.isfinite().any()
     small = x[:, :, :2, :2] * 1e-20
     result = torch.full((1, 2, 2, 2), float("inf"), dtype=dtype)
-    assert mismatch("fprop", small, weight * 1e-20, None, ConvGeometry(1, 2, 2, 2, 2, 2, 2, 1, 1), [result]) is not None
+    call = Call.of_geometry("fprop", ConvGeometry(1, 2, 2, 2, 2, 2, 2, 1, 1), (small, weight * 1e-20))
+    assert mismatch(call, [result]) is not None
 
 
 def test_long_sums_of_one_sign_are_no_mismatch() -> None:
@@ -90,17 +92,18 @@ def test_long_sums_of_one_sign_are_no_mismatch() -> None:
     weight = torch.tensor(np.cumsum(products, dtype=np.float32)[-1]).view(1, 1, 1, 1)
     geometry = ConvGeometry(1, 1, 256, 256, 1, 256, 256, 1, 1)
     assert abs(weight.item() / (0.03 * 256**2) - 1) > 1e-5
-    assert mismatch("wgrad", x, y, False, geometry, [weight]) is None
-    assert mismatch("wgrad", x, y, False, geometry, [weight * 1.003]) is not None
+    call = Call.of_geometry("wgrad", geometry, (x, y))
+    assert mismatch(call, [weight]) is None
+    assert mismatch(call, [weight * 1.003]) is not None
 
 
 def test_one_wrong_number_is_a_mismatch(device: str) -> None:
     """A pixel of bfloat16 that is off by a fiftieth, or NaN, or not written."""
     geometry = ConvGeometry(2, 4, 8, 8, 6, 6, 6, 3, 3)
     x, weight = torch.randn(2, 4, 8, 8, device=device).bfloat16(), torch.randn(6, 4, 3, 3, device=device).bfloat16()
-    sampling = library.Sampling((6, 6), (1, 1), (0, 0), (1, 1), 1, "", False, "reference")
-    (right,) = call.run("fprop", x, weight, None, sampling)
-    check = partial(mismatch, "fprop", x, weight, None, geometry)
+    call = Call.of_geometry("fprop", geometry, (x, weight), channels_last=False, implementation="reference")
+    (right,) = compute(call)
+    check = partial(mismatch, call)
     assert check([right]) is None
     for wrong in (float(right.amax()) * 1.03, float("nan"), float("inf"), 0.0):
         spoilt = right.clone()

@@ -136,9 +136,9 @@ def test_the_form_itself() -> None:
 
 def test_fold_is_the_adjoint_of_unfold() -> None:
     x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
-    patches = reference.unfold(x, (3, 2), (2, 9), (3, 1), (1, 2), (1, 2), groups=2)
+    patches = reference.unfold(x, (3, 2), (2, 9), stride=(3, 1), pad=(1, 2), dilation=(1, 2), groups=2)
     assert patches.shape == (2, 2, 2, 3, 2, 2, 9)
     other = torch.randn_like(patches)
-    spread = reference.fold(other, (5, 6), (3, 1), (1, 2), (1, 2))
+    spread = reference.fold(other, (5, 6), stride=(3, 1), pad=(1, 2), dilation=(1, 2))
     terms = patches * other
     assert_close(terms.sum(), (x * spread).sum(), "float64", scale=terms.norm().item())

@@ -16,6 +16,7 @@ from tests.support.selection import in_dtypes
 from tests.support.varying import VARYING, VARYING_TRANSPOSED
 from tests.sweep import replay
 from tritonconv import reference, tools
+from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
 from tritonconv.launch import planners, start
 from tritonconv.launch.plan import Plan
@@ -91,9 +92,10 @@ def test_the_problem_replays_as_right_when_it_is(device: str) -> None:
     for operator, first, second, bias in (
         ("fprop", x, weight, torch.ones(4)),
         ("dgrad", y, weight, None),
-        ("wgrad", x, y, True),
+        ("wgrad", x, y, None),
     ):
-        problem = named(operator, first, second, bias, geometry, True)
+        how = dict(finds_bias=operator == "wgrad")
+        problem = named(Call.of_geometry(operator, geometry, (first, second), bias, **how))
         assert replay.wrong(problem, device) is None
         assert f"[{list(first.stride())},{first.data_ptr() % 16 // 2}]".replace(" ", "") in problem
 
@@ -101,17 +103,17 @@ def test_the_problem_replays_as_right_when_it_is(device: str) -> None:
 @pytest.mark.parametrize("part", ["input", "weight", "bias"])
 def test_what_is_wrong_in_backward_raises(part: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One wrong number of a gradient."""
-    right = start.run
+    right = start.start_kernels
 
-    def run(plan: Plan) -> tuple[Tensor, ...]:
-        results = right(plan)
+    def run(plan: Plan) -> list[Any]:
+        compiled = right(plan)
         spoilt = {"input": (2, 4, 6, 6), "weight": (3, 4, 3, 3), "bias": (3,)}[part]
-        for result in results:
+        for result in plan.results:
             if result.shape == spoilt:
                 result.view(-1)[-1] += 0.5
-        return results
+        return compiled
 
-    monkeypatch.setattr(start, "run", run)
+    monkeypatch.setattr(start, "start_kernels", run)
     with tritonconv.verify(1) as seen, pytest.raises(tritonconv.WrongResult):
         train(Case("backward", 2, (4, 3), (6, 6)), "float32", device)
     assert len(seen.wrong) == 1
@@ -166,10 +168,10 @@ def test_one_image_at_a_time(operator: str, device: str, monkeypatch: pytest.Mon
     """Of those in float64 none is kept while the next is computed."""
     form, images = getattr(reference, operator), []
 
-    def noted(image: Tensor, *rest: Any) -> Tensor:
+    def noted(image: Tensor, *rest: Any, **settings: Any) -> Tensor:
         assert sum(each() is not None for each in images) <= 2, "this image, and its squares"
         images.append(weakref.ref(image))
-        found: Tensor = form(image, *rest)
+        found: Tensor = form(image, *rest, **settings)
         return found
 
     monkeypatch.setattr(reference, operator, noted)

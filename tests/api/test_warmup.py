@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_the_operators_of_a_step() -> None:
 
     network, image = model(), torch.randn(2, 3, 9, 9)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    names = [name for name, _ in step_calls(network, (image,))]
+    names = [call.name for call in step_calls(network, (image,))]
     assert names[:3] == ["fprop", "fprop", "dgrad"]
     # The transposed layer's bias belongs to the image side, and is summed by torch.
     assert sorted(names[3:]) == ["dgrad", "fprop", "wgrad", "wgrad", "wgrad_with_bias"]
@@ -51,15 +52,15 @@ def test_variants_are_those_of_a_real_step(monkeypatch: pytest.MonkeyPatch, devi
     from tritonconv.tools.warmup import launches_of, step_calls
 
     network, image = model().to(device), torch.randn(2, 3, 9, 9, device=device)
-    foreseen = {each.variant for call in step_calls(network, (image,)) for each in launches_of(*call)}
+    foreseen = {each.variant for call in step_calls(network, (image,)) for each in launches_of(call)}
     launched = set()
-    run = start.run
+    start_kernels = start.start_kernels
 
-    def noted(plan: Plan) -> tuple[torch.Tensor, ...]:
+    def noted(plan: Plan) -> list[Any]:
         launched.update(each.variant for each in plan.launches)
-        return run(plan)
+        return start_kernels(plan)
 
-    monkeypatch.setattr(start, "run", noted)
+    monkeypatch.setattr(start, "start_kernels", noted)
     network(image).square().sum().backward()
     assert launched == foreseen
     names = {name.replace("_tma", "") for name, *_ in launched}
@@ -90,7 +91,7 @@ def test_the_model_stays_as_it_is() -> None:
     parametrizations.weight_norm(stateful.network[3])
     before = {name: tensor.clone() for name, tensor in stateful.state_dict().items()}
     with torch.autocast("cpu", torch.bfloat16):
-        names = [name for name, _ in step_calls(torch.compile(stateful), (image,), {"gain": 1.5})]
+        names = [call.name for call in step_calls(torch.compile(stateful), (image,), {"gain": 1.5})]
         assert len(names) == 8
         assert all(torch.equal(t, before[name]) for name, t in stateful.state_dict().items())
         result = stateful(image, gain=1.5).result

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from bench import test_throughput
 from bench.layers import Layer, read, select
 from bench.run import check, measure, session
-from bench.run.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best, call, competing, parts, why_not
+from bench.run.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best, competing, computation, parts, refusal
 from tests.support.cases import Case
 from tests.support.oracle import expected_step
 from tritonconv import LocallyConnected2d
@@ -42,10 +42,10 @@ def test_expected_is_what_torch_computes_in_float64(layer: Layer) -> None:
 def test_contenders_compute_the_same(contender: str, of: Pass) -> None:
     for layer in select("rn50_c3_3x3_s2,unet_up1,resnext50_32x4d_c2_g32,fsrcnn_deconv_9x9_s3"):
         problem = Problem.draw(layer.scaled_down(), "float32", CPU)
-        assert why_not(contender, of, problem) is None
-        results = call(contender, of, problem)()
+        assert refusal(contender, of, problem) is None
+        results = computation(contender, of, problem)()
         assert len(results) == len(parts(of, layer)) == len(check.samples(of, problem))
-        check.verify(of, problem, results, check.samples(of, problem))
+        check.assert_right(of, problem, results, check.samples(of, problem))
 
 
 @pytest.mark.parametrize("of", PASSES)
@@ -53,9 +53,9 @@ def test_contenders_compute_the_same(contender: str, of: Pass) -> None:
 def test_contenders_compute_the_same_in_local_layers(contender: str, of: Pass) -> None:
     for layer in LOCAL:
         problem = Problem.draw(layer, "float32", CPU)
-        assert why_not(contender, of, problem) is None
-        results = call(contender, of, problem)()
-        check.verify(of, problem, results, check.samples(of, problem))
+        assert refusal(contender, of, problem) is None
+        results = computation(contender, of, problem)()
+        check.assert_right(of, problem, results, check.samples(of, problem))
 
 
 def test_a_loop_knows_padding_dilation_and_groups() -> None:
@@ -63,7 +63,7 @@ def test_a_loop_knows_padding_dilation_and_groups() -> None:
     for each in (case, replace(case, transposed=True, size=(2, 3))):
         problem = Problem.draw(Layer(each, each.name_of_function, "none"), "float32", CPU)
         for of in PASSES:
-            check.verify(of, problem, call("loop", of, problem)(), check.samples(of, problem))
+            check.assert_right(of, problem, computation("loop", of, problem)(), check.samples(of, problem))
 
 
 def test_who_competes_in_local_layers() -> None:
@@ -72,9 +72,9 @@ def test_who_competes_in_local_layers() -> None:
     assert competing(["torch", "triton"], LAYERS[0]) == ["torch", "triton"]
     assert competing(["triton"], LOCAL[0]) == ["triton"]
     local, dense = (Problem.draw(layer, "float32", CPU) for layer in (LOCAL[0], LAYERS[0]))
-    refuse = {name for name in CONTENDERS for of in PASSES if why_not(name, of, local)} - {"triton", "triton-nchw"}
+    refuse = {name for name in CONTENDERS for of in PASSES if refusal(name, of, local)} - {"triton", "triton-nchw"}
     assert refuse == {"torch", "torch-nchw", "compile", "flag_gems"}
-    assert why_not("loop", "fprop", dense) == "a loop over positions is for locally connected layers"
+    assert refusal("loop", "fprop", dense) == "a loop over positions is for locally connected layers"
 
 
 def test_the_fused_local_layers_compete_in_both_formats(device: str) -> None:
@@ -83,8 +83,8 @@ def test_the_fused_local_layers_compete_in_both_formats(device: str) -> None:
     assert problem.contiguous().weight is problem.weight
     assert problem.weight.stride() == LocallyConnected2d(32, 32, 3, 4, device="meta").weight.stride()
     for contender, channels_last in (("triton", True), ("triton-nchw", False)):
-        (result,) = call(contender, "fprop", problem)()
-        check.verify("fprop", problem, [result], check.samples("fprop", problem))
+        (result,) = computation(contender, "fprop", problem)()
+        check.assert_right("fprop", problem, [result], check.samples("fprop", problem))
         assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
@@ -95,7 +95,7 @@ def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
     for contender, channels_last in (("triton", True), ("triton-nchw", False)):
         heard: list[tuple[str, Any]] = []
         with Listener(lambda *call, heard=heard: heard.append(call)):
-            (result,) = call(contender, "fprop", problem)()
+            (result,) = computation(contender, "fprop", problem)()
         assert [name for name, _ in heard] == ["fprop"]
         assert heard[0][1][-1] == "triton"
         assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
@@ -109,7 +109,7 @@ def test_formats_and_switches() -> None:
     problem = Problem.draw(LAYERS[2], "float32", CPU)
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (problem.x, problem.weight, problem.y))
     assert all(t.is_contiguous() for t in (problem.contiguous().x, problem.contiguous().weight, problem.contiguous().y))
-    (nchw,) = call("torch-nchw", "fprop", problem)()
+    (nchw,) = computation("torch-nchw", "fprop", problem)()
     assert nchw.is_contiguous()
     before = torch.backends.cudnn.benchmark
     for dtype, precision in (("bfloat16", "ieee"), ("float32", "ieee"), ("tf32", "tf32")):
@@ -127,9 +127,9 @@ def test_compile_compiles_every_layer() -> None:
     for layer in LAYERS[:10]:
         problem = Problem.draw(layer, "float32", CPU)
         before = counters["stats"]["unique_graphs"]
-        (result,) = call("compile", "fprop", problem)()
+        (result,) = computation("compile", "fprop", problem)()
         assert counters["stats"]["unique_graphs"] == before + 1
-        check.verify("fprop", problem, [result], check.samples("fprop", problem), measure.LOOSER)
+        check.assert_right("fprop", problem, [result], check.samples("fprop", problem), measure.LOOSER)
 
 
 def test_a_contender_that_fails_to_be_timed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,13 +176,13 @@ def test_one_wrong_element_is_found(name: str, of: Pass, where: str) -> None:
     """The corners are among the positions that are checked, however many there are."""
     (layer,) = select(name)
     problem = Problem.draw(layer.scaled_down(), "float32", CPU)
-    (result,) = call("reference", of, problem)()
+    (result,) = computation("reference", of, problem)()
     samples = check.samples(of, problem)
-    check.verify(of, problem, [result], samples)
+    check.assert_right(of, problem, [result], samples)
     flat = result.clone(memory_format=torch.contiguous_format).view(-1)
     flat[0 if where == "first" else -1] += 0.01
     with pytest.raises(check.WrongResult, match=name):
-        check.verify(of, problem, [flat.view(result.shape)], samples)
+        check.assert_right(of, problem, [flat.view(result.shape)], samples)
 
 
 def test_large_results_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,13 +202,13 @@ def test_large_results_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_result_shows_no_speed(
     of: Pass, spoil: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = call
+    right = computation
 
     def wrong(contender: str, of: Pass, problem: Problem) -> Any:
         compute = right(contender, of, problem)
         return compute if contender == "torch" else lambda: tuple(spoil(t) for t in compute())
 
-    monkeypatch.setattr(measure, "call", wrong)
+    monkeypatch.setattr(measure, "computation", wrong)
     problem = Problem.draw(LAYERS[2], "float32", CPU)
     good, bad = measure.measure(problem, of, ["torch", "reference"], CEILINGS, ENVIRONMENT)
     assert good["status"] == "ok"
@@ -262,8 +262,8 @@ def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_errors_are_those_of_the_oracle() -> None:
     problem = Problem.draw(LAYERS[0], "float32", CPU)
-    (result,) = call("torch", "fprop", problem)()
+    (result,) = computation("torch", "fprop", problem)()
     (sample,) = check.samples("fprop", problem)
-    rms, most = check.verify("fprop", problem, [result], [sample])
+    rms, most = check.assert_right("fprop", problem, [result], [sample])
     assert (rms, most) == errors(result[sample.at], sample.expected)
     assert 0 < rms < most < 1e-5

@@ -13,7 +13,7 @@ import tritonconv
 from bench.run import memory, timing
 from tests.support import guards
 from tritonconv import reference
-from tritonconv.launch import failed_tiles, layout, plan_cache
+from tritonconv.launch import layout, plan_cache, tile_choice
 
 CPU = torch.device("cpu")
 KILO = 1000
@@ -131,9 +131,9 @@ def test_partial_sums_are_gone_before_the_images_gradient_is_there(
     name: str, bias: bool, device: str, unfenced: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight of them, which are less than it: at no time is there more than operands and results."""
-    pick = failed_tiles.pick
+    pick = tile_choice.pick
     splits = {"wgrad": 8}
-    monkeypatch.setattr(failed_tiles, "pick", lambda *asked: replace(pick(*asked), SPLIT_K=splits.get(asked[1], 1)))
+    monkeypatch.setattr(tile_choice, "pick", lambda *asked: replace(pick(*asked), SPLIT_K=splits.get(asked[1], 1)))
     layer = getattr(tritonconv, name)(16, 16, 3, padding=1, bias=bias, device=device)
     with tritonconv.using("triton"):
         call, operands = step(layer, torch.randn(4, 16, 18, 18, device=device))

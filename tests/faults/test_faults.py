@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.support.processes import one_warning, seen
-from tritonconv.geometry import VARIES
+from tritonconv.geometry import OPERATORS, VARIES
 from tritonconv.gpu import Gpu
-from tritonconv.launch import planners, recovery
+from tritonconv.launch import recovery
 from tritonconv.tiling import catalogue, fits
 from tritonconv.tiling.tile import Operands
 
@@ -138,7 +138,7 @@ observe(strict, strict, forward, forward, gpu=install(Gpu(shared=16_000)))
 def test_the_least_tile_fits_everywhere(itemsize: int) -> None:
     """It is a shipped one, which others compile and compare, and the smallest of all that may be tuned."""
     device = Gpu(86, 1, 48 * 1024)
-    for operator, varies in product(planners.PLANS, VARIES):
+    for operator, varies in product(OPERATORS, VARIES):
         least = catalogue.least(operator, itemsize, varies)
         operands = Operands(itemsize, 1, varies=varies)
         assert fits.fits(least, operator, itemsize, device)
@@ -190,7 +190,7 @@ def test_an_error_of_the_gpu_is_raised(tmp_path: Path) -> None:
 from tritonconv import reference
 from triton import knobs
 knobs.runtime.launch_enter_hook = None
-reference.fprop = lambda *_: 1 / 0
+reference.fprop = lambda *_, **__: 1 / 0
 gpu = install(Gpu())
 def fails(where, error):
     def hook(event):
@@ -235,10 +235,10 @@ def test_what_the_gpu_says_comes_first(tmp_path: Path) -> None:
     code = """
 from tritonconv import reference
 from tritonconv.launch import recovery
-reference.fprop = lambda *_: 1 / 0
+reference.fprop = lambda *_, **__: 1 / 0
 def unwell(device):
     raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-recovery.ask = unwell
+recovery.check_gpu = unwell
 gpu = install(Gpu(shared=1_000))
 observe(forward, forward, gpu=gpu)
 """
@@ -256,7 +256,7 @@ def test_the_gpu_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", unwell)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        recovery.ask(torch.device("cuda"))
-    recovery.ask(torch.device("cpu"))
+        recovery.check_gpu(torch.device("cuda"))
+    recovery.check_gpu(torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    recovery.ask(torch.device("cuda"))
+    recovery.check_gpu(torch.device("cuda"))

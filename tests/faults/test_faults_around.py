@@ -78,17 +78,17 @@ observe(step, step, wish, gpu=install(Gpu(hook=hook)))
 
 MEMORY = """
 from dataclasses import replace
-from tritonconv.launch import layout, start, failed_tiles
-allocate, pick = layout.allocate, failed_tiles.pick
+from tritonconv.launch import layout, start, tile_choice
+allocate, pick = layout.allocate, tile_choice.pick
 def limited(shape, like, channels_last, dtype=None):
     if dtype is torch.float32 and shape[0] > {parts}:
         raise torch.OutOfMemoryError("CUDA out of memory")
     return allocate(shape, like, channels_last, dtype).fill_(float("nan"))
 layout.allocate = limited
-failed_tiles.pick = lambda *what: replace(pick(*what), SPLIT_K={splits}, BLOCK_N=64, BLOCK_K=16, BLOCK_B=0)
+tile_choice.pick = lambda *what: replace(pick(*what), SPLIT_K={splits}, BLOCK_N=64, BLOCK_K=16, BLOCK_B=0)
 splits = []
-run = start.run
-start.run = lambda plan: splits.append(plan.tile.SPLIT_K) or run(plan)
+run = start.start_kernels
+start.start_kernels = lambda plan: splits.append(plan.tile.SPLIT_K) or run(plan)
 observe(step, step, lambda: splits)
 """
 

@@ -13,9 +13,11 @@ from torch.nn.grad import conv2d_weight
 from tests.support.cases import DTYPES, laid_out
 from tests.support.guards import guarded
 from tests.support.oracle import convolution_precision
+from tests.support.plans import planned
 from tritonconv import runtime
+from tritonconv.call import Call
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.launch import planners, start
+from tritonconv.launch import start
 from tritonconv.launch.layout import alignment
 from tritonconv.tiling import catalogue, fits
 from tritonconv.tiling.tile import Operands, Tile
@@ -82,8 +84,8 @@ def geometry_for(operator: Operator, tile: Tile, vector: int, varies: str) -> Co
     return ConvGeometry(B=2, C=C, H=2, W=Q + 1, F=F, P=2, Q=Q, R=1, S=2)
 
 
-def factors_of(operator: Operator, geometry: ConvGeometry, dtype: torch.dtype) -> tuple[Tensor, Tensor, Any]:
-    """Small integers, and the bias."""
+def factors_of(operator: Operator, geometry: ConvGeometry, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Small integers, and the bias that is added."""
     generator = torch.Generator().manual_seed(0)
     x, weight, y = (
         laid_out(torch.randint(-2, 3, shape, generator=generator).to(DEVICE, dtype), "channels_last")
@@ -95,7 +97,7 @@ def factors_of(operator: Operator, geometry: ConvGeometry, dtype: torch.dtype) -
         case "dgrad":
             return y, weight, bias_of(x, geometry)
         case "wgrad":
-            return x, y, not geometry.varies
+            return x, y, None
 
 
 def bias_of(side: Tensor, geometry: ConvGeometry) -> Tensor:
@@ -150,8 +152,11 @@ def test_integers_are_exact(operator: Operator, dtype: str, operands: Operands, 
     first, second, bias = factors_of(operator, geometry, DTYPES[dtype])
     if operator == "wgrad":
         tile = replace(tile, SPLIT_K=2)
+    finds_bias = operator == "wgrad" and not geometry.varies
     with convolution_precision("ieee" if operands.exact else "tf32"):
-        plan = planners.PLANS[operator](guarded(first), guarded(second), bias, geometry, True, device, tile)
+        plan = planned(
+            Call.of_geometry(operator, geometry, (guarded(first), guarded(second)), bias, finds_bias=finds_bias), tile
+        )
         results = start.run(plan)
     assert alignment(first, first.shape[1]) >= operands.vector
     assert plan.launches[0].arguments["BLOCK_K"] == tile.BLOCK_K

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tests.support import guards
 from tests.support.oracle import convolution_precision
-from tritonconv import runtime
+from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.launch import layout, planners, start
+from tritonconv.launch import layout, start
 from tritonconv.launch.plan import Plan
 from tritonconv.tiling.tile import Tile
 
@@ -35,9 +35,8 @@ def integers(shape: Sequence[int], seed: int = 0) -> Tensor:
 
 
 def planned(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry, tile: Tile = TILE) -> Plan:
-    bias = False if operator == "wgrad" else None
     with convolution_precision("ieee"):
-        return planners.PLANS[operator](first, second, bias, geometry, True, runtime.gpu_of(DEVICE), tile)
+        return planned(Call.of_geometry(operator, geometry, (first, second)), tile)
 
 
 def computed(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry) -> Tensor:

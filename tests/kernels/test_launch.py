@@ -4,17 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.support import guards
 from tests.support.cases import laid_out
 from tests.support.oracle import convolution_precision
-from tests.support.steps import plain
-from tritonconv import runtime
-from tritonconv.geometry import ConvGeometry, Operator
+from tests.support.plans import call_of, planned
+from tritonconv.call import Call
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER, Gpu
-from tritonconv.launch import failed_tiles, kernel_arguments, layout, planners, start
-from tritonconv.launch.plan import Asked
-from tritonconv.operators.library import geometry_of
+from tritonconv.launch import failures, kernel_arguments, layout, start, tile_choice
+from tritonconv.launch.failures import NoTma, TileTooLarge
+from tritonconv.launch.plan import TileRequest
 from tritonconv.tiling import catalogue, pick
 from tritonconv.tiling.tile import Operands, Tile
 
@@ -24,28 +25,25 @@ pytestmark = [pytest.mark.first, pytest.mark.gpu, pytest.mark.oldest]
 @pytest.mark.parametrize(("setting", "expected"), [("ieee", "ieee"), ("tf32", "tf32"), ("none", "ieee")])
 def test_precision_follows_the_switch(setting: str, expected: str) -> None:
     x, weight = torch.empty(1, 16, 4, 4), torch.empty(16, 16, 1, 1)
-    geometry = geometry_of("fprop", x.shape, weight.shape, plain((4, 4)))
+    geometry = ConvGeometry(B=1, C=16, H=4, W=4, F=16, P=4, Q=4, R=1, S=1)
     with convolution_precision(setting):
-        for plan in (
-            planners.fprop(x, weight, None, geometry, True, INTERPRETER),
-            planners.dgrad(x, weight, None, geometry, True, INTERPRETER),
-            planners.wgrad(x, x, False, geometry, True, INTERPRETER),
-        ):
+        for operator in OPERATORS:
+            plan = planned(call_of(operator, geometry, dict(x=x, weight=weight, y=x)), gpu=INTERPRETER)
             assert plan.launches[0].arguments["PRECISION"] == expected
-        assert kernel_arguments.summary(geometry, 4, True, x).exact == (expected == "ieee")
-        assert not kernel_arguments.summary(geometry, 8, True, x.half()).exact
+        assert kernel_arguments.described_operands(geometry, 4, True, x).exact == (expected == "ieee")
+        assert not kernel_arguments.described_operands(geometry, 8, True, x.half()).exact
 
 
 def test_what_is_copied() -> None:
     """Sides whose whole vectors of channels are not adjacent, and weights in another order: nothing else."""
     image = torch.randn(1, 16, 4, 4)
-    copied = layout.adjacent(image, 16)
+    copied = layout.adjacent_channels(image, 16)
     assert torch.equal(copied, image)
     assert layout.alignment(copied, 16) == 4
-    assert layout.adjacent(copied, 16) is copied
-    assert layout.adjacent(image[:, :3], 3).data_ptr() == image.data_ptr()
+    assert layout.adjacent_channels(copied, 16) is copied
+    assert layout.adjacent_channels(image[:, :3], 3).data_ptr() == image.data_ptr()
     weight = torch.randn(16, 16, 3, 3).to(memory_format=torch.channels_last)
-    assert layout.filters_last(weight).data_ptr() == weight.data_ptr()
+    assert layout.weight_channels_last(weight).data_ptr() == weight.data_ptr()
     last = torch.randn(2, 8, 3, 3).to(memory_format=torch.channels_last)
     assert layout.alignment(last, 8) == 4
     assert layout.alignment(guards.fence(last)[1][1 : 1 + last.numel()].as_strided(last.shape, last.stride()), 8) == 1
@@ -54,24 +52,28 @@ def test_what_is_copied() -> None:
     assert layout.alignment(torch.empty_strided((2, 4, 4, 4), (80, 1, 20, 4)), 4) == 4
     for some in (weight[::2], weight[:, :, :2], weight[:1].expand(6, -1, -1, -1), weight[:, :5]):
         for copied, order in (
-            (layout.filters_last(some), (0, 2, 3, 1)),
-            (layout.channels_first(some, 1), (1, 2, 3, 0)),
+            (layout.weight_channels_last(some), (0, 2, 3, 1)),
+            (layout.weight_filters_last(some, 1), (1, 2, 3, 0)),
         ):
             assert torch.equal(copied.view(-1), some.permute(order).flatten())
     shifted = laid_out(torch.randn(8, 8, 1, 1), "offset")
     assert shifted.data_ptr() % 16
-    assert layout.filters_last(shifted).data_ptr() % 16 == layout.channels_first(shifted, 2).data_ptr() % 16 == 0
+    assert (
+        layout.weight_channels_last(shifted).data_ptr() % 16
+        == layout.weight_filters_last(shifted, 2).data_ptr() % 16
+        == 0
+    )
 
 
 def test_when_offsets_are_wide() -> None:
     """From the first that does not fit in 32 bits; in wgrad, for each position's first tap within one image."""
-    assert layout.wide(torch.empty_strided((2, 1, 1, 1), (2**31, 1, 1, 1), device="meta"))
-    assert not layout.wide(torch.empty_strided((2, 1, 1, 1), (2**31 - 1, 1, 1, 1), device="meta"))
+    assert layout.is_wide(torch.empty_strided((2, 1, 1, 1), (2**31, 1, 1, 1), device="meta"))
+    assert not layout.is_wide(torch.empty_strided((2, 1, 1, 1), (2**31 - 1, 1, 1, 1), device="meta"))
     x = torch.empty_strided((1, 1, 5, 1), (1, 1, 3 * 2**28, 1), device="meta")
     y = torch.empty_strided((1, 1, 2, 1), (1, 1, 1, 1), device="meta")
     for stride, wide in ((3, True), (2, True), (1, False)):
         geometry = ConvGeometry(1, 1, 5, 1, 1, 2, 1, 1, 1, stride_h=stride)
-        assert planners.wgrad(x, y, False, geometry, False, INTERPRETER).launches[0].arguments["WIDE"] is wide
+        assert wide_in_wgrad(geometry, x, y) is wide
     x = torch.empty_strided((1, 1, 1, 5), (1, 1, 1, 3 * 2**28), device="meta")
     y = torch.empty_strided((1, 1, 1, 2), (1, 1, 1, 1), device="meta")
     for stride, wide in ((3, True), (2, True), (1, False)):
@@ -79,22 +81,26 @@ def test_when_offsets_are_wide() -> None:
             geometry = ConvGeometry(
                 1, 1, 1, 5, 1, 1, 2, 1, 1, stride_h=stride_h, stride_w=stride, dilation_w=dilation_w, dilation_h=5
             )
-            assert planners.wgrad(x, y, False, geometry, False, INTERPRETER).launches[0].arguments["WIDE"] is wide
+            assert wide_in_wgrad(geometry, x, y) is wide
 
 
-def test_only_a_tile_that_was_too_large_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def wide_in_wgrad(geometry: ConvGeometry, x: Tensor, y: Tensor) -> bool:
+    call = Call.of_geometry("wgrad", geometry, (x, y), channels_last=False)
+    return planned(call, gpu=INTERPRETER).launches[0].arguments["WIDE"]
+
+
+def test_only_a_tile_that_was_too_large_is_replaced() -> None:
     """For its operator on its device; for wgrad however it splits its sum, which stays as it is."""
-    device, long = Gpu.of(90, 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
+    gpu, long = Gpu.of(90, 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
     aligned = Operands(2, 8)
 
-    def chosen(operator: Operator, on: Gpu = device) -> Tile:
-        return failed_tiles.tile_for(Asked(long, operator, aligned, on))
+    def chosen(operator: Operator, on: Gpu = gpu) -> Tile:
+        return tile_choice.tile_for(TileRequest(long, operator, aligned, on))
 
-    before = {operator: chosen(operator) for operator in planners.PLANS}
+    before = {operator: chosen(operator) for operator in OPERATORS}
     splits = before["wgrad"].SPLIT_K
     assert splits > 1
-    unfit = ("wgrad", device, replace(before["wgrad"], SPLIT_K=1))
-    monkeypatch.setattr(failed_tiles, "too_large", {unfit})
+    failures.add(TileTooLarge("wgrad", gpu, replace(before["wgrad"], SPLIT_K=1)), "too large")
     assert chosen("wgrad") == replace(catalogue.least("wgrad", 2, ""), SPLIT_K=splits)
     for operator in ("fprop", "dgrad"):
         assert chosen(operator) == before[operator]
@@ -102,23 +108,24 @@ def test_only_a_tile_that_was_too_large_is_replaced(monkeypatch: pytest.MonkeyPa
     assert chosen("wgrad", other) == pick.pick(long, "wgrad", aligned, other)
 
 
-def test_pixels_are_gathered_where_blocks_turned_out_not_to_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_gathered_where_blocks_turned_out_not_to_be_copied() -> None:
     """By that operator on that device, in the tile that is picked without them."""
-    device, operands = Gpu.of(90, 132), Operands(2, 8, blocks=True)
+    gpu, operands = Gpu.of(90, 132), Operands(2, 8, blocks=True)
     geometry = ConvGeometry(128, 256, 28, 28, 256, 28, 28, 3, 3, pad_h=1, pad_w=1)
-    asked = Asked(geometry, "fprop", operands, device)
-    assert failed_tiles.tile_for(asked).uses_tma
-    monkeypatch.setattr(failed_tiles, "gathered_only", {("fprop", device)})
-    assert failed_tiles.tile_for(asked) == pick.pick(geometry, "fprop", Operands(2, 8), device)
-    assert failed_tiles.tile_for(asked._replace(operator="dgrad")).uses_tma
+    request = TileRequest(geometry, "fprop", operands, gpu)
+    assert tile_choice.tile_for(request).uses_tma
+    failures.add(NoTma("fprop", gpu), "it does not compile")
+    assert tile_choice.tile_for(request) == pick.pick(geometry, "fprop", Operands(2, 8), gpu)
+    assert tile_choice.tile_for(request._replace(operator="dgrad")).uses_tma
 
 
 def test_one_shared_workspace_is_all_the_memory(device: str) -> None:
     """wgrad takes SPLIT_K weights and, for the bias, SPLIT_K times the tiles of columns, in float32."""
     x, y = torch.randn(2, 16, 6, 6, device=device), torch.randn(2, 32, 6, 6, device=device)
-    geometry = geometry_of("wgrad", x.shape, y.shape, plain((1, 1)))
+    geometry = ConvGeometry(B=2, C=16, H=6, W=6, F=32, P=6, Q=6, R=1, S=1)
     tile = Tile(16, 16, 16, 4, 1, SPLIT_K=3)
-    multiply, add = planners.wgrad(x, y, True, geometry, True, INTERPRETER, tile).launches
+    call = Call.of_geometry("wgrad", geometry, (x, y), finds_bias=True)
+    multiply, add = planned(call, tile, INTERPRETER).launches
     assert multiply.arguments["partials_ptr"].shape == (3, 32, 16, 1, 1)
     assert multiply.arguments["bias_partials_ptr"].shape == (3, 32)
     assert multiply.programs == 3 * 2
@@ -131,7 +138,7 @@ def test_a_weight_that_is_not_split_is_written_as_it_lies(channels_last: bool, w
     """By a kernel that copies blocks, into a weight with its channels last: then only a bias takes a second step."""
     x, y = (torch.randint(-2, 3, (2, 16, n, n), device=device).half() for n in (6, 4))
     geometry = ConvGeometry(2, 16, 6, 6, 16, 4, 4, 3, 3)
-    plan = planners.wgrad(x, y, with_bias, geometry, channels_last, runtime.gpu_of(x.device))
+    plan = planned(Call.of_geometry("wgrad", geometry, (x, y), finds_bias=with_bias, channels_last=channels_last))
     if plan.tile.uses_tma and plan.tile.SPLIT_K == 1:
         assert (plan.launches[0].arguments["partials_ptr"] is plan.results[0]) == channels_last
         assert len(plan.launches) == (1 if channels_last and not with_bias else 2)
@@ -146,10 +153,10 @@ def test_a_weight_that_varies_is_written_without_a_workspace() -> None:
     geometry = ConvGeometry(2, 16, 4, 4, 16, 4, 4, 1, 1, varies="b")
     for splits, starts in ((1, 1), (2, 2)):
         tile = Tile(16, 16, 16, 4, 1, SPLIT_K=splits)
-        plan = planners.wgrad(x, y, False, geometry, True, INTERPRETER, tile)
+        plan = planned(Call.of_geometry("wgrad", geometry, (x, y)), tile, INTERPRETER)
         assert len(plan.launches) == starts
         assert (plan.launches[0].arguments["partials_ptr"] is plan.results[0]) == (splits == 1)
     weight = torch.empty(2, 16, 16, 1, 1)
     for bias in (torch.empty(16), torch.empty(2, 16)):
-        plan = planners.fprop(x, weight, bias, geometry, True, INTERPRETER)
+        plan = planned(Call.of_geometry("fprop", geometry, (x, weight), bias), gpu=INTERPRETER)
         assert plan.launches[0].arguments["BIAS_VARIES"] == (bias.ndim > 1)

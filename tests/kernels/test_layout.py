@@ -28,7 +28,7 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
     ],
 )
 def test_evenly_spaced(shape: tuple[int, ...], strides: tuple[int, ...], evenly: bool) -> None:
-    assert layout.evenly_spaced(strided(shape, strides)) == evenly
+    assert layout.is_evenly_spaced(strided(shape, strides)) == evenly
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_evenly_spaced(shape: tuple[int, ...], strides: tuple[int, ...], evenly:
 )
 def test_folds(sizes: dict[str, int], channels: int, block: int, folds: bool) -> None:
     geometry = ConvGeometry(**dict(B=1, C=128, F=8, P=2, Q=2, R=3, S=3, stride_h=3, stride_w=4) | sizes)
-    assert layout.folds(geometry, channels, block) == folds
+    assert layout.can_fold(geometry, channels, block) == folds
 
 
 def test_dense_rows() -> None:
@@ -74,7 +74,7 @@ def test_dense_rows() -> None:
     ],
 )
 def test_paired(given: tuple[int, int], loaded: tuple[int, int]) -> None:
-    assert layout.paired(*given, 8) == loaded
+    assert layout.paired_vectors(*given, 8) == loaded
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_weight_vector(channels: int, dtype: torch.dtype, vector: int) -> None:
 )
 def test_in_blocks(strides: tuple[int, ...], stride_h: int, copied: bool) -> None:
     geometry = ConvGeometry(B=2, C=8, H=2, W=4, F=8, P=2, Q=4, R=1, S=1, stride_h=stride_h)
-    assert layout.in_blocks(strided((2, 8, 2, 4), strides), geometry) == copied
-    assert not layout.in_blocks(strided((0, 8, 2, 4), strides), geometry)
+    assert layout.can_copy_blocks(strided((2, 8, 2, 4), strides), geometry) == copied
+    assert not layout.can_copy_blocks(strided((0, 8, 2, 4), strides), geometry)
 
 
 def test_the_order_of_what_is_allocated() -> None:

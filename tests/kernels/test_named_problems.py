@@ -12,13 +12,13 @@ import tritonconv
 from tests.support.cases import CONV, DTYPES, TRANSPOSED, Case
 from tests.support.guards import guarded
 from tests.support.oracle import PARTS, convolution_precision, expected_step, forward, hostile, precision_on, step
+from tests.support.plans import planned
 from tests.support.selection import in_dtypes
-from tests.support.steps import plain, steps
+from tests.support.steps import steps
 from tests.support.varying import VARYING, VARYING_TRANSPOSED
-from tritonconv import runtime
+from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.launch import layout, planners, split_k, start
-from tritonconv.operators.library import geometry_of
+from tritonconv.launch import layout, split_k, start
 from tritonconv.tiling.tile import Tile
 
 pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
@@ -154,8 +154,7 @@ def test_results_beyond_32_bits(
     input, weight, bias = case.operands(torch.float16, device, integer=True)
     result = far_apart((4, channels, 4, 4), axis, device)
     monkeypatch.setattr(layout, "allocate", lambda *_: result)
-    geometry = geometry_of(operator, input.shape, weight.shape, plain((4, 4)))
-    plan = planners.PLANS[operator](input, weight, bias, geometry, True, runtime.gpu_of(input.device))
+    plan = planned(Call.of_geometry(operator, case.geometry, (input, weight), bias))
     arguments = plan.launches[0].arguments
     assert arguments["ALIGN_Y" if operator == "fprop" else "ALIGN_X"] == (8 if channels == 8 else 1)
     assert arguments["WIDE"]
@@ -176,7 +175,7 @@ def test_split_reductions(splits: int, groups: int, device: str) -> None:
             for shape in (geometry.image_shape, geometry.feature_shape)
         )
         tile = Tile(16, 16, 16, 4, 1, SPLIT_K=splits)
-        plan = planners.wgrad(guarded(x), guarded(y), True, geometry, True, runtime.gpu_of(x.device), tile)
+        plan = planned(Call.of_geometry("wgrad", geometry, (guarded(x), guarded(y)), finds_bias=True), tile)
         weight, bias = start.run(plan)
         expected = torch.nn.grad.conv2d_weight(
             x.double(), geometry.weight_shape, y.double(), padding=(0, 1), groups=groups
@@ -191,7 +190,7 @@ def test_sums_of_the_bias_are_rounded_once(device: str) -> None:
     x, y = torch.zeros(1, 65, 1, 128, device=device).half(), torch.zeros(1, 1, 1, 128, device=device).half()
     y[0, 0, 0, [0, 1, 64]] = torch.tensor([2048.0, 1, -2048], device=device).half()
     tile = Tile(16, 64, 64, 4, 1)
-    _, bias = start.run(planners.wgrad(x, y, True, geometry, True, runtime.gpu_of(x.device), tile))
+    _, bias = start.run(planned(Call.of_geometry("wgrad", geometry, (x, y), finds_bias=True), tile))
     assert bias.tolist() == [1]
 
 
@@ -203,7 +202,7 @@ def test_more_filters_than_one_program_sums(device: str) -> None:
         torch.randint(-2, 3, shape, generator=generator).to(device, torch.float32)
         for shape in (geometry.image_shape, geometry.feature_shape)
     )
-    weight, bias = start.run(planners.wgrad(x, y, True, geometry, True, runtime.gpu_of(x.device)))
+    weight, bias = start.run(planned(Call.of_geometry("wgrad", geometry, (x, y), finds_bias=True)))
     assert torch.equal(weight[:, 0, 0, 0], (x * y).sum((0, 2, 3)))
     assert torch.equal(bias, y.sum((0, 2, 3)))
 

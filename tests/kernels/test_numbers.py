@@ -12,10 +12,12 @@ from torch import Tensor
 import tritonconv
 from tests.support.cases import DTYPES, Case
 from tests.support.oracle import convolution_precision, forward, hostile, step, widened
+from tests.support.plans import planned
 from tests.support.processes import ran
 from tests.support.selection import TELLING, in_dtypes
 from tritonconv import runtime
-from tritonconv.launch import planners, start
+from tritonconv.call import Call
+from tritonconv.launch import start
 from tritonconv.tiling.tile import Tile
 
 pytestmark = [
@@ -175,6 +177,6 @@ def test_the_depth_of_a_step_does_change_bits(device: str) -> None:
     for depth in (16, 32):
         tile = Tile(64, 32, depth, 4, 1)
         with convolution_precision("ieee"):
-            plan = planners.fprop(x, weight, None, DEEP.geometry, True, runtime.gpu_of(x.device), tile)
+            plan = planned(Call.of_geometry("fprop", DEEP.geometry, (x, weight)), tile)
         found.append(start.run(plan)[0])
     assert not torch.equal(*found)

@@ -11,9 +11,9 @@ import torch
 from bench.layers import read
 from tests.support.gpus import A100, H100, H200, MI300, RTX4090
 from tests.support.oracle import convolution_precision
+from tests.support.plans import call_of, planned, without_data
 from tritonconv.geometry import OPERATORS, VARIES, ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER, Gpu
-from tritonconv.launch import planners
 from tritonconv.tiling import block_shapes, catalogue, fits, measured, pick
 from tritonconv.tiling.cost import expected, partial_bytes
 from tritonconv.tiling.tile import Operands, Tile
@@ -206,7 +206,7 @@ def test_every_measured_tile_is_picked() -> None:
             operator, itemsize, vector, whole, exact, varies, blocks, *_ = row["key"]
             operands = Operands(itemsize, vector, whole, exact, varies, blocks)
             layer = geometries[row["layer"]]
-            geometry = layer.in_line() if layer.pointwise else layer
+            geometry = layer.flattened() if layer.pointwise else layer
             assert pick.pick(geometry, operator, operands, device) == Tile(*row["tile"]), row
 
 
@@ -219,19 +219,20 @@ def test_few_variants_are_compiled(dtype: torch.dtype) -> None:
         for _ in range(1000):
             geometry, channels_last = some_geometry(rng), rng.random() < 0.7
             memory_format = torch.channels_last if channels_last else torch.contiguous_format
-            kinds = dict(dtype=dtype, device="meta")
-            x, y, weight = (
-                torch.empty(shape, **kinds).to(memory_format=memory_format)
-                for shape in (geometry.image_shape, geometry.feature_shape, geometry.weight_shape)
-            )
-            for_y, for_x = torch.empty(geometry.F, **kinds), torch.empty(geometry.C, **kinds)
+            given = without_data(geometry, dtype)
+            factors = {name: factor.to(memory_format=memory_format) for name, factor in given.items()}
+            for_y, for_x = (torch.empty(n, dtype=dtype, device="meta") for n in (geometry.F, geometry.C))
             has_bias = rng.random() < 0.5
-            for plan in (
-                planners.fprop(x, weight, for_y if has_bias else None, geometry, channels_last, H100),
-                planners.dgrad(y, weight, for_x if has_bias else None, geometry, channels_last, H100),
-                planners.wgrad(x, y, has_bias, geometry, channels_last, H100),
-            ):
-                for each in plan.launches:
+            for operator, bias in (("fprop", for_y), ("dgrad", for_x), ("wgrad", None)):
+                call = call_of(
+                    operator,
+                    geometry,
+                    factors,
+                    bias if has_bias else None,
+                    finds_bias=has_bias and operator == "wgrad",
+                    channels_last=channels_last,
+                )
+                for each in planned(call, gpu=H100).launches:
                     found.setdefault(each.kernel.__name__, set()).add(each.variant)
     assert len(found) == (7 if dtype == torch.bfloat16 else 6)  # wgrad tiles only pixels of 16 bits
     assert max(len(variants) for variants in found.values()) <= 64, {k: len(v) for k, v in found.items()}

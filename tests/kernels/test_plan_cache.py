@@ -17,8 +17,10 @@ from tests.support.oracle import convolution_precision
 from tests.support.processes import seen
 from tests.support.selection import in_dtypes
 from tests.support.steps import steps
-from tritonconv.launch import failed_tiles, plan_cache, planners, split_k
-from tritonconv.operators import call, library
+from tritonconv.call import Call
+from tritonconv.geometry import ConvGeometry
+from tritonconv.launch import plan_cache, planners, split_k, tile_choice
+from tritonconv.operators.compute import compute
 
 pytest.importorskip("triton")
 
@@ -29,8 +31,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The operators that are planned."""
     made: list[str] = []
-    for operator, plan in planners.PLANS.items():
-        monkeypatch.setitem(planners.PLANS, operator, lambda *a, o=operator, p=plan: made.append(o) or p(*a))
+    plan = planners.plan
+    monkeypatch.setattr(planners, "plan", lambda call, *more: made.append(call.operator) or plan(call, *more))
     return made
 
 
@@ -103,11 +105,12 @@ def test_whatever_else_differs_is_planned_anew(device: str, planned: list[str]) 
 def test_a_wish_and_a_memory_format_make_plans_of_their_own(device: str, planned: list[str]) -> None:
     """Of the same tensors."""
     x, weight = drawn(2, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device)
+    geometry = ConvGeometry(B=2, C=4, H=5, W=5, F=6, P=3, Q=3, R=3, S=3)
     for _ in range(2):
         for channels_last in (False, True):
             for wish in ("auto", "triton"):
-                sampling = library.Sampling((3, 3), (1, 1), (0, 0), (1, 1), 1, "", channels_last, wish)
-                (y,) = call.run("fprop", x, weight, None, sampling)
+                how = dict(channels_last=channels_last, implementation=wish)
+                (y,) = compute(Call.of_geometry("fprop", geometry, (x, weight), **how))
                 assert right(y, x, weight)
                 assert y.is_contiguous(memory_format=torch.channels_last) == channels_last
     assert len(planned) == 4
@@ -143,14 +146,14 @@ def test_no_tensor_is_kept_alive(device: str, monkeypatch: pytest.MonkeyPatch) -
     """Neither operands nor their copies, here of the image."""
     x, weight = drawn(2, 16, 5, 5, device=device), drawn(8, 16, 3, 3, device=device)
     copies: list[weakref.ref[Tensor]] = []
-    adjacent = planners.adjacent
+    adjacent = planners.adjacent_channels
 
     def observed(side: Tensor, channels: int) -> Tensor:
         copy = adjacent(side, channels)
         copies.append(weakref.ref(copy))
         return copy
 
-    monkeypatch.setattr(planners, "adjacent", observed)
+    monkeypatch.setattr(planners, "adjacent_channels", observed)
     for _ in range(2):
         conv2d(x, weight)
     assert len(plan_cache._kept) == 1
@@ -186,9 +189,9 @@ def test_without_memory_it_is_planned_as_if_for_the_first_time(
 
 def test_what_lack_of_memory_made_of_a_plan_is_not_kept(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once there is memory again, the sum is split as it should be."""
-    pick, partial_sums = failed_tiles.pick, split_k.partial_sums
+    pick, partial_sums = tile_choice.pick, split_k.partial_sums
     monkeypatch.setattr(
-        failed_tiles, "pick", lambda *asked: replace(pick(*asked), SPLIT_K=4 if asked[1] == "wgrad" else 1)
+        tile_choice, "pick", lambda *asked: replace(pick(*asked), SPLIT_K=4 if asked[1] == "wgrad" else 1)
     )
     splits: list[int] = []
     limit = 0
@@ -216,6 +219,8 @@ OBSERVED = """
 import triton
 from triton.runtime import JITFunction
 import tritonconv
+from tritonconv.call import Call
+from tritonconv.geometry import ConvGeometry
 from tritonconv.launch import plan_cache
 looked_up = []
 run = JITFunction.run

@@ -10,11 +10,12 @@ from torch.nn.functional import conv2d, pad
 from tests.support.cases import laid_out
 from tests.support.guards import guarded
 from tests.support.oracle import convolution_precision
+from tests.support.plans import call_of, planned
 from tritonconv import runtime
+from tritonconv.call import Call
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.gpu import COPIES_BLOCKS
-from tritonconv.launch import planners, start
-from tritonconv.launch.plan import Plan
+from tritonconv.launch import start
 from tritonconv.tiling.block_shapes import Shape, in_shape, shapes, whole_rows
 from tritonconv.tiling.tile import Tile
 
@@ -102,12 +103,9 @@ def expected(geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor) -> di
     return {"fprop": features.detach(), "dgrad": image, "wgrad": filters}
 
 
-def plan_of(
-    operator: Operator, geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor, bias: Any, tile: Tile | None
-) -> Plan:
-    first, second = {"fprop": (x, weight), "dgrad": (y, weight), "wgrad": (x, y)}[operator]
-    device = runtime.gpu_of(x.device)
-    return planners.PLANS[operator](guarded(first), guarded(second), bias, geometry, True, device, tile)
+def fenced(operator: Operator, geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor, **more: Any) -> Call:
+    """A call on operands between fences."""
+    return call_of(operator, geometry, dict(x=guarded(x), weight=guarded(weight), y=guarded(y)), **more)
 
 
 def tile_in(operator: Operator, shape: Shape | None = None) -> Tile:
@@ -127,14 +125,15 @@ def copies_blocks() -> None:
 def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, shape: Shape, device: str) -> None:
     x, weight, y = factors(geometry, device)
     sides = {"fprop": y, "dgrad": x, "wgrad": weight}
-    summand = None if operator == "wgrad" else (torch.arange(sides[operator].shape[1], device=device) % 7).half()
-    plan = plan_of(operator, geometry, x, weight, y, True if summand is None else summand, tile_in(operator, shape))
+    added = None if operator == "wgrad" else (torch.arange(sides[operator].shape[1], device=device) % 7).half()
+    call = fenced(operator, geometry, x, weight, y, bias=added, finds_bias=operator == "wgrad")
+    plan = planned(call, tile_in(operator, shape))
     assert plan.launches[0].kernel.__name__ == f"{operator}_tma_kernel"
     assert plan.launches[0].arguments.get("FOLDED", False) == (geometry in FOLDED and operator != "wgrad")
     result, *bias = start.run(plan)
     wanted = expected(geometry, x, weight, y)[operator]
-    if summand is not None:
-        wanted = wanted + summand.double()[:, None, None]
+    if added is not None:
+        wanted = wanted + added.double()[:, None, None]
     assert torch.equal(result.double(), wanted)
     assert all(torch.equal(each.double(), y.double().sum((0, 2, 3))) for each in bias)
 
@@ -147,10 +146,10 @@ def test_results_that_leave_in_halves(operator: Operator, name: str, device: str
     x, weight, y = factors(geometry, device)
     tile = in_shape(Tile(LEAST, 2 * LEAST, LEAST, LEAST // 16, num_stages=2), shapes(LEAST, operator)[0])
     assert tile.halves
-    summand = (torch.arange({"fprop": y, "dgrad": x}[operator].shape[1], device=device) % 7).half()
-    plan = plan_of(operator, geometry, x, weight, y, summand, tile)
+    added = (torch.arange({"fprop": y, "dgrad": x}[operator].shape[1], device=device) % 7).half()
+    plan = planned(fenced(operator, geometry, x, weight, y, bias=added), tile)
     assert plan.launches[0].arguments["HALVES"]
-    wanted = expected(geometry, x, weight, y)[operator] + summand.double()[:, None, None]
+    wanted = expected(geometry, x, weight, y)[operator] + added.double()[:, None, None]
     assert torch.equal(start.run(plan)[0].double(), wanted)
 
 
@@ -160,7 +159,7 @@ def test_programs_that_compute_several_tiles(operator: Operator, name: str, devi
     """One after the other: here one program all of them."""
     geometry = PROBLEMS[name]
     x, weight, y = factors(geometry, device)
-    plan = plan_of(operator, geometry, x, weight, y, None, tile_in(operator))
+    plan = planned(fenced(operator, geometry, x, weight, y), tile_in(operator))
     alone = plan._replace(launches=[each._replace(programs=1) for each in plan.launches])
     assert torch.equal(start.run(alone)[0].double(), expected(geometry, x, weight, y)[operator])
 
@@ -172,8 +171,8 @@ def test_a_part_of_a_wider_tensor_folds_as_well(device: str) -> None:
     x, weight = torch.randn_like(x), torch.randn_like(weight)
     wider = torch.cat([x, x], 1).contiguous(memory_format=torch.channels_last)
     tile = tile_in("fprop")
-    here = runtime.gpu_of(torch.device(device))
-    plans = [planners.fprop(each, weight, None, geometry, True, here, tile) for each in (x, wider[:, : geometry.C])]
+    images = (x, wider[:, : geometry.C])
+    plans = [planned(Call.of_geometry("fprop", geometry, (each, weight)), tile) for each in images]
     assert [plan.launches[0].arguments["FOLDED"] for plan in plans] == [True, True]
     assert torch.equal(*(start.run(plan)[0] for plan in plans))
 
@@ -185,7 +184,7 @@ def test_a_cropped_gradient(cropped: str, device: str) -> None:
     x, weight, _ = factors(geometry, device)
     whole = laid_out(torch.randint(-2, 3, (1, LEAST, 7, 10)).to(device, torch.float16), "channels_last")
     y = whole[:, :, 1:6, 1:9] if cropped == "columns" else laid_out(whole[..., :8], "channels_last")[:, :, 1:6]
-    plan = planners.wgrad(x, y, False, geometry, True, runtime.gpu_of(torch.device(device)))
+    plan = planned(Call.of_geometry("wgrad", geometry, (x, y)))
     if not torch.cuda.is_available():
         assert plan.tile.uses_tma == (cropped == "rows")
     assert torch.equal(start.run(plan)[0].double(), expected(geometry, x, weight, y)["wgrad"])
@@ -201,7 +200,7 @@ def test_nan_goes_no_further_than_its_pixel_is_seen(operator: Operator, name: st
         x[-1, 3, -1, -1] = float("nan")
     if operator != "fprop":
         y[0, 5, -1, -1] = float("nan")
-    plan = plan_of(operator, geometry, x, weight, y, None if operator != "wgrad" else False, tile_in(operator))
+    plan = planned(fenced(operator, geometry, x, weight, y), tile_in(operator))
     (result,) = start.run(plan)
     wanted = expected(geometry, x, weight, y)[operator]
     assert torch.equal(result.isnan(), wanted.isnan())
@@ -214,7 +213,7 @@ def test_nan_in_a_filter_stays_in_its_group(operator: Operator, device: str) -> 
     geometry = ConvGeometry(B=1, C=48, H=3, W=3, F=48, P=3, Q=3, R=1, S=1, G=2, stride_h=1, pad_h=0)
     x, weight, y = factors(geometry, device)
     weight[24:] = float("nan")
-    (result,) = start.run(plan_of(operator, geometry, x, weight, y, None, tile_in(operator)))
+    (result,) = start.run(planned(fenced(operator, geometry, x, weight, y), tile_in(operator)))
     assert not result[:, :24].isnan().any()
     assert result[:, 24:].isnan().all()
 
@@ -227,7 +226,7 @@ def test_nan_in_a_tap_goes_no_further_than_it_is_seen(operator: Operator, dtype:
     x, weight, y = (t.to(getattr(torch, dtype)) for t in factors(geometry, device))
     weight[3, 5, 0, 1] = float("nan")
     with convolution_precision("tf32"):
-        (result,) = start.run(plan_of(operator, geometry, x, weight, y, None, tile_in(operator)))
+        (result,) = start.run(planned(fenced(operator, geometry, x, weight, y), tile_in(operator)))
     wanted = expected(geometry, x, weight, y)[operator]
     assert torch.equal(result.isnan(), wanted.isnan())
     assert torch.equal(result.double().nan_to_num(), wanted.nan_to_num())
@@ -239,7 +238,7 @@ def test_picked_in_every_dtype(dtype: str, precision: str, device: str) -> None:
     geometry = PROBLEMS["plain"]
     x, weight, y = (t.to(getattr(torch, dtype)) for t in factors(geometry, device))
     with convolution_precision(precision):
-        plans = {op: plan_of(op, geometry, x, weight, y, op == "wgrad" or None, None) for op in OPERATORS}
+        plans = {op: planned(fenced(op, geometry, x, weight, y, finds_bias=op == "wgrad")) for op in OPERATORS}
         results = {operator: start.run(plan)[0] for operator, plan in plans.items()}
     if not torch.cuda.is_available():
         assert [op for op, plan in plans.items() if not plan.tile.uses_tma] == (["wgrad"] if dtype == "float32" else [])
@@ -263,7 +262,7 @@ def test_gathered_where_blocks_can_not_be_copied(reason: str, precision: str, de
         geometry = ConvGeometry(B=2, C=24, H=5, W=7, F=8, P=4, Q=5, R=2, S=3, varies="b")
         weight = weight.expand(geometry.weight_shape).contiguous()
     with convolution_precision(precision):
-        plan = planners.fprop(x, weight, None, geometry, True, runtime.gpu_of(x.device))
+        plan = planned(Call.of_geometry("fprop", geometry, (x, weight)))
         (result,) = start.run(plan)
     assert not plan.tile.uses_tma
     shared = weight[0] if reason == "varies" else weight
@@ -275,7 +274,7 @@ def test_a_line_of_pixels_is_one_image(device: str) -> None:
     geometry = PROBLEMS["line"]
     x, weight, y = factors(geometry, device)
     whole, apart = (
-        planners.fprop(x, weight, None, geometry, channels_last, runtime.gpu_of(x.device))
+        planned(Call.of_geometry("fprop", geometry, (x, weight), channels_last=channels_last))
         for channels_last in (True, False)
     )
     assert [plan.launches[0].arguments["B"] for plan in (whole, apart)] == [1, 3]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tritonconv.geometry import ConvGeometry
-from tritonconv.operators.library import Sampling, geometry_of
+from tritonconv.call import Settings, geometry_of
+from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.arguments import FUNCTIONS
 
@@ -99,9 +99,9 @@ class Case:
         """As the operators see it. Raises what torch raises where there is no such convolution."""
         input, weight = (torch.empty(shape, device="meta") for shape in (self.input_shape, self.weight_shape))
         check = arguments.conv_transpose2d if self.transposed else arguments.conv2d
-        call = check(input, weight, None, **self.arguments, varies=self.varies)
-        sampling = Sampling(call.size, call.stride, call.pad, call.dilation, call.groups, call.varies, True, "auto")
-        return geometry_of("dgrad" if self.transposed else "fprop", call.input.shape, weight.shape, sampling)
+        given, weight, _, *settings = check(input, weight, None, **self.arguments, varies=self.varies)
+        operator: Operator = "dgrad" if self.transposed else "fprop"
+        return geometry_of(operator, given.shape, weight.shape, Settings(*settings, implementation="auto"))
 
     @property
     def name_of_function(self) -> str:

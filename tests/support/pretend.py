@@ -115,12 +115,12 @@ def install(gpu: Gpu) -> Gpu:
     """Have tritonconv take CPU tensors for tensors on `gpu`, and start results and workspaces as NaN."""
     from triton.runtime import driver
 
+    from tests.support.gpus import H100
     from tritonconv import dispatch, runtime
-    from tritonconv.gpu import Gpu
     from tritonconv.launch import layout, plan_cache
 
     driver.set_active(gpu)
-    runtime.gpu_of = lambda _: Gpu.of(90, 132)
+    runtime.gpu_of = lambda _: H100
     runtime.is_gpu = lambda _: True
     dispatch._why_not_device = lambda _: None
     allocate, allocate_as = layout.allocate, plan_cache.allocate_as

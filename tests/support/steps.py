@@ -19,7 +19,6 @@ from tests.support.oracle import (
     scales,
     step,
 )
-from tritonconv.operators.library import Sampling
 
 
 class Part(NamedTuple):
@@ -74,17 +73,3 @@ def check(case: Case, device: str, integer: bool, seed: int = 0) -> None:
             part.check("float32")
         else:
             part.check(precision_on(device, case.dtype))
-
-
-def plain(size: tuple[int, int]) -> Sampling:
-    """An operator's arguments without stride, padding, dilation or groups."""
-    return Sampling(
-        size,
-        stride=(1, 1),
-        pad=(0, 0),
-        dilation=(1, 1),
-        groups=1,
-        varies="",
-        channels_last=True,
-        implementation="triton",
-    )

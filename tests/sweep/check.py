@@ -10,7 +10,7 @@ from tests.support.guards import guarded_memory
 from tests.support.steps import check
 from tests.sweep.problems import tile_of
 from tritonconv import runtime
-from tritonconv.launch import failed_tiles
+from tritonconv.launch import tile_choice
 
 
 def wrong(case: Case, device: str, integer: bool, seed: int) -> str | None:
@@ -30,7 +30,7 @@ def small_tiles(seed: int) -> Iterator[None]:
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            failed_tiles,
+            tile_choice,
             "pick",
             lambda geometry, operator, operands, _: tile_of(seed, operator, geometry, operands.blocks),
         )

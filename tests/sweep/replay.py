@@ -9,50 +9,42 @@ from torch import Tensor
 import tritonconv
 from tests.support.guards import guarded_memory
 from tests.support.oracle import convolution_precision
-from tritonconv.geometry import ConvGeometry
-from tritonconv.operators import library
-from tritonconv.operators.call import run
+from tritonconv.bias import LETTERS, shape_beside
+from tritonconv.call import Call
+from tritonconv.geometry import LEAVES_OUT, TAKES, ConvGeometry
+from tritonconv.operators.compute import compute
 
 
 def wrong(text: str, device: str) -> str | None:
     """What is wrong with one call of an operator, named in JSON as by `tritonconv.verify`; on random normal numbers."""
-    call: dict[str, Any] = json.loads(text)
-    geometry = ConvGeometry(**call["geometry"])
-    shapes = dict(x=geometry.image_shape, y=geometry.feature_shape, weight=geometry.weight_shape)
-    sizes = dict(x=(geometry.H, geometry.W), y=(geometry.P, geometry.Q), weight=(geometry.R, geometry.S))
-    names, left_out = {
-        "fprop": (["x", "weight"], "y"),
-        "dgrad": (["y", "weight"], "x"),
-        "wgrad": (["x", "y"], "weight"),
-    }[call["operator"]]
-    dtype = torch.float32 if call["dtype"] == "tf32" else getattr(torch, call["dtype"])
+    about: dict[str, Any] = json.loads(text)
+    geometry, operator = ConvGeometry(**about["geometry"]), about["operator"]
+    dtype = torch.float32 if about["dtype"] == "tf32" else getattr(torch, about["dtype"])
     generator = torch.Generator().manual_seed(0)
-    factors = [
-        drawn(shapes[name], strides, offset, dtype, device, generator)
-        for name, (strides, offset) in zip(names, call["memory"], strict=True)
-    ]
-    bias: Any = call["bias"]
-    if call["operator"] != "wgrad":
-        B, N, h, w = shapes[left_out]
-        shape = {0: (), 1: (N,), 2: (B, N), 3: (N, h, w), 4: (B, N, h, w)}[int(bias)]
-        bias = torch.randn(shape, generator=generator).to(device, dtype) if bias else None
-    sampling = library.Sampling(
-        sizes[left_out],
-        (geometry.stride_h, geometry.stride_w),
-        (geometry.pad_h, geometry.pad_w),
-        (geometry.dilation_h, geometry.dilation_w),
-        geometry.G,
-        geometry.varies,
-        call["channels_last"],
-        "triton",
+    first, second = (
+        drawn(geometry.shape_of(factor), strides, offset, dtype, device, generator)
+        for factor, (strides, offset) in zip(TAKES[operator], about["memory"], strict=True)
+    )
+    bias, finds_bias = None, operator == "wgrad" and about["bias"]
+    if operator != "wgrad" and about["bias"]:
+        shape = shape_beside(geometry.shape_of(LEAVES_OUT[operator]), LETTERS[about["bias"]])
+        bias = torch.randn(shape, generator=generator).to(device, dtype)
+    call = Call.of_geometry(
+        operator,
+        geometry,
+        (first, second),
+        bias,
+        finds_bias=finds_bias,
+        channels_last=about["channels_last"],
+        implementation="triton",
     )
     try:
         with (
-            convolution_precision("tf32" if call["dtype"] == "tf32" else "ieee"),
+            convolution_precision("tf32" if about["dtype"] == "tf32" else "ieee"),
             tritonconv.verify(1),
             guarded_memory(),
         ):
-            run(call["operator"], *factors, bias, sampling)
+            compute(call)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

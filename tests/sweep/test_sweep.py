@@ -11,6 +11,7 @@ import torch
 
 from tests.support.cases import LAYOUTS, Case
 from tests.support.oracle import forward
+from tests.support.plans import call_of, planned, without_data
 from tests.support.processes import python
 from tests.sweep import __main__ as command
 from tests.sweep.check import wrong
@@ -119,12 +120,8 @@ def test_steps_are_those_that_are_launched(seed: int) -> None:
     """As many as the programs and loops of the plans take, or a few more."""
     case = drawn()[seed]
     promised, geometry = steps(case.geometry), case.geometry
-    x, weight, y = (
-        torch.empty(shape, device="meta")
-        for shape in (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
-    )
-    for operator, factors in {"fprop": (x, weight, None), "dgrad": (y, weight, None), "wgrad": (x, y, False)}.items():
-        plan = planners.PLANS[operator](*factors, geometry, True, INTERPRETER)
+    for operator in OPERATORS:
+        plan = planned(call_of(operator, geometry, without_data(geometry)), gpu=INTERPRETER)
         assert sum(each.programs for each in plan.launches[:1]) <= promised[operator]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tritonconv.bias import LETTERS
 from tritonconv.geometry import ConvGeometry
-from tritonconv.launch.layout import bias_strides, in_blocks
+from tritonconv.launch.layout import bias_strides, can_copy_blocks
 from tritonconv.runtime import interpreted, tf32_allowed
 from tritonconv.tiling.tile import Operands, Tile
 
@@ -48,20 +49,20 @@ def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y
     )
 
 
-def addend(bias: Tensor, geometry: ConvGeometry) -> Tensor:
+def kernel_bias(bias: Tensor, geometry: ConvGeometry) -> Tensor:
     """A bias as kernels take it. Raises ValueError for one that varies over more than the weight."""
-    letters = {1: "", 2: "b", 3: "p q", 4: "b p q"}[bias.ndim]
+    letters = LETTERS[bias.ndim]
     if not set(letters) <= set(geometry.varies):
         raise ValueError(f"the bias varies over {letters!r}, and the weight only over {geometry.varies!r}")
     return bias.contiguous() if bias.ndim == 1 else bias  # which kernels take without its strides
 
 
-def variation(geometry: ConvGeometry) -> dict[str, bool]:
+def variation_arguments(geometry: ConvGeometry) -> dict[str, bool]:
     """Over what the weight varies."""
     return dict(PER_SAMPLE=geometry.per_sample, PER_LOCATION=geometry.per_location)
 
 
-def gathering(
+def gather_arguments(
     geometry: ConvGeometry, side: Tensor, vector: int, bias: Tensor | None, shape: Sequence[int], tile: Tile
 ) -> dict[str, Any]:
     """What those kernels take that gather the rows of `side`, `vector` elements at a time, and add `bias` to a result
@@ -74,30 +75,30 @@ def gathering(
         stride_bias_h=stride_h,
         stride_bias_w=stride_w,
         BIAS_VARIES=bias is not None and bias.ndim > 1,
-        **variation(geometry),
-        **walk(geometry, side, vector, tile),
+        **variation_arguments(geometry),
+        **tap_arguments(geometry, side, vector, tile),
         # What Triton must be told of a loop without tensor cores, which it would not pipeline.
         STAGES=tile.num_stages if tile.BLOCK_M < 16 else None,
     )
 
 
-def periods(geometry: ConvGeometry) -> dict[str, int]:
+def period_arguments(geometry: ConvGeometry) -> dict[str, int]:
     """What fprop in whole blocks, and any dgrad, take to follow the stride."""
     period_h, period_w = geometry.periods
     return dict(period_h=period_h, period_w=period_w)
 
 
-def shape(tile: Tile) -> dict[str, int]:
+def block_shape_arguments(tile: Tile) -> dict[str, int]:
     """How pixels lie in a whole block."""
     return dict(BLOCK_B=tile.BLOCK_B, BLOCK_H=tile.BLOCK_H, BLOCK_W=tile.BLOCK_W)
 
 
-def tiling(geometry: ConvGeometry, tile: Tile) -> dict[str, Any]:
+def tma_arguments(geometry: ConvGeometry, tile: Tile) -> dict[str, Any]:
     """What fprop and dgrad in whole blocks take beside what the gathered ones do."""
-    return dict(groups=geometry.G, HALVES=tile.halves, **shape(tile))
+    return dict(groups=geometry.G, HALVES=tile.halves, **block_shape_arguments(tile))
 
 
-def walk(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile) -> dict[str, int]:
+def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile) -> dict[str, int]:
     """How a kernel that gathers the rows of `side`, `vector` elements at a time, gets from tap to tap."""
     _, stride_c, stride_h, stride_w = side.stride()
     reach = geometry.R * geometry.dilation_h * stride_h + geometry.S * geometry.dilation_w * stride_w
@@ -111,7 +112,7 @@ def walk(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile) -> dict[
     )
 
 
-def constants(operand: Tensor, tile: Tile) -> dict[str, Any]:
+def tile_arguments(operand: Tensor, tile: Tile) -> dict[str, Any]:
     """What every kernel is compiled for: the tile, and how to multiply operands of this dtype."""
     import triton.language as tl
 
@@ -129,12 +130,12 @@ def constants(operand: Tensor, tile: Tile) -> dict[str, Any]:
     )
 
 
-def summary(geometry: ConvGeometry, vector: int, whole: bool, *loaded: Tensor) -> Operands:
+def described_operands(geometry: ConvGeometry, vector: int, whole: bool, *loaded: Tensor) -> Operands:
     """What `pick` is told: the sides that are `loaded` are so by `vector` elements, and results are stored by 16 bytes
     if `whole`. Blocks can be copied of channels and filters that are a multiple of 16 bytes.
     """
     exact = loaded[0].dtype == torch.float32 and not tf32_allowed()
     itemsize = loaded[0].element_size()
     copied = (geometry.C // geometry.G * itemsize) % 16 == (geometry.F // geometry.G * itemsize) % 16 == 0
-    blocks = copied and all(in_blocks(side, geometry) for side in loaded) and not geometry.varies
+    blocks = copied and all(can_copy_blocks(side, geometry) for side in loaded) and not geometry.varies
     return Operands(itemsize, vector, whole, exact, geometry.varies, blocks and vector * itemsize == 16)

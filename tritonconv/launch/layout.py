@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.bias import broadcastable
+from tritonconv.geometry import ConvGeometry
 
 
 def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
@@ -21,32 +22,17 @@ def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: tor
     return torch.empty(tuple(shape), memory_format=memory_format, **at)
 
 
-def without_data(tensor: Tensor) -> Tensor:
-    """On the meta device a tensor has an address, which fake tensors do not: zero, aligned to anything."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
 def allocate_as(layout: Tensor, device: torch.device) -> Tensor:
     """Uninitialised memory on `device` for a tensor that lies as this one, which may be without data."""
     return torch.empty_strided(layout.shape, layout.stride(), dtype=layout.dtype, device=device)
 
 
-def last_in_memory(operator: Operator, geometry: ConvGeometry, channels_last: bool) -> bool:
-    """Whether the result has its channels last in memory: as the call says, or if it is a weight that varies."""
-    return channels_last or (operator == "wgrad" and geometry.varies != "")
-
-
-def summand(bias: Tensor) -> Tensor:
-    """A bias (N,), (B, N), (N, h, w) or (B, N, h, w) as it is added to a result (B, N, h, w)."""
-    return bias[..., None, None] if bias.ndim < 3 else bias
-
-
 def bias_strides(bias: Tensor | None, shape: Sequence[int]) -> tuple[int, ...]:
     """The strides of a bias beside a result of this shape: zero where it does not vary."""
-    return (0, 0, 0, 0) if bias is None else summand(bias).expand(shape).stride()
+    return (0, 0, 0, 0) if bias is None else broadcastable(bias).expand(shape).stride()
 
 
-def adjacent(side: Tensor, channels: int) -> Tensor:
+def adjacent_channels(side: Tensor, channels: int) -> Tensor:
     """An image or features, or, where a copy lets whole 16-byte vectors be loaded, one with its channels adjacent.
 
     `channels` counts those of one group.
@@ -57,16 +43,16 @@ def adjacent(side: Tensor, channels: int) -> Tensor:
     return side.clone(memory_format=torch.channels_last)
 
 
-def filters_last(weight: Tensor) -> Tensor:
+def weight_channels_last(weight: Tensor) -> Tensor:
     """The weight (..., F, C/G, R, S) with its elements in the order (..., F, R, S, C/G), without gaps, aligned to 16
     bytes: as one that varies usually lies.
     """
     return aligned(weight.movedim(-3, -1).contiguous())
 
 
-def channels_first(weight: Tensor, groups: int, multiple: int = 1) -> Tensor:
-    """The weight (F, C/G, R, S) with its elements in the order (G, C/G, R, S, F/G), otherwise as `filters_last`; with
-    zeros behind F/G up to a multiple of so many.
+def weight_filters_last(weight: Tensor, groups: int, multiple: int = 1) -> Tensor:
+    """The weight (F, C/G, R, S) with its elements in the order (G, C/G, R, S, F/G), otherwise as
+    `weight_channels_last`; with zeros behind F/G up to a multiple of so many.
     """
     lying = weight.unflatten(0, (groups, -1)).permute(0, 2, 3, 4, 1)
     missing = -lying.shape[-1] % multiple
@@ -94,7 +80,7 @@ def alignment(side: Tensor, channels: int) -> int:
     return 1
 
 
-def paired(x: int, y: int, whole: int) -> tuple[int, int]:
+def paired_vectors(x: int, y: int, whole: int) -> tuple[int, int]:
     """How many elements the loads of two sides take, if each may take so many, and `whole` vectors have most: each pair
     is one more variant to compile. Beside single elements there are only whole vectors, and else both take the lesser.
     """
@@ -103,17 +89,17 @@ def paired(x: int, y: int, whole: int) -> tuple[int, int]:
 
 
 def weight_vector(weight: Tensor) -> int:
-    """How many channels one load takes of a weight (..., F, C/G, R, S) in the order of `filters_last`."""
+    """How many channels one load takes of a weight (..., F, C/G, R, S) in the order of `weight_channels_last`."""
     return gcd(weight.shape[-3], 16 // weight.element_size())
 
 
-def whole_stores(side: Tensor, channels: int) -> int:
+def store_vector(side: Tensor, channels: int) -> int:
     """How many adjacent channels one store takes: 16 bytes of them, or 1."""
     vector = 16 // side.element_size()
     return vector if alignment(side, channels) == vector else 1
 
 
-def in_blocks(side: Tensor, geometry: ConvGeometry) -> bool:
+def can_copy_blocks(side: Tensor, geometry: ConvGeometry) -> bool:
     """Whether hardware can copy blocks of pixels of a `side` whose loads take 16 bytes: it knows no stride of zero, nor
     one of 2^40 bytes, and every stride-th pixel may be asked for.
     """
@@ -124,9 +110,9 @@ def in_blocks(side: Tensor, geometry: ConvGeometry) -> bool:
     return min(along_b, along_h, along_w) > 0 and farthest * side.element_size() < 2**40
 
 
-def line(side: Tensor) -> Tensor | None:
+def flattened(side: Tensor) -> Tensor | None:
     """The pixels of all images as one row of one image (1, N, 1, B*H*W), if they lie so in memory."""
-    if not evenly_spaced(side):
+    if not is_evenly_spaced(side):
         return None
     B, N, H, W = side.shape
     _, along_c, _, along_w = side.stride()
@@ -134,17 +120,17 @@ def line(side: Tensor) -> Tensor | None:
     return side.as_strided((1, N, 1, pixels), (pixels * along_w, along_c, pixels * along_w, along_w))
 
 
-def wide(side: Tensor) -> bool:
+def is_wide(side: Tensor) -> bool:
     """Whether the offset of some element does not fit in 32 bits."""
     return sum((n - 1) * stride for n, stride in zip(side.shape, side.stride(), strict=True)) >= 2**31
 
 
-def in_order(weight: Tensor) -> bool:
+def is_weight_channels_last(weight: Tensor) -> bool:
     """Whether the weight (..., F, C/G, R, S) has its elements in the order (..., F, R, S, C/G), without gaps."""
     return weight.movedim(-3, -1).is_contiguous()
 
 
-def evenly_spaced(side: Tensor) -> bool:
+def is_evenly_spaced(side: Tensor) -> bool:
     """Whether all pixels of a side (B, C, H, W), one image after the other, lie at equal distances."""
     B, _, H, W = side.shape
     along_b, _, along_h, along_w = side.stride()
@@ -158,7 +144,7 @@ def dense_rows(side: Tensor) -> Tensor:
     return side if dense else side.contiguous(memory_format=torch.channels_last)
 
 
-def folds(geometry: ConvGeometry, channels: int, block: int) -> bool:
+def can_fold(geometry: ConvGeometry, channels: int, block: int) -> bool:
     """Whether the columns that a stride skips can count as further channels of those that it does not, in whole blocks
     of `block` channels, and the rows as an axis of their own.
     """

@@ -31,28 +31,13 @@ def compiled_for(name: str, value: Any) -> Any:
     return "i32" if value < 2**31 else "i64"
 
 
-class Asked(NamedTuple):
+class TileRequest(NamedTuple):
     """What `pick` chooses a tile for."""
 
     geometry: ConvGeometry
     operator: Operator
     operands: Operands
-    device: Gpu
-
-
-class Plan(NamedTuple):
-    """The results, not computed yet, and what computes them, with which tile, for what it is chosen; the copies of
-    operands that it computes with, and the memory for what is in between. `compiled` has what Triton compiled for each
-    launch, once they have been started; the interpreter compiles nothing.
-    """
-
-    results: tuple[Tensor, ...]
-    launches: list[Launch]
-    tile: Tile
-    asked: Asked
-    copies: "Copies"
-    workspaces: tuple[Tensor, ...]
-    compiled: list[Any]
+    gpu: Gpu
 
 
 class Copies(list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]):
@@ -64,3 +49,20 @@ class Copies(list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]):
         if lying.data_ptr() != operand.data_ptr():
             self.append((lying, operand, how))
         return lying
+
+
+class Plan(NamedTuple):
+    """How a call is computed: the results, not computed yet, and the kernels to launch, with which tile.
+
+    `request` is what the tile was chosen for. `copies` are the copies of operands that the kernels read. `workspaces`
+    is the memory for what is in between. `reduced` says that memory did not suffice for the tile that was chosen, so
+    its SPLIT_K is smaller than it should be.
+    """
+
+    results: tuple[Tensor, ...]
+    launches: list[Launch]
+    tile: Tile
+    request: TileRequest
+    copies: Copies
+    workspaces: tuple[Tensor, ...] = ()
+    reduced: bool = False

@@ -7,26 +7,28 @@ depends on, with the kernels that Triton has compiled for it, and is given the t
 Triton's own switches, and hooks that were added to a kernel, are looked at when a call is made for the first time.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tritonconv import runtime
-from tritonconv.launch import failed_tiles
-from tritonconv.launch.layout import allocate_as, without_data
+from tritonconv.call import Call, without_data
+from tritonconv.launch.layout import allocate_as
 from tritonconv.launch.plan import Copies, Launch, Plan
 
-# So many are kept; beyond them, all are forgotten: who has so many shapes does not come back to them.
+# At most so many plans are kept. One more, and all are forgotten: a program with so many shapes does not come back to
+# them.
 MOST = 4096
 
 
 class Kept(NamedTuple):
     """A plan without its tensors. These are numbered: the call's own three, what is allocated, and copies.
 
-    `layouts` are those of what is allocated, of which the first are `results`; `copies` has of each the number of its
-    original, and how it is made. `pointers` says for each launch which arguments are tensors, and which.
+    `layouts` are those of the results and then of the workspaces, and `results` is the number of results. `copies` has
+    for each copy the number of its original, and how it is made. `pointers` says for each launch which arguments are
+    tensors, and which.
     """
 
     plan: Plan
@@ -44,14 +46,17 @@ def clear() -> None:
     _kept.clear()
 
 
-def key(first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hashable) -> Hashable:
-    """All that a plan depends on: what the `call` says beside its tensors, their layouts, and torch's switches."""
+def key(call: Call) -> Hashable:
+    """All that a plan depends on: what the call says beside its tensors, their layouts, and torch's switches."""
+    first, second = call.factors
     return (
-        call,
+        call.operator,
+        call.finds_bias,
+        call.settings,
         first.dtype == torch.float32 and runtime.tf32_allowed(),
         described(first),
         described(second),
-        described(bias) if isinstance(bias, Tensor) else bias,
+        None if call.bias is None else described(call.bias),
     )
 
 
@@ -62,17 +67,17 @@ def described(tensor: Tensor) -> Hashable:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.data_ptr() % 16
 
 
-def again(first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hashable) -> Plan | None:
-    """The plan for such a call, if one was kept, with new results; None also if memory is short."""
-    if not _kept or not (runtime.is_gpu(first.device) or runtime.interpreted()):
+def find(call: Call) -> Plan | None:
+    """The plan of such a call, if one is kept, with new results. None also if memory is short."""
+    if not _kept or not (runtime.is_gpu(call.device) or runtime.interpreted()):
         return None
-    found = _kept.get(key(first, second, bias, call))
+    found = _kept.get(key(call))
     if found is None:
         return None
-    tensors: list[Any] = [first, second, bias]
+    tensors: list[Any] = [*call.factors, call.bias]
     own = len(tensors)
     try:
-        tensors += [allocate_as(layout, first.device) for layout in found.layouts]
+        tensors += [allocate_as(layout, call.device) for layout in found.layouts]
         for original, how in found.copies:
             tensors.append(how(tensors[original]))
     except torch.OutOfMemoryError:
@@ -81,29 +86,29 @@ def again(first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hasha
         Launch(kernel, programs, arguments | {name: tensors[i] for name, i in pointers.items()})
         for (kernel, programs, arguments), pointers in zip(found.plan.launches, found.pointers, strict=True)
     ]
-    return found.plan._replace(results=tuple(tensors[own : own + found.results]), launches=launches, compiled=[])
+    return found.plan._replace(results=tuple(tensors[own : own + found.results]), launches=launches)
 
 
-def keep(plan: Plan, first: Tensor, second: Tensor, bias: Tensor | bool | None, call: Hashable) -> None:
-    """Keep a plan that has run, unless it was not as it should be, for lack of memory."""
-    if plan.tile != failed_tiles.tile_for(plan.asked):
+def keep(call: Call, plan: Plan, compiled: Sequence[Any]) -> None:
+    """Keep a plan that has run, with what Triton `compiled` for each launch; but not if lack of memory reduced it."""
+    if plan.reduced:
         return
     copied = [copy for copy, *_ in plan.copies]
-    tensors = (first, second, bias, *plan.results, *plan.workspaces, *copied)
-    numbers = {tensor.data_ptr(): i for i, tensor in enumerate(tensors) if isinstance(tensor, Tensor)}
-    if len(numbers) < sum(isinstance(tensor, Tensor) for tensor in tensors):
-        return  # of some the addresses do not tell which they are
+    tensors = (*call.factors, call.bias, *plan.results, *plan.workspaces, *copied)
+    numbers = {tensor.data_ptr(): i for i, tensor in enumerate(tensors) if tensor is not None}
+    if len(numbers) < sum(tensor is not None for tensor in tensors):
+        return  # some tensors share an address, which does not tell which of them it is
     pointers = [
         {name: numbers[value.data_ptr()] for name, value in each.arguments.items() if isinstance(value, Tensor)}
         for each in plan.launches
     ]
     copies = [(numbers[original.data_ptr()], how) for _, original, how in plan.copies]
     layouts = [without_data(tensor) for tensor in (*plan.results, *plan.workspaces)]
-    launches = [without_tensors(*each) for each in zip(plan.launches, plan.compiled, strict=True)]
+    launches = [without_tensors(*each) for each in zip(plan.launches, compiled, strict=True)]
     if len(_kept) >= MOST:
         clear()
-    skeleton = plan._replace(results=(), launches=launches, copies=Copies(), workspaces=(), compiled=[])
-    _kept[key(first, second, bias, call)] = Kept(skeleton, layouts, len(plan.results), copies, pointers)
+    skeleton = plan._replace(results=(), launches=launches, copies=Copies(), workspaces=())
+    _kept[key(call)] = Kept(skeleton, layouts, len(plan.results), copies, pointers)
 
 
 def without_tensors(launch: Launch, compiled: Any) -> Launch:

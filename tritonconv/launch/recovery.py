@@ -12,14 +12,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from traceback import walk_tb
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from tritonconv import runtime
-from tritonconv.dispatch import Problem, choose_and_warn, give_up
+from tritonconv.call import Call
 from tritonconv.fallback_warning import FallbackWarning, warn_once
-from tritonconv.launch import failed_tiles, plan_cache, planners, start
+from tritonconv.launch import failures
+from tritonconv.launch.failures import Failure, NoKernel, NoTma, NoTriton, TileTooLarge
 from tritonconv.launch.plan import Plan
 from tritonconv.tiling.catalogue import least
 
@@ -38,54 +39,55 @@ class Remedy(NamedTuple):
     undo: Callable[[], object]
 
 
-def run(problem: Problem, wish: str, *arguments: Any) -> Plan | None:
-    """Plan with `arguments` and start, or None where that failed and the reference must compute, now and from now on.
+class Recovery:
+    """What was done so that a call may succeed, by the fault that it is against: at most one remedy for each."""
 
-    Warns once for what was done. Where `wish` is "triton", raises NotImplementedError instead of returning None. What
-    was done and did not help is taken back.
-    """
-    done: dict[str, Remedy] = {}
-    while True:
-        plan = planners.PLANS[problem.operator](*arguments)
-        try:
-            start.run(plan)
-        except Exception as error:
-            if runtime.interpreted():
-                raise
-            forget_unfinished(plan)
-            fault = fault_of(error)
-            if fault is None:
-                raise
-            ask(problem.device)
-            remedy = None if fault in done else attempt(fault, error, plan, problem)
-            if remedy is None:
-                take_back(done)
-                leave_to_reference(problem, wish, error)
-                return None
-            done[fault] = remedy
-            plan_cache.clear()
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.remedies: dict[str, Remedy] = {}
+
+    def after(self, error: Exception, plan: Plan) -> bool:
+        """Do something about `error`, which has stopped `plan`, so that the call can be decided again.
+
+        If nothing helps, what was done is taken back, and from now on Triton does not run such calls. Returns False,
+        and does nothing, where the error is not to be hidden.
+        """
+        if runtime.interpreted():
+            return False
+        forget_unfinished(plan)
+        fault = fault_of(error)
+        if fault is None:
+            return False
+        check_gpu(self.call.device)
+        remedy = None if fault in self.remedies else find_remedy(fault, error, plan, self.call)
+        if remedy is None:
+            self.take_back()
+            give_up(self.call, error)
         else:
-            try:
-                for fault, remedy in done.items():
-                    warn_once(remedy.what, "cache" if fault == "cache" else remedy.what)
-            except FallbackWarning:
-                # An error by the user's filter, and so the next time, too.
-                take_back(done)
-                raise
-            return plan
-        del plan  # its results are too large to keep while planning again
+            self.remedies[fault] = remedy
+        return True
 
+    def tell(self) -> None:
+        """Warn, once for each reason, of what was done."""
+        try:
+            for fault, remedy in self.remedies.items():
+                warn_once(remedy.what, "cache" if fault == "cache" else remedy.what)
+        except FallbackWarning:
+            # An error by the user's filter, and so the next time, too.
+            self.take_back()
+            raise
 
-def take_back(done: dict[str, Remedy]) -> None:
-    for remedy in done.values():
-        remedy.undo()
+    def take_back(self) -> None:
+        """Undo what was done."""
+        for remedy in self.remedies.values():
+            remedy.undo()
 
 
 def fault_of(error: Exception) -> str | None:
     """What is to blame: the "size" of the tile, the "cache", the "kernel" or the "driver". None: not to be hidden."""
     from triton.runtime.errors import OutOfResources
 
-    where = places(error)
+    where = functions_of_triton(error)
     if isinstance(error, torch.AcceleratorError | MemoryError) or not where & (PREPARING | BUILDING):
         return None
     if isinstance(error, OutOfResources):
@@ -98,39 +100,33 @@ def fault_of(error: Exception) -> str | None:
     return "driver" if where & BUILDING else "kernel"
 
 
-def places(error: Exception) -> set[str]:
+def functions_of_triton(error: Exception) -> set[str]:
     """The functions of Triton that `error` came through."""
     frames = (frame for frame, _ in walk_tb(error.__traceback__))
     return {f.f_code.co_name for f in frames if f.f_globals.get("__name__", "").startswith("triton.")}
 
 
-def ask(device: torch.device) -> None:
-    """Raises what ails the GPU, if something does. One that is recording a graph can not be asked."""
+def check_gpu(device: torch.device) -> None:
+    """Raise what is wrong with the GPU, if something is. A GPU that is recording a graph is not checked."""
     if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
         torch.cuda.synchronize(device)
 
 
-def attempt(fault: str, error: Exception, plan: Plan, problem: Problem) -> Remedy | None:
-    """Change what may let `plan` succeed. None if there is nothing to change."""
+def find_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy | None:
+    """Change what may let another plan succeed. None if there is nothing to change."""
+    operator, gpu = call.operator, plan.request.gpu
     if fault == "size":
-        smallest = least(problem.operator, problem.dtype.itemsize, problem.geometry.varies)
+        smallest = least(operator, call.dtype.itemsize, call.settings.varies)
         tile = replace(plan.tile, SPLIT_K=1)
         if tile == smallest:
             return None
-        unfit = (problem.operator, runtime.gpu_of(problem.device), tile)
-        failed_tiles.too_large.add(unfit)
-        return Remedy(
-            f"{problem.operator} runs with tile {smallest}, because {tile} does not fit this GPU: {error}",
-            partial(failed_tiles.too_large.discard, unfit),
-        )
+        what = f"{operator} runs with tile {smallest}, because {tile} does not fit this GPU: {error}"
+        return avoided(TileTooLarge(operator, gpu, tile), what)
     if fault == "kernel" and plan.tile.uses_tma:
-        unable = (problem.operator, runtime.gpu_of(problem.device))
-        failed_tiles.gathered_only.add(unable)
-        return Remedy(
-            f"{problem.operator} gathers pixels one by one, because whole blocks of them can not be copied here: "
-            f"{short(error)}",
-            partial(failed_tiles.gathered_only.discard, unable),
+        what = (
+            f"{operator} gathers pixels one by one, because whole blocks of them can not be copied here: {short(error)}"
         )
+        return avoided(NoTma(operator, gpu), what)
     if fault == "cache":
         from triton import knobs
 
@@ -144,6 +140,12 @@ def attempt(fault: str, error: Exception, plan: Plan, problem: Problem) -> Remed
             partial(setattr, knobs.cache, "dir", before),
         )
     return None
+
+
+def avoided(failure: Failure, what: str) -> Remedy:
+    """Plan without what has failed."""
+    failures.add(failure, what)
+    return Remedy(what, partial(failures.remove, failure))
 
 
 @cache
@@ -171,18 +173,13 @@ def forget_unfinished(plan: Plan) -> None:
                     held.pop(key, None)
 
 
-def leave_to_reference(problem: Problem, wish: str, error: Exception) -> None:
-    """Remember why Triton can not run `problem`, and warn. NotImplementedError if it must."""
-    everywhere = isinstance(error, OSError) or bool(places(error) & BUILDING)
-    dtype = str(problem.dtype).removeprefix("torch.")
-    varies = f" and a weight that varies over {problem.geometry.varies}" if problem.geometry.varies else ""
-    what = "Triton does not work here" if everywhere else f"{problem.operator} can not be compiled for {dtype}{varies}"
-    give_up(problem, f"{what}: {short(error)}", everywhere)
-    plan_cache.clear()
-    try:
-        choose_and_warn(problem, wish)
-    except NotImplementedError as refusal:
-        raise refusal from error
+def give_up(call: Call, error: Exception) -> None:
+    """Remember that Triton can not run calls such as this one, and why."""
+    everywhere = isinstance(error, OSError) or bool(functions_of_triton(error) & BUILDING)
+    dtype = str(call.dtype).removeprefix("torch.")
+    varies = f" and a weight that varies over {call.settings.varies}" if call.settings.varies else ""
+    what = "Triton does not work here" if everywhere else f"{call.operator} can not be compiled for {dtype}{varies}"
+    failures.add(NoTriton(call.device) if everywhere else NoKernel.of(call), f"{what}: {short(error)}")
 
 
 def short(error: Exception) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from tritonconv.fallback_warning import warn_once
 from tritonconv.geometry import ConvGeometry, ceildiv
 from tritonconv.launch import layout
-from tritonconv.launch.layout import in_order
+from tritonconv.launch.layout import is_weight_channels_last
 from tritonconv.launch.plan import Launch
 from tritonconv.tiling.tile import Tile
 
@@ -41,7 +41,7 @@ def partial_sums(
     """Room for them, and for those of a bias from each column of blocks. The weight itself, if it takes one sum and
     lies as that is computed, with its channels last; but not where pixels are gathered, in variants enough as it is.
     """
-    direct = tile.SPLIT_K == 1 and in_order(weight) and bool(tile.uses_tma or geometry.varies)
+    direct = tile.SPLIT_K == 1 and is_weight_channels_last(weight) and bool(tile.uses_tma or geometry.varies)
     partials = weight if direct else layout.allocate((tile.SPLIT_K, *weight.shape), weight, False, torch.float32)
     if bias is None:
         return partials, None
@@ -81,7 +81,7 @@ def sum_of_partials(
         stride_s=stride_s,
         splits=tile.SPLIT_K,
         bias_splits=tile.SPLIT_K * tile.columns(geometry, "wgrad"),
-        IN_ORDER=in_order(weight),
+        IN_ORDER=is_weight_channels_last(weight),
         BLOCK=SUM_BLOCK,
     )
     return Launch(sum_partials_kernel, ceildiv(filters if there else weight.numel(), SUM_BLOCK), add)

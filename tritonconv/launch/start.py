@@ -3,6 +3,7 @@
 import os
 import threading
 from contextvars import copy_context
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,24 +17,31 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(plan: Plan) -> tuple[Tensor, ...]:
-    """Start the kernels of `plan`, on the device of its results, one thread at a time."""
-    with _starting, torch.cuda.device_of(plan.results[0]):
-        if plan.tile.uses_tma:
-            # Triton keeps the allocator in a context variable: in a copy, so that the caller's stays.
-            copy_context().run(start_with_scratch, plan)
-        else:
-            start(plan)
+    """Start the kernels of `plan`. Returns its results."""
+    start_kernels(plan)
     return plan.results
 
 
-def start(plan: Plan) -> None:
-    plan.compiled[:] = [kernel[(programs,)](**arguments) for kernel, programs, arguments in plan.launches]
+def start_kernels(plan: Plan) -> list[Any]:
+    """Start the kernels of `plan`, on the device of its results, one thread at a time.
+
+    Returns what Triton compiled for each launch. The interpreter compiles nothing.
+    """
+    with _starting, torch.cuda.device_of(plan.results[0]):
+        if plan.tile.uses_tma:
+            # Triton keeps the allocator in a context variable: in a copy, so that the caller's stays.
+            return copy_context().run(start_with_scratch, plan)
+        return start_each(plan)
 
 
-def start_with_scratch(plan: Plan) -> None:
-    """Start kernels whose programs describe tensors to the hardware, in memory that Triton asks for."""
+def start_each(plan: Plan) -> list[Any]:
+    return [kernel[(programs,)](**arguments) for kernel, programs, arguments in plan.launches]
+
+
+def start_with_scratch(plan: Plan) -> list[Any]:
+    """Start kernels whose programs build their own TMA descriptors, in memory that Triton asks for."""
     import triton
 
     device = plan.results[0].device
     triton.set_allocator(lambda size, *_: torch.empty(size, dtype=torch.int8, device=device))
-    start(plan)
+    return start_each(plan)

@@ -18,42 +18,36 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
-from tritonconv.geometry import Operator
-from tritonconv.launch.layout import summand
-from tritonconv.operators.library import Sampling, library, operators
-
-# The factors that each operator takes, in the order of its arguments, and the one that it leaves out.
-FACTORS = {"fprop": ("x", "weight"), "dgrad": ("y", "weight"), "wgrad": ("x", "y"), "wgrad_with_bias": ("x", "y")}
-LEAVES_OUT = {"fprop": "y", "dgrad": "x", "wgrad": "weight", "wgrad_with_bias": "weight"}
-OPERATOR: dict[str, Operator] = {"y": "fprop", "x": "dgrad", "weight": "wgrad"}
-
-# The dimensions of a result over which a bias of so many is the same.
-SHARED_BY_BIAS = {1: (0, 2, 3), 2: (2, 3), 3: (0,), 4: ()}
+from tritonconv.bias import LETTERS, broadcastable, sum_for
+from tritonconv.call import NAMES, Settings, operator_of, split
+from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, Factor, Operator
+from tritonconv.operators.library import library, torch_operators
 
 Apply = Callable[..., Any]
 
 
 def contract(
-    applies: dict[str, Apply],
-    without: str,
-    factors: dict[str, Tensor],
-    sampling: Sampling,
-    size: Sequence[int],
-    bias: Tensor | None = None,
+    applies: dict[str, Apply], left_out: Factor, factors: dict[Factor, Tensor], settings: Settings, bias: Any = None
 ) -> Tensor:
-    """Sum the form over all but the factor `without`, whose extent is `size`, and add `bias`, unless to a weight."""
-    operator = OPERATOR[without]
-    first, second = (factors[name] for name in FACTORS[operator])
-    extra = () if operator == "wgrad" else (bias,)
-    result: Tensor = applies[operator](first, second, *extra, *sampling._replace(size=size))
+    """Sum the form over all but the factor `left_out`, and add `bias`, unless to a weight."""
+    operator = COMPUTED_BY[left_out]
+    first, second = (factors[name] for name in TAKES[operator])
+    added = () if operator == "wgrad" else (bias,)
+    result: Tensor = applies[operator](first, second, *added, *settings)
     return result
 
 
-def remember(ctx: Any, tensors: Sequence[Any], sampling: Sampling) -> None:
-    """Keep the two factors, as the user's tensors, and the sampling."""
-    ctx.sampling, ctx.has_bias_argument = sampling, len(tensors) > 2
-    ctx.bias_dims = tensors[2].ndim if len(tensors) > 2 and tensors[2] is not None else 0
-    ctx.save_for_backward(*tensors[:2])
+def remember(ctx: Any, tensors: Sequence[Any], settings: Settings) -> None:
+    """Keep the two factors, as the user's tensors, over what the bias varies, if there is one, and the settings."""
+    first, second, *bias = tensors
+    ctx.settings, ctx.takes_bias = settings, bool(bias)
+    ctx.bias_letters = LETTERS[bias[0].ndim] if bias and bias[0] is not None else ""
+    ctx.save_for_backward(first, second)
+
+
+def held_by(name: str, ctx: Any) -> dict[Factor, Tensor]:
+    """The factors that a call of the operator `name` took."""
+    return dict(zip(TAKES[operator_of(name)], ctx.saved_tensors, strict=True))
 
 
 def pull_back(
@@ -62,22 +56,21 @@ def pull_back(
     """The gradients of the tensors that require one, from those of the results. That of the weight comes first: its
     partial sums are gone before the other, which usually is larger, is there.
     """
-    held = dict(zip(FACTORS[name], ctx.saved_tensors, strict=True))
-    factors = {LEAVES_OUT[name]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
+    held = held_by(name, ctx)
+    factors = {LEAVES_OUT[operator_of(name)]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
     needed = dict(zip((*held, "bias"), ctx.needs_input_grad, strict=False))
     found: dict[str, Tensor] = {}
-    if name == "fprop" and needed["weight"] and needed["bias"] and not ctx.sampling.varies:
-        sampling = ctx.sampling._replace(size=held["weight"].shape[2:])
-        found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *sampling)
-    elif ctx.has_bias_argument and needed["bias"]:
-        shared = SHARED_BY_BIAS[ctx.bias_dims]
-        found["bias"] = gradient.sum(shared) if shared else gradient
-    for factor in sorted(held, key=lambda factor: OPERATOR[factor] != "wgrad"):
+    if name == "fprop" and needed["weight"] and needed["bias"] and not ctx.settings.varies:
+        settings = ctx.settings._replace(size=held["weight"].shape[2:])
+        found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *settings)
+    elif ctx.takes_bias and needed["bias"]:
+        found["bias"] = sum_for(ctx.bias_letters, gradient)
+    for factor in sorted(held, key=lambda factor: factor != "weight"):
         if needed[factor] and factor not in found:
-            tensor = held[factor]
-            extra = bias_gradient if factor == "y" else None
-            found[factor] = contract(applies, factor, factors, ctx.sampling, tensor.shape[-2:], extra)
-    return [found.get(factor) for factor in (*held, *["bias"] * ctx.has_bias_argument)]
+            settings = ctx.settings._replace(size=held[factor].shape[-2:])
+            added = bias_gradient if factor == "y" else None
+            found[factor] = contract(applies, factor, factors, settings, added)
+    return [found.get(factor) for factor in (*held, *["bias"] * ctx.takes_bias)]
 
 
 def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
@@ -85,14 +78,15 @@ def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Seque
 
     Where an input has none torch hands over zeros; only a bias that is not there has None.
     """
-    held = dict(zip(FACTORS[name], ctx.saved_tensors, strict=True))
+    held = held_by(name, ctx)
+    first, second, *others = tangents
     terms = [
-        contract(applies, LEAVES_OUT[name], held | {factor: tangent}, ctx.sampling, ctx.sampling.size)
-        for factor, tangent in zip(held, tangents, strict=False)
+        contract(applies, LEAVES_OUT[operator_of(name)], held | {factor: tangent}, ctx.settings)
+        for factor, tangent in zip(held, (first, second), strict=True)
     ]
-    if ctx.has_bias_argument and tangents[2] is not None:
-        first = ctx.saved_tensors[0]
-        terms.append(summand(tangents[2]).expand(first.shape[0], -1, *ctx.sampling.size).clone())
+    if ctx.takes_bias and others[0] is not None:
+        batch = ctx.saved_tensors[0].shape[0]
+        terms.append(broadcastable(others[0]).expand(batch, -1, *ctx.settings.size).clone())
     return reduce(torch.add, terms)
 
 
@@ -101,18 +95,18 @@ def tangents_of_wgrad_with_bias(applies: dict[str, Apply], ctx: Any, tangents: S
 
 
 class Leaf:
-    """The sampling as one input: its numbers would be so many more, and take a Function as many times as long."""
+    """The settings as one input: each of them by itself would take a Function as many times as long."""
 
-    def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
 
 
-def applied(function: type[Function]) -> Apply:
-    """How to apply a Function of an operator's tensors and a `Leaf` to the operator's arguments."""
+def applied(name: str, function: type[Function]) -> Apply:
+    """How to apply a Function of the tensors of the operator `name` and a `Leaf` to the operator's arguments."""
 
-    def apply(*inputs: Any) -> Any:
-        sampling = Sampling.of(inputs)
-        return function.apply(*inputs[: -len(sampling)], Leaf(sampling))
+    def apply(*arguments: Any) -> Any:
+        tensors, settings = split(name, arguments)
+        return function.apply(*tensors, Leaf(settings))
 
     return apply
 
@@ -125,15 +119,15 @@ def below_autograd(name: str) -> Apply:
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:
             *tensors, leaf = inputs
-            remember(ctx, tensors, leaf.sampling)
+            remember(ctx, tensors, leaf.settings)
             with torch._C._AutoDispatchBelowAutograd():
-                return CALLS[name](*tensors, *leaf.sampling)
+                return OVERLOADS[name](*tensors, *leaf.settings)
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
             return *pull_back(name, DIRECT, ctx, *gradients), None
 
-    return applied(Differentiable)
+    return applied(name, Differentiable)
 
 
 def for_transforms(name: str) -> Apply:
@@ -145,13 +139,14 @@ def for_transforms(name: str) -> Apply:
         @staticmethod
         def forward(*inputs: Any) -> Any:
             *tensors, leaf = inputs
-            return CALLS[name](*tensors, *leaf.sampling)
+            return OVERLOADS[name](*tensors, *leaf.settings)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             *tensors, leaf = inputs
-            remember(ctx, tensors, leaf.sampling)
-            ctx.save_for_forward(*tensors[:2])
+            remember(ctx, tensors, leaf.settings)
+            first, second, *_ = tensors
+            ctx.save_for_forward(first, second)
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -163,7 +158,7 @@ def for_transforms(name: str) -> Apply:
                 return tangents_of_wgrad_with_bias(TRANSFORMABLE, ctx, tangents)
             return push_forward(name, TRANSFORMABLE, ctx, tangents)
 
-    return applied(Transformable)
+    return applied(name, Transformable)
 
 
 def transforms_active() -> bool:
@@ -172,7 +167,7 @@ def transforms_active() -> bool:
 
 def below(name: str) -> Apply:
     """The operator, but not by way of its autograd kernel where no gradient is asked for, as in most of backward."""
-    operator = CALLS[name]
+    operator = OVERLOADS[name]
 
     def apply(*inputs: Any) -> Any:
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or transforms_active():
@@ -183,14 +178,14 @@ def below(name: str) -> Apply:
     return apply
 
 
-CALLS: dict[str, Apply] = {name: getattr(operators, name).default for name in FACTORS}
-DIRECT: dict[str, Apply] = {name: below(name) for name in FACTORS}
-TRANSFORMABLE: dict[str, Apply] = {name: for_transforms(name) for name in FACTORS}
-for _name in FACTORS:
+OVERLOADS: dict[str, Apply] = {name: getattr(torch_operators, name).default for name in NAMES}
+DIRECT: dict[str, Apply] = {name: below(name) for name in NAMES}
+TRANSFORMABLE: dict[str, Apply] = {name: for_transforms(name) for name in NAMES}
+for _name in NAMES:
     library.impl(_name, below_autograd(_name), "Autograd")
 
 
-def call(operator: Operator, *arguments: Any) -> Tensor:
+def apply_operator(operator: Operator, *arguments: Any) -> Tensor:
     """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself."""
     applies = TRANSFORMABLE if not torch.compiler.is_compiling() and transforms_active() else DIRECT
     result: Tensor = applies[operator](*arguments)

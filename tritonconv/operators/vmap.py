@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tritonconv.bias import LETTERS
+from tritonconv.call import Settings
 from tritonconv.geometry import Operator
-from tritonconv.operators.autograd import CALLS
+from tritonconv.operators.autograd import OVERLOADS
 from tritonconv.operators.library import library
 
 
@@ -40,31 +42,29 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
     """The rule for fprop and dgrad, whose second factor is the weight."""
 
     def mapped(
-        info: Any, in_dims: tuple[Any, ...], first: Tensor, weight: Tensor, bias: Tensor | None, *sampling: Any
+        info: Any, in_dims: tuple[Any, ...], first: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
     ) -> tuple[Tensor, int]:
-        V = info.batch_size
-        *sizes, groups, varies, channels_last, implementation = sampling
+        V, settings = info.batch_size, Settings(*arguments)
         activations = in_front(first, in_dims[0], V)
-        if "b" in varies:
+        if "b" in settings.varies:
             samples = activations.shape[:2]
             biases = None if bias is None else for_each(bias, in_dims[2], V)
             if biases is not None:
                 biases = biases.expand(*samples, *biases.shape[2:]).flatten(0, 1)
             weights = in_front(weight, in_dims[1], V).flatten(0, 1)
-            return CALLS[operator](activations.flatten(0, 1), weights, biases, *sampling).unflatten(0, samples), 0
+            return OVERLOADS[operator](activations.flatten(0, 1), weights, biases, *settings).unflatten(0, samples), 0
         if in_dims[1] is not None:
             weights = into_filters(in_front(weight, in_dims[1], V))
             biases = None if bias is None else in_front(bias, in_dims[2], V).flatten(0, 1)
-            joined = CALLS[operator](
-                into_channels(activations), weights, biases, *sizes, groups * V, varies, channels_last, implementation
-            )
+            wider = settings._replace(groups=settings.groups * V)
+            joined = OVERLOADS[operator](into_channels(activations), weights, biases, *wider)
             return joined.unflatten(1, (V, -1)).movedim(1, 0), 0
         # A bias of their own must be added afterwards: images of one batch share theirs.
         shared, own = (bias, None) if in_dims[2] is None else (None, bias)
         if in_dims[0] is None:
-            result = in_front(CALLS[operator](first, weight, shared, *sampling), None, V)
+            result = in_front(OVERLOADS[operator](first, weight, shared, *settings), None, V)
         else:
-            joined = CALLS[operator](activations.flatten(0, 1), weight, shared, *sampling)
+            joined = OVERLOADS[operator](activations.flatten(0, 1), weight, shared, *settings)
             result = joined.unflatten(0, activations.shape[:2])
         if own is not None:
             each = for_each(own, in_dims[2], V)
@@ -77,20 +77,19 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
 def for_each(bias: Tensor, dim: int | None, V: int) -> Tensor:
     """A bias as (V, B or 1, N) or (V, B or 1, N, h, w): mapped, and for each sample or for all."""
     each = in_front(bias, dim, V)
-    return each if bias.ndim - (dim is not None) in (2, 4) else each[:, None]
+    return each if "b" in LETTERS[bias.ndim - (dim is not None)] else each[:, None]
 
 
 def wgrad_rule(name: str) -> Callable[..., tuple[Any, Any]]:
     """The rule for wgrad and wgrad_with_bias, whose factors are both activations."""
 
-    def mapped(info: Any, in_dims: tuple[Any, ...], x: Tensor, y: Tensor, *sampling: Any) -> tuple[Any, Any]:
-        V = info.batch_size
-        *sizes, groups, varies, channels_last, implementation = sampling
+    def mapped(info: Any, in_dims: tuple[Any, ...], x: Tensor, y: Tensor, *arguments: Any) -> tuple[Any, Any]:
+        V, settings = info.batch_size, Settings(*arguments)
         factors = [in_front(t, dim, V) for t, dim in zip((x, y), in_dims, strict=False)]
-        if "b" in varies:
-            joined = CALLS[name](*(t.flatten(0, 1) for t in factors), *sampling)
+        if "b" in settings.varies:
+            joined = OVERLOADS[name](*(t.flatten(0, 1) for t in factors), *settings)
             return joined.unflatten(0, factors[0].shape[:2]), 0
-        joined = CALLS[name](*map(into_channels, factors), *sizes, groups * V, varies, channels_last, implementation)
+        joined = OVERLOADS[name](*map(into_channels, factors), *settings._replace(groups=settings.groups * V))
         if isinstance(joined, Tensor):
             return out_of_filters(joined, V), 0
         weight, bias = joined

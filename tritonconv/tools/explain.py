@@ -1,6 +1,6 @@
 """Which implementation runs, and why: for a call or for a whole model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +8,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tritonconv import runtime
-from tritonconv.dispatch import IMPLEMENTATIONS, Problem, choose, why_not
-from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.call import Call
+from tritonconv.geometry import COMPUTED_BY, TAKES, ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER
-from tritonconv.launch import planners
-from tritonconv.launch.layout import without_data
-from tritonconv.operators.autograd import LEAVES_OUT, OPERATOR
-from tritonconv.operators.library import Sampling, allocate_result, geometry_of, operator_of
+from tritonconv.operators.decision import decide
+from tritonconv.operators.library import allocate_result
 from tritonconv.tiling.pick import measured_for
 from tritonconv.tiling.tile import Tile
 
@@ -96,15 +93,15 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
 
 
 class Listener(TorchDispatchMode):
-    """Hands the name and the arguments of every call of an operator to `note`."""
+    """Hands every call of an operator to `note`."""
 
-    def __init__(self, note: Callable[[str, tuple[Any, ...]], None]) -> None:
+    def __init__(self, note: Callable[[Call], None]) -> None:
         super().__init__()
         self.note = note
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "tritonconv":
-            self.note(func._opname, args)
+            self.note(Call.of(func._opname, args))
         return func(*args, **(kwargs or {}))
 
 
@@ -121,46 +118,29 @@ class _Notes:
     def leave(self, *_: Any) -> None:
         self.path.pop()
 
-    def note(self, name: str, args: tuple[Any, ...]) -> None:
-        operator = operator_of(name)
-        sampling = Sampling.of(args)
-        geometry = geometry_of(operator, args[0].shape, args[1].shape, sampling)
-        wish = sampling.implementation
-        for computed in (operator, *(other for other in OPERATOR.values() if other != operator)):
-            problem = Problem(computed, geometry, args[0].dtype, args[0].device)
-            chosen = choose(problem, wish)
-            preferred = IMPLEMENTATIONS[: IMPLEMENTATIONS.index(chosen)] if wish in ("auto", "triton") else ()
-            reasons = {name: why_not(name, problem) or "" for name in preferred}
-            what = _computes(operator, computed)
-            tile, measured = None, None
-            if chosen == "triton":
-                tile, measured = tile_of(computed, operator, args, geometry, sampling.channels_last)
-            choice = Choice(self.path[-1], what, computed, chosen, reasons, geometry, tile, measured)
-            self.explanation.append(choice)
+    def note(self, call: Call) -> None:
+        """Note what runs the call, and what would run each gradient, on tensors without data."""
+        call = call.without_data()
+        gradient = allocate_result(call, call.factors[0])
+        self.add("forward", call)
+        for factor in COMPUTED_BY:
+            if factor in TAKES[call.operator]:
+                computes = "weight gradient" if factor == "weight" else "input gradient"
+                self.add(computes, call.of_gradient(factor, gradient))
 
-
-# What each operator multiplies.
-FACTORS: dict[Operator, tuple[str, str]] = {"fprop": ("x", "weight"), "dgrad": ("y", "weight"), "wgrad": ("x", "y")}
-
-
-def tile_of(
-    computed: Operator, operator: Operator, args: Sequence[Any], geometry: ConvGeometry, channels_last: bool
-) -> tuple[Tile, bool | None]:
-    """The tile that `computed` would be launched with beside a call of `operator`, and whether it was measured; None in
-    the interpreter, where nothing is. Planned on tensors without data.
-    """
-    given = dict(zip(FACTORS[operator], map(without_data, args[:2]), strict=True))
-    given[LEAVES_OUT[operator]] = allocate_result(operator, geometry, without_data(args[0]), channels_last)
-    first, second = (given[name] for name in FACTORS[computed])
-    device = runtime.gpu_of(args[0].device)
-    bias = False if computed == "wgrad" else None
-    plan = planners.PLANS[computed](first, second, bias, geometry, channels_last, device)
-    known = None if device == INTERPRETER else measured_for(*plan.asked) is not None
-    return plan.tile, known
-
-
-def _computes(operator: Operator, computed: Operator) -> str:
-    """What `computed` is for in a call whose forward is `operator`."""
-    if computed == operator:
-        return "forward"
-    return "weight gradient" if LEAVES_OUT[computed] == "weight" else "input gradient"
+    def add(self, computes: str, call: Call) -> None:
+        decision, known = decide(call), None
+        if decision.plan is not None and decision.plan.request.gpu != INTERPRETER:
+            known = measured_for(*decision.plan.request) is not None
+        self.explanation.append(
+            Choice(
+                layer=self.path[-1],
+                computes=computes,
+                operator=call.operator,
+                implementation=decision.implementation,
+                reasons=decision.reasons,
+                geometry=call.geometry,
+                tile=None if decision.plan is None else decision.plan.tile,
+                measured=known,
+            )
+        )

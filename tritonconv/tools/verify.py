@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from tritonconv import reference, runtime
-from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.launch.layout import summand
-from tritonconv.operators.call import observers
+from tritonconv.bias import broadcastable
+from tritonconv.call import Call
+from tritonconv.operators.compute import observers
 from tritonconv.tools.tolerance import bound
 
 logger = logging.getLogger("tritonconv")
@@ -72,111 +72,85 @@ def verify(probability: float = 0.01, *, on_mismatch: str = "raise") -> Iterator
         observers.remove(observer)
 
 
-def check(
-    seen: Verification,
-    operator: Operator,
-    first: Tensor,
-    second: Tensor,
-    bias: Tensor | bool | None,
-    geometry: ConvGeometry,
-    channels_last: bool,
-    results: Sequence[Tensor],
-) -> None:
+def check(seen: Verification, call: Call, results: Sequence[Tensor]) -> None:
     """Check this call, if the dice say so."""
     if _random.random() >= seen.probability:
         return
-    capturing = first.is_cuda and torch.cuda.is_current_stream_capturing()
-    given = [t for t in (first, second, bias) if isinstance(t, Tensor)]
+    capturing = call.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    given = [t for t in (*call.factors, call.bias) if t is not None]
     if capturing or not all(bool(t.isfinite().all()) for t in given):
         seen.skipped += 1
         return
     try:
-        found = mismatch(operator, first, second, bias, geometry, results)
+        found = mismatch(call, results)
     except torch.OutOfMemoryError:
         seen.skipped += 1
         return
     seen.checked += 1
     if found is None:
         return
-    replay = named(operator, first, second, bias, geometry, channels_last)
-    message = f"tritonconv.verify: {found}; to replay it in a checkout: python -m tests.sweep --problem '{replay}'"
+    message = f"tritonconv.verify: {found}; to replay it in a checkout: python -m tests.sweep --problem '{named(call)}'"
     seen.wrong.append(message)
     if seen.on_mismatch == "raise":
         raise WrongResult(message)
     logger.error(message)
 
 
-def mismatch(
-    operator: Operator,
-    first: Tensor,
-    second: Tensor,
-    bias: Tensor | bool | None,
-    geometry: ConvGeometry,
-    results: Sequence[Tensor],
-) -> str | None:
+def mismatch(call: Call, results: Sequence[Tensor]) -> str | None:
     """What is wrong with the results, if anything is."""
-    name, products = precision(first), geometry.gemm(operator).K
+    name, products = precision(call.dtype), call.geometry.gemm(call.operator).K
     most = bound(name, products)
-    for part in parts(operator, first, second, bias, geometry, results):
+    for part in parts(call, results):
         found = deviation(*part, products)
         if not found <= most:  # nor if it is NaN
-            return f"{operator} in {name} is off by {found:.1e}, {most:.1e} is allowed"
+            return f"{call.operator} in {name} is off by {found:.1e}, {most:.1e} is allowed"
     return None
 
 
-def precision(operand: Tensor) -> str:
-    """The row of the table of tolerances that holds for results of such operands."""
-    if operand.dtype == torch.float32 and runtime.tf32_allowed() and not runtime.interpreted():
+def precision(dtype: torch.dtype) -> str:
+    """The row of the table of tolerances that holds for results of operands of this dtype."""
+    if dtype == torch.float32 and runtime.tf32_allowed() and not runtime.interpreted():
         return "tf32"
-    name = str(operand.dtype).removeprefix("torch.")
-    return f"{name} cut" if operand.dtype == torch.bfloat16 and runtime.interpreted() else name
+    name = str(dtype).removeprefix("torch.")
+    return f"{name} cut" if dtype == torch.bfloat16 and runtime.interpreted() else name
 
 
-def parts(
-    operator: Operator,
-    first: Tensor,
-    second: Tensor,
-    bias: Tensor | bool | None,
-    geometry: ConvGeometry,
-    results: Sequence[Tensor],
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def parts(call: Call, results: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Results, or images of one, beside what they are in float64, and how large that would be for random signs.
 
     That is the root of the sum of squared products: sums may cancel to less than their rounding errors.
     """
-    form = getattr(reference, operator)
-    size = {"fprop": (geometry.P, geometry.Q), "dgrad": (geometry.H, geometry.W), "wgrad": (geometry.R, geometry.S)}
-    strides, pads = (geometry.stride_h, geometry.stride_w), (geometry.pad_h, geometry.pad_w)
-    sampling = (size[operator], strides, pads, (geometry.dilation_h, geometry.dilation_w), geometry.G, geometry.varies)
+    geometry, (first, second) = call.geometry, call.factors
+    form = partial(getattr(reference, call.operator), **call.settings.of_reference)
     images = (first[b : b + 1].double() for b in range(geometry.B))
-    if operator == "wgrad" and geometry.per_sample:
+    if call.operator == "wgrad" and geometry.per_sample:
         for b, image in enumerate(images):
             features = second[b : b + 1].double()
-            squares = form(image.square(), features.square(), *sampling)
-            yield results[0][b : b + 1], form(image, features, *sampling), squares.sqrt()
+            squares = form(image.square(), features.square())
+            yield results[0][b : b + 1], form(image, features), squares.sqrt()
         return
-    if operator == "wgrad":
+    if call.operator == "wgrad":
         weight, weight_squares, total, total_squares = (
             torch.zeros(shape, dtype=torch.float64, device=first.device)
             for shape in (geometry.weight_shape, geometry.weight_shape, (geometry.F,), (geometry.F,))
         )
         for b, image in enumerate(images):
             features = second[b : b + 1].double()
-            weight += form(image, features, *sampling)
-            weight_squares += form(image.square(), features.square(), *sampling)
+            weight += form(image, features)
+            weight_squares += form(image.square(), features.square())
             total += features.sum((0, 2, 3))
             total_squares += features.square().sum((0, 2, 3))
         yield results[0], weight, weight_squares.sqrt()
-        if bias is True:
+        if call.finds_bias:
             yield results[1], total, total_squares.sqrt()
         return
-    extra = summand(bias).double().expand(results[0].shape) if isinstance(bias, Tensor) else None
+    added = None if call.bias is None else broadcastable(call.bias).double().expand(results[0].shape)
     weight = second if geometry.per_sample else second.double()
     for b, image in enumerate(images):
         own = weight[b : b + 1].double() if geometry.per_sample else weight
-        expected, squares = form(image, own, *sampling), form(image.square(), own.square(), *sampling)
-        if extra is not None:
-            expected, squares = expected + extra[b : b + 1], squares + extra[b : b + 1].square()
+        expected, squares = form(image, own), form(image.square(), own.square())
+        if added is not None:
+            expected, squares = expected + added[b : b + 1], squares + added[b : b + 1].square()
         yield results[0][b : b + 1], expected, squares.sqrt()
 
 
@@ -198,22 +172,15 @@ def deviation(result: Tensor, expected: Tensor, scale: Tensor, products: int) ->
     return found.where(~(saturated | passes & ~result.isfinite()), 0.0).max().item()
 
 
-def named(
-    operator: Operator,
-    first: Tensor,
-    second: Tensor,
-    bias: Tensor | bool | None,
-    geometry: ConvGeometry,
-    channels_last: bool,
-) -> str:
+def named(call: Call) -> str:
     """The call as JSON: all that decides what is launched, and nothing of the operands' values."""
-    memory = [[list(t.stride()), t.data_ptr() % 16 // t.element_size()] for t in (first, second)]
-    call = dict(
-        operator=operator,
-        dtype=precision(first).removesuffix(" cut"),
-        bias=bias.ndim if isinstance(bias, Tensor) else bool(bias),
-        channels_last=channels_last,
-        geometry=asdict(geometry),
+    memory = [[list(t.stride()), t.data_ptr() % 16 // t.element_size()] for t in call.factors]
+    about = dict(
+        operator=call.operator,
+        dtype=precision(call.dtype).removesuffix(" cut"),
+        bias=call.finds_bias if call.bias is None else call.bias.ndim,
+        channels_last=call.settings.channels_last,
+        geometry=asdict(call.geometry),
         memory=memory,
     )
-    return json.dumps(call, separators=(",", ":"))
+    return json.dumps(about, separators=(",", ":"))

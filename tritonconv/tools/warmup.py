@@ -10,11 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tritonconv import runtime
-from tritonconv.dispatch import Problem, choose
-from tritonconv.launch import planners
-from tritonconv.launch.layout import without_data
+from tritonconv.call import Call
 from tritonconv.launch.plan import Launch
-from tritonconv.operators.library import Sampling, geometry_of, operator_of
+from tritonconv.operators.decision import decide
 from tritonconv.tools.explain import Listener
 from tritonconv.tools.parallel_compile import compile_all, cpus
 
@@ -38,7 +36,7 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
         raise TypeError(f"tritonconv.warmup(): argument 'model' must be Module, not {type(model).__name__}")
     start = time.perf_counter()
     calls = step_calls(model, inputs, kwargs)
-    jobs = list({each.variant: each for call in calls for each in launches_of(*call)}.values())
+    jobs = list({each.variant: each for call in calls for each in launches_of(call)}.values())
     step = f"the {len(calls)} operators of a step"
     if not calls:
         print("tritonconv.warmup: nothing to compile, because the model calls no tritonconv operator")
@@ -47,7 +45,7 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
     elif runtime.interpreted():
         print(f"tritonconv.warmup: nothing to compile, because Triton's interpreter runs {step}")
     else:
-        with torch.cuda.device_of(calls[0][1][0]):
+        with torch.cuda.device_of(calls[0].factors[0]):
             elsewhere, used, here, failed = compile_all(jobs, processes or cpus())
         print(
             f"tritonconv.warmup: {len(jobs)} kernels for {step}: {elsewhere} compiled in {used} processes, "
@@ -56,13 +54,11 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
         )
 
 
-def step_calls(
-    model: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any] | None = None
-) -> list[tuple[str, tuple[Any, ...]]]:
-    """Every call of an operator in a step, forward and backward: its name and arguments, the tensors without data."""
+def step_calls(model: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> list[Call]:
+    """Every call of an operator in a step, forward and backward, on tensors without data."""
     model = getattr(model, "_orig_mod", model)  # not what torch.compile made of it
-    calls: list[tuple[str, tuple[Any, ...]]] = []
-    listener = Listener(lambda name, arguments: calls.append((name, arguments)))
+    calls: list[Call] = []
+    listener = Listener(calls.append)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         copied = copy_without_data(model, fake)
@@ -99,14 +95,7 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [t for leaf in leaves for t in tensors_in(leaf)]
 
 
-def launches_of(name: str, arguments: tuple[Any, ...]) -> list[Launch]:
-    """What the operator `name` would launch, if Triton would run it."""
-    sampling = Sampling.of(arguments)
-    operator = operator_of(name)
-    first, second, *bias = arguments[: -len(sampling)]
-    geometry = geometry_of(operator, first.shape, second.shape, sampling)
-    if choose(Problem(operator, geometry, first.dtype, first.device), sampling.implementation) != "triton":
-        return []
-    factors = tree_map_only(Tensor, without_data, (first, second, *(bias or [name == "wgrad_with_bias"])))
-    plan = planners.PLANS[operator](*factors, geometry, sampling.channels_last, runtime.gpu_of(first.device))
-    return plan.launches
+def launches_of(call: Call) -> list[Launch]:
+    """What the call would launch, if Triton would run it."""
+    plan = decide(call.without_data()).plan
+    return [] if plan is None else plan.launches

@@ -1,0 +1,82 @@
+"""What has failed in this process, and is not tried again: tiles, TMA, kernels, or all of Triton on a device.
+
+Plans are kept by what was chosen for them, so a new failure empties the plan cache.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from tritonconv.call import Call
+from tritonconv.geometry import Operator
+from tritonconv.gpu import Gpu
+from tritonconv.launch import plan_cache
+from tritonconv.tiling.tile import Tile
+
+
+@dataclass(frozen=True, slots=True)
+class TileTooLarge:
+    """A tile, with a SPLIT_K of 1, takes more shared memory or registers than the GPU has."""
+
+    operator: Operator
+    gpu: Gpu
+    tile: Tile
+
+
+@dataclass(frozen=True, slots=True)
+class NoTma:
+    """The operator's kernel that copies by TMA does not compile for the GPU."""
+
+    operator: Operator
+    gpu: Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class NoKernel:
+    """The operator's kernel does not compile for this dtype and weights that vary over these letters."""
+
+    operator: Operator
+    varies: str
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, call: Call) -> "NoKernel":
+        """The failure of the kernel that runs `call`."""
+        return cls(call.operator, call.settings.varies, call.dtype, call.device)
+
+
+@dataclass(frozen=True, slots=True)
+class NoTriton:
+    """Triton builds no kernel for the device."""
+
+    device: torch.device
+
+
+Failure = TileTooLarge | NoTma | NoKernel | NoTriton
+
+# Each failure with what is said of it.
+_reasons: dict[Failure, str] = {}
+
+
+def add(failure: Failure, reason: str) -> None:
+    """From now on, do not try this again."""
+    _reasons[failure] = reason
+    plan_cache.clear()
+
+
+def remove(failure: Failure) -> None:
+    """Take back what was added and did not help."""
+    _reasons.pop(failure, None)
+
+
+def happened(failure: Failure) -> bool:
+    """Whether this has failed."""
+    return failure in _reasons
+
+
+def why_not_again(call: Call) -> str | None:
+    """Why Triton does not run `call` again, if it failed to."""
+    if not _reasons:
+        return None
+    return _reasons.get(NoTriton(call.device)) or _reasons.get(NoKernel.of(call))

@@ -1,0 +1,24 @@
+"""The tile that `tiling.pick` chooses, or another where that has failed in this process."""
+
+from dataclasses import replace
+
+from tritonconv.launch import failures
+from tritonconv.launch.failures import NoTma, TileTooLarge
+from tritonconv.launch.plan import TileRequest
+from tritonconv.tiling.catalogue import least
+from tritonconv.tiling.pick import pick
+from tritonconv.tiling.tile import Tile
+
+
+def tile_for(request: TileRequest) -> Tile:
+    """The tile that is picked, without TMA where that does not compile; the smallest tile in the place of one that is
+    too large.
+    """
+    operator, gpu = request.operator, request.gpu
+    if failures.happened(NoTma(operator, gpu)):
+        request = request._replace(operands=replace(request.operands, blocks=False))
+    tile = pick(*request)
+    if failures.happened(TileTooLarge(operator, gpu, replace(tile, SPLIT_K=1))):
+        smallest = least(operator, request.operands.itemsize, request.operands.varies)
+        return replace(smallest, SPLIT_K=tile.SPLIT_K)
+    return tile

@@ -1,0 +1,83 @@
+"""Compute a call of an operator: in Triton if that may run it, and else by the reference."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from tritonconv import bias, dispatch, reference
+from tritonconv.call import NAMES, Call
+from tritonconv.launch import plan_cache, start
+from tritonconv.launch.recovery import Recovery
+from tritonconv.operators.decision import decide
+from tritonconv.operators.library import allocate_result, library
+
+# Called with each call that ran in Triton, and its results: the last one counts. `tritonconv.verify` puts itself here,
+# for all threads, because on CUDA another than the user's runs backward.
+observers: list[Callable[[Call, tuple[Tensor, ...]], None]] = []
+
+
+def compute(call: Call) -> tuple[Tensor, ...]:
+    """The result of a call; of wgrad that `finds_bias`, also the gradient of the bias."""
+    plan = plan_cache.find(call)
+    if plan is None:
+        return compute_first(call)
+    start.start_kernels(plan)
+    for observe in observers[-1:]:  # in one step, because other threads enter and leave
+        observe(call, plan.results)
+    return plan.results
+
+
+def compute_first(call: Call) -> tuple[Tensor, ...]:
+    """Compute a call that no plan is kept of. Where a kernel fails, decide again after what `Recovery` has changed."""
+    recovery = Recovery(call)
+    while True:
+        decision = decide(call)
+        plan = decision.plan
+        if plan is None:
+            decision.warn_of_fallback()
+            return compute_by_reference(call)
+        try:
+            compiled = start.start_kernels(plan)
+        except Exception as error:
+            if not recovery.after(error, plan):
+                raise
+            try:
+                dispatch.choose(call)
+            except NotImplementedError as refusal:
+                raise refusal from error
+        else:
+            recovery.tell()
+            plan_cache.keep(call, plan, compiled)
+            for observe in observers[-1:]:
+                observe(call, plan.results)
+            return plan.results
+        del plan, decision  # the results are too large to keep while planning again
+
+
+def compute_by_reference(call: Call) -> tuple[Tensor, ...]:
+    """The same in PyTorch."""
+    first, second = call.factors
+    result: Tensor = getattr(reference, call.operator)(first, second, **call.settings.of_reference)
+    if call.bias is not None:
+        result = result + bias.broadcastable(call.bias)
+    # A copy, because autograd must not see a view, nor the user's tensor keep a larger one alive.
+    result = allocate_result(call, result).copy_(result)
+    return (result, bias.sum_for("", second)) if call.finds_bias else (result,)
+
+
+def torch_implementation(name: str) -> Callable[..., Any]:
+    """What torch calls to compute the operator `name`."""
+
+    def computed(*arguments: Any) -> Any:
+        call = Call.of(name, arguments)
+        if call.finds_bias and call.settings.varies:
+            raise ValueError("wgrad_with_bias is for a weight that does not vary: sum the features instead")
+        results = compute(call)
+        return results if call.finds_bias else results[0]
+
+    return computed
+
+
+for _name in NAMES:
+    library.impl(_name, torch_implementation(_name), "CompositeExplicitAutograd")
