@@ -1,7 +1,6 @@
 """A call of an operator as one value: what is decided, planned, started, kept, explained and verified."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -44,20 +43,16 @@ class Settings(NamedTuple):
         )
 
 
-# The operators as torch knows them: the three, and wgrad once more, together with the gradient of fprop's bias.
-NAMES = ("fprop", "dgrad", "wgrad", "wgrad_with_bias")
-
-
-def operator_of(name: str) -> Operator:
-    """Which of the three the operator of that name is."""
-    operator: Operator = name.removesuffix("_with_bias")  # type: ignore[assignment]
-    return operator
+# The operators as torch knows them, and which of the three each is: wgrad is there once more, for it and the gradient of
+# fprop's bias together.
+OPERATOR_OF: dict[str, Operator] = {"fprop": "fprop", "dgrad": "dgrad", "wgrad": "wgrad", "wgrad_with_bias": "wgrad"}
+NAMES = tuple(OPERATOR_OF)
 
 
 def split(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], Settings]:
     """The tensors among the arguments of the operator `name`, and the settings that follow them.
 
-    The tensors are two factors, and of fprop and dgrad a bias, or None.
+    The tensors are the two factors, and of fprop and dgrad then the bias or None.
     """
     if name in ("fprop", "dgrad"):
         first, second, bias, size, stride, pad, dilation, *others = arguments
@@ -103,31 +98,24 @@ def geometry_of(operator: Operator, first: Ints, second: Ints, settings: Setting
     )
 
 
-@dataclass(frozen=True, eq=False)
 class Call:
     """One call of an operator.
 
-    `factors` are the two that the operator takes, in the order of `geometry.TAKES`. `bias` is what fprop and dgrad add
-    to their result, or None. `finds_bias` says that wgrad computes the gradient of fprop's bias, too. `device` is where
-    the call runs, also where its tensors have no data and are on the meta device.
+    `name` is what torch calls the operator: one of NAMES. `factors` are the two that it takes, in the order of
+    `geometry.TAKES`. `bias` is what fprop and dgrad add to their result, or None. `finds_bias` says that wgrad computes
+    the gradient of fprop's bias, too. `device` is where the call runs, also where its tensors have no data and are on
+    the meta device.
     """
 
-    operator: Operator
-    factors: tuple[Tensor, Tensor]
-    bias: Tensor | None
-    finds_bias: bool
-    settings: Settings
-    device: torch.device
-
-    @classmethod
-    def of(cls, name: str, arguments: Sequence[Any]) -> "Call":
-        """A call of the operator `name`, one of NAMES, with the arguments that torch hands over."""
-        tensors, settings = split(name, arguments)
-        if name in ("fprop", "dgrad"):
-            first, second, bias = tensors
-        else:
-            (first, second), bias = tensors, None
-        return cls(operator_of(name), (first, second), bias, name == "wgrad_with_bias", settings, first.device)
+    def __init__(self, name: str, arguments: Sequence[Any], device: torch.device | None = None) -> None:
+        """A call with the arguments that torch hands over; on the device of its tensors, if no other is given."""
+        (first, second, *bias), self.settings = split(name, arguments)
+        self.name = name
+        self.operator = OPERATOR_OF[name]
+        self.factors: tuple[Tensor, Tensor] = (first, second)
+        self.bias: Tensor | None = bias[0] if bias else None
+        self.finds_bias = name == "wgrad_with_bias"
+        self.device: torch.device = first.device if device is None else device
 
     @classmethod
     def of_geometry(
@@ -140,6 +128,7 @@ class Call:
         finds_bias: bool = False,
         channels_last: bool = True,
         implementation: str = "auto",
+        device: torch.device | None = None,
     ) -> "Call":
         """A call for `geometry`, on factors of its shapes."""
         settings = Settings(
@@ -152,16 +141,13 @@ class Call:
             channels_last=channels_last,
             implementation=implementation,
         )
-        return cls(operator, factors, bias, finds_bias, settings, factors[0].device)
-
-    @property
-    def name(self) -> str:
-        """What torch calls the operator: one of NAMES."""
-        return "wgrad_with_bias" if self.finds_bias else self.operator
+        if operator == "wgrad":
+            return cls("wgrad_with_bias" if finds_bias else "wgrad", (*factors, *settings), device)
+        return cls(operator, (*factors, bias, *settings), device)
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """What torch's operator takes: `of` with these gives this call again."""
+        """What torch's operator takes."""
         bias = () if self.operator == "wgrad" else (self.bias,)
         return *self.factors, *bias, *self.settings
 
@@ -188,9 +174,8 @@ class Call:
 
     def without_data(self) -> "Call":
         """The same call on tensors without data, from which it can be planned and not computed."""
-        first, second = map(without_data, self.factors)
-        bias = None if self.bias is None else without_data(self.bias)
-        return replace(self, factors=(first, second), bias=bias)
+        arguments = (without_data(each) if isinstance(each, Tensor) else each for each in self.arguments)
+        return Call(self.name, tuple(arguments), self.device)
 
     def of_gradient(self, factor: Factor, gradient: Tensor) -> "Call":
         """The call in the backward pass that computes the gradient of `factor`, which this call takes, from that of its
@@ -200,8 +185,14 @@ class Call:
         held[LEAVES_OUT[self.operator]] = gradient
         operator = COMPUTED_BY[factor]
         first, second = (held[name] for name in TAKES[operator])
-        settings = self.settings._replace(size=self.geometry.size_of(factor))
-        return Call(operator, (first, second), None, False, settings, self.device)
+        return Call.of_geometry(
+            operator,
+            self.geometry,
+            (first, second),
+            channels_last=self.settings.channels_last,
+            implementation=self.settings.implementation,
+            device=self.device,
+        )
 
 
 def without_data(tensor: Tensor) -> Tensor:

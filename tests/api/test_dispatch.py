@@ -35,8 +35,8 @@ def call_for(
     geometry: ConvGeometry = GEOMETRY,
 ) -> Call:
     """A call on that device, of operands without data."""
-    call = call_of(operator, geometry, without_data(geometry, dtype), implementation=implementation)
-    return replace(call, device=torch.device(device))
+    how = dict(implementation=implementation, device=torch.device(device))
+    return call_of(operator, geometry, without_data(geometry, dtype), **how)
 
 
 def test_the_reference_never_refuses() -> None:

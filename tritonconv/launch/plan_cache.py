@@ -16,7 +16,8 @@ from torch import Tensor
 from tritonconv import runtime
 from tritonconv.call import Call, without_data
 from tritonconv.launch.layout import allocate_as
-from tritonconv.launch.plan import Copies, Launch, Plan
+from tritonconv.launch.plan import Copies, Launch, Plan, TileRequest
+from tritonconv.tiling.tile import Tile
 
 # At most so many plans are kept. One more, and all are forgotten: a program with so many shapes does not come back to
 # them.
@@ -31,7 +32,9 @@ class Kept(NamedTuple):
     tensors, and which.
     """
 
-    plan: Plan
+    tile: Tile
+    request: TileRequest
+    launches: list[Launch]
     layouts: list[Tensor]
     results: int
     copies: list[tuple[int, Callable[[Tensor], Tensor]]]
@@ -84,9 +87,10 @@ def find(call: Call) -> Plan | None:
         return None
     launches = [
         Launch(kernel, programs, arguments | {name: tensors[i] for name, i in pointers.items()})
-        for (kernel, programs, arguments), pointers in zip(found.plan.launches, found.pointers, strict=True)
+        for (kernel, programs, arguments), pointers in zip(found.launches, found.pointers, strict=True)
     ]
-    return found.plan._replace(results=tuple(tensors[own : own + found.results]), launches=launches)
+    results = tuple(tensors[own : own + found.results])
+    return Plan(results, launches, found.tile, found.request, Copies())
 
 
 def keep(call: Call, plan: Plan, compiled: Sequence[Any]) -> None:
@@ -107,8 +111,7 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any]) -> None:
     launches = [without_tensors(*each) for each in zip(plan.launches, compiled, strict=True)]
     if len(_kept) >= MOST:
         clear()
-    skeleton = plan._replace(results=(), launches=launches, copies=Copies(), workspaces=())
-    _kept[key(call)] = Kept(skeleton, layouts, len(plan.results), copies, pointers)
+    _kept[key(call)] = Kept(plan.tile, plan.request, launches, layouts, len(plan.results), copies, pointers)
 
 
 def without_tensors(launch: Launch, compiled: Any) -> Launch:

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
 from tritonconv.bias import LETTERS, broadcastable, sum_for
-from tritonconv.call import NAMES, Settings, operator_of, split
+from tritonconv.call import NAMES, OPERATOR_OF, Settings, split
 from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, Factor, Operator
 from tritonconv.operators.library import library, torch_operators
 
@@ -47,7 +47,7 @@ def remember(ctx: Any, tensors: Sequence[Any], settings: Settings) -> None:
 
 def held_by(name: str, ctx: Any) -> dict[Factor, Tensor]:
     """The factors that a call of the operator `name` took."""
-    return dict(zip(TAKES[operator_of(name)], ctx.saved_tensors, strict=True))
+    return dict(zip(TAKES[OPERATOR_OF[name]], ctx.saved_tensors, strict=True))
 
 
 def pull_back(
@@ -57,7 +57,7 @@ def pull_back(
     partial sums are gone before the other, which usually is larger, is there.
     """
     held = held_by(name, ctx)
-    factors = {LEAVES_OUT[operator_of(name)]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
+    factors = {LEAVES_OUT[OPERATOR_OF[name]]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
     needed = dict(zip((*held, "bias"), ctx.needs_input_grad, strict=False))
     found: dict[str, Tensor] = {}
     if name == "fprop" and needed["weight"] and needed["bias"] and not ctx.settings.varies:
@@ -81,7 +81,7 @@ def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Seque
     held = held_by(name, ctx)
     first, second, *others = tangents
     terms = [
-        contract(applies, LEAVES_OUT[operator_of(name)], held | {factor: tangent}, ctx.settings)
+        contract(applies, LEAVES_OUT[OPERATOR_OF[name]], held | {factor: tangent}, ctx.settings)
         for factor, tangent in zip(held, (first, second), strict=True)
     ]
     if ctx.takes_bias and others[0] is not None:
@@ -187,6 +187,10 @@ for _name in NAMES:
 
 def apply_operator(operator: Operator, *arguments: Any) -> Tensor:
     """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself."""
-    applies = TRANSFORMABLE if not torch.compiler.is_compiling() and transforms_active() else DIRECT
+    compiling = torch.compiler.is_compiling()
+    if not compiling and transforms_active():
+        applies = TRANSFORMABLE
+    else:
+        applies = OVERLOADS if compiling or torch.is_grad_enabled() else DIRECT
     result: Tensor = applies[operator](*arguments)
     return result

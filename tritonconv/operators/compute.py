@@ -70,7 +70,7 @@ def torch_implementation(name: str) -> Callable[..., Any]:
     """What torch calls to compute the operator `name`."""
 
     def computed(*arguments: Any) -> Any:
-        call = Call.of(name, arguments)
+        call = Call(name, arguments)
         if call.finds_bias and call.settings.varies:
             raise ValueError("wgrad_with_bias is for a weight that does not vary: sum the features instead")
         results = compute(call)

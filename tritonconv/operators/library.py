@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-from tritonconv.call import NAMES, Call, Ints, geometry_of, operator_of, split
+from tritonconv.call import NAMES, OPERATOR_OF, Call, Ints, geometry_of, split
 from tritonconv.launch.layout import allocate
 
 SETTINGS = (
@@ -37,7 +37,7 @@ def allocate_results(name: str) -> Callable[..., Any]:
     """What torch calls to learn shape, dtype and strides of what the operator `name` returns, without computing it."""
 
     def fake(*arguments: Any) -> Any:
-        call = Call.of(name, arguments)
+        call = Call(name, arguments)
         first, second = call.factors
         result = allocate_result(call, first)
         return (result, allocate((call.geometry.F,), second, False)) if call.finds_bias else result
@@ -47,7 +47,7 @@ def allocate_results(name: str) -> Callable[..., Any]:
 
 def flops_of(name: str) -> Callable[..., int]:
     """What `torch.utils.flop_counter` calls, with shapes in the place of tensors: torch's own count of the same."""
-    operator = operator_of(name)
+    operator = OPERATOR_OF[name]
 
     def flops(*arguments: Any, out_shape: Any = None, **_: Any) -> int:
         (first, second, *_bias), settings = split(name, arguments)

@@ -101,7 +101,7 @@ class Listener(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "tritonconv":
-            self.note(Call.of(func._opname, args))
+            self.note(Call(func._opname, args))
         return func(*args, **(kwargs or {}))
 
 
