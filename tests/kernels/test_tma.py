@@ -12,7 +12,6 @@ from tests.support.guards import guarded
 from tests.support.oracle import convolution_precision
 from tritonconv import runtime
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.gpu import COPIES_BLOCKS
 from tritonconv.launch import planners, start
 from tritonconv.launch.plan import Plan
 from tritonconv.tiling.block_shapes import Shape, in_shape, shapes, whole_rows
@@ -119,7 +118,7 @@ def tile_in(operator: Operator, shape: Shape | None = None) -> Tile:
 
 @pytest.fixture(autouse=True)
 def copies_blocks() -> None:
-    if torch.cuda.is_available() and runtime.gpu_of(torch.device("cuda")).capability < COPIES_BLOCKS:
+    if torch.cuda.is_available() and not runtime.gpu_of(torch.device("cuda")).architecture.tma:
         pytest.skip("this GPU does not copy blocks of pixels")
 
 

@@ -120,7 +120,7 @@ def install(gpu: Gpu) -> Gpu:
     from tritonconv.launch import layout, plan_cache
 
     driver.set_active(gpu)
-    runtime.gpu_of = lambda _: Gpu.of(90, 132)
+    runtime.gpu_of = lambda _: Gpu.of("sm_90", 132)
     runtime.is_gpu = lambda _: True
     dispatch._why_not_device = lambda _: None
     allocate, allocate_as = layout.allocate, plan_cache.allocate_as
