@@ -1,7 +1,8 @@
 """Every fact about a GPU, once: what the cost model, `fits`, dispatch and `bench lowering` know of it.
 
-To add a GPU, add a row to `ARCHITECTURES`, and the peaks of its data sheet to `tests/kernels/test_gpu.py`, which checks
-every row. `python -m bench tune` writes the tiles that were measured on a GPU to `tiling/measured_tiles/`.
+To add a GPU, add a row to `ARCHITECTURES`, and its peaks and shared memory, as its maker states them, to
+`tests/kernels/test_gpu.py`, which checks every row. `python -m bench tune` writes the tiles that were measured on a GPU
+to `tiling/measured_tiles/`.
 """
 
 from dataclasses import dataclass, replace

@@ -12,7 +12,7 @@ import torch
 from bench.lowering.bounds import ARCHS, bound_tflops, products_of
 from tritonconv import runtime
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.gpu import ARCHITECTURES, INTERPRETER, LEAST_CAPABILITY, Architecture, Gpu, architecture
+from tritonconv.gpu import ARCHITECTURES, INTERPRETER, KIB, LEAST_CAPABILITY, Architecture, Gpu, architecture
 from tritonconv.tiling import fits, pick
 from tritonconv.tiling.tile import Operands, Tile
 
@@ -29,6 +29,8 @@ PEAKS = {
     "sm_120": (504, 252, 126),
     "gfx942": (1307, 653, 163),
 }
+# KiB of shared memory that one block may hold: CUDA C++ Programming Guide, and AMD's MI300X data sheet.
+SHARED_KIB = dict(sm_80=163, sm_86=99, sm_87=163, sm_89=99, sm_90=227, sm_100=227, sm_103=227, sm_120=99, gfx942=64)
 OPERANDS = [
     *(Operands(2, vector, varies=varies) for vector, varies in product((1, 2, 8), ("", "b", "p q", "b p q"))),
     *(
@@ -47,7 +49,7 @@ def test_a_row(row: Architecture) -> None:
     assert row.name.startswith({"NVIDIA": "sm_", "AMD": "gfx"}[row.vendor])
     assert (row.capability is None) == (row.vendor == "AMD")
     assert there.shared_bytes is not None
-    assert 0 < row.shared_bytes == there.shared_bytes - there.reserved_bytes
+    assert row.shared_bytes == SHARED_KIB[row.name] * KIB <= there.shared_bytes
     assert 0 < there.blocks <= there.warps
     assert there.registers % there.register_granule == there.register_granule % there.lanes == 0
     assert 0 < row.wgrad_accumulators <= row.accumulators < min(256, there.registers // there.lanes)
@@ -135,6 +137,23 @@ def test_an_unknown_compute_capability(arch: str, rates_of: str, tma: bool, prod
     assert found.accumulators == min(row.accumulators for row in NVIDIA)
     assert found.wgrad_accumulators == min(row.wgrad_accumulators for row in NVIDIA)
     assert found.halves_share
+
+
+def test_sm_103_computes_as_sm_100_does() -> None:
+    """What is known of the two differs in the name and the data sheet alone."""
+    known = ARCHITECTURES["sm_100"]
+    described = replace(known, name="sm_103", products=None, bandwidth=None, rates_from="sm_100", data_sheet=None)
+    assert ARCHITECTURES["sm_103"] == described
+
+
+def test_amd_gets_two_stages_and_as_large_tiles() -> None:
+    """As those of NVIDIA's GPUs with the fewest accumulators: 64 of each thread of a warp of 32."""
+    gpu = Gpu.of("gfx942", 304)
+    stages = {tile.num_stages for operator in OPERATORS for tile in fits.legal(operator, Operands(2, 8), gpu)}
+    assert stages == {2}
+    for operator in OPERATORS:
+        assert fits.fits(Tile(64, 128, 32, 4, 2), operator, 2, gpu)
+        assert not fits.fits(Tile(128, 128, 32, 4, 2), operator, 2, gpu)
 
 
 def test_an_unknown_gpu_of_amd() -> None:
