@@ -43,8 +43,8 @@ class Settings(NamedTuple):
         )
 
 
-# The operators as torch knows them, and which of the three each is: wgrad is there once more, for it and the gradient of
-# fprop's bias together.
+# The operators as torch knows them, and which of the three each is. wgrad is there once more, for it and the gradient
+# of fprop's bias together.
 OPERATOR_OF: dict[str, Operator] = {"fprop": "fprop", "dgrad": "dgrad", "wgrad": "wgrad", "wgrad_with_bias": "wgrad"}
 NAMES = tuple(OPERATOR_OF)
 

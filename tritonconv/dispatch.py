@@ -10,6 +10,7 @@ import torch
 from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.geometry import OPERATORS, ConvGeometry
+from tritonconv.gpu import LEAST_CAPABILITY
 from tritonconv.launch import failures
 
 # In the order of preference. "auto" takes the first that has no reason not to run.
@@ -38,9 +39,10 @@ def _why_not_device(device: torch.device) -> str | None:
         return None
     if device.type == "cpu":
         return "the tensors are on the CPU (TRITON_INTERPRET=1, set before Python starts, runs the kernels there)"
-    capability = runtime.gpu_of(device).capability
-    if 0 < capability < 80:
-        return f"Triton has no tensor-core path for compute capability {capability / 10}: the kernels need 8.0 or newer"
+    capability, least = runtime.gpu_of(device).architecture.capability, LEAST_CAPABILITY
+    if capability is not None and capability < least:
+        why = f"Triton has no tensor-core path for compute capability {capability / 10}"
+        return f"{why}: the kernels need {least / 10} or newer"
     return None
 
 

@@ -1,75 +1,249 @@
-"""What is known of GPUs: by compute capability, what a block and a multiprocessor have, and what they do in a cycle.
+"""Every fact about a GPU, once: what the cost model, `fits`, dispatch and `bench lowering` know of it.
 
-To add an architecture, add its compute capability to `SHARED_BYTES` and `RATES`, and to `tiling/fits.py` if its threads
-hold more accumulators than others'. Sources stand beside the numbers. Measured tiles of one GPU are a file in
-`tiling/measured_tiles/`, which `python -m bench tune` writes.
+To add a GPU, add a row to `ARCHITECTURES`, and its peaks and shared memory, as its maker states them, to
+`tests/kernels/test_gpu.py`, which checks every row. `python -m bench tune` writes the tiles that were measured on a GPU
+to `tiling/measured_tiles/`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
-# Bytes of shared memory that one block may hold, by compute capability (CUDA C++ programming guide).
-SHARED_BYTES = {80: 166_912, 86: 101_376, 87: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 103: 232_448}
-# Registers of a multiprocessor.
-REGISTERS = 65_536
+KIB = 1024
+# The least compute capability for which Triton multiplies on tensor cores.
+LEAST_CAPABILITY = 80
 # Instructions that a multiprocessor starts in a cycle, one for each of its four schedulers.
 ISSUES = 4
-# The least compute capability whose hardware copies whole blocks between global and shared memory (TMA).
-COPIES_BLOCKS = 90
+
+
+class Multiprocessor(NamedTuple):
+    """What one multiprocessor holds at the same time. `shared_bytes` is None where shared memory has no limit."""
+
+    warps: int
+    blocks: int
+    shared_bytes: int | None
+    reserved_bytes: int = KIB  # of shared memory, which the system keeps for each block
+    registers: int = 65_536  # of 32 bits
+    register_granule: int = 256  # the unit in which a warp gets registers
+    lanes: int = 32  # threads of a warp
+
+
+class Products(NamedTuple):
+    """Products that one multiprocessor forms and sums in float32 in one cycle, without sparsity."""
+
+    half: int  # float16 and bfloat16, on tensor cores
+    tf32: int
+    float32: int  # outside the tensor cores
+
+
+class Bandwidth(NamedTuple):
+    """Bytes that one multiprocessor gets in one cycle."""
+
+    l2: float
+    memory: float
+
+
+class Rates(NamedTuple):
+    """What the cost model counts with."""
+
+    products: Products
+    bandwidth: Bandwidth
+
+
+class DataSheet(NamedTuple):
+    """One GPU of an architecture, as its maker describes it."""
+
+    name: str
+    multiprocessors: int
+    clock_ghz: float
+
+
+@dataclass(frozen=True, repr=False)
+class Architecture:
+    """What all GPUs of an architecture have in common, by the name that compilers give it: sm_90, gfx942.
+
+    `accumulators` is how many of them a thread may hold in fprop and dgrad, `wgrad_accumulators` in wgrad; None is no
+    limit. `tma` says that hardware copies whole blocks between global and shared memory, `products_from_shared` that
+    tensor cores read operands from shared memory (WGMMA, tcgen05), `halves_share` that the two halves of a result leave
+    through the same place in shared memory. `stages`, if given, is the only number that Triton's pipeliner wants.
+    The cost model takes the rates of the architecture `rates_from`, if given, instead of the row's own.
+    `bench lowering` compiles for the GPU of `data_sheet`, and for no architecture without one.
+    """
+
+    name: str
+    multiprocessor: Multiprocessor
+    vendor: Literal["NVIDIA", "AMD"] | None = "NVIDIA"
+    accumulators: int | None = 64
+    wgrad_accumulators: int | None = 64
+    tma: bool = False
+    products_from_shared: bool = False
+    halves_share: bool = True
+    stages: int | None = None
+    products: Products | None = None
+    bandwidth: Bandwidth | None = None
+    rates_from: str | None = None
+    data_sheet: DataSheet | None = None
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def capability(self) -> int | None:
+        """The compute capability, 90 for 9.0. Only NVIDIA's architectures have one."""
+        return int(self.name.removeprefix("sm_")) if self.vendor == "NVIDIA" else None
+
+    @property
+    def shared_bytes(self) -> int | None:
+        """The shared memory that one block may hold: all of a multiprocessor's but what the system keeps."""
+        there = self.multiprocessor.shared_bytes
+        return None if there is None else there - self.multiprocessor.reserved_bytes
+
+    @property
+    def rates(self) -> Rates:
+        """What the cost model counts with. Raises ValueError if the row has no rates."""
+        source = ARCHITECTURES[self.rates_from] if self.rates_from else self
+        if source.products is None or source.bandwidth is None:
+            raise ValueError(f"the rates of {source.name} are not known")
+        return Rates(source.products, source.bandwidth)
+
+
+# Multiprocessors: CUDA C++ Programming Guide, technical specifications per compute capability. Products, and the GPUs
+# with their clocks: NVIDIA's A100, GA102, Ada, H100, Blackwell and RTX Blackwell architecture papers. All of gfx942:
+# AMD's MI300X data sheet. Memory: the bandwidth in the data sheets, by multiprocessors and clock (A100 2.0 TB/s, RTX
+# 6000 Ada 1.0, between the H100's 3.4 and the H200's 4.8, B200 8.0, RTX PRO 6000 1.8, MI300X 5.3). L2: 5,120 bytes per
+# cycle by the A100's paper; fitted for an H200; an estimate for a B200, and half of it where there is GDDR; 17 TB/s for
+# the MI300X, by its paper. Accumulators: 64 where operands and accumulators share the 255 registers of a thread, and in
+# wgrad on sm_100 and sm_103, where sums on their way from tensor memory meet those of the bias.
+_ROWS = (
+    Architecture(
+        "sm_80",
+        Multiprocessor(warps=64, blocks=32, shared_bytes=164 * KIB),
+        products=Products(half=1024, tf32=512, float32=64),
+        bandwidth=Bandwidth(l2=47, memory=13),
+        data_sheet=DataSheet("A100 SXM", multiprocessors=108, clock_ghz=1.41),
+    ),
+    # By its own products and the A100's bandwidth, the model would choose other tiles for 114 of the 450 problems of
+    # `bench lowering --layers`. Until one is measured, it counts with all of the A100's rates.
+    Architecture(
+        "sm_86",
+        Multiprocessor(warps=48, blocks=16, shared_bytes=100 * KIB),
+        products=Products(half=512, tf32=256, float32=128),
+        rates_from="sm_80",
+        data_sheet=DataSheet("RTX A6000", multiprocessors=84, clock_ghz=1.80),
+    ),
+    Architecture("sm_87", Multiprocessor(warps=48, blocks=16, shared_bytes=164 * KIB), rates_from="sm_80"),
+    Architecture(
+        "sm_89",
+        Multiprocessor(warps=48, blocks=24, shared_bytes=100 * KIB),
+        products=Products(half=512, tf32=256, float32=128),
+        bandwidth=Bandwidth(l2=20, memory=2.7),
+        data_sheet=DataSheet("RTX 6000 Ada", multiprocessors=142, clock_ghz=2.505),
+    ),
+    Architecture(
+        "sm_90",
+        Multiprocessor(warps=64, blocks=32, shared_bytes=228 * KIB),
+        accumulators=128,
+        wgrad_accumulators=128,
+        tma=True,
+        products_from_shared=True,
+        products=Products(half=2048, tf32=1024, float32=128),
+        bandwidth=Bandwidth(l2=50, memory=16),
+        data_sheet=DataSheet("H100 SXM", multiprocessors=132, clock_ghz=1.83),
+    ),
+    Architecture(
+        "sm_100",
+        Multiprocessor(warps=64, blocks=32, shared_bytes=228 * KIB),
+        accumulators=128,
+        tma=True,
+        products_from_shared=True,
+        halves_share=False,
+        products=Products(half=4096, tf32=2048, float32=128),
+        bandwidth=Bandwidth(l2=39, memory=29),
+        data_sheet=DataSheet("B200", multiprocessors=148, clock_ghz=1.85),
+    ),
+    Architecture(
+        "sm_103",
+        Multiprocessor(warps=64, blocks=32, shared_bytes=228 * KIB),
+        accumulators=128,
+        tma=True,
+        products_from_shared=True,
+        halves_share=False,
+        rates_from="sm_100",
+    ),
+    Architecture(
+        "sm_120",
+        Multiprocessor(warps=48, blocks=24, shared_bytes=100 * KIB),
+        tma=True,
+        products=Products(half=512, tf32=256, float32=128),
+        bandwidth=Bandwidth(l2=20, memory=3.6),
+        data_sheet=DataSheet("RTX PRO 6000 Blackwell", multiprocessors=188, clock_ghz=2.617),
+    ),
+    # A warp has twice as many lanes, so a lane holds half as many accumulators of the same tile.
+    Architecture(
+        "gfx942",
+        Multiprocessor(32, 32, 64 * KIB, reserved_bytes=0, registers=131_072, register_granule=512, lanes=64),
+        vendor="AMD",
+        accumulators=32,
+        wgrad_accumulators=32,
+        stages=2,
+        products=Products(half=1024, tf32=512, float32=128),
+        bandwidth=Bandwidth(l2=27, memory=8),
+        data_sheet=DataSheet("MI300X", multiprocessors=304, clock_ghz=2.1),
+    ),
+)
+ARCHITECTURES = {row.name: row for row in _ROWS}
+
+
+def architecture(name: str) -> Architecture:
+    """The row of that name, or what an architecture without a row is taken for.
+
+    Of AMD's that is gfx942. Of NVIDIA's it is the newest row before it, or sm_80 for what is older. But it gets the
+    shared memory and the accumulators of sm_86, which are the least of all, and its halves share a place as there.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if not name.startswith("sm_"):
+        return replace(ARCHITECTURES["gfx942"], name=name, data_sheet=None)
+    capability = int(name.removeprefix("sm_"))
+    known = {row.capability: row for row in ARCHITECTURES.values() if row.capability is not None}
+    newest = known[max((each for each in known if each < capability), default=LEAST_CAPABILITY)]
+    least = ARCHITECTURES["sm_86"]
+    return replace(
+        newest,
+        name=name,
+        multiprocessor=newest.multiprocessor._replace(shared_bytes=least.multiprocessor.shared_bytes),
+        accumulators=least.accumulators,
+        wgrad_accumulators=least.wgrad_accumulators,
+        halves_share=least.halves_share,
+        data_sheet=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What choosing a tile needs to know of a GPU.
-
-    `capability` is 90 for sm_90 and 0 for AMD; `shared_bytes` is what one block may hold; `name` is what its maker
-    calls it, by which its measured tiles are found.
+    """What choosing a tile needs to know of a GPU. `name` is what its maker calls it, by which its measured tiles are
+    found.
     """
 
-    capability: int
+    architecture: Architecture
     multiprocessors: int
-    shared_bytes: int
     name: str = ""
 
     @classmethod
-    def of(cls, capability: int, multiprocessors: int, name: str = "") -> "Gpu":
-        """The device with the shared memory that its capability is known for, or the least of any sm_80 and newer."""
-        return cls(capability, multiprocessors, SHARED_BYTES.get(capability, 101_376 if capability else 65_536), name)
+    def of(cls, arch: str, multiprocessors: int, name: str = "") -> "Gpu":
+        """A GPU of the architecture of that name: sm_90, gfx942."""
+        return cls(architecture(arch), multiprocessors, name)
 
 
-# Triton's interpreter spends its time per operation, not per element, and has no shared memory to run out of.
-INTERPRETER = Gpu(capability=-1, multiprocessors=1, shared_bytes=1 << 40)
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What one multiprocessor does in one cycle: products, by how they are formed, and bytes, by where they come from.
-
-    `copied_products` says that the products' operands may stay in shared memory (WGMMA, tcgen05), and need no
-    instructions of their own to get there.
-    """
-
-    half: int
-    tf32: int
-    float32: int
-    l2_bytes: float
-    memory_bytes: float
-    copied_products: bool = False
-
-
-# Products: the makers' architecture papers, as in bench/lowering/chips.py. Memory: the bandwidth in their data sheets,
-# by multiprocessors and clock (A100 2.0 TB/s, RTX 6000 Ada 1.0, between the H100's 3.4 and the H200's 4.8, B200 8.0,
-# RTX PRO 6000 1.8, MI300X 5.3). L2: 5,120 bytes per cycle by the A100's paper; fitted for an H200; an estimate for a
-# B200, and half of it where there is GDDR; 17 TB/s for the MI300X, by its paper.
-RATES = {
-    80: Rates(1024, 512, 64, 47, 13),
-    89: Rates(512, 256, 128, 20, 2.7),
-    90: Rates(2048, 1024, 128, 50, 16, copied_products=True),
-    100: Rates(4096, 2048, 128, 39, 29, copied_products=True),
-    120: Rates(512, 256, 128, 20, 3.6),
-    0: Rates(1024, 512, 128, 27, 8),
-}
-
-
-def rates_of(device: Gpu) -> Rates:
-    """Those of the device's architecture, or of the one before it."""
-    return RATES[max(capability for capability in RATES if capability <= max(device.capability, 0))]
+# Triton's interpreter takes what an H100 takes, and more: neither its memory nor its registers run out.
+INTERPRETER = Gpu(
+    replace(
+        ARCHITECTURES["sm_90"],
+        name="interpreter",
+        vendor=None,
+        multiprocessor=ARCHITECTURES["sm_90"].multiprocessor._replace(shared_bytes=None),
+        accumulators=None,
+        wgrad_accumulators=None,
+        data_sheet=None,
+    ),
+    multiprocessors=1,
+)

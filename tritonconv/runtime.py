@@ -47,5 +47,6 @@ def gpu_of(device: torch.device) -> Gpu:
     if interpreted():
         return INTERPRETER
     properties = torch.cuda.get_device_properties(device)
-    capability = 0 if torch.version.hip else 10 * properties.major + properties.minor
-    return Gpu.of(capability, properties.multi_processor_count, properties.name)
+    # AMD's name is followed by what it is configured to do: gfx942:sramecc+:xnack-.
+    amd = properties.gcnArchName.partition(":")[0] if torch.version.hip else None
+    return Gpu.of(amd or f"sm_{properties.major}{properties.minor}", properties.multi_processor_count, properties.name)

@@ -19,25 +19,25 @@ expects to take most of the time. Nothing here was measured: the choice follows 
 but where a table of the GPU has a row."""
 
 
-def choices(layers: Iterable[Layer], dtype: str, device: Gpu) -> Iterator[tuple[object, ...]]:
+def choices(layers: Iterable[Layer], dtype: str, gpu: Gpu) -> Iterator[tuple[object, ...]]:
     """One row for each operator of each layer, as HEADER names them."""
     for layer in layers:
         for kernel in kernels_for(layer.geometry):
             if kernel == "wgrad_with_bias":
                 continue
             operator = operator_of(kernel)
-            started = launches(operator, dtype, layer.geometry, device, bias=False)[0]
+            started = launches(operator, dtype, layer.geometry, gpu, bias=False)[0]
             tile, geometry = tile_of(started), seen(layer.geometry, started.arguments["B"])
             steps = tile.steps(geometry, operator) / (geometry.phases if operator == "dgrad" else tile.SPLIT_K)
             blocks = tile.blocks(geometry, operator) * tile.SPLIT_K
             products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K * blocks * steps
-            operands = operands_for(operator, dtype, layer.geometry, device)
-            at_once = device.multiprocessors * tile.together(operator, operands.itemsize, device)
+            operands = operands_for(operator, dtype, layer.geometry, gpu)
+            at_once = gpu.multiprocessors * tile.together(operator, operands.itemsize, gpu)
             yield (
                 *(layer.name, operator, tile, "in blocks" if tile.uses_tma else "gathered", blocks),
                 *(ceil(blocks / at_once), ceil(steps)),
                 f"{geometry.flops / 2 / products:.2f}",
-                expected(tile, geometry, operator, operands, device).limit,
+                expected(tile, geometry, operator, operands, gpu).limit,
             )
 
 
@@ -46,11 +46,11 @@ def seen(geometry: ConvGeometry, images: int) -> ConvGeometry:
     return geometry.flattened() if geometry.pointwise and images == 1 else geometry
 
 
-def shown(layers: Sequence[Layer], dtypes: Iterable[str], archs: Iterable[str], devices: Iterable[Gpu]) -> str:
+def shown(layers: Sequence[Layer], dtypes: Iterable[str], archs: Iterable[str], gpus: Iterable[Gpu]) -> str:
     """A table for each architecture and dtype."""
     parts = [
-        f"{arch}, {dtype}\n{table.columns(list(HEADER), [list(row) for row in choices(layers, dtype, device)])}"
-        for arch, device in zip(archs, devices, strict=True)
+        f"{arch}, {dtype}\n{table.columns(list(HEADER), [list(row) for row in choices(layers, dtype, gpu)])}"
+        for arch, gpu in zip(archs, gpus, strict=True)
         for dtype in dtypes
     ]
     return "\n\n".join([*parts, LEGEND])

@@ -9,7 +9,7 @@ import triton
 from bench import kernel_identity, results
 from bench.layers import select
 from bench.lowering import ttir
-from bench.lowering.chips import CHIPS
+from bench.lowering.bounds import ARCHS
 from bench.lowering.choices import shown
 from bench.lowering.offline import KERNELS, Job, gpu_of, jobs
 from bench.lowering.rows import Failure, compared, lower_all, regressions, unfit
@@ -21,7 +21,7 @@ COMMITTED = RESULTS / "lowering.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", nargs="+", choices=["all", *CHIPS], default=["sm_80", "sm_90", "sm_100"])
+    parser.add_argument("--arch", nargs="+", choices=["all", *ARCHS], default=["sm_80", "sm_90", "sm_100"])
     parser.add_argument(
         "--dtype",
         nargs="+",
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         return identify()
     archs, dtypes, kernels = (
         list(every) if "all" in chosen or args.publish else chosen
-        for chosen, every in ((args.arch, CHIPS), (args.dtype, DTYPES), (args.kernel, KERNELS))
+        for chosen, every in ((args.arch, ARCHS), (args.dtype, DTYPES), (args.kernel, KERNELS))
     )
     committed = load(args.against) if args.against else []
     layers = select(args.rows)

@@ -12,13 +12,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bench.layers import Layer
-from bench.lowering.chips import CHIPS, Chip
+from bench.lowering.bounds import data_sheet
 from bench.run.contenders import DTYPES
 from tests.support.oracle import convolution_precision
 from tritonconv.bias import shape_beside
 from tritonconv.call import Call
 from tritonconv.geometry import OPERATORS, TAKES, ConvGeometry, Factor, Operator
-from tritonconv.gpu import INTERPRETER, Gpu
+from tritonconv.gpu import ARCHITECTURES, INTERPRETER, Architecture, Gpu
 from tritonconv.launch import planners
 from tritonconv.launch.layout import allocate, paired_vectors
 from tritonconv.launch.plan import Launch
@@ -64,8 +64,8 @@ class Job:
         return varies_of(self.kernel)
 
     @property
-    def chip(self) -> Chip:
-        return CHIPS[self.arch]
+    def architecture(self) -> Architecture:
+        return ARCHITECTURES[self.arch]
 
 
 def operator_of(kernel: str) -> Operator:
@@ -100,7 +100,9 @@ def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = ""
 
 
 def gpu_of(arch: str) -> Gpu:
-    return Gpu.of(CHIPS[arch].capability, CHIPS[arch].multiprocessors)
+    """The GPU of the architecture's data sheet, without a name, so that no measured tiles are found for it."""
+    architecture = ARCHITECTURES[arch]
+    return Gpu(architecture, data_sheet(architecture).multiprocessors)
 
 
 def jobs(
@@ -172,7 +174,7 @@ def launches(
     operator: Operator,
     dtype: str,
     geometry: ConvGeometry,
-    device: Gpu,
+    gpu: Gpu,
     tile: Tile | None = None,
     bias: bool = True,
     channels_last: bool = True,
@@ -190,7 +192,7 @@ def launches(
     how: dict[str, Any] = dict(finds_bias=bias and operator == "wgrad", channels_last=channels_last)
     call = Call.of_geometry(operator, geometry, (first, second), added, **how)
     with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
-        return planners.plan(call, device, tile).launches
+        return planners.plan(call, gpu, tile).launches
 
 
 def for_memory(job: Job) -> Launch:
@@ -212,9 +214,9 @@ def small(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
     return ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
 
 
-def operands_for(operator: Operator, dtype: str, geometry: ConvGeometry, device: Gpu) -> Operands:
+def operands_for(operator: Operator, dtype: str, geometry: ConvGeometry, gpu: Gpu) -> Operands:
     """What `pick` is told of the operands of `geometry`, in channels_last."""
-    given = launches(operator, dtype, geometry, device, bias=False)[0].arguments
+    given = launches(operator, dtype, geometry, gpu, bias=False)[0].arguments
     return operands_of(operator, dtype, Memory(given["ALIGN_X"], given["ALIGN_Y"]), geometry.varies)
 
 

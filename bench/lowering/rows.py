@@ -12,9 +12,12 @@ from triton.backends.compiler import GPUTarget
 from bench import results
 from bench.layers import Layer
 from bench.lowering import assembly
+from bench.lowering.bounds import bound_tflops, occupancy, products_of
 from bench.lowering.offline import Job, compiled, for_memory, gpu_of, picked
 from bench.lowering.table import Row
 from bench.run.contenders import DTYPES
+from tritonconv.gpu import ARCHITECTURES, ISSUES
+from tritonconv.tiling.fits import within
 
 # What a row is about; the rest is what was found.
 KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
@@ -36,14 +39,16 @@ def attempt(job: Job) -> Row | Failure:
 def lower(job: Job) -> Row:
     """Compile, and one row of what came out: resources, instructions, and the bound that they set."""
     kernel, _, arguments = for_memory(job)
-    chip, tile = job.chip, job.tile
-    if chip.capability:
-        binary = compiled(kernel, arguments, GPUTarget("cuda", chip.capability, 32))
+    architecture, tile = job.architecture, job.tile
+    lanes = architecture.multiprocessor.lanes
+    if architecture.vendor == "NVIDIA":
+        binary = compiled(kernel, arguments, GPUTarget("cuda", architecture.capability, lanes))
         listing, usage = assembly.read_cubin(binary.asm["cubin"])
     else:
-        binary = compiled(kernel, arguments, GPUTarget("hip", job.arch, 64))
+        binary = compiled(kernel, arguments, GPUTarget("hip", job.arch, lanes))
         listing, usage = assembly.read_amdgcn(binary.asm["amdgcn"])
-    promised = None if tile is None else tile.shared_bytes(job.operator, DTYPES[job.dtype].itemsize, chip.capability)
+    occupied = occupancy(architecture, usage.registers, binary.metadata.num_warps, binary.metadata.shared)
+    promised = None if tile is None else tile.shared_bytes(job.operator, DTYPES[job.dtype].itemsize, gpu_of(job.arch))
     return {
         "kernel": job.kernel,
         "tile": str(arguments["BLOCK"] if tile is None else tile),
@@ -55,7 +60,7 @@ def lower(job: Job) -> Row:
         "spill_bytes": assembly.spill_bytes(listing, usage),
         "shared_bytes": binary.metadata.shared,
         "shared_bytes_promised": promised,
-        "occupancy": round(chip.occupancy(usage.registers, binary.metadata.num_warps, binary.metadata.shared), 3),
+        "occupancy": round(occupied, 3),
         "mma": ", ".join(listing.kinds(assembly.MATRIX)) or None,
         "left_in_registers": listing.left_in_registers(),
         "copy": ", ".join(listing.kinds(assembly.COPY)) or None,
@@ -67,12 +72,12 @@ def lower(job: Job) -> Row:
 def main_loop(listing: assembly.Listing, job: Job) -> Row:
     """What one step of the main loop takes, in instructions that each warp issues, and what that leads to.
 
-    A multiprocessor forms a step's products in `step / chip.products` cycles if its tensor cores never wait, and can
-    issue `chip.issues` instructions in each: with more of them per such cycle, it is the instructions that bound it.
+    A multiprocessor forms a step's products in `step / products_of(...)` cycles if its tensor cores never wait, and can
+    issue ISSUES instructions in each: with more of them per such cycle, it is the instructions that bound it.
     FMAs outside tensor cores are instructions themselves, so there it is the share of FMAs among them that says so.
     Where opcodes do not tell how much they multiply (sm_100, AMD), the loop is taken to do one step.
     """
-    loop, tile, chip = listing.main_loop(), job.tile, job.chip
+    loop, tile, architecture = listing.main_loop(), job.tile, job.architecture
     found = dict.fromkeys(("instructions_per_step", "instructions_per_mma_cycle", "ffma_share", "bound_tflops"))
     if tile is None or not loop:
         return found
@@ -82,12 +87,12 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
     matrix = assembly.count(loop, assembly.MATRIX) > 0
     if not matrix:
         found["ffma_share"] = round(assembly.count(loop, assembly.FUSED_MULTIPLY_ADD) / len(loop), 3)
-    if chip.capability:  # AMD issues instructions by other rules
-        multiply = step / (chip.products(job.dtype) if matrix else chip.float32_products)
-        issue = instructions * tile.num_warps / chip.issues
+    if architecture.vendor == "NVIDIA":  # AMD issues instructions by other rules
+        multiply = step / products_of(architecture, job.dtype if matrix else "float32")
+        issue = instructions * tile.num_warps / ISSUES
         if matrix:
             found["instructions_per_mma_cycle"] = round(instructions * tile.num_warps / multiply, 2)
-        found["bound_tflops"] = round(chip.bound_tflops(step, max(multiply, issue)))
+        found["bound_tflops"] = round(bound_tflops(architecture, step, max(multiply, issue)))
     return found
 
 
@@ -107,12 +112,10 @@ def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | Non
 
 def unfit(row: Row) -> str | None:
     """Why a kernel that was compiled can not be started, if it can not: it takes more shared memory than there is."""
-    most = gpu_of(row["arch"]).shared_bytes
-    if row["shared_bytes"] > min(most, row["shared_bytes_promised"] or most):
+    promised, most = row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes
+    if not (within(row["shared_bytes"], promised) and within(row["shared_bytes"], most)):
         what = " ".join(str(row[name]) for name in KEYS)
-        return (
-            f"{what}: {row['shared_bytes']} bytes of shared memory, promised {row['shared_bytes_promised']} of {most}"
-        )
+        return f"{what}: {row['shared_bytes']} bytes of shared memory, promised {promised} of {most}"
     return None
 
 

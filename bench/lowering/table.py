@@ -33,7 +33,7 @@ COLUMNS = {
 LEGEND = """\
 x, y: adjacent channels of the image and of the features that are loaded or stored at once. instr/step: instructions of
 each warp in one step of the main loop; /mma cycle: of all warps for each cycle that the tensor cores need for the step,
-of which 4 can be issued. bound: TFLOP/s of the data sheet's chip if nothing but tensor cores, or FMAs, and the issue of
+of which 4 can be issued. bound: TFLOP/s of the data sheet's GPU if nothing but tensor cores, or FMAs, and the issue of
 instructions took time. layers: how many benchmark layers choose the tile. Nothing here was measured on a GPU."""
 
 
@@ -72,7 +72,7 @@ def summary(path: Path, dtype: str = "bfloat16", arch: str = "sm_90", most: int 
     archs = ", ".join(dict.fromkeys(row["arch"] for row in spilled))
     text = f"""{dtype} on {arch}, the {most} tiles that most of the benchmark's layers choose: BLOCK_M x BLOCK_N x
         BLOCK_K, warps, stages. Instructions of each warp per step of the main loop, and of all warps per cycle of the
-        tensor cores, of which 4 can be issued; limit: TFLOP/s of the data sheet's chip if nothing but its tensor cores
+        tensor cores, of which 4 can be issued; limit: TFLOP/s of the data sheet's GPU if nothing but its tensor cores
         and the issue of instructions took time, what a tile overhangs counted as work: no forecast, and nothing that
         was measured. All of it, for {len(compiled)} kernels compiled with Triton {compiled[0]["triton"]}, is in
         [bench/results/lowering.json](bench/results/lowering.json); {len(spilled)} of them spill registers ({archs})."""

@@ -55,7 +55,7 @@ def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "interpreted", lambda: False)
-    monkeypatch.setattr(runtime, "gpu_of", lambda _: Gpu.of(75, 40))
+    monkeypatch.setattr(runtime, "gpu_of", lambda _: Gpu.of("sm_75", 40))
     reason = "Triton has no tensor-core path for compute capability 7.5: the kernels need 8.0 or newer"
     assert why_not("triton", call_for(device="cuda")) == reason
 

@@ -44,7 +44,7 @@ def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     layer = tritonconv.Conv2d(64, 128, 3, padding=1).half().to(memory_format=torch.channels_last)
     image = torch.randn(32, 64, 28, 28).half().contiguous(memory_format=torch.channels_last)
-    gpu = Gpu.of(90, 132, "a GPU without a table")
+    gpu = Gpu.of("sm_90", 132, "a GPU without a table")
     with tritonconv.using("reference"), monkeypatch.context() as patch:
         assert {(choice.tile, choice.measured) for choice in tritonconv.explain(layer, image)} == {(None, None)}
         patch.setattr(runtime, "gpu_of", lambda _: gpu)

@@ -138,7 +138,7 @@ from tritonconv.gpu import Gpu
 from tritonconv.tools.parallel_compile import Elsewhere
 
 driver.set_active(Elsewhere(GPUTarget("cuda", 90, 32)))
-runtime.gpu_of = lambda _: Gpu.of(90, 132)
+runtime.gpu_of = lambda _: Gpu.of("sm_90", 132)
 dispatch._why_not_device = lambda _: None
 sys.executable = {python!r}
 with torch.autocast("cpu", torch.bfloat16):

@@ -15,7 +15,7 @@ import pytest
 from bench.lowering.table import load
 from bench.results import RESULTS
 from tests.support.processes import python
-from tritonconv.gpu import SHARED_BYTES, Gpu
+from tritonconv.gpu import ARCHITECTURES
 from tritonconv.tiling.catalogue import FEW
 
 pytest.importorskip("triton")
@@ -95,7 +95,7 @@ def test_amd(tiles: list[str], tmp_path: Path) -> None:
     assert min(counts.values()) >= (1 if tiles else 8)
     for row in rows:
         assert row["mma"].startswith("v_mfma"), row
-        assert row["shared_bytes"] <= row["shared_bytes_promised"] <= 65_536, row
+        assert row["shared_bytes"] <= row["shared_bytes_promised"] <= ARCHITECTURES["gfx942"].shared_bytes, row
     assert regressions(rows, COMMITTED) == []
 
 
@@ -150,7 +150,7 @@ def check_gathered(row: dict[str, Any]) -> None:
     sides = {"x": row["x_vector"], "y": row["y_vector"]}
     loaded = {"fprop": [sides["x"]], "dgrad": [sides["y"]]}.get(kernel, [*sides.values()])
     copies = (row["copy"] or "").split(", ")
-    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
+    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[arch].shared_bytes), row
     assert row["spill_bytes"] == known_spills(row), row
     assert row["left_in_registers"] == 0, row
     assert bool(row["mma"]) != (dtype == "float32"), row
@@ -176,9 +176,9 @@ def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
 
 def check_blocks(row: dict[str, Any]) -> None:
     """Of a tile whose pixels are copied in blocks: by the hardware for that, and so that registers suffice."""
-    assert row["arch"] not in ("sm_80", "sm_86", "sm_89", "gfx942"), row
+    assert ARCHITECTURES[row["arch"]].tma, row
     assert row["spill_bytes"] == known_spills(row), row
-    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], Gpu.of(int(row["arch"][3:]), 1).shared_bytes), row
+    assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes), row
     assert row["mma"], row
     assert row["left_in_registers"] == 0, row
     assert all(name.startswith("UTMALDG") for name in row["copy"].split(", ")), row
@@ -226,7 +226,7 @@ def test_a_weight_of_each_location(arch: str, dtype: str, tiles: list[str], tmp_
     for row in rows:
         few = without_tensor_cores(row)
         loaded = {"fprop": row["x_vector"], "dgrad": row["y_vector"]}.get(row["kernel"].partition("_")[0], 0)
-        assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
+        assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[arch].shared_bytes), row
         assert row["spill_bytes"] == known_spills(row), row
         assert bool(row["mma"]) != (few or dtype == "float32"), row
         assert few >= (row["kernel"] in DYNAMIC), row
@@ -242,6 +242,6 @@ def test_a_weight_of_each_sample(arch: str, dtype: str, tmp_path: Path) -> None:
     rows = lowered(tmp_path, arch, dtype, "--kernel", *PER_SAMPLE)
     assert regressions(rows, COMMITTED) == []
     for row in rows:
-        assert row["shared_bytes"] <= min(row["shared_bytes_promised"], SHARED_BYTES[int(arch[3:])]), row
+        assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[arch].shared_bytes), row
         assert row["spill_bytes"] == known_spills(row), row
         assert bool(row["mma"]) != (dtype == "float32"), row

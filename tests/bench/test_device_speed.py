@@ -105,7 +105,7 @@ def test_what_is_timed_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> No
     """Forward with a bias, which is another kernel than its operator without."""
     planned: list[Any] = []
     monkeypatch.setattr(offline, "precompile", lambda plans, device: planned.extend(plans))
-    monkeypatch.setattr(runtime, "gpu_of", lambda device: Gpu.of(90, 132))
+    monkeypatch.setattr(runtime, "gpu_of", lambda device: Gpu.of("sm_90", 132))
     here: Any = SimpleNamespace(small=False, contenders=["torch", "triton"], device=torch.device("cuda"))
     (layer,) = select("unet_up1")
     Session.precompile(here, [(layer, of, "bfloat16") for of in PASSES])

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from bench.lowering import assembly
-from bench.lowering.chips import CHIPS
+from bench.lowering.bounds import bound_tflops, occupancy, products_of
 
 pytest.importorskip("triton")
 
 from bench.lowering import command, offline
 from bench.lowering import rows as lowering
 from tritonconv.geometry import OPERATORS
+from tritonconv.gpu import ARCHITECTURES
 from tritonconv.tiling.catalogue import images
 from tritonconv.tiling.tile import Tile
 
@@ -29,36 +30,16 @@ from tritonconv.tiling.tile import Tile
     ],
 )
 def test_occupancy(arch: str, registers: int, warps: int, shared: int, blocks: int, of: int) -> None:
-    assert CHIPS[arch].occupancy(registers, warps, shared) == pytest.approx(blocks * warps / of)
+    assert occupancy(ARCHITECTURES[arch], registers, warps, shared) == pytest.approx(blocks * warps / of)
 
 
 def test_the_bound_is_the_data_sheets_rate() -> None:
     """128x128x64 products in 512 cycles, which is what the tensor cores of an H100 take: 989 TFLOP/s."""
-    chip = CHIPS["sm_90"]
+    architecture = ARCHITECTURES["sm_90"]
     step = 128 * 128 * 64
-    assert step / chip.products("bfloat16") == 512
-    assert chip.bound_tflops(step, 512) == pytest.approx(989, rel=0.01)
-    assert chip.bound_tflops(step, 1024) == pytest.approx(989 / 2, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("arch", "half", "tf32", "float32"),
-    [
-        ("sm_80", 312, 156, 19.5),
-        ("sm_86", 154.8, 77.4, 38.7),
-        ("sm_89", 364, 182, 91),
-        ("sm_90", 989, 495, 62),
-        ("sm_100", 2250, 1125, 70),
-        ("sm_120", 504, 252, 126),
-        ("gfx942", 1307, 653, 163),
-    ],
-)
-def test_the_peaks_of_the_data_sheets(arch: str, half: float, tf32: float, float32: float) -> None:
-    """TFLOP/s, dense, summed in float32. The float32 of the H100 and the B200 is at the clock of their matrix rates."""
-    chip = CHIPS[arch]
-    peaks = {"bfloat16": half, "float16": half, "tf32": tf32, "float32": float32}
-    for dtype, peak in peaks.items():
-        assert chip.bound_tflops(chip.products(dtype), 1) == pytest.approx(peak, rel=0.02), dtype
+    assert step / products_of(architecture, "bfloat16") == 512
+    assert bound_tflops(architecture, step, 512) == pytest.approx(989, rel=0.01)
+    assert bound_tflops(architecture, step, 1024) == pytest.approx(989 / 2, rel=0.01)
 
 
 def loop(**counts: int) -> assembly.Listing:
@@ -234,12 +215,12 @@ def test_choices_are_what_would_be_launched() -> None:
     from bench.layers import select
     from bench.lowering.choices import choices
 
-    layers, device = select("smoke"), offline.gpu_of("sm_90")
-    rows = list(choices(layers, "bfloat16", device))
+    layers, gpu = select("smoke"), offline.gpu_of("sm_90")
+    rows = list(choices(layers, "bfloat16", gpu))
     assert [row[:2] for row in rows] == [(layer.name, operator) for layer in layers for operator in OPERATORS]
     for layer, operator, tile, pixels, blocks, rounds, steps, full, limit in rows:
         geometry = next(each.geometry for each in layers if each.name == layer)
-        started = offline.launches(operator, "bfloat16", geometry, device, bias=False)[0]
+        started = offline.launches(operator, "bfloat16", geometry, gpu, bias=False)[0]
         assert tile == offline.tile_of(started)
         assert blocks == started.programs or (tile.uses_tma and operator != "wgrad" and blocks > started.programs)
         assert pixels == ("in blocks" if tile.uses_tma else "gathered")

@@ -23,7 +23,7 @@ from tritonconv.tiling.tile import Operands, Tile
 
 pytest.importorskip("triton")
 
-H200 = Gpu.of(90, 132, "NVIDIA H200")
+H200 = Gpu.of("sm_90", 132, "NVIDIA H200")
 TILES = [Tile(16, 16, 16, 4, 1), Tile(32, 16, 16, 4, 1), Tile(64, 16, 16, 4, 1)]
 SPEED = {TILES[0]: 30.0, TILES[1]: 10.0, TILES[2]: 12.0}
 here = pytest.mark.skipif(torch.cuda.is_available(), reason="tiles of this size are for the interpreter")
@@ -119,7 +119,7 @@ def test_pick_takes_what_was_measured(folder: Path) -> None:
     """On that GPU, for that problem and batch sizes near it, and nowhere else."""
     best = Tile(128, 64, 64, 4, 3)
     Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(best))
-    model = pick.pick(GEOMETRY, "fprop", OPERANDS, Gpu.of(90, 132))
+    model = pick.pick(GEOMETRY, "fprop", OPERANDS, Gpu.of("sm_90", 132))
     assert model != best
     assert pick.pick(GEOMETRY, "fprop", OPERANDS, H200) == best
     assert pick.pick(replace(GEOMETRY, B=120), "fprop", OPERANDS, H200) == best

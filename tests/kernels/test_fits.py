@@ -41,7 +41,7 @@ def test_what_does_not_fit(tile: Tile) -> None:
 
 
 def test_registers() -> None:
-    huge, B200, RTX5090 = Tile(128, 256, 64, 8, 3), Gpu.of(100, 148), Gpu.of(120, 170)
+    huge, B200, RTX5090 = Tile(128, 256, 64, 8, 3), Gpu.of("sm_100", 148), Gpu.of("sm_120", 170)
     assert [fits.fits(huge, operator, 2, B200) for operator in OPERATORS] == [True, True, False]
     assert [fits.fits(huge, operator, 2, H100) for operator in OPERATORS] == [True, True, True]
     assert not fits.fits(huge, "fprop", 2, A100)
@@ -50,9 +50,9 @@ def test_registers() -> None:
 
 def test_shared_memory() -> None:
     small, large = Tile(128, 128, 16, 8, 1), Tile(128, 128, 64, 8, 3)
-    assert large.shared_bytes("fprop", 2) == 3 * 256 * 64 * 2 + BESIDE_OPERANDS
-    assert small.shared_bytes("dgrad", 2) == 128 * 128 * 2 + BESIDE_OPERANDS
-    assert small.shared_bytes("wgrad", 2) == 128 * 128 * 4 + 8 * 128 * 4 + BESIDE_OPERANDS
+    assert large.shared_bytes("fprop", 2, H100) == 3 * 256 * 64 * 2 + BESIDE_OPERANDS
+    assert small.shared_bytes("dgrad", 2, H100) == 128 * 128 * 2 + BESIDE_OPERANDS
+    assert small.shared_bytes("wgrad", 2, H100) == 128 * 128 * 4 + 8 * 128 * 4 + BESIDE_OPERANDS
 
 
 def test_programs_that_compute_one_tile_after_another() -> None:
@@ -85,10 +85,11 @@ def test_results_leave_in_halves_where_warps_have_rows_of_both(tile: tuple[int, 
     M, N, K, _, stages = tile
     assert tiled.halves == halves
     assert (
-        tiled.shared_bytes("fprop", 2)
+        tiled.shared_bytes("fprop", 2, H100)
         == 2 * (stages * (M + N) * K + M * N // (1 + halves)) + BESIDE_OPERANDS + BESIDE_RESULT
     )
-    assert tiled.shared_bytes("fprop", 2, 100) == 2 * (stages * (M + N) * K + M * N) + BESIDE_OPERANDS + BESIDE_RESULT
+    apart = 2 * (stages * (M + N) * K + M * N) + BESIDE_OPERANDS + BESIDE_RESULT
+    assert tiled.shared_bytes("fprop", 2, Gpu.of("sm_100", 148)) == apart
 
 
 def test_wgrad_takes_lines_or_whole_rows() -> None:

@@ -91,7 +91,7 @@ def wide_in_wgrad(geometry: ConvGeometry, x: Tensor, y: Tensor) -> bool:
 
 def test_only_a_tile_that_was_too_large_is_replaced() -> None:
     """For its operator on its device; for wgrad however it splits its sum, which stays as it is."""
-    gpu, long = Gpu.of(90, 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
+    gpu, long = Gpu.of("sm_90", 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
     aligned = Operands(2, 8)
 
     def chosen(operator: Operator, on: Gpu = gpu) -> Tile:
@@ -104,13 +104,13 @@ def test_only_a_tile_that_was_too_large_is_replaced() -> None:
     assert chosen("wgrad") == replace(catalogue.least("wgrad", 2, ""), SPLIT_K=splits)
     for operator in ("fprop", "dgrad"):
         assert chosen(operator) == before[operator]
-    other = Gpu.of(80, 108)
+    other = Gpu.of("sm_80", 108)
     assert chosen("wgrad", other) == pick.pick(long, "wgrad", aligned, other)
 
 
 def test_pixels_are_gathered_where_blocks_turned_out_not_to_be_copied() -> None:
     """By that operator on that device, in the tile that is picked without them."""
-    gpu, operands = Gpu.of(90, 132), Operands(2, 8, blocks=True)
+    gpu, operands = Gpu.of("sm_90", 132), Operands(2, 8, blocks=True)
     geometry = ConvGeometry(128, 256, 28, 28, 256, 28, 28, 3, 3, pad_h=1, pad_w=1)
     request = TileRequest(geometry, "fprop", operands, gpu)
     assert tile_choice.tile_for(request).uses_tma

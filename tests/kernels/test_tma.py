@@ -14,7 +14,6 @@ from tests.support.plans import call_of, planned
 from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.gpu import COPIES_BLOCKS
 from tritonconv.launch import start
 from tritonconv.tiling.block_shapes import Shape, in_shape, shapes, whole_rows
 from tritonconv.tiling.tile import Tile
@@ -117,7 +116,7 @@ def tile_in(operator: Operator, shape: Shape | None = None) -> Tile:
 
 @pytest.fixture(autouse=True)
 def copies_blocks() -> None:
-    if torch.cuda.is_available() and runtime.gpu_of(torch.device("cuda")).capability < COPIES_BLOCKS:
+    if torch.cuda.is_available() and not runtime.gpu_of(torch.device("cuda")).architecture.tma:
         pytest.skip("this GPU does not copy blocks of pixels")
 
 

@@ -2,5 +2,5 @@
 
 from tritonconv.gpu import Gpu
 
-H200 = Gpu.of(90, 132, "NVIDIA H200")
-H100, A100, RTX4090, MI300 = Gpu.of(90, 132), Gpu.of(80, 108), Gpu.of(89, 128), Gpu.of(0, 304)
+H200 = Gpu.of("sm_90", 132, "NVIDIA H200")
+H100, A100, RTX4090, MI300 = Gpu.of("sm_90", 132), Gpu.of("sm_80", 108), Gpu.of("sm_89", 128), Gpu.of("gfx942", 304)

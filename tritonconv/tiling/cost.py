@@ -10,12 +10,12 @@ from math import ceil
 from typing import NamedTuple
 
 from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.gpu import ISSUES, Gpu, Rates, rates_of
+from tritonconv.gpu import ISSUES, Architecture, Gpu
 from tritonconv.tiling.tile import Operands, Tile
 
 # Instructions of each warp in one step, as `python -m bench lowering` counts them on sm_90: of a loop, and for each
 # 16 bytes that a thread copies of a side, with its mask, and of a weight; in wgrad fitted, since others wait for those.
-# Loops that copy by TMA do so by one thread.
+# Loops that copy by TMA do so by one thread. A warp counts as 32 threads on every GPU, AMD's included.
 LOOP, TMA_LOOP, TMA_WGRAD_LOOP = 45, 95, 90
 PER_SIDE_COPY, PER_WEIGHT_COPY, PER_WGRAD_COPY = 11, 3, 58
 # And of a warp whose operands go through registers, for each 16 x 8 x 16 products: the product, and half a load.
@@ -38,62 +38,70 @@ class Estimate(NamedTuple):
 
 def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Estimate:
     """What `operator` would take with `tile`: the time of the busiest multiprocessor, or of the memory they share."""
-    rates = rates_of(gpu)
+    architecture = gpu.architecture
     blocks = tile.blocks(geometry, operator) * tile.SPLIT_K
     # Rounds of as many blocks as multiprocessors compute at a time, and what is left for the last.
     together = tile.together(operator, operands.itemsize, gpu)
     rounds, left = divmod(blocks, gpu.multiprocessors * together)
     last = ceil(left / gpu.multiprocessors)
-    step = cycles_of_step(tile, geometry, operator, operands, rates)
+    step = cycles_of_step(tile, geometry, operator, operands, architecture)
     crowd = together if rounds else last
     limit = max(step, key=lambda name: step[name] * (1 if name == "waiting" else crowd))
-    working = rounds * cycles_of_block(tile, geometry, operator, operands, rates, together)
+    working = rounds * cycles_of_block(tile, geometry, operator, operands, architecture, together)
     if last:
-        working += cycles_of_block(tile, geometry, operator, operands, rates, last)
+        working += cycles_of_block(tile, geometry, operator, operands, architecture, last)
     working += PER_PROGRAM
     partials = partial_bytes(tile, geometry, operator)
-    moving = (geometry.minimal_bytes(operands.itemsize) + 2 * partials) / rates.memory_bytes / gpu.multiprocessors
+    moved = geometry.minimal_bytes(operands.itemsize) + 2 * partials
+    moving = moved / architecture.rates.bandwidth.memory / gpu.multiprocessors
     shorter, longer = sorted((moving, working))
     return Estimate(longer + APART * shorter + (PER_LAUNCH if partials else 0), "memory" if moving == longer else limit)
 
 
 def cycles_of_block(
-    tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, rates: Rates, together: int
+    tile: Tile,
+    geometry: ConvGeometry,
+    operator: Operator,
+    operands: Operands,
+    architecture: Architecture,
+    together: int,
 ) -> float:
     """Of one block of results, while a multiprocessor computes so many `together`."""
     steps = tile.steps(geometry, operator) / (geometry.phases if operator == "dgrad" else tile.SPLIT_K)
-    step = cycles_of_step(tile, geometry, operator, operands, rates)
+    step = cycles_of_step(tile, geometry, operator, operands, architecture)
     slowest = max(cycles * (1 if name == "waiting" else together) for name, cycles in step.items())
     stored = tile.BLOCK_M * tile.BLOCK_N * (4 if operator == "wgrad" else operands.itemsize)
-    result = together * stored * (1 if operands.whole_stores else 2) / rates.l2_bytes
+    result = together * stored * (1 if operands.whole_stores else 2) / architecture.rates.bandwidth.l2
     return steps * slowest + result + (PER_TILE if tile.uses_tma and operator != "wgrad" else PER_BLOCK)
 
 
 def cycles_of_step(
-    tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, rates: Rates
+    tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, architecture: Architecture
 ) -> dict[str, float]:
     """Of one program that has its multiprocessor to itself: those of multiplying, of copying from L2, of issuing, and
     those that one step waits for the one before, whatever else runs.
     """
+    (half, tf32, float32), bandwidth = architecture.rates
     products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K
-    per_cycle = rates.float32 if operands.exact else rates.half if operands.itemsize == 2 else rates.tf32
+    per_cycle = float32 if operands.exact else half if operands.itemsize == 2 else tf32
     copied = (tile.BLOCK_M + tile.BLOCK_N) * tile.BLOCK_K * operands.itemsize
-    issued = instructions(tile, operator, operands, rates) * tile.num_warps
+    issued = instructions(tile, operator, operands, architecture) * tile.num_warps
     return {
         "products": products / per_cycle / BUSY,
-        "L2": copied / rates.l2_bytes * tile.strain(geometry, operator),
+        "L2": copied / bandwidth.l2 * tile.strain(geometry, operator),
         "instructions": issued / ISSUES,
         "waiting": PER_STEP,
     }
 
 
-def instructions(tile: Tile, operator: Operator, operands: Operands, rates: Rates) -> float:
+def instructions(tile: Tile, operator: Operator, operands: Operands, architecture: Architecture) -> float:
     """Of each warp, in one step."""
     products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K / tile.num_warps
     if operands.exact:
         multiply = products / 32
     else:
-        multiply = 0 if rates.copied_products else PER_PRODUCT * products / (16 * 8 * 32 // operands.itemsize)
+        loaded = PER_PRODUCT * products / (16 * 8 * 32 // operands.itemsize)
+        multiply = 0 if architecture.products_from_shared else loaded
     if tile.uses_tma:
         return multiply + (TMA_WGRAD_LOOP if operator == "wgrad" else TMA_LOOP)
     # Copies of each thread, more of them where fewer adjacent channels can be copied at once.

@@ -4,7 +4,7 @@ from dataclasses import astuple, replace
 from itertools import product
 
 from tritonconv.geometry import Operator
-from tritonconv.gpu import COPIES_BLOCKS, INTERPRETER, Gpu
+from tritonconv.gpu import Gpu
 from tritonconv.tiling.block_shapes import in_shape, pixels_of, shapes
 from tritonconv.tiling.catalogue import FEW, designed, designed_for_blocks, images, shipped
 from tritonconv.tiling.tile import Operands, Tile
@@ -14,30 +14,36 @@ def fits(tile: Tile, operator: Operator, itemsize: int, gpu: Gpu) -> bool:
     """Whether `tile` may run: powers of two, as large as tensor cores want where they are used, shared memory,
     registers, and hardware that copies blocks, if it has such.
 
-    On sm_90, sm_100 and sm_103 a thread may hold 128 accumulators. Elsewhere operands and accumulators share its 255
-    registers, and so they do in wgrad on sm_100, where sums on their way from tensor memory meet those of the bias.
+    The limits are those of the GPU's architecture.
     """
     blocks = (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K)
     few = images(tile, operator) <= FEW
     if any(block < (1 if few else 16) or block & (block - 1) for block in blocks):
         return False
-    if gpu == INTERPRETER:
-        return True
-    if tile.uses_tma and gpu.capability < COPIES_BLOCKS:
+    architecture = gpu.architecture
+    if tile.uses_tma and not architecture.tma:
         return False
     # Without tensor cores, products wait to be added up.
-    accumulators = tile.BLOCK_M * tile.BLOCK_N * (tile.BLOCK_K if few else 1) // (32 * tile.num_warps)
-    most = 128 if gpu.capability in ((90,) if operator == "wgrad" else (90, 100, 103)) else 64
-    return accumulators <= most and tile.shared_bytes(operator, itemsize, gpu.capability) <= gpu.shared_bytes
+    threads = architecture.multiprocessor.lanes * tile.num_warps
+    accumulators = tile.BLOCK_M * tile.BLOCK_N * (tile.BLOCK_K if few else 1) // threads
+    most = architecture.wgrad_accumulators if operator == "wgrad" else architecture.accumulators
+    return within(accumulators, most) and within(tile.shared_bytes(operator, itemsize, gpu), architecture.shared_bytes)
+
+
+def within(amount: int, limit: int | None) -> bool:
+    """Whether there is so much, where None is no limit."""
+    return limit is None or amount <= limit
 
 
 def runnable(tiles: list[Tile], operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
-    adapted = [replace(tile, num_stages=2) if gpu.capability == 0 else tile for tile in tiles]
+    """Those of the tiles that fit, with the only number of stages that the GPU's pipeliner wants, if it wants one."""
+    stages = gpu.architecture.stages
+    adapted = tiles if stages is None else [replace(tile, num_stages=stages) for tile in tiles]
     return [tile for tile in adapted if fits(tile, operator, operands.itemsize, gpu)]
 
 
 def available(operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
-    """The shipped tiles that fit, with the two stages that AMD's pipeliner wants."""
+    """The shipped tiles that fit, as `runnable` adapts them."""
     return runnable(shipped(operator, operands), operator, operands, gpu)
 
 

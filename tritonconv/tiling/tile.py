@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tritonconv.geometry import ConvGeometry, Operator, ceildiv
-from tritonconv.gpu import REGISTERS, Gpu
+from tritonconv.gpu import Gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +107,15 @@ class Tile:
 
     def together(self, operator: Operator, itemsize: int, gpu: Gpu) -> int:
         """How many programs one multiprocessor is expected to run at the same time."""
-        accumulators = self.BLOCK_M * self.BLOCK_N // (32 * self.num_warps)
-        registers = 32 * self.num_warps * (accumulators + BESIDE_ACCUMULATORS)
-        return max(
-            1,
-            min(gpu.shared_bytes // self.shared_bytes(operator, itemsize, gpu.capability), REGISTERS // registers),
-        )
+        there, shared_bytes = gpu.architecture.multiprocessor, gpu.architecture.shared_bytes
+        threads = there.lanes * self.num_warps
+        accumulators = self.BLOCK_M * self.BLOCK_N // threads
+        found = there.registers // (threads * (accumulators + BESIDE_ACCUMULATORS))
+        if shared_bytes is not None:
+            found = min(found, shared_bytes // self.shared_bytes(operator, itemsize, gpu))
+        return max(1, found)
 
-    def shared_bytes(self, operator: Operator, itemsize: int, capability: int = 90) -> int:
+    def shared_bytes(self, operator: Operator, itemsize: int, gpu: Gpu) -> int:
         """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger; of
         blocks of pixels both, since the next block's operands come in while the result goes out.
         """
@@ -124,8 +125,7 @@ class Tile:
             return max(operands, self.BLOCK_M * self.BLOCK_N * 4) + self.num_warps * self.BLOCK_M * 4 + BESIDE_OPERANDS
         result = self.BLOCK_M * self.BLOCK_N * itemsize
         if self.uses_tma:
-            # On sm_100 and sm_103, halves do not follow each other in the same place.
-            result //= 2 if self.halves and capability not in (100, 103) else 1
+            result //= 2 if self.halves and gpu.architecture.halves_share else 1
             return operands + result + BESIDE_OPERANDS + BESIDE_RESULT
         return max(operands, result) + BESIDE_OPERANDS
 
