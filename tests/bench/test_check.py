@@ -16,6 +16,7 @@ from bench.run.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best,
 from tests.support.cases import Case
 from tests.support.oracle import expected_step
 from tritonconv import LocallyConnected2d
+from tritonconv.call import Call
 from tritonconv.tools.explain import Listener
 from tritonconv.tools.tolerance import errors
 
@@ -93,11 +94,10 @@ def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
     (layer,) = select("rn50_c5_1x1_s2_down")
     problem = Problem.draw(layer.scaled_down(), "float32", torch.device(device))
     for contender, channels_last in (("triton", True), ("triton-nchw", False)):
-        heard: list[tuple[str, Any]] = []
-        with Listener(lambda *call, heard=heard: heard.append(call)):
+        heard: list[Call] = []
+        with Listener(heard.append):
             (result,) = computation(contender, "fprop", problem)()
-        assert [name for name, _ in heard] == ["fprop"]
-        assert heard[0][1][-1] == "triton"
+        assert [(call.name, call.settings.implementation) for call in heard] == [("fprop", "triton")]
         assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
         (row,) = measure.measure(problem, "fprop", [contender], CEILINGS, ENVIRONMENT)
         assert (row["status"], row["kernels"]) == ("ok", {"fprop": "f"})
