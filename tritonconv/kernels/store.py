@@ -7,16 +7,11 @@ import triton.language as tl
 @triton.jit
 def store_result(
     result_ptr,
+    result_strides,
     bias_ptr,
-    accumulator,
-    b,
-    h,
-    w,
-    stride_b,
-    stride_n,
-    stride_h,
-    stride_w,
     stride_bias_n,
+    accumulator,
+    pixel,
     g,
     N,
     first_n,
@@ -24,17 +19,19 @@ def store_result(
     BIAS_VARIES: tl.constexpr,
     ALIGN: tl.constexpr,
     WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
 ):
-    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once.
+    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once, n from first_n and (b, h, w) = pixel[m].
 
-    If BIAS_VARIES, `bias_ptr` points to the bias of this sample and pixel, whose channels are stride_bias_n apart.
+    `result_strides` are those over b, n, h and w. If BIAS_VARIES, `bias_ptr` points to the bias of this sample and
+    pixel, whose channels are stride_bias_n apart.
 
-    ALIGN > 1 says that n is adjacent in memory, and that N and the strides are multiples of ALIGN; stride_b, stride_h
-    and stride_w were divided by it. WIDE says that the result is too large for 32-bit offsets, whose 64-bit kin cost
-    registers.
+    ALIGN > 1 says that n is adjacent in memory, and that N and the strides are multiples of ALIGN; those over b, h and
+    w were divided by it. WIDE says that the result is too large for 32-bit offsets, whose 64-bit kin cost registers.
     """
+    BLOCK_M: tl.constexpr = accumulator.shape[0]
+    BLOCK_N: tl.constexpr = accumulator.shape[1]
+    stride_b, stride_n, stride_h, stride_w = result_strides
+    b, h, w = pixel
     n = first_n + tl.arange(0, BLOCK_N)
     valid_n = n < N
     if bias_ptr is not None:
@@ -61,12 +58,28 @@ def store_result(
         end_n = (g * N).to(tl.int32) + N
         # Addresses one element apart take a register each: half of them at a time is what fits.
         first, second = tl.split(tl.reshape(result, (BLOCK_M, 2, BLOCK_N // 2)).permute(0, 2, 1))
-        store_transposed(result_ptr, first, rows, valid_m, first_n, end_n, stride_n)
-        store_transposed(result_ptr, second, rows, valid_m, first_n + BLOCK_N // 2, end_n, stride_n)
+        store_transposed(
+            result_ptr=result_ptr,
+            stride_n=stride_n,
+            tile=first,
+            rows=rows,
+            valid_m=valid_m,
+            first_n=first_n,
+            end_n=end_n,
+        )
+        store_transposed(
+            result_ptr=result_ptr,
+            stride_n=stride_n,
+            tile=second,
+            rows=rows,
+            valid_m=valid_m,
+            first_n=first_n + BLOCK_N // 2,
+            end_n=end_n,
+        )
 
 
 @triton.jit
-def store_transposed(result_ptr, tile, rows, valid_m, first_n, end_n, stride_n):
+def store_transposed(result_ptr, stride_n, tile, rows, valid_m, first_n, end_n):
     """Store `tile` (M, N) with neighbouring threads on neighbouring rows, as NCHW lies in memory."""
     n = first_n + tl.arange(0, tile.shape[1])
     offsets = (n * stride_n)[:, None] + rows[None, :]
