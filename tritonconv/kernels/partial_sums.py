@@ -1,6 +1,4 @@
-"""The partial sums of wgrad: what both of its kernels do about them, and the kernel that adds them up, always in the
-same order.
-"""
+"""The partial sums of wgrad: how both of its kernels store them, and the kernel that adds them up in a fixed order."""
 
 import triton
 import triton.language as tl
@@ -10,19 +8,20 @@ SIZES_AND_STRIDES = ["filters", "C", "R", "S", "stride_f", "stride_c", "stride_r
 
 @triton.jit
 def row_of_part(part, groups, g, F, f):
-    """The row of partial sums for a part, a group and a filter of it."""
+    """The row of partial sums that belongs to filter f of group g in this part."""
     return (part * groups + g) * F + f
 
 
 @triton.jit
 def add_in_turn(bias, turn, y, tile_n, tiles_n):
-    """bias[f] + sum over k of y[k,f] if it is the turn of this program's tile_n, else bias; and whose turn is next.
+    """bias[f] + sum over k of y[k,f], or bias as it is if `turn` is not `tile_n`; and whose turn comes next.
 
-    The programs that read the same features take turns in summing them, for the gradient of the bias.
+    The programs that read the same features, one for each of tiles_n, take turns in summing them.
     """
     if turn == tile_n:
         bias += tl.sum(y.to(tl.float32), 0)
-    return bias, tl.where(turn == tiles_n - 1, 0, turn + 1)
+    turn = tl.where(turn == tiles_n - 1, 0, turn + 1)
+    return bias, turn
 
 
 @triton.jit
@@ -36,8 +35,8 @@ def store_bias_part(bias_partials_ptr, bias, part, groups, g, F, f):
 def sum_of_parts(partials_ptr, index, count, parts):
     """The sum over part < parts of partials[part, index], for index < count: eight loads at a time are on their way."""
     total = tl.zeros(index.shape, dtype=tl.float32)
-    for first in range(0, parts, 8):
-        part = first + tl.arange(0, 8)
+    for first_part in range(0, parts, 8):
+        part = first_part + tl.arange(0, 8)
         mask = (part < parts)[:, None] & (index < count)[None, :]
         total += tl.sum(tl.load(partials_ptr + part[:, None] * count + index[None, :], mask=mask, other=0.0), 0)
     return total

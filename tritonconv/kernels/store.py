@@ -20,17 +20,17 @@ def store_result(
     ALIGN: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once, n from first_n and (b, h, w) = pixel[m].
+    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once.
 
-    `result_strides` are those over b, n, h and w. If BIAS_VARIES, `bias_ptr` points to the bias of this sample and
-    pixel, whose channels are stride_bias_n apart.
+    `pixel` is (b, h, w), each for all rows m, and n begins at first_n. `result_strides` are those over b, n, h and w.
+    If BIAS_VARIES, `bias_ptr` points to the bias of this sample and pixel, whose channels are stride_bias_n apart.
 
     ALIGN > 1 says that n is adjacent in memory, and that N and the strides are multiples of ALIGN; those over b, h and
     w were divided by it. WIDE says that the result is too large for 32-bit offsets, whose 64-bit kin cost registers.
     """
     BLOCK_M: tl.constexpr = accumulator.shape[0]
     BLOCK_N: tl.constexpr = accumulator.shape[1]
-    stride_b, stride_n, stride_h, stride_w = result_strides
+    result_stride_b, result_stride_n, result_stride_h, result_stride_w = result_strides
     b, h, w = pixel
     n = first_n + tl.arange(0, BLOCK_N)
     valid_n = n < N
@@ -41,15 +41,15 @@ def store_result(
             bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=0.0)
         accumulator += bias.to(tl.float32)[None, :]
     result = accumulator.to(result_ptr.dtype.element_ty)
-    # Widening b early and narrowing it here, and leaving an unused stride_n alone, changes no value: written more
-    # simply, tests/bench/test_compiled_kernels.py finds a few bytes spilled in the float32 tiles.
+    # Widening b early and narrowing it here, and leaving an unused stride alone, changes no value: written more simply,
+    # tests/bench/test_compiled_kernels.py finds a few bytes spilled in the float32 tiles.
     if ALIGN == 1 and WIDE:
-        stride_n = stride_n.to(tl.int64)
+        result_stride_n = result_stride_n.to(tl.int64)
     if ALIGN > 1 or WIDE:
-        stride_b = stride_b.to(tl.int64) * ALIGN
-        stride_h = stride_h.to(tl.int64) * ALIGN
-        stride_w = stride_w.to(tl.int64) * ALIGN
-    rows = b.to(tl.int32) * stride_b + h * stride_h + w * stride_w
+        result_stride_b = result_stride_b.to(tl.int64) * ALIGN
+        result_stride_h = result_stride_h.to(tl.int64) * ALIGN
+        result_stride_w = result_stride_w.to(tl.int64) * ALIGN
+    rows = b.to(tl.int32) * result_stride_b + h * result_stride_h + w * result_stride_w
     if ALIGN > 1:
         result_ptrs = result_ptr + (rows[:, None] + (g * N + n)[None, :])
         tl.store(result_ptrs, result, mask=valid_m[:, None] & valid_n[None, :])
@@ -57,11 +57,11 @@ def store_result(
         first_n += (g * N).to(tl.int32)
         end_n = (g * N).to(tl.int32) + N
         # Addresses one element apart take a register each: half of them at a time is what fits.
-        first, second = tl.split(tl.reshape(result, (BLOCK_M, 2, BLOCK_N // 2)).permute(0, 2, 1))
+        first_half, second_half = tl.split(tl.reshape(result, (BLOCK_M, 2, BLOCK_N // 2)).permute(0, 2, 1))
         store_transposed(
             result_ptr=result_ptr,
-            stride_n=stride_n,
-            tile=first,
+            result_stride_n=result_stride_n,
+            tile=first_half,
             rows=rows,
             valid_m=valid_m,
             first_n=first_n,
@@ -69,8 +69,8 @@ def store_result(
         )
         store_transposed(
             result_ptr=result_ptr,
-            stride_n=stride_n,
-            tile=second,
+            result_stride_n=result_stride_n,
+            tile=second_half,
             rows=rows,
             valid_m=valid_m,
             first_n=first_n + BLOCK_N // 2,
@@ -79,8 +79,8 @@ def store_result(
 
 
 @triton.jit
-def store_transposed(result_ptr, stride_n, tile, rows, valid_m, first_n, end_n):
+def store_transposed(result_ptr, result_stride_n, tile, rows, valid_m, first_n, end_n):
     """Store `tile` (M, N) with neighbouring threads on neighbouring rows, as NCHW lies in memory."""
     n = first_n + tl.arange(0, tile.shape[1])
-    offsets = (n * stride_n)[:, None] + rows[None, :]
+    offsets = (n * result_stride_n)[:, None] + rows[None, :]
     tl.store(result_ptr + offsets, tl.trans(tile), mask=(n < end_n)[:, None] & valid_m[None, :])

@@ -15,7 +15,7 @@ from tritonconv.kernels.gather.gemm import multiply_sum
 from tritonconv.kernels.gather.index import BIAS_STRIDES, place_of
 from tritonconv.kernels.index import INTEGERS, raster
 from tritonconv.kernels.store import store_result
-from tritonconv.kernels.stride_phases import phase
+from tritonconv.kernels.stride_phases import phase_of
 
 
 @triton.jit(
@@ -101,11 +101,14 @@ def dgrad_kernel(
     tiles = tiles_m * tiles_n
     products = tl.num_programs(0) // (tiles * stride_h * stride_w)
     phase_index = pid // (tiles * products)
-    r, taps_h, first_p, start_h, pixels_h = phase(
-        i=phase_index // stride_w, stride=stride_h, pad=pad_h, dilation=dilation_h, period=period_h, taps=R, extent=H
-    )
-    s, taps_w, first_q, start_w, pixels_w = phase(
-        i=phase_index % stride_w, stride=stride_w, pad=pad_w, dilation=dilation_w, period=period_w, taps=S, extent=W
+    (r, s), (taps_h, taps_w), (first_p, first_q), (start_h, start_w), (pixels_h, pixels_w) = phase_of(
+        index=phase_index,
+        stride=(stride_h, stride_w),
+        pad=(pad_h, pad_w),
+        dilation=(dilation_h, dilation_w),
+        period=(period_h, period_w),
+        taps=(R, S),
+        extent=(H, W),
     )
     product = (pid // tiles % products).to(tl.int64)
     sample, cell_h, cell_w, g, groups = place_of(

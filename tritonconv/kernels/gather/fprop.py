@@ -78,7 +78,7 @@ def fprop_kernel(
     stride_xw = stride_xw.to(tl.int64) * ALIGN_X
     stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
 
-    samples, rows, columns = B, P, Q
+    samples, positions_h, positions_w = B, P, Q
     if PER_SAMPLE:
         B = 1
     if PER_LOCATION:
@@ -95,7 +95,7 @@ def fprop_kernel(
         product=product,
         products=products,
         samples=samples,
-        extent=(rows, columns),
+        extent=(positions_h, positions_w),
         PER_SAMPLE=PER_SAMPLE,
         PER_LOCATION=PER_LOCATION,
     )

@@ -48,7 +48,7 @@ def multiply_sum(
     first_h, first_w = first
     extent_h, extent_w = extent
     step_h, step_w = step
-    stride_h, stride_w, stride_k = side_strides
+    side_stride_h, side_stride_w, side_stride_k = side_strides
     weight_stride_h, weight_stride_w, weight_stride_k = weight_strides
     k = tl.arange(0, BLOCK_K)
     if BLOCK_M < 16:
@@ -57,12 +57,12 @@ def multiply_sum(
     else:
         accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     if not FAR:
-        stride_h = stride_h.to(tl.int32)
-        stride_w = stride_w.to(tl.int32)
+        side_stride_h = side_stride_h.to(tl.int32)
+        side_stride_w = side_stride_w.to(tl.int32)
     # From one step to the next: to the next tap, to the first one of the next row, to the first of the next channels.
-    side_tap = step_w * stride_w
-    side_row = step_h * stride_h - (taps_w - 1) * side_tap
-    side_channels = BLOCK_K * stride_k - ((taps_h - 1) * (step_h * stride_h) + (taps_w - 1) * side_tap)
+    side_tap = step_w * side_stride_w
+    side_row = step_h * side_stride_h - (taps_w - 1) * side_tap
+    side_channels = BLOCK_K * side_stride_k - ((taps_h - 1) * (step_h * side_stride_h) + (taps_w - 1) * side_tap)
     if not FAR:
         side_channels = side_channels.to(tl.int32)
     weight_row = weight_stride_h - (taps_w - 1) * weight_stride_w

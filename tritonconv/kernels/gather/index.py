@@ -14,7 +14,7 @@ def place_of(product, products, samples, extent, PER_SAMPLE: tl.constexpr, PER_L
     Groups count fastest. What the weight does not vary over is zero here, and runs over the rows of the product.
     `extent` counts the rows and columns of positions, or in dgrad of the pixels of a phase.
     """
-    rows, columns = extent
+    extent_h, extent_w = extent
     sample = 0
     i = 0
     j = 0
@@ -24,13 +24,13 @@ def place_of(product, products, samples, extent, PER_SAMPLE: tl.constexpr, PER_L
         if PER_SAMPLE:
             groups = groups // samples
         if PER_LOCATION:
-            groups = groups // (rows * columns)
+            groups = groups // (extent_h * extent_w)
         g = product % groups
         sample = product // groups
     if PER_LOCATION:
-        j = sample % columns
-        i = sample // columns % rows
-        sample = sample // (rows * columns)
+        j = sample % extent_w
+        i = sample // extent_w % extent_h
+        sample = sample // (extent_h * extent_w)
     return sample, i, j, g, groups
 
 

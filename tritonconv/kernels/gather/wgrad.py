@@ -125,8 +125,8 @@ def wgrad_kernel(
     positions = B * P * Q
     steps = tl.cdiv(positions, BLOCK_K)
     steps_per_split = tl.cdiv(steps, splits)
-    first = split * steps_per_split
-    k = first * BLOCK_K + tl.arange(0, BLOCK_K)
+    first_step = split * steps_per_split
+    k = first_step * BLOCK_K + tl.arange(0, BLOCK_K)
     b = k // (P * Q)
     p = k // Q % P
     q = k % Q
@@ -138,7 +138,7 @@ def wgrad_kernel(
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
     turn = 0
-    for _ in range(tl.minimum(steps_per_split, steps - first)):
+    for _ in range(tl.minimum(steps_per_split, steps - first_step)):
         valid_k = b < B
         h = p * stride_h
         w = q * stride_w

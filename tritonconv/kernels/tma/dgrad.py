@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 from tritonconv.kernels.index import INTEGERS, raster
-from tritonconv.kernels.stride_phases import phase
+from tritonconv.kernels.stride_phases import phase_of
+from tritonconv.kernels.tma.descriptors import describe_folded
 from tritonconv.kernels.tma.gemm import multiply_sum_blocks
 from tritonconv.kernels.tma.index import block_of, blocks_of
 from tritonconv.kernels.tma.store import copy_block_out, store_block
@@ -103,11 +104,15 @@ def dgrad_tma_kernel(
             weight_ptr, [groups, C, R * S * pitch], [C * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
         )
     if FOLDED:
-        result = tl.make_tensor_descriptor(
-            x_ptr,
-            [B, H // stride_h, stride_h, W // stride_w, stride_w * C],
-            [wide_xb, stride_h * wide_xh, wide_xh, stride_w * wide_xw, 1],
-            [BLOCK_B, BLOCK_H, 1, BLOCK_W, BLOCK_N // 2 if HALVES else BLOCK_N],
+        result = describe_folded(
+            x_ptr=x_ptr,
+            strides=(wide_xb, wide_xh, wide_xw),
+            images=B,
+            extent=(H, W),
+            C=C,
+            stride=(stride_h, stride_w),
+            BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+            BLOCK_C=BLOCK_N // 2 if HALVES else BLOCK_N,
         )
     elif ALIGN_X > 1 and not STRIDED:
         result = tl.make_tensor_descriptor(
@@ -132,23 +137,14 @@ def dgrad_tma_kernel(
         first_n = tile_n * BLOCK_N
         phase_index = tile // (tiles * groups)
         if STRIDED:
-            r, taps_h, first_p, start_h, pixels_h = phase(
-                i=phase_index // stride_w,
-                stride=stride_h,
-                pad=pad_h,
-                dilation=dilation_h,
-                period=period_h,
-                taps=R,
-                extent=H,
-            )
-            s, taps_w, first_q, start_w, pixels_w = phase(
-                i=phase_index % stride_w,
-                stride=stride_w,
-                pad=pad_w,
-                dilation=dilation_w,
-                period=period_w,
-                taps=S,
-                extent=W,
+            (r, s), (taps_h, taps_w), (first_p, first_q), (start_h, start_w), (pixels_h, pixels_w) = phase_of(
+                index=phase_index,
+                stride=(stride_h, stride_w),
+                pad=(pad_h, pad_w),
+                dilation=(dilation_h, dilation_w),
+                period=(period_h, period_w),
+                taps=(R, S),
+                extent=(H, W),
             )
             steps = tl.where((i < pixels_h) & (j < pixels_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0)
         else:  # with as many steps for each tile, as one loop needs

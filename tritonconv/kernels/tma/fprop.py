@@ -1,13 +1,14 @@
 """fprop in whole blocks of positions: an implicit GEMM whose rows are filters and whose columns are positions.
 
-With a stride, every stride-th pixel of an axis is an image of its own, to some of the taps: one loop runs over each.
-Where the stride divides the image, these images are further axes and channels of it, and one loop runs over all taps.
+With a stride, a tap sees every stride-th pixel of an axis: a sub-image. One loop runs over the taps of each sub-image.
+Where the stride divides the image, sub-images are further axes and channels of it, and one loop runs over all taps.
 """
 
 import triton
 import triton.language as tl
 
 from tritonconv.kernels.index import INTEGERS, raster
+from tritonconv.kernels.tma.descriptors import describe_folded, describe_subimage
 from tritonconv.kernels.tma.gemm import multiply_sum_blocks, multiply_sum_folded
 from tritonconv.kernels.tma.index import block_of, blocks_of, in_subimage
 from tritonconv.kernels.tma.store import copy_block_out, store_block
@@ -15,20 +16,14 @@ from tritonconv.kernels.tma.store import copy_block_out, store_block
 
 @triton.jit
 def subimage_of(tap, stride, pad, dilation):
-    """The first row and column of the sub-image that a tap (r, s) sees, and where in it is what position (0, 0) sees."""
+    """The first row and column of the sub-image that tap (r, s) sees, and where in it position (0, 0) looks."""
     r, s = tap
     stride_h, stride_w = stride
     pad_h, pad_w = pad
     dilation_h, dilation_w = dilation
     start_h, at_h = in_subimage(r * dilation_h - pad_h, stride_h)
     start_w, at_w = in_subimage(s * dilation_w - pad_w, stride_w)
-    return start_h, start_w, at_h, at_w
-
-
-@triton.jit
-def subimage_extent(extent, start, stride):
-    """How many pixels of an axis are in the sub-image of every stride-th from `start`; one at least, as hardware wants."""
-    return tl.maximum(tl.cdiv(extent - start, stride), 1)
+    return (start_h, start_w), (at_h, at_w)
 
 
 @triton.jit(
@@ -106,21 +101,31 @@ def fprop_tma_kernel(
         weight_ptr, [groups, F, R * S * C], [F * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
     )
     if FOLDED:
-        image = tl.make_tensor_descriptor(
-            x_ptr,
-            [B, H // stride_h, stride_h, W // stride_w, stride_w * C],
-            [wide_xb, stride_h * wide_xh, wide_xh, stride_w * wide_xw, 1],
-            [BLOCK_B, BLOCK_H, 1, BLOCK_W, BLOCK_K],
+        image = describe_folded(
+            x_ptr=x_ptr,
+            strides=(wide_xb, wide_xh, wide_xw),
+            images=B,
+            extent=(H, W),
+            C=C,
+            stride=(stride_h, stride_w),
+            BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+            BLOCK_C=BLOCK_K,
         )
     elif ONE_IMAGE:
-        start_h, start_w, at_h, at_w = subimage_of(
+        (start_h, start_w), (at_h, at_w) = subimage_of(
             tap=(0, 0), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
         )
-        image = tl.make_tensor_descriptor(
-            x_ptr + start_h * wide_xh + start_w * wide_xw,
-            [B, subimage_extent(extent=H, start=start_h, stride=stride_h), subimage_extent(extent=W, start=start_w, stride=stride_w), groups, C],
-            [wide_xb, stride_h * wide_xh, stride_w * wide_xw, wide_C, 1],
-            [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_K],
+        image = describe_subimage(
+            x_ptr=x_ptr,
+            strides=(wide_xb, wide_xh, wide_xw, wide_C),
+            images=B,
+            extent=(H, W),
+            groups=groups,
+            C=C,
+            start=(start_h, start_w),
+            stride=(stride_h, stride_w),
+            BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+            BLOCK_C=BLOCK_K,
         )
     if ALIGN_Y > 1:
         result = tl.make_tensor_descriptor(
@@ -157,21 +162,27 @@ def fprop_tma_kernel(
                 BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
             )
         else:
-            # One loop for each image of every stride-th pixel.
+            # One loop for each sub-image.
             for tap in range(1 if ONE_IMAGE else tl.minimum(period_h, R) * tl.minimum(period_w, S)):
                 r = 0 if ONE_IMAGE else tap // tl.minimum(period_w, S)
                 s = 0 if ONE_IMAGE else tap % tl.minimum(period_w, S)
                 taps_h = tl.cdiv(R - r, period_h)
                 taps_w = tl.cdiv(S - s, period_w)
-                start_h, start_w, at_h, at_w = subimage_of(
+                (start_h, start_w), (at_h, at_w) = subimage_of(
                     tap=(r, s), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
                 )
                 if not ONE_IMAGE:
-                    image = tl.make_tensor_descriptor(
-                        x_ptr + start_h * wide_xh + start_w * wide_xw,
-                        [B, subimage_extent(extent=H, start=start_h, stride=stride_h), subimage_extent(extent=W, start=start_w, stride=stride_w), groups, C],
-                        [wide_xb, stride_h * wide_xh, stride_w * wide_xw, wide_C, 1],
-                        [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_K],
+                    image = describe_subimage(
+                        x_ptr=x_ptr,
+                        strides=(wide_xb, wide_xh, wide_xw, wide_C),
+                        images=B,
+                        extent=(H, W),
+                        groups=groups,
+                        C=C,
+                        start=(start_h, start_w),
+                        stride=(stride_h, stride_w),
+                        BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+                        BLOCK_C=BLOCK_K,
                     )
                 # Nothing is copied of an image so small that it has no pixel there.
                 there = (start_h < H) & (start_w < W)

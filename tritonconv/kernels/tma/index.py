@@ -26,9 +26,9 @@ def blocks_of(images, extent, BLOCK_SHAPE: tl.constexpr):
 
 @triton.jit
 def in_subimage(pixel, stride):
-    """Where the sub-image starts that has a pixel of an axis, and where in it this is: pixel = start + at*stride.
+    """The first pixel of the sub-image that `pixel` is in, and where in it this is, so that pixel = start + at*stride.
 
-    Every stride-th pixel of an axis belongs to the same sub-image.
+    A sub-image has every stride-th pixel of an axis.
     """
     start = (pixel % stride + stride) % stride
     return start, (pixel - start) // stride

@@ -34,10 +34,10 @@ def copy_block_out(
         accumulator += tl.load(bias_ptr + g * N + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     block = accumulator.to(dtype)
     if HALVES:
-        first, second = tl.split(block.reshape(2, BLOCK_N // 2, block.shape[1]).permute(1, 2, 0))
+        first_half, second_half = tl.split(block.reshape(2, BLOCK_N // 2, block.shape[1]).permute(1, 2, 0))
         copy_out(
             result=result,
-            block=first,
+            block=first_half,
             corner=corner,
             start=start,
             g=g,
@@ -48,7 +48,7 @@ def copy_block_out(
         )
         copy_out(
             result=result,
-            block=second,
+            block=second_half,
             corner=corner,
             start=start,
             g=g,
@@ -104,15 +104,15 @@ def store_block(
     WIDE: tl.constexpr,
     BLOCK_SHAPE: tl.constexpr,
 ):
-    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n, m] for the pixels (b, i, j) of a block.
+    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n, m] for a block of pixels.
 
-    `corner` is the first of them, and what lies beyond `images`, or rows and columns beyond `extent`, is left out. The
-    rest is as `store_result` says.
+    The first of them (b, i, j) is `corner`. What lies beyond `images`, and beyond `extent` rows and columns, is left
+    out. The rest is as `store_result` says.
     """
     BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
     BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]
     b, i, j = corner
-    rows, columns = extent
+    extent_h, extent_w = extent
     start_h, start_w = start
     stride_h, stride_w = stride
     m = tl.arange(0, accumulator.shape[1])
@@ -129,7 +129,7 @@ def store_block(
         g=g,
         N=N,
         first_n=first_n,
-        valid_m=(b < images) & (i < rows) & (j < columns),
+        valid_m=(b < images) & (i < extent_h) & (j < extent_w),
         BIAS_VARIES=False,
         ALIGN=ALIGN,
         WIDE=WIDE,

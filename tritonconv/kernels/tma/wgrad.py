@@ -126,12 +126,12 @@ def wgrad_tma_kernel(
     c_copied = tl.where((extent_h > 0) & (extent_w > 0), first_c, C)
     steps = blocks_of(images=B, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     steps_per_split = tl.cdiv(steps, splits)
-    first = split * steps_per_split
-    b, p, q = block_of(tile=first, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
+    first_step = split * steps_per_split
+    b, p, q = block_of(tile=first_step, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
     turn = 0
-    for _ in tl.range(tl.minimum(steps_per_split, steps - first)):
+    for _ in tl.range(tl.minimum(steps_per_split, steps - first_step)):
         if BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W:
             x = image.load([b, p + at_h, q + at_w, c_copied]).reshape(BLOCK_K, BLOCK_N)
             y = features.load([(b * P + p) * Q + q, first_f])
