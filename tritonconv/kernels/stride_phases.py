@@ -26,7 +26,7 @@ def phase(i, stride, pad, dilation, period, taps, extent):
 
 @triton.jit
 def phase_of(index, stride, pad, dilation, period, taps, extent):
-    """The index-th of all phases, those of the rows slowest: what `phase` says, in pairs of rows and columns."""
+    """The index-th of all phases, those of the rows slowest: what `phase` says, each of rows and of columns."""
     stride_h, stride_w = stride
     pad_h, pad_w = pad
     dilation_h, dilation_w = dilation
@@ -39,4 +39,4 @@ def phase_of(index, stride, pad, dilation, period, taps, extent):
     s, taps_w, first_q, start_w, pixels_w = phase(
         i=index % stride_w, stride=stride_w, pad=pad_w, dilation=dilation_w, period=period_w, taps=S, extent=W
     )
-    return (r, s), (taps_h, taps_w), (first_p, first_q), (start_h, start_w), (pixels_h, pixels_w)
+    return r, s, taps_h, taps_w, first_p, first_q, start_h, start_w, pixels_h, pixels_w

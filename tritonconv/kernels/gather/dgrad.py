@@ -101,7 +101,7 @@ def dgrad_kernel(
     tiles = tiles_m * tiles_n
     products = tl.num_programs(0) // (tiles * stride_h * stride_w)
     phase_index = pid // (tiles * products)
-    (r, s), (taps_h, taps_w), (first_p, first_q), (start_h, start_w), (pixels_h, pixels_w) = phase_of(
+    r, s, taps_h, taps_w, first_p, first_q, start_h, start_w, pixels_h, pixels_w = phase_of(
         index=phase_index,
         stride=(stride_h, stride_w),
         pad=(pad_h, pad_w),

@@ -137,7 +137,7 @@ def dgrad_tma_kernel(
         first_n = tile_n * BLOCK_N
         phase_index = tile // (tiles * groups)
         if STRIDED:
-            (r, s), (taps_h, taps_w), (first_p, first_q), (start_h, start_w), (pixels_h, pixels_w) = phase_of(
+            r, s, taps_h, taps_w, first_p, first_q, start_h, start_w, pixels_h, pixels_w = phase_of(
                 index=phase_index,
                 stride=(stride_h, stride_w),
                 pad=(pad_h, pad_w),

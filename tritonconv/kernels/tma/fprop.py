@@ -23,7 +23,7 @@ def subimage_of(tap, stride, pad, dilation):
     dilation_h, dilation_w = dilation
     start_h, at_h = in_subimage(r * dilation_h - pad_h, stride_h)
     start_w, at_w = in_subimage(s * dilation_w - pad_w, stride_w)
-    return (start_h, start_w), (at_h, at_w)
+    return start_h, start_w, at_h, at_w
 
 
 @triton.jit(
@@ -112,7 +112,7 @@ def fprop_tma_kernel(
             BLOCK_C=BLOCK_K,
         )
     elif ONE_IMAGE:
-        (start_h, start_w), (at_h, at_w) = subimage_of(
+        start_h, start_w, at_h, at_w = subimage_of(
             tap=(0, 0), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
         )
         image = describe_subimage(
@@ -168,7 +168,7 @@ def fprop_tma_kernel(
                 s = 0 if ONE_IMAGE else tap % tl.minimum(period_w, S)
                 taps_h = tl.cdiv(R - r, period_h)
                 taps_w = tl.cdiv(S - s, period_w)
-                (start_h, start_w), (at_h, at_w) = subimage_of(
+                start_h, start_w, at_h, at_w = subimage_of(
                     tap=(r, s), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
                 )
                 if not ONE_IMAGE:
