@@ -45,6 +45,7 @@ ORDER = [
     "tritonconv.kernels.tma.wgrad",
     "tritonconv.kernels.tma.gemm",
     "tritonconv.kernels.tma.store",
+    "tritonconv.kernels.tma.descriptors",
     "tritonconv.kernels.tma.index",
     "tritonconv.kernels.tma",
     "tritonconv.kernels.gather.fprop",

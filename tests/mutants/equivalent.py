@@ -41,8 +41,8 @@ EQUIVALENT = [
     Equivalent(
         "tritonconv/kernels/gather/dgrad.py",
         "dgrad_kernel",
-        "b = (m // (rows_h * rows_w)).to(tl.int64)",
-        "b = (m // (rows_h * rows_w))",
+        "b = (m // (pixels_h * pixels_w)).to(tl.int64)",
+        "b = (m // (pixels_h * pixels_w))",
         ALREADY_WIDE,
     ),
     Equivalent(
@@ -69,15 +69,15 @@ EQUIVALENT = [
     Equivalent(
         "tritonconv/kernels/gather/dgrad.py",
         "dgrad_kernel",
-        "tl.where(tile_m * BLOCK_M < pixels, steps, 0)",
-        "steps",
+        "steps=tl.where(tile_m * BLOCK_M < pixels, steps, 0)",
+        "steps=steps",
         IDLE_STEPS,
     ),
     Equivalent(
         "tritonconv/kernels/gather/dgrad.py",
         "dgrad_kernel",
-        "tl.where(tile_m * BLOCK_M < pixels, steps, 0)",
-        "tl.where(tile_m * BLOCK_M <= pixels, steps, 0)",
+        "steps=tl.where(tile_m * BLOCK_M < pixels, steps, 0)",
+        "steps=tl.where(tile_m * BLOCK_M <= pixels, steps, 0)",
         IDLE_STEPS,
     ),
     Equivalent(
@@ -118,20 +118,20 @@ EQUIVALENT = [
     Equivalent(
         "tritonconv/kernels/gather/wgrad.py",
         "wgrad_kernel",
-        "range(tl.minimum(steps_per_split, steps - first))",
-        "range(tl.minimum(steps_per_split, steps + first))",
+        "range(tl.minimum(steps_per_split, steps - first_step))",
+        "range(tl.minimum(steps_per_split, steps + first_step))",
         MASKED_STEPS,
     ),
     Equivalent(
-        "tritonconv/kernels/gather/wgrad.py",
-        "wgrad_kernel",
+        "tritonconv/kernels/partial_sums.py",
+        "add_in_turn",
         "turn = tl.where(turn == tiles_n - 1, 0, turn + 1)",
         "pass",
         SAME_SUM,
     ),
     Equivalent(
-        "tritonconv/kernels/gather/wgrad.py",
-        "wgrad_kernel",
+        "tritonconv/kernels/partial_sums.py",
+        "add_in_turn",
         "turn = tl.where(turn == tiles_n - 1, 0, turn + 1)",
         "turn = 0",
         SAME_SUM,

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 # What every kernel takes beside pointers and constants. Specialising on their values would compile a variant for each.
+# So the signature of a kernel is flat: `do_not_specialize` has no effect on what is inside a tuple or NamedTuple.
 INTEGERS = [
     *("B", "C", "H", "W", "F", "P", "Q", "R", "S"),
     *("stride_xb", "stride_xc", "stride_xh", "stride_xw", "stride_yb", "stride_yf", "stride_yp", "stride_yq"),
@@ -17,5 +18,5 @@ def raster(pid, tiles_m, tiles_n, GROUP_M: tl.constexpr):
     column = pid // (GROUP_M * tiles_n)
     first_m = column * GROUP_M
     height = tl.minimum(tiles_m - first_m, GROUP_M)
-    within = pid - column * GROUP_M * tiles_n
-    return first_m + within % height, within // height
+    index_in_column = pid - column * GROUP_M * tiles_n
+    return first_m + index_in_column % height, index_in_column // height

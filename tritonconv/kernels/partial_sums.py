@@ -1,4 +1,4 @@
-"""The kernel that adds up wgrad's partial sums, always in the same order."""
+"""The partial sums of wgrad: how both of its kernels store them, and the kernel that adds them up in a fixed order."""
 
 import triton
 import triton.language as tl
@@ -7,11 +7,36 @@ SIZES_AND_STRIDES = ["filters", "C", "R", "S", "stride_f", "stride_c", "stride_r
 
 
 @triton.jit
-def sum_of_parts(partials_ptr, index, count, parts, BLOCK: tl.constexpr):
+def row_of_part(part, groups, g, F, f):
+    """The row of partial sums that belongs to filter f of group g in this part."""
+    return (part * groups + g) * F + f
+
+
+@triton.jit
+def add_in_turn(bias, turn, y, tile_n, tiles_n):
+    """bias[f] + sum over k of y[k,f], or bias as it is if `turn` is not `tile_n`; and whose turn comes next.
+
+    The programs that read the same features, one for each of tiles_n, take turns in summing them.
+    """
+    if turn == tile_n:
+        bias += tl.sum(y.to(tl.float32), 0)
+    turn = tl.where(turn == tiles_n - 1, 0, turn + 1)
+    return bias, turn
+
+
+@triton.jit
+def store_bias_part(bias_partials_ptr, bias, part, groups, g, F, f):
+    """bias_partials[part,g,f] = bias[f], for f < F."""
+    rows = row_of_part(part=part, groups=groups, g=g, F=F, f=f)
+    tl.store(bias_partials_ptr + rows, bias, mask=f < F)
+
+
+@triton.jit
+def sum_of_parts(partials_ptr, index, count, parts):
     """The sum over part < parts of partials[part, index], for index < count: eight loads at a time are on their way."""
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for first in range(0, parts, 8):
-        part = first + tl.arange(0, 8)
+    total = tl.zeros(index.shape, dtype=tl.float32)
+    for first_part in range(0, parts, 8):
+        part = first_part + tl.arange(0, 8)
         mask = (part < parts)[:, None] & (index < count)[None, :]
         total += tl.sum(tl.load(partials_ptr + part[:, None] * count + index[None, :], mask=mask, other=0.0), 0)
     return total
@@ -44,7 +69,7 @@ def sum_partials_kernel(
     filters = filters.to(tl.int64)
     if weight_ptr is not None:
         count = filters * C * R * S
-        total = sum_of_parts(partials_ptr, index, count, splits, BLOCK)
+        total = sum_of_parts(partials_ptr=partials_ptr, index=index, count=count, parts=splits)
         offsets = index
         if not IN_ORDER:
             c = index % C
@@ -56,5 +81,5 @@ def sum_partials_kernel(
     if bias_ptr is not None:
         # There are few filters: most programs have none of them to sum.
         parts = tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0)
-        bias = sum_of_parts(bias_partials_ptr, index, filters, parts, BLOCK)
+        bias = sum_of_parts(partials_ptr=bias_partials_ptr, index=index, count=filters, parts=parts)
         tl.store(bias_ptr + index, bias.to(bias_ptr.dtype.element_ty), mask=index < filters)

@@ -7,16 +7,11 @@ import triton.language as tl
 @triton.jit
 def store_result(
     result_ptr,
+    result_strides,
     bias_ptr,
-    accumulator,
-    b,
-    h,
-    w,
-    stride_b,
-    stride_n,
-    stride_h,
-    stride_w,
     stride_bias_n,
+    accumulator,
+    pixel,
     g,
     N,
     first_n,
@@ -24,17 +19,19 @@ def store_result(
     BIAS_VARIES: tl.constexpr,
     ALIGN: tl.constexpr,
     WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
 ):
     """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once.
 
+    `pixel` is (b, h, w), each for all rows m, and n begins at first_n. `result_strides` are those over b, n, h and w.
     If BIAS_VARIES, `bias_ptr` points to the bias of this sample and pixel, whose channels are stride_bias_n apart.
 
-    ALIGN > 1 says that n is adjacent in memory, and that N and the strides are multiples of ALIGN; stride_b, stride_h
-    and stride_w were divided by it. WIDE says that the result is too large for 32-bit offsets, whose 64-bit kin cost
-    registers.
+    ALIGN > 1 says that n is adjacent in memory, and that N and the strides are multiples of ALIGN; those over b, h and
+    w were divided by it. WIDE says that the result is too large for 32-bit offsets, whose 64-bit kin cost registers.
     """
+    BLOCK_M: tl.constexpr = accumulator.shape[0]
+    BLOCK_N: tl.constexpr = accumulator.shape[1]
+    result_stride_b, result_stride_n, result_stride_h, result_stride_w = result_strides
+    b, h, w = pixel
     n = first_n + tl.arange(0, BLOCK_N)
     valid_n = n < N
     if bias_ptr is not None:
@@ -44,15 +41,15 @@ def store_result(
             bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=0.0)
         accumulator += bias.to(tl.float32)[None, :]
     result = accumulator.to(result_ptr.dtype.element_ty)
-    # Widening b early and narrowing it here, and leaving an unused stride_n alone, changes no value: written more
-    # simply, tests/bench/test_compiled_kernels.py finds a few bytes spilled in the float32 tiles.
+    # Widening b early and narrowing it here, and leaving an unused stride alone, changes no value: written more simply,
+    # tests/bench/test_compiled_kernels.py finds a few bytes spilled in the float32 tiles.
     if ALIGN == 1 and WIDE:
-        stride_n = stride_n.to(tl.int64)
+        result_stride_n = result_stride_n.to(tl.int64)
     if ALIGN > 1 or WIDE:
-        stride_b = stride_b.to(tl.int64) * ALIGN
-        stride_h = stride_h.to(tl.int64) * ALIGN
-        stride_w = stride_w.to(tl.int64) * ALIGN
-    rows = b.to(tl.int32) * stride_b + h * stride_h + w * stride_w
+        result_stride_b = result_stride_b.to(tl.int64) * ALIGN
+        result_stride_h = result_stride_h.to(tl.int64) * ALIGN
+        result_stride_w = result_stride_w.to(tl.int64) * ALIGN
+    rows = b.to(tl.int32) * result_stride_b + h * result_stride_h + w * result_stride_w
     if ALIGN > 1:
         result_ptrs = result_ptr + (rows[:, None] + (g * N + n)[None, :])
         tl.store(result_ptrs, result, mask=valid_m[:, None] & valid_n[None, :])
@@ -60,14 +57,30 @@ def store_result(
         first_n += (g * N).to(tl.int32)
         end_n = (g * N).to(tl.int32) + N
         # Addresses one element apart take a register each: half of them at a time is what fits.
-        first, second = tl.split(tl.reshape(result, (BLOCK_M, 2, BLOCK_N // 2)).permute(0, 2, 1))
-        store_transposed(result_ptr, first, rows, valid_m, first_n, end_n, stride_n)
-        store_transposed(result_ptr, second, rows, valid_m, first_n + BLOCK_N // 2, end_n, stride_n)
+        first_half, second_half = tl.split(tl.reshape(result, (BLOCK_M, 2, BLOCK_N // 2)).permute(0, 2, 1))
+        store_transposed(
+            result_ptr=result_ptr,
+            result_stride_n=result_stride_n,
+            tile=first_half,
+            rows=rows,
+            valid_m=valid_m,
+            first_n=first_n,
+            end_n=end_n,
+        )
+        store_transposed(
+            result_ptr=result_ptr,
+            result_stride_n=result_stride_n,
+            tile=second_half,
+            rows=rows,
+            valid_m=valid_m,
+            first_n=first_n + BLOCK_N // 2,
+            end_n=end_n,
+        )
 
 
 @triton.jit
-def store_transposed(result_ptr, tile, rows, valid_m, first_n, end_n, stride_n):
+def store_transposed(result_ptr, result_stride_n, tile, rows, valid_m, first_n, end_n):
     """Store `tile` (M, N) with neighbouring threads on neighbouring rows, as NCHW lies in memory."""
     n = first_n + tl.arange(0, tile.shape[1])
-    offsets = (n * stride_n)[:, None] + rows[None, :]
+    offsets = (n * result_stride_n)[:, None] + rows[None, :]
     tl.store(result_ptr + offsets, tl.trans(tile), mask=(n < end_n)[:, None] & valid_m[None, :])

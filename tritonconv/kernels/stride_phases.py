@@ -22,3 +22,21 @@ def phase(i, stride, pad, dilation, period, taps, extent):
     # What is divided here is a multiple of the stride wherever there are taps, and may be negative.
     first_position = (first_pixel + pad - i * dilation) // stride
     return i, count, first_position, first_pixel, tl.cdiv(extent - first_pixel, stride)
+
+
+@triton.jit
+def phase_of(index, stride, pad, dilation, period, taps, extent):
+    """The index-th of all phases, those of the rows slowest: what `phase` says, each of rows and of columns."""
+    stride_h, stride_w = stride
+    pad_h, pad_w = pad
+    dilation_h, dilation_w = dilation
+    period_h, period_w = period
+    R, S = taps
+    H, W = extent
+    r, taps_h, first_p, start_h, pixels_h = phase(
+        i=index // stride_w, stride=stride_h, pad=pad_h, dilation=dilation_h, period=period_h, taps=R, extent=H
+    )
+    s, taps_w, first_q, start_w, pixels_w = phase(
+        i=index % stride_w, stride=stride_w, pad=pad_w, dilation=dilation_w, period=period_w, taps=S, extent=W
+    )
+    return r, s, taps_h, taps_w, first_p, first_q, start_h, start_w, pixels_h, pixels_w

@@ -15,7 +15,7 @@ from tritonconv.kernels.gather.gemm import multiply_sum
 from tritonconv.kernels.gather.index import BIAS_STRIDES, place_of
 from tritonconv.kernels.index import INTEGERS, raster
 from tritonconv.kernels.store import store_result
-from tritonconv.kernels.stride_phases import phase
+from tritonconv.kernels.stride_phases import phase_of
 
 
 @triton.jit(
@@ -99,26 +99,40 @@ def dgrad_kernel(
     tiles_n = tl.cdiv(C, BLOCK_N)
     pid = tl.program_id(0)
     tiles = tiles_m * tiles_n
-    blocks = tl.num_programs(0) // (tiles * stride_h * stride_w)
-    index = pid // (tiles * blocks)
-    r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
-    s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
-    block = (pid // tiles % blocks).to(tl.int64)
-    sample, cell_h, cell_w, g, groups = place_of(block, blocks, samples, cells_h, cells_w, PER_SAMPLE, PER_LOCATION)
-    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
+    products = tl.num_programs(0) // (tiles * stride_h * stride_w)
+    phase_index = pid // (tiles * products)
+    r, s, taps_h, taps_w, first_p, first_q, start_h, start_w, pixels_h, pixels_w = phase_of(
+        index=phase_index,
+        stride=(stride_h, stride_w),
+        pad=(pad_h, pad_w),
+        dilation=(dilation_h, dilation_w),
+        period=(period_h, period_w),
+        taps=(R, S),
+        extent=(H, W),
+    )
+    product = (pid // tiles % products).to(tl.int64)
+    sample, cell_h, cell_w, g, groups = place_of(
+        product=product,
+        products=products,
+        samples=samples,
+        extent=(cells_h, cells_w),
+        PER_SAMPLE=PER_SAMPLE,
+        PER_LOCATION=PER_LOCATION,
+    )
+    tile_m, tile_n = raster(pid=pid % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
 
-    pixels = B * rows_h * rows_w
+    pixels = B * pixels_h * pixels_w
     if PER_SAMPLE:
         x_ptr += sample * stride_xb * ALIGN_X
         y_ptr += sample * stride_yb
     if PER_LOCATION:
-        pixels = tl.where((cell_h < rows_h) & (cell_w < rows_w), B, 0)
+        pixels = tl.where((cell_h < pixels_h) & (cell_w < pixels_w), B, 0)
         first_p += cell_h.to(tl.int32)
         first_q += cell_w.to(tl.int32)
         start_h += cell_h.to(tl.int32) * stride_h
         start_w += cell_w.to(tl.int32) * stride_w
-        rows_h = 1
-        rows_w = 1
+        pixels_h = 1
+        pixels_w = 1
     # Over what a bias varies the weight does, too.
     if BIAS_VARIES:
         bias_ptr += sample * stride_bias_b
@@ -129,11 +143,11 @@ def dgrad_kernel(
             )
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     valid_m = m < pixels
-    rows_h = tl.maximum(rows_h, 1)
-    rows_w = tl.maximum(rows_w, 1)
-    b = (m // (rows_h * rows_w)).to(tl.int64)
-    i = m // rows_w % rows_h
-    j = m % rows_w
+    pixels_h = tl.maximum(pixels_h, 1)
+    pixels_w = tl.maximum(pixels_w, 1)
+    b = (m // (pixels_h * pixels_w)).to(tl.int64)
+    i = m // pixels_w % pixels_h
+    j = m % pixels_w
     c = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
 
@@ -153,74 +167,56 @@ def dgrad_kernel(
         stride_k = (R * S).to(tl.int64) * C_stored
         stride_r = period_h * S * C_stored
         stride_s = period_w * C_stored
-        weight = g
+        weight_index = g
         if PER_LOCATION:
             # With the tap the location changes too.
             stride_q = groups * F * stride_k
             stride_r += step_h * Q * stride_q
             stride_s += step_w * stride_q
-            weight += ((sample * P + first_p) * Q + first_q) * groups
+            weight_index += ((sample * P + first_p) * Q + first_q) * groups
         else:
-            weight += sample * groups
-        weight_ptrs = (
-            weight_ptr + (weight * F * stride_k + (r * S + s) * C_stored + c)[None, :] + (k * stride_k)[:, None]
-        )
+            weight_index += sample * groups
+        columns = weight_index * F * stride_k + (r * S + s) * C_stored + c
+        weight_ptrs = weight_ptr + columns[None, :] + (k * stride_k)[:, None]
     else:
         stride_k = 1
         stride_r = period_h * S * F
         stride_s = period_w * F
         weight_ptrs = weight_ptr + (((g * C + tl.minimum(c, C - 1)) * R + r) * S + s)[None, :] * F + k[:, None]
     accumulator = multiply_sum(
-        y_ptrs,
-        weight_ptrs,
-        taps_h,
-        taps_w,
-        F,
-        first_p,
-        first_q,
-        P,
-        Q,
-        step_h,
-        step_w,
-        stride_yp,
-        stride_yq,
-        stride_yf,
-        stride_r,
-        stride_s,
-        stride_k,
-        tl.where(tile_m * BLOCK_M < pixels, steps, 0),
-        valid_m,
-        c < C,
-        TAP_BITS,
-        FAR,
-        PER_SAMPLE or PER_LOCATION,
-        PER_LOCATION,
-        PRECISION,
-        DOT_DTYPE,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
-        STAGES,
+        side_ptrs=y_ptrs,
+        weight_ptrs=weight_ptrs,
+        taps=(taps_h, taps_w),
+        K=F,
+        first=(first_p, first_q),
+        extent=(P, Q),
+        step=(step_h, step_w),
+        side_strides=(stride_yp, stride_yq, stride_yf),
+        weight_strides=(stride_r, stride_s, stride_k),
+        steps=tl.where(tile_m * BLOCK_M < pixels, steps, 0),
+        valid_m=valid_m,
+        valid_n=c < C,
+        TAP_BITS=TAP_BITS,
+        FAR=FAR,
+        N_ADJACENT=PER_SAMPLE or PER_LOCATION,
+        WEIGHT_ENDS=PER_LOCATION,
+        PRECISION=PRECISION,
+        DOT_DTYPE=DOT_DTYPE,
+        BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
+        STAGES=STAGES,
     )
     store_result(
-        x_ptr,
-        bias_ptr,
-        accumulator,
-        b,
-        start_h + i * stride_h,
-        start_w + j * stride_w,
-        stride_xb,
-        stride_xc,
-        stride_xh,
-        stride_xw,
-        stride_bias_n,
-        g,
-        C,
-        tile_n * BLOCK_N,
-        valid_m,
-        BIAS_VARIES,
-        ALIGN_X,
-        WIDE,
-        BLOCK_M,
-        BLOCK_N,
+        result_ptr=x_ptr,
+        result_strides=(stride_xb, stride_xc, stride_xh, stride_xw),
+        bias_ptr=bias_ptr,
+        stride_bias_n=stride_bias_n,
+        accumulator=accumulator,
+        pixel=(b, start_h + i * stride_h, start_w + j * stride_w),
+        g=g,
+        N=C,
+        first_n=tile_n * BLOCK_N,
+        valid_m=valid_m,
+        BIAS_VARIES=BIAS_VARIES,
+        ALIGN=ALIGN_X,
+        WIDE=WIDE,
     )

@@ -78,7 +78,7 @@ def fprop_kernel(
     stride_xw = stride_xw.to(tl.int64) * ALIGN_X
     stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
 
-    samples, rows, columns = B, P, Q
+    samples, positions_h, positions_w = B, P, Q
     if PER_SAMPLE:
         B = 1
     if PER_LOCATION:
@@ -88,10 +88,17 @@ def fprop_kernel(
     tiles_n = tl.cdiv(F, BLOCK_N)
     tiles = tiles_m * tiles_n
     pid = tl.program_id(0)
-    block = (pid // tiles).to(tl.int64)
-    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
-    blocks = tl.num_programs(0) // tiles
-    sample, i, j, g, _ = place_of(block, blocks, samples, rows, columns, PER_SAMPLE, PER_LOCATION)
+    product = (pid // tiles).to(tl.int64)
+    tile_m, tile_n = raster(pid=pid % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
+    products = tl.num_programs(0) // tiles
+    sample, i, j, g, _ = place_of(
+        product=product,
+        products=products,
+        samples=samples,
+        extent=(positions_h, positions_w),
+        PER_SAMPLE=PER_SAMPLE,
+        PER_LOCATION=PER_LOCATION,
+    )
     if PER_SAMPLE:
         x_ptr += sample * stride_xb
         y_ptr += sample * stride_yb * ALIGN_Y
@@ -115,56 +122,39 @@ def fprop_kernel(
     first_w = q * stride_w - pad_w
     x_rows = b * stride_xb + first_h * stride_xh + first_w * stride_xw
     accumulator = multiply_sum(
-        x_ptr + g * C * stride_xc + x_rows[:, None] + (k * stride_xc)[None, :],
-        weight_ptr + ((block * F + tl.minimum(f, F - 1)) * R * S * C)[None, :] + k[:, None],
-        R,
-        S,
-        C,
-        first_h,
-        first_w,
-        H,
-        W,
-        dilation_h,
-        dilation_w,
-        stride_xh,
-        stride_xw,
-        stride_xc,
-        S * C,
-        C,
-        1,
-        tl.cdiv(C, BLOCK_K) * R * S,
-        valid_m,
-        f < F,
-        TAP_BITS,
-        FAR,
-        False,
-        False,
-        PRECISION,
-        DOT_DTYPE,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
-        STAGES,
+        side_ptrs=x_ptr + g * C * stride_xc + x_rows[:, None] + (k * stride_xc)[None, :],
+        weight_ptrs=weight_ptr + ((product * F + tl.minimum(f, F - 1)) * R * S * C)[None, :] + k[:, None],
+        taps=(R, S),
+        K=C,
+        first=(first_h, first_w),
+        extent=(H, W),
+        step=(dilation_h, dilation_w),
+        side_strides=(stride_xh, stride_xw, stride_xc),
+        weight_strides=(S * C, C, 1),
+        steps=tl.cdiv(C, BLOCK_K) * R * S,
+        valid_m=valid_m,
+        valid_n=f < F,
+        TAP_BITS=TAP_BITS,
+        FAR=FAR,
+        N_ADJACENT=False,
+        WEIGHT_ENDS=False,
+        PRECISION=PRECISION,
+        DOT_DTYPE=DOT_DTYPE,
+        BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
+        STAGES=STAGES,
     )
     store_result(
-        y_ptr,
-        bias_ptr,
-        accumulator,
-        b,
-        p,
-        q,
-        stride_yb,
-        stride_yf,
-        stride_yp,
-        stride_yq,
-        stride_bias_n,
-        g,
-        F,
-        tile_n * BLOCK_N,
-        valid_m,
-        BIAS_VARIES,
-        ALIGN_Y,
-        WIDE,
-        BLOCK_M,
-        BLOCK_N,
+        result_ptr=y_ptr,
+        result_strides=(stride_yb, stride_yf, stride_yp, stride_yq),
+        bias_ptr=bias_ptr,
+        stride_bias_n=stride_bias_n,
+        accumulator=accumulator,
+        pixel=(b, p, q),
+        g=g,
+        N=F,
+        first_n=tile_n * BLOCK_N,
+        valid_m=valid_m,
+        BIAS_VARIES=BIAS_VARIES,
+        ALIGN=ALIGN_Y,
+        WIDE=WIDE,
     )

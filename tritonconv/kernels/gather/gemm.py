@@ -10,21 +10,13 @@ from tritonconv.kernels.gather.index import axis_bits, tap_bits, within
 def multiply_sum(
     side_ptrs,
     weight_ptrs,
-    taps_h,
-    taps_w,
+    taps,
     K,
-    first_h,
-    first_w,
-    extent_h,
-    extent_w,
-    step_h,
-    step_w,
-    stride_h,
-    stride_w,
-    stride_k,
-    weight_stride_h,
-    weight_stride_w,
-    weight_stride_k,
+    first,
+    extent,
+    step,
+    side_strides,
+    weight_strides,
     steps,
     valid_m,
     valid_n,
@@ -34,22 +26,30 @@ def multiply_sum(
     WEIGHT_ENDS: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """sum over k, i, j of side[m; k, first + (i, j)*step] * weight[k, i, j; n], in float32.
 
     `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
-    channels. Tap (i, j) lies `step` positions further on the side, whose strides are `stride`, and `weight_stride`
-    elements further in the weight. What lies outside the side's extent counts as zero. One integer has bits for all
+    channels. `taps`, `first`, `extent` and `step` are pairs, of the vertical and the horizontal axis. The next tap lies
+    `step` positions further on the side. `side_strides` are those over rows, columns and k, and `weight_strides` those
+    over the taps of each axis and k. What lies outside the side's extent counts as zero. One integer has bits for all
     taps if TAP_BITS is 2, for those of an axis if it is 1, and for none if it is 0. FAR says that the way from one step
     to the next on the side takes 64 bits. If N_ADJACENT, n is what lies adjacent in the weight, else k does, and a
     column that is not valid may be read as another is. If WEIGHT_ENDS, all rows look at one position, whose weight ends
-    where the side does: `first` is a scalar. Fewer than 16 rows are multiplied without tensor cores; then STAGES says
-    how far loads run ahead, and else is None.
+    where the side does: `first` are scalars. BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K). Fewer than 16 rows are multiplied
+    without tensor cores; then STAGES says how far loads run ahead, and else is None.
     """
+    BLOCK_M: tl.constexpr = BLOCK[0]
+    BLOCK_N: tl.constexpr = BLOCK[1]
+    BLOCK_K: tl.constexpr = BLOCK[2]
+    taps_h, taps_w = taps
+    first_h, first_w = first
+    extent_h, extent_w = extent
+    step_h, step_w = step
+    side_stride_h, side_stride_w, side_stride_k = side_strides
+    weight_stride_h, weight_stride_w, weight_stride_k = weight_strides
     k = tl.arange(0, BLOCK_K)
     if BLOCK_M < 16:
         # Products along k are added up in the threads that load them, and the threads' sums at the end.
@@ -57,23 +57,23 @@ def multiply_sum(
     else:
         accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     if not FAR:
-        stride_h = stride_h.to(tl.int32)
-        stride_w = stride_w.to(tl.int32)
+        side_stride_h = side_stride_h.to(tl.int32)
+        side_stride_w = side_stride_w.to(tl.int32)
     # From one step to the next: to the next tap, to the first one of the next row, to the first of the next channels.
-    side_tap = step_w * stride_w
-    side_row = step_h * stride_h - (taps_w - 1) * side_tap
-    side_channels = BLOCK_K * stride_k - ((taps_h - 1) * (step_h * stride_h) + (taps_w - 1) * side_tap)
+    side_tap = step_w * side_stride_w
+    side_row = step_h * side_stride_h - (taps_w - 1) * side_tap
+    side_channels = BLOCK_K * side_stride_k - ((taps_h - 1) * (step_h * side_stride_h) + (taps_w - 1) * side_tap)
     if not FAR:
         side_channels = side_channels.to(tl.int32)
     weight_row = weight_stride_h - (taps_w - 1) * weight_stride_w
     weight_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
     # In two dimensions before the loop, so that no step has to move them from thread to thread.
     if TAP_BITS == 2:
-        bits = tap_bits(first_h, first_w, extent_h, extent_w, step_h, step_w, taps_h, taps_w)
+        bits = tap_bits(first=first, extent=extent, step=step, taps=taps)
         rows = tl.where(valid_m, bits, 0)[:, None]
     elif TAP_BITS == 1:
-        bits_h = axis_bits(first_h, extent_h, step_h, taps_h)
-        bits_w = axis_bits(first_w, extent_w, step_w, taps_w)
+        bits_h = axis_bits(first=first_h, extent=extent_h, step=step_h, taps=taps_h)
+        bits_w = axis_bits(first=first_w, extent=extent_w, step=step_w, taps=taps_w)
         rows_h = tl.where(valid_m, bits_h, 0)[:, None]
         rows_w = tl.where(valid_m, bits_w, 0)[:, None]
     tap = 1
@@ -92,15 +92,15 @@ def multiply_sum(
         elif TAP_BITS == 1:
             inside = ((rows_h >> i) & (rows_w >> j) & asked[None, :]) != 0
         else:
-            seen = within(first_h + i * step_h, extent_h) & within(first_w + j * step_w, extent_w)
-            inside = (seen & valid_m)[:, None] & valid_k[None, :]
+            tap_inside = within(first_h + i * step_h, extent_h) & within(first_w + j * step_w, extent_w)
+            inside = (tap_inside & valid_m)[:, None] & valid_k[None, :]
         if WEIGHT_ENDS:
             if TAP_BITS == 2:
                 valid_weight = ((bits & asked) != 0)[:, None]
             elif TAP_BITS == 1:
                 valid_weight = (((bits_h >> i) & (bits_w >> j) & asked) != 0)[:, None]
             else:
-                valid_weight = valid_weight & seen
+                valid_weight = valid_weight & tap_inside
         if N_ADJACENT:
             valid_weight = valid_weight & valid_n[None, :]
         side = tl.load(side_ptrs, mask=inside, other=0.0)

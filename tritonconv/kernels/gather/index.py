@@ -8,28 +8,29 @@ BIAS_STRIDES = ["stride_bias_b", "stride_bias_n", "stride_bias_h", "stride_bias_
 
 
 @triton.jit
-def place_of(block, blocks, samples, rows, columns, PER_SAMPLE: tl.constexpr, PER_LOCATION: tl.constexpr):
-    """The sample, row, column and group of the block-th of `blocks` products, and how many groups there are.
+def place_of(product, products, samples, extent, PER_SAMPLE: tl.constexpr, PER_LOCATION: tl.constexpr):
+    """The sample, row, column and group of one of so many products, and how many groups there are.
 
-    Groups count fastest. What the weight does not vary over is zero here, and runs over the rows of the product. Rows
-    and columns are those of positions, or in dgrad of the pixels of a phase.
+    Groups count fastest. What the weight does not vary over is zero here, and runs over the rows of the product.
+    `extent` counts the rows and columns of positions, or in dgrad of the pixels of a phase.
     """
+    extent_h, extent_w = extent
     sample = 0
     i = 0
     j = 0
-    g = block
-    groups = blocks
+    g = product
+    groups = products
     if PER_SAMPLE or PER_LOCATION:
         if PER_SAMPLE:
             groups = groups // samples
         if PER_LOCATION:
-            groups = groups // (rows * columns)
-        g = block % groups
-        sample = block // groups
+            groups = groups // (extent_h * extent_w)
+        g = product % groups
+        sample = product // groups
     if PER_LOCATION:
-        j = sample % columns
-        i = sample // columns % rows
-        sample = sample // (rows * columns)
+        j = sample % extent_w
+        i = sample // extent_w % extent_h
+        sample = sample // (extent_h * extent_w)
     return sample, i, j, g, groups
 
 
@@ -49,12 +50,16 @@ def axis_bits(first, extent, step, taps):
 
 
 @triton.jit
-def tap_bits(first_h, first_w, extent_h, extent_w, step_h, step_w, taps_h, taps_w):
+def tap_bits(first, extent, step, taps):
     """Bit i*taps_w + j says whether position first + (i, j)*step lies inside the extent. At most 31 taps fit.
 
     One operation per row and tap replaces comparisons in the main loop.
     """
-    row = axis_bits(first_w, extent_w, step_w, taps_w)
+    first_h, first_w = first
+    extent_h, extent_w = extent
+    step_h, step_w = step
+    taps_h, taps_w = taps
+    row = axis_bits(first=first_w, extent=extent_w, step=step_w, taps=taps_w)
     bits = tl.zeros_like(first_h)
     for i in range(taps_h):
         bits |= tl.where(within(first_h + i * step_h, extent_h), row << (i * taps_w), 0)

@@ -10,8 +10,9 @@ If one program sums it up, it writes the weight itself.
 import triton
 import triton.language as tl
 
-from tritonconv.kernels.gather.index import place_of
+from tritonconv.kernels.gather.index import place_of, within
 from tritonconv.kernels.index import INTEGERS, raster
+from tritonconv.kernels.partial_sums import add_in_turn, row_of_part, store_bias_part
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, "splits"])
@@ -87,10 +88,17 @@ def wgrad_kernel(
     tiles_n = tl.cdiv(columns, BLOCK_N)
     pid = tl.program_id(0)
     tiles = tiles_m * tiles_n
-    blocks = tl.num_programs(0) // (tiles * splits)
-    split = pid // (tiles * blocks)
-    block = (pid // tiles % blocks).to(tl.int64)
-    sample, i, j, g, _ = place_of(block, blocks, B, P, Q, PER_SAMPLE, PER_LOCATION)
+    products = tl.num_programs(0) // (tiles * splits)
+    split = pid // (tiles * products)
+    product = (pid // tiles % products).to(tl.int64)
+    sample, i, j, g, _ = place_of(
+        product=product,
+        products=products,
+        samples=B,
+        extent=(P, Q),
+        PER_SAMPLE=PER_SAMPLE,
+        PER_LOCATION=PER_LOCATION,
+    )
     if PER_SAMPLE:
         x_ptr += sample * stride_xb
         y_ptr += sample * stride_yb
@@ -101,7 +109,7 @@ def wgrad_kernel(
         pad_w -= (j * stride_w).to(tl.int32)
         P = 1
         Q = 1
-    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
+    tile_m, tile_n = raster(pid=pid % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
 
     f = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     valid_f = f < F
@@ -117,8 +125,8 @@ def wgrad_kernel(
     positions = B * P * Q
     steps = tl.cdiv(positions, BLOCK_K)
     steps_per_split = tl.cdiv(steps, splits)
-    first = split * steps_per_split
-    k = first * BLOCK_K + tl.arange(0, BLOCK_K)
+    first_step = split * steps_per_split
+    k = first_step * BLOCK_K + tl.arange(0, BLOCK_K)
     b = k // (P * Q)
     p = k // Q % P
     q = k % Q
@@ -130,13 +138,12 @@ def wgrad_kernel(
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
     turn = 0
-    for _ in range(tl.minimum(steps_per_split, steps - first)):
+    for _ in range(tl.minimum(steps_per_split, steps - first_step)):
         valid_k = b < B
         h = p * stride_h
         w = q * stride_w
-        # Without its sign an index below zero is a huge one: one comparison serves both ends.
-        inside_h = (h[:, None] + tap_h[None, :]).to(tl.uint32) < H.to(tl.uint32)
-        inside_w = (w[:, None] + tap_w[None, :]).to(tl.uint32) < W.to(tl.uint32)
+        inside_h = within(h[:, None] + tap_h[None, :], H)
+        inside_w = within(w[:, None] + tap_w[None, :], W)
         x = tl.load(
             x_columns[None, :] + (b * stride_xb + h * stride_xh + w * stride_xw)[:, None],
             mask=inside_h & inside_w & valid_k[:, None],
@@ -152,20 +159,24 @@ def wgrad_kernel(
             accumulator += tl.sum(y.to(tl.float32)[:, :, None] * x.to(tl.float32)[:, None, :], 0)
         else:
             accumulator = tl.dot(tl.trans(y).to(DOT_DTYPE), x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
-        # The programs that read the same features take turns in summing them.
         if bias_partials_ptr is not None:
-            if turn == tile_n:
-                bias += tl.sum(y.to(tl.float32), 0)
-            turn = tl.where(turn == tiles_n - 1, 0, turn + 1)
+            bias, turn = add_in_turn(bias=bias, turn=turn, y=y, tile_n=tile_n, tiles_n=tiles_n)
         q += step_q
         p += tl.where(q >= Q, step_p + 1, step_p)
         q = tl.where(q >= Q, q - Q, q)
         b += tl.where(p >= P, step_b + 1, step_b)
         p = tl.where(p >= P, p - P, p)
 
-    rows = (split * blocks + block) * F + f
+    rows = row_of_part(part=split, groups=products, g=product, F=F, f=f)
     partials = accumulator.to(partials_ptr.dtype.element_ty)
     tl.store(partials_ptr + rows[:, None] * columns + n[None, :], partials, mask=valid_f[:, None] & valid_n[None, :])
     if bias_partials_ptr is not None:
-        rows = ((split * tiles_n + tile_n) * blocks + block) * F + f
-        tl.store(bias_partials_ptr + rows, bias, mask=valid_f)
+        store_bias_part(
+            bias_partials_ptr=bias_partials_ptr,
+            bias=bias,
+            part=split * tiles_n + tile_n,
+            groups=products,
+            g=product,
+            F=F,
+            f=f,
+        )

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 
 from tritonconv.kernels.index import INTEGERS, raster
-from tritonconv.kernels.stride_phases import phase
+from tritonconv.kernels.stride_phases import phase_of
+from tritonconv.kernels.tma.descriptors import describe_folded
 from tritonconv.kernels.tma.gemm import multiply_sum_blocks
 from tritonconv.kernels.tma.index import block_of, blocks_of
 from tritonconv.kernels.tma.store import copy_block_out, store_block
@@ -103,11 +104,15 @@ def dgrad_tma_kernel(
             weight_ptr, [groups, C, R * S * pitch], [C * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
         )
     if FOLDED:
-        result = tl.make_tensor_descriptor(
-            x_ptr,
-            [B, H // stride_h, stride_h, W // stride_w, stride_w * C],
-            [wide_xb, stride_h * wide_xh, wide_xh, stride_w * wide_xw, 1],
-            [BLOCK_B, BLOCK_H, 1, BLOCK_W, BLOCK_N // 2 if HALVES else BLOCK_N],
+        result = describe_folded(
+            x_ptr=x_ptr,
+            strides=(wide_xb, wide_xh, wide_xw),
+            images=B,
+            extent=(H, W),
+            C=C,
+            stride=(stride_h, stride_w),
+            BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+            BLOCK_C=BLOCK_N // 2 if HALVES else BLOCK_N,
         )
     elif ALIGN_X > 1 and not STRIDED:
         result = tl.make_tensor_descriptor(
@@ -118,101 +123,83 @@ def dgrad_tma_kernel(
         )
 
     # The largest phase decides how many tiles each gets. Of those that a smaller one can not use nothing is stored.
-    extent_h = tl.cdiv(H, stride_h)
-    extent_w = tl.cdiv(W, stride_w)
-    tiles_m = blocks_of(B, extent_h, extent_w, BLOCK_B, BLOCK_H, BLOCK_W)
+    cells_h = tl.cdiv(H, stride_h)
+    cells_w = tl.cdiv(W, stride_w)
+    tiles_m = blocks_of(images=B, extent=(cells_h, cells_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     tiles_n = tl.cdiv(C, BLOCK_N)
     tiles = tiles_m * tiles_n
     tiles_in_all = tiles * groups * stride_h * stride_w
     # As one loop over tiles and steps, which copies what the next tile begins with while this one is copied out.
     for tile in tl.range(tl.program_id(0), tiles_in_all, tl.num_programs(0), flatten=not STRIDED):
         g = tile // tiles % groups
-        tile_m, tile_n = raster(tile % tiles, tiles_m, tiles_n, GROUP_M)
-        b, i, j = block_of(tile_m, extent_h, extent_w, BLOCK_B, BLOCK_H, BLOCK_W)
-        n = tile_n * BLOCK_N
-        index = tile // (tiles * groups)
+        tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
+        b, i, j = block_of(tile=tile_m, extent=(cells_h, cells_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
+        first_n = tile_n * BLOCK_N
+        phase_index = tile // (tiles * groups)
         if STRIDED:
-            r, taps_h, first_p, start_h, rows_h = phase(index // stride_w, stride_h, pad_h, dilation_h, period_h, R, H)
-            s, taps_w, first_q, start_w, rows_w = phase(index % stride_w, stride_w, pad_w, dilation_w, period_w, S, W)
-            steps = tl.where((i < rows_h) & (j < rows_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0)
+            r, s, taps_h, taps_w, first_p, first_q, start_h, start_w, pixels_h, pixels_w = phase_of(
+                index=phase_index,
+                stride=(stride_h, stride_w),
+                pad=(pad_h, pad_w),
+                dilation=(dilation_h, dilation_w),
+                period=(period_h, period_w),
+                taps=(R, S),
+                extent=(H, W),
+            )
+            steps = tl.where((i < pixels_h) & (j < pixels_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0)
         else:  # with as many steps for each tile, as one loop needs
-            r, taps_h, first_p, start_h, rows_h = 0, R, pad_h, 0, H
-            s, taps_w, first_q, start_w, rows_w = 0, S, pad_w, 0, W
+            r, taps_h, first_p, start_h, pixels_h = 0, R, pad_h, 0, H
+            s, taps_w, first_q, start_w, pixels_w = 0, S, pad_w, 0, W
             steps = tl.cdiv(F, BLOCK_K) * R * S
         accumulator = multiply_sum_blocks(
-            tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32),
-            features,
-            weight,
-            b,
-            first_p + i,
-            first_q + j,
-            g,
-            n,
-            taps_h,
-            taps_w,
+            accumulator=tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32),
+            side=features,
+            weight=weight,
+            corner=(b, first_p + i, first_q + j),
+            g=g,
+            first_n=first_n,
+            taps=(taps_h, taps_w),
             # The next tap of the phase looks so many positions back.
-            -(dilation_h * period_h // stride_h),
-            -(dilation_w * period_w // stride_w),
-            r * S + s,
-            period_h * S,
-            period_w,
-            pitch,
-            steps,
-            TRANSPOSED,
-            PRECISION,
-            DOT_DTYPE,
-            BLOCK_M,
-            BLOCK_N,
-            BLOCK_K,
+            step=(-(dilation_h * period_h // stride_h), -(dilation_w * period_w // stride_w)),
+            first_tap=r * S + s,
+            tap_step=(period_h * S, period_w),
+            pitch=pitch,
+            steps=steps,
+            TRANSPOSED=TRANSPOSED,
+            PRECISION=PRECISION,
+            DOT_DTYPE=DOT_DTYPE,
+            BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
         )
         if FOLDED or (ALIGN_X > 1 and not STRIDED):
-            dtype = x_ptr.dtype.element_ty
             copy_block_out(
-                result,
-                dtype,
-                bias_ptr,
-                accumulator,
-                b,
-                i,
-                j,
-                g,
-                C,
-                n,
-                start_h,
-                start_w,
-                FOLDED,
-                HALVES,
-                BLOCK_N,
-                BLOCK_B,
-                BLOCK_H,
-                BLOCK_W,
+                result=result,
+                dtype=x_ptr.dtype.element_ty,
+                bias_ptr=bias_ptr,
+                accumulator=accumulator,
+                corner=(b, i, j),
+                start=(start_h, start_w),
+                g=g,
+                N=C,
+                first_n=first_n,
+                FOLDED=FOLDED,
+                HALVES=HALVES,
+                BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )
         else:
             store_block(
-                x_ptr,
-                bias_ptr,
-                accumulator,
-                b,
-                i,
-                j,
-                B,
-                rows_h,
-                rows_w,
-                start_h,
-                start_w,
-                stride_h,
-                stride_w,
-                stride_xb,
-                stride_xc,
-                stride_xh,
-                stride_xw,
-                g.to(tl.int64),
-                C,
-                n,
-                ALIGN_X,
-                WIDE,
-                BLOCK_M,
-                BLOCK_N,
-                BLOCK_H,
-                BLOCK_W,
+                result_ptr=x_ptr,
+                result_strides=(stride_xb, stride_xc, stride_xh, stride_xw),
+                bias_ptr=bias_ptr,
+                accumulator=accumulator,
+                corner=(b, i, j),
+                images=B,
+                extent=(pixels_h, pixels_w),
+                start=(start_h, start_w),
+                stride=(stride_h, stride_w),
+                g=g.to(tl.int64),
+                N=C,
+                first_n=first_n,
+                ALIGN=ALIGN_X,
+                WIDE=WIDE,
+                BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )

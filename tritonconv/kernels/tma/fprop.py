@@ -1,30 +1,29 @@
 """fprop in whole blocks of positions: an implicit GEMM whose rows are filters and whose columns are positions.
 
-With a stride, every stride-th pixel of an axis is an image of its own, to some of the taps: one loop runs over each.
-Where the stride divides the image, these images are further axes and channels of it, and one loop runs over all taps.
+With a stride, a tap sees every stride-th pixel of an axis: a sub-image. One loop runs over the taps of each sub-image.
+Where the stride divides the image, sub-images are further axes and channels of it, and one loop runs over all taps.
 """
 
 import triton
 import triton.language as tl
 
 from tritonconv.kernels.index import INTEGERS, raster
+from tritonconv.kernels.tma.descriptors import describe_folded, describe_subimage
 from tritonconv.kernels.tma.gemm import multiply_sum_blocks, multiply_sum_folded
-from tritonconv.kernels.tma.index import block_of, blocks_of, seen
+from tritonconv.kernels.tma.index import block_of, blocks_of, in_subimage
 from tritonconv.kernels.tma.store import copy_block_out, store_block
 
 
 @triton.jit
-def first_seen(r, s, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w):
-    """The first row and column of the image that tap (r, s) sees, and which of its pixels position (0, 0) does."""
-    start_h, at_h = seen(r * dilation_h - pad_h, stride_h)
-    start_w, at_w = seen(s * dilation_w - pad_w, stride_w)
+def subimage_of(tap, stride, pad, dilation):
+    """The first row and column of the sub-image that tap (r, s) sees, and where in it position (0, 0) looks."""
+    r, s = tap
+    stride_h, stride_w = stride
+    pad_h, pad_w = pad
+    dilation_h, dilation_w = dilation
+    start_h, at_h = in_subimage(r * dilation_h - pad_h, stride_h)
+    start_w, at_w = in_subimage(s * dilation_w - pad_w, stride_w)
     return start_h, start_w, at_h, at_w
-
-
-@triton.jit
-def seen_rows(extent, start, stride):
-    """How many of an axis' pixels are in the image of every stride-th from `start`; one at least, as hardware wants."""
-    return tl.maximum(tl.cdiv(extent - start, stride), 1)
 
 
 @triton.jit(
@@ -102,19 +101,31 @@ def fprop_tma_kernel(
         weight_ptr, [groups, F, R * S * C], [F * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
     )
     if FOLDED:
-        image = tl.make_tensor_descriptor(
-            x_ptr,
-            [B, H // stride_h, stride_h, W // stride_w, stride_w * C],
-            [wide_xb, stride_h * wide_xh, wide_xh, stride_w * wide_xw, 1],
-            [BLOCK_B, BLOCK_H, 1, BLOCK_W, BLOCK_K],
+        image = describe_folded(
+            x_ptr=x_ptr,
+            strides=(wide_xb, wide_xh, wide_xw),
+            images=B,
+            extent=(H, W),
+            C=C,
+            stride=(stride_h, stride_w),
+            BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+            BLOCK_C=BLOCK_K,
         )
     elif ONE_IMAGE:
-        start_h, start_w, at_h, at_w = first_seen(0, 0, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w)
-        image = tl.make_tensor_descriptor(
-            x_ptr + start_h * wide_xh + start_w * wide_xw,
-            [B, seen_rows(H, start_h, stride_h), seen_rows(W, start_w, stride_w), groups, C],
-            [wide_xb, stride_h * wide_xh, stride_w * wide_xw, wide_C, 1],
-            [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_K],
+        start_h, start_w, at_h, at_w = subimage_of(
+            tap=(0, 0), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
+        )
+        image = describe_subimage(
+            x_ptr=x_ptr,
+            strides=(wide_xb, wide_xh, wide_xw, wide_C),
+            images=B,
+            extent=(H, W),
+            groups=groups,
+            C=C,
+            start=(start_h, start_w),
+            stride=(stride_h, stride_w),
+            BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+            BLOCK_C=BLOCK_K,
         )
     if ALIGN_Y > 1:
         result = tl.make_tensor_descriptor(
@@ -124,132 +135,105 @@ def fprop_tma_kernel(
             [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
         )
 
-    tiles_m = blocks_of(B, P, Q, BLOCK_B, BLOCK_H, BLOCK_W)
+    tiles_m = blocks_of(images=B, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     tiles_n = tl.cdiv(F, BLOCK_N)
     tiles = tiles_m * tiles_n
     # As one loop over tiles and steps, which copies what the next tile begins with while this one is copied out.
     for tile in tl.range(tl.program_id(0), tiles * groups, tl.num_programs(0), flatten=FOLDED or ONE_IMAGE):
         g = tile // tiles
-        tile_m, tile_n = raster(tile % tiles, tiles_m, tiles_n, GROUP_M)
-        b, p, q = block_of(tile_m, P, Q, BLOCK_B, BLOCK_H, BLOCK_W)
-        n = tile_n * BLOCK_N
+        tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
+        b, p, q = block_of(tile=tile_m, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
+        first_n = tile_n * BLOCK_N
         accumulator = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
         if FOLDED:
             accumulator = multiply_sum_folded(
-                accumulator,
-                image,
-                weight,
-                b,
-                p,
-                q,
-                n,
-                R,
-                S,
-                stride_h,
-                stride_w,
-                -pad_h,
-                -pad_w,
-                dilation_h,
-                dilation_w,
-                C,
-                PRECISION,
-                DOT_DTYPE,
-                BLOCK_M,
-                BLOCK_N,
-                BLOCK_K,
+                accumulator=accumulator,
+                side=image,
+                weight=weight,
+                corner=(b, p, q),
+                first_n=first_n,
+                taps=(R, S),
+                first=(-pad_h, -pad_w),
+                stride=(stride_h, stride_w),
+                dilation=(dilation_h, dilation_w),
+                C=C,
+                PRECISION=PRECISION,
+                DOT_DTYPE=DOT_DTYPE,
+                BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
             )
         else:
-            # One loop for each image of every stride-th pixel.
+            # One loop for each sub-image.
             for tap in range(1 if ONE_IMAGE else tl.minimum(period_h, R) * tl.minimum(period_w, S)):
                 r = 0 if ONE_IMAGE else tap // tl.minimum(period_w, S)
                 s = 0 if ONE_IMAGE else tap % tl.minimum(period_w, S)
                 taps_h = tl.cdiv(R - r, period_h)
                 taps_w = tl.cdiv(S - s, period_w)
-                start_h, start_w, at_h, at_w = first_seen(
-                    r, s, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w
+                start_h, start_w, at_h, at_w = subimage_of(
+                    tap=(r, s), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
                 )
                 if not ONE_IMAGE:
-                    image = tl.make_tensor_descriptor(
-                        x_ptr + start_h * wide_xh + start_w * wide_xw,
-                        [B, seen_rows(H, start_h, stride_h), seen_rows(W, start_w, stride_w), groups, C],
-                        [wide_xb, stride_h * wide_xh, stride_w * wide_xw, wide_C, 1],
-                        [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_K],
+                    image = describe_subimage(
+                        x_ptr=x_ptr,
+                        strides=(wide_xb, wide_xh, wide_xw, wide_C),
+                        images=B,
+                        extent=(H, W),
+                        groups=groups,
+                        C=C,
+                        start=(start_h, start_w),
+                        stride=(stride_h, stride_w),
+                        BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+                        BLOCK_C=BLOCK_K,
                     )
                 # Nothing is copied of an image so small that it has no pixel there.
                 there = (start_h < H) & (start_w < W)
                 accumulator = multiply_sum_blocks(
-                    accumulator,
-                    image,
-                    weight,
-                    b,
-                    p + at_h,
-                    q + at_w,
-                    g,
-                    n,
-                    taps_h,
-                    taps_w,
-                    dilation_h * period_h // stride_h,
-                    dilation_w * period_w // stride_w,
-                    r * S + s,
-                    period_h * S,
-                    period_w,
-                    C,
-                    tl.where(there, tl.cdiv(C, BLOCK_K) * taps_h * taps_w, 0),
-                    False,
-                    PRECISION,
-                    DOT_DTYPE,
-                    BLOCK_M,
-                    BLOCK_N,
-                    BLOCK_K,
+                    accumulator=accumulator,
+                    side=image,
+                    weight=weight,
+                    corner=(b, p + at_h, q + at_w),
+                    g=g,
+                    first_n=first_n,
+                    taps=(taps_h, taps_w),
+                    step=(dilation_h * period_h // stride_h, dilation_w * period_w // stride_w),
+                    first_tap=r * S + s,
+                    tap_step=(period_h * S, period_w),
+                    pitch=C,
+                    steps=tl.where(there, tl.cdiv(C, BLOCK_K) * taps_h * taps_w, 0),
+                    TRANSPOSED=False,
+                    PRECISION=PRECISION,
+                    DOT_DTYPE=DOT_DTYPE,
+                    BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
                 )
         if ALIGN_Y > 1:
-            dtype = y_ptr.dtype.element_ty
             copy_block_out(
-                result,
-                dtype,
-                bias_ptr,
-                accumulator,
-                b,
-                p,
-                q,
-                g,
-                F,
-                n,
-                0,
-                0,
-                False,
-                HALVES,
-                BLOCK_N,
-                BLOCK_B,
-                BLOCK_H,
-                BLOCK_W,
+                result=result,
+                dtype=y_ptr.dtype.element_ty,
+                bias_ptr=bias_ptr,
+                accumulator=accumulator,
+                corner=(b, p, q),
+                start=(0, 0),
+                g=g,
+                N=F,
+                first_n=first_n,
+                FOLDED=False,
+                HALVES=HALVES,
+                BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )
         else:
             store_block(
-                y_ptr,
-                bias_ptr,
-                accumulator,
-                b,
-                p,
-                q,
-                B,
-                P,
-                Q,
-                0,
-                0,
-                1,
-                1,
-                stride_yb,
-                stride_yf,
-                stride_yp,
-                stride_yq,
-                g.to(tl.int64),
-                F,
-                n,
-                ALIGN_Y,
-                WIDE,
-                BLOCK_M,
-                BLOCK_N,
-                BLOCK_H,
-                BLOCK_W,
+                result_ptr=y_ptr,
+                result_strides=(stride_yb, stride_yf, stride_yp, stride_yq),
+                bias_ptr=bias_ptr,
+                accumulator=accumulator,
+                corner=(b, p, q),
+                images=B,
+                extent=(P, Q),
+                start=(0, 0),
+                stride=(1, 1),
+                g=g.to(tl.int64),
+                N=F,
+                first_n=first_n,
+                ALIGN=ALIGN_Y,
+                WIDE=WIDE,
+                BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from tritonconv.kernels.tma.index import seen
+from tritonconv.kernels.tma.index import in_subimage
 
 
 @triton.jit
@@ -11,34 +11,35 @@ def multiply_sum_blocks(
     accumulator,
     side,
     weight,
-    b,
-    first_h,
-    first_w,
+    corner,
     g,
-    n,
-    taps_h,
-    taps_w,
-    step_h,
-    step_w,
+    first_n,
+    taps,
+    step,
     first_tap,
-    tap_step_h,
-    tap_step_w,
+    tap_step,
     pitch,
     steps,
     TRANSPOSED: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """accumulator[n, m] + sum over k, i, j of weight[g, n; tap(i, j), k] * side[m; g, k, first + (i, j)*step]
+    """accumulator[n, m] + sum over k, i, j of weight[g, n; tap(i, j), k] * side[m + (i, j)*step; g, k]
 
-    in float32. `side` describes (B, H, W, G, K), and m runs over the block of pixels at b, first_h, first_w. `weight`
-    describes (G, N, taps*pitch), or if TRANSPOSED (G, K, taps*pitch): taps lie `pitch` elements apart, and tap(i, j) is
-    that of number first_tap + i*tap_step_h + j*tap_step_w. Channels beyond K are zeros in the side, and beyond N are
-    not stored.
+    in float32. `side` describes (B, H, W, G, K), and m runs over the block of pixels whose first image, row and column
+    are `corner`; n begins at first_n. `weight` describes (G, N, taps*pitch), or if TRANSPOSED (G, K, taps*pitch): taps
+    lie `pitch` elements apart, and tap(i, j) is that of number first_tap + (i, j)*tap_step. `taps`, `step` and
+    `tap_step` are pairs, of the vertical and the horizontal axis. Channels beyond K are zeros in the side, and beyond N
+    are not stored. BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K).
     """
+    BLOCK_M: tl.constexpr = BLOCK[0]
+    BLOCK_N: tl.constexpr = BLOCK[1]
+    BLOCK_K: tl.constexpr = BLOCK[2]
+    b, first_h, first_w = corner
+    taps_h, taps_w = taps
+    step_h, step_w = step
+    tap_step_h, tap_step_w = tap_step
     i = 0
     j = 0
     done = 0
@@ -48,9 +49,9 @@ def multiply_sum_blocks(
     for _ in tl.range(steps):
         pixels = side.load([b, h, w, g, done]).reshape(BLOCK_M, BLOCK_K)
         if TRANSPOSED:
-            filters = weight.load([g, done, tap * pitch + n]).reshape(BLOCK_K, BLOCK_N).T
+            filters = weight.load([g, done, tap * pitch + first_n]).reshape(BLOCK_K, BLOCK_N).T
         else:
-            filters = weight.load([g, n, tap * pitch + done]).reshape(BLOCK_N, BLOCK_K)
+            filters = weight.load([g, first_n, tap * pitch + done]).reshape(BLOCK_N, BLOCK_K)
         accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
         # The order of the gathered kernels: channel blocks outside, taps inside.
         j += 1
@@ -69,33 +70,35 @@ def multiply_sum_folded(
     accumulator,
     side,
     weight,
-    b,
-    h,
-    w,
-    n,
-    R,
-    S,
-    stride_h,
-    stride_w,
-    first_h,
-    first_w,
-    dilation_h,
-    dilation_w,
+    corner,
+    first_n,
+    taps,
+    first,
+    stride,
+    dilation,
     C,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """accumulator[n, m] + sum over c, r, s of weight[n; r, s, c] * side[m; c, (h, w)*stride + first + (r, s)*dilation]
+    """accumulator[n, m] + sum over c, r, s of weight[n; r, s, c] * side[first + m*stride + (r, s)*dilation; c]
 
     in float32. `side` describes (B, H/stride, stride, W/stride, stride*C): every stride-th row together, and with every
     stride-th column its neighbours as further channels. So one loop sees all of a window, whatever the stride. `weight`
-    describes (1, N, taps*C). Channels are a multiple of BLOCK_K.
+    describes (1, N, taps*C). m runs over the block of positions whose first image, row and column are `corner`; n
+    begins at first_n. `taps`, `first`, `stride` and `dilation` are pairs, of the vertical and the horizontal axis.
+    Channels are a multiple of BLOCK_K. BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K).
     """
-    start_h, start_at_h = seen(first_h, stride_h)
-    start_w, start_at_w = seen(first_w, stride_w)
+    BLOCK_M: tl.constexpr = BLOCK[0]
+    BLOCK_N: tl.constexpr = BLOCK[1]
+    BLOCK_K: tl.constexpr = BLOCK[2]
+    b, h, w = corner
+    R, S = taps
+    first_h, first_w = first
+    stride_h, stride_w = stride
+    dilation_h, dilation_w = dilation
+    start_h, start_at_h = in_subimage(first_h, stride_h)
+    start_w, start_at_w = in_subimage(first_w, stride_w)
     row = start_h
     at_h = h + start_at_h
     column = start_w
@@ -106,7 +109,7 @@ def multiply_sum_folded(
     tap = 0
     for _ in tl.range(C // BLOCK_K * R * S):
         pixels = side.load([b, at_h, row, at_w, column * C + done]).reshape(BLOCK_M, BLOCK_K)
-        filters = weight.load([0, n, tap * C + done]).reshape(BLOCK_N, BLOCK_K)
+        filters = weight.load([0, first_n, tap * C + done]).reshape(BLOCK_N, BLOCK_K)
         accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
         # From tap to tap without a division: rows and columns are counted as digits to the base of the stride.
         s += 1

@@ -5,8 +5,12 @@ import triton.language as tl
 
 
 @triton.jit
-def block_of(tile, extent_h, extent_w, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+def block_of(tile, extent, BLOCK_SHAPE: tl.constexpr):
     """The first image, row and column of the tile-th block. Columns count fastest, images slowest."""
+    extent_h, extent_w = extent
+    BLOCK_B: tl.constexpr = BLOCK_SHAPE[0]
+    BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
+    BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]
     blocks_h = tl.cdiv(extent_h, BLOCK_H)
     blocks_w = tl.cdiv(extent_w, BLOCK_W)
     b = tile // (blocks_h * blocks_w) * BLOCK_B
@@ -14,13 +18,17 @@ def block_of(tile, extent_h, extent_w, BLOCK_B: tl.constexpr, BLOCK_H: tl.conste
 
 
 @triton.jit
-def blocks_of(images, extent_h, extent_w, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+def blocks_of(images, extent, BLOCK_SHAPE: tl.constexpr):
     """How many blocks cover so many images, rows and columns."""
-    return tl.cdiv(images, BLOCK_B) * tl.cdiv(extent_h, BLOCK_H) * tl.cdiv(extent_w, BLOCK_W)
+    extent_h, extent_w = extent
+    return tl.cdiv(images, BLOCK_SHAPE[0]) * tl.cdiv(extent_h, BLOCK_SHAPE[1]) * tl.cdiv(extent_w, BLOCK_SHAPE[2])
 
 
 @triton.jit
-def seen(offset, stride):
-    """The first pixel of a side's every stride-th, and which of those it is, so that offset = first + at*stride."""
-    first = (offset % stride + stride) % stride
-    return first, (offset - first) // stride
+def in_subimage(pixel, stride):
+    """The first pixel of the sub-image that `pixel` is in, and where in it this is, so that pixel = start + at*stride.
+
+    A sub-image has every stride-th pixel of an axis.
+    """
+    start = (pixel % stride + stride) % stride
+    return start, (pixel - start) // stride

@@ -12,120 +12,125 @@ def copy_block_out(
     dtype,
     bias_ptr,
     accumulator,
-    b,
-    i,
-    j,
+    corner,
+    start,
     g,
     N,
-    n,
-    row,
-    column,
+    first_n,
     FOLDED: tl.constexpr,
     HALVES: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_W: tl.constexpr,
+    BLOCK_SHAPE: tl.constexpr,
 ):
-    """result[b, i, j, g, n] = bias[g*N + n] + accumulator[n, m] for the block of pixels m at b, i, j, rounded once.
+    """result[m, g, n] = bias[g*N + n] + accumulator[n, m] for the block of pixels m at `corner`, rounded once.
 
     `result` describes all of it, so the hardware leaves out what lies beyond; it goes on copying while the next tile is
-    computed. If FOLDED, it describes (B, H/stride, stride, W/stride, stride*N), and the pixels are those of the phase
-    that begins at `row`, `column`. In two HALVES, the copy takes half the shared memory.
+    computed. `corner` are the first image, row and column of the block, and n begins at first_n. If FOLDED, `result`
+    describes (B, H/stride, stride, W/stride, stride*N), and the pixels are those of the phase whose first row and
+    column are `start`. In two HALVES, the copy takes half the shared memory.
     """
+    BLOCK_N: tl.constexpr = accumulator.shape[0]
     if bias_ptr is not None:
-        rows = n + tl.arange(0, BLOCK_N)
-        accumulator += tl.load(bias_ptr + g * N + rows, mask=rows < N, other=0.0).to(tl.float32)[:, None]
+        n = first_n + tl.arange(0, BLOCK_N)
+        accumulator += tl.load(bias_ptr + g * N + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     block = accumulator.to(dtype)
     if HALVES:
-        first, second = tl.split(block.reshape(2, BLOCK_N // 2, block.shape[1]).permute(1, 2, 0))
-        copy_out(result, first, b, i, j, g, N, n, row, column, FOLDED, BLOCK_B, BLOCK_H, BLOCK_W)
-        n += BLOCK_N // 2
-        copy_out(result, second, b, i, j, g, N, n, row, column, FOLDED, BLOCK_B, BLOCK_H, BLOCK_W)
+        first_half, second_half = tl.split(block.reshape(2, BLOCK_N // 2, block.shape[1]).permute(1, 2, 0))
+        copy_out(
+            result=result,
+            block=first_half,
+            corner=corner,
+            start=start,
+            g=g,
+            N=N,
+            first_n=first_n,
+            FOLDED=FOLDED,
+            BLOCK_SHAPE=BLOCK_SHAPE,
+        )
+        copy_out(
+            result=result,
+            block=second_half,
+            corner=corner,
+            start=start,
+            g=g,
+            N=N,
+            first_n=first_n + BLOCK_N // 2,
+            FOLDED=FOLDED,
+            BLOCK_SHAPE=BLOCK_SHAPE,
+        )
     else:
-        copy_out(result, block, b, i, j, g, N, n, row, column, FOLDED, BLOCK_B, BLOCK_H, BLOCK_W)
+        copy_out(
+            result=result,
+            block=block,
+            corner=corner,
+            start=start,
+            g=g,
+            N=N,
+            first_n=first_n,
+            FOLDED=FOLDED,
+            BLOCK_SHAPE=BLOCK_SHAPE,
+        )
 
 
 @triton.jit
-def copy_out(
-    result,
-    block,
-    b,
-    i,
-    j,
-    g,
-    N,
-    n,
-    row,
-    column,
-    FOLDED: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-):
+def copy_out(result, block, corner, start, g, N, first_n, FOLDED: tl.constexpr, BLOCK_SHAPE: tl.constexpr):
     """Copy `block` (n, m) to where `copy_block_out` says."""
+    BLOCK_B: tl.constexpr = BLOCK_SHAPE[0]
+    BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
+    BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]
+    b, i, j = corner
+    start_h, start_w = start
     if FOLDED:
         pixels = block.T.reshape(BLOCK_B, BLOCK_H, 1, BLOCK_W, block.shape[0])
-        result.store([b, i, row, j, column * N + n], pixels)
+        result.store([b, i, start_h, j, start_w * N + first_n], pixels)
     else:
-        result.store([b, i, j, g, n], block.T.reshape(BLOCK_B, BLOCK_H, BLOCK_W, 1, block.shape[0]))
+        result.store([b, i, j, g, first_n], block.T.reshape(BLOCK_B, BLOCK_H, BLOCK_W, 1, block.shape[0]))
 
 
 @triton.jit
 def store_block(
     result_ptr,
+    result_strides,
     bias_ptr,
     accumulator,
-    b,
-    i,
-    j,
+    corner,
     images,
-    rows,
-    columns,
-    start_h,
-    start_w,
-    stride_h,
-    stride_w,
-    result_stride_b,
-    result_stride_n,
-    result_stride_h,
-    result_stride_w,
+    extent,
+    start,
+    stride,
     g,
     N,
     first_n,
     ALIGN: tl.constexpr,
     WIDE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_W: tl.constexpr,
+    BLOCK_SHAPE: tl.constexpr,
 ):
-    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n, m] for the block's pixels, as
-    `store_result` does it; what lies beyond `images`, `rows` and `columns` is left out.
+    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n, m] for a block of pixels.
+
+    The first of them (b, i, j) is `corner`. What lies beyond `images`, and beyond `extent` rows and columns, is left
+    out. The rest is as `store_result` says.
     """
-    m = tl.arange(0, BLOCK_M)
+    BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
+    BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]
+    b, i, j = corner
+    extent_h, extent_w = extent
+    start_h, start_w = start
+    stride_h, stride_w = stride
+    m = tl.arange(0, accumulator.shape[1])
     b += m // (BLOCK_H * BLOCK_W)
     i += m // BLOCK_W % BLOCK_H
     j += m % BLOCK_W
     store_result(
-        result_ptr,
-        bias_ptr,
-        accumulator.T,
-        b,
-        start_h + i * stride_h,
-        start_w + j * stride_w,
-        result_stride_b,
-        result_stride_n,
-        result_stride_h,
-        result_stride_w,
-        0,
-        g,
-        N,
-        first_n,
-        (b < images) & (i < rows) & (j < columns),
-        False,
-        ALIGN,
-        WIDE,
-        BLOCK_M,
-        BLOCK_N,
+        result_ptr=result_ptr,
+        result_strides=result_strides,
+        bias_ptr=bias_ptr,
+        stride_bias_n=0,
+        accumulator=accumulator.T,
+        pixel=(b, start_h + i * stride_h, start_w + j * stride_w),
+        g=g,
+        N=N,
+        first_n=first_n,
+        valid_m=(b < images) & (i < extent_h) & (j < extent_w),
+        BIAS_VARIES=False,
+        ALIGN=ALIGN,
+        WIDE=WIDE,
     )

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 from tritonconv.kernels.index import INTEGERS, raster
-from tritonconv.kernels.tma.index import block_of, blocks_of, seen
+from tritonconv.kernels.partial_sums import add_in_turn, row_of_part, store_bias_part
+from tritonconv.kernels.tma.index import block_of, blocks_of, in_subimage
 
 
 @triton.jit(do_not_specialize=[*INTEGERS, "splits"])
@@ -75,13 +76,13 @@ def wgrad_tma_kernel(
     groups = tl.num_programs(0) // (tiles * splits)
     split = pid // (tiles * groups)
     g = (pid // tiles % groups).to(tl.int64)
-    tile_m, tile_n = raster(pid % tiles, tiles_m, tiles_n, GROUP_M)
+    tile_m, tile_n = raster(pid=pid % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
     tap = tile_n // tiles_c
-    f = tile_m * BLOCK_M
-    c = tile_n % tiles_c * BLOCK_N
+    first_f = tile_m * BLOCK_M
+    first_c = tile_n % tiles_c * BLOCK_N
 
-    start_h, at_h = seen(tap // S * dilation_h - pad_h, stride_h)
-    start_w, at_w = seen(tap % S * dilation_w - pad_w, stride_w)
+    start_h, at_h = in_subimage(tap // S * dilation_h - pad_h, stride_h)
+    start_w, at_w = in_subimage(tap % S * dilation_w - pad_w, stride_w)
     # How many rows and columns of the tap's image lie before the end of both x and what the last position sees.
     extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)
     extent_w = tl.minimum(tl.cdiv(W - start_w, stride_w), Q + at_w)
@@ -90,12 +91,13 @@ def wgrad_tma_kernel(
     wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
     wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
     first_x = x_ptr + g * C + start_h * stride_xh + start_w * stride_xw
-    seen_h = tl.maximum(extent_h, 1)
-    seen_w = tl.maximum(extent_w, 1)
+    # A descriptor has no empty axis.
+    shape_h = tl.maximum(extent_h, 1)
+    shape_w = tl.maximum(extent_w, 1)
     if BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W:
         image = tl.make_tensor_descriptor(
             first_x,
-            [B, seen_h, seen_w, C],
+            [B, shape_h, shape_w, C],
             [wide_xb, stride_h * stride_xh, stride_w * stride_xw, 1],
             [BLOCK_B, BLOCK_H, BLOCK_W, BLOCK_N],
         )
@@ -103,7 +105,7 @@ def wgrad_tma_kernel(
     elif BLOCK_B > 1:
         image = tl.make_tensor_descriptor(
             first_x,
-            [seen_h, seen_w, B, C],
+            [shape_h, shape_w, B, C],
             [stride_h * stride_xh, stride_w * stride_xw, wide_xb, 1],
             [1, 1, BLOCK_B, BLOCK_N],
         )
@@ -113,7 +115,7 @@ def wgrad_tma_kernel(
     else:
         image = tl.make_tensor_descriptor(
             first_x,
-            [B, seen_h, seen_w, C],
+            [B, shape_h, shape_w, C],
             [wide_xb, stride_h * stride_xh, stride_w * stride_xw, 1],
             [1, 1, BLOCK_W, BLOCK_N],
         )
@@ -121,41 +123,46 @@ def wgrad_tma_kernel(
             y_ptr + g * F, [B, P, Q, F], [wide_yb, wide_yp, wide_yq, 1], [1, 1, BLOCK_W, BLOCK_M]
         )
     # Of a tap that sees nothing but padding, channels beyond the last are copied, which are zeros.
-    c_copied = tl.where((extent_h > 0) & (extent_w > 0), c, C)
-    steps = blocks_of(B, P, Q, BLOCK_B, BLOCK_H, BLOCK_W)
+    c_copied = tl.where((extent_h > 0) & (extent_w > 0), first_c, C)
+    steps = blocks_of(images=B, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     steps_per_split = tl.cdiv(steps, splits)
-    first = split * steps_per_split
-    b, p, q = block_of(first, P, Q, BLOCK_B, BLOCK_H, BLOCK_W)
+    first_step = split * steps_per_split
+    b, p, q = block_of(tile=first_step, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
     turn = 0
-    for _ in tl.range(tl.minimum(steps_per_split, steps - first)):
+    for _ in tl.range(tl.minimum(steps_per_split, steps - first_step)):
         if BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W:
             x = image.load([b, p + at_h, q + at_w, c_copied]).reshape(BLOCK_K, BLOCK_N)
-            y = features.load([(b * P + p) * Q + q, f])
+            y = features.load([(b * P + p) * Q + q, first_f])
         elif BLOCK_B > 1:
             x = image.load([p + at_h, q + at_w, b, c_copied]).reshape(BLOCK_K, BLOCK_N)
-            y = features.load([p, q, b, f]).reshape(BLOCK_K, BLOCK_M)
+            y = features.load([p, q, b, first_f]).reshape(BLOCK_K, BLOCK_M)
         else:
             x = image.load([b, p + at_h, q + at_w, c_copied]).reshape(BLOCK_K, BLOCK_N)
-            y = features.load([b, p, q, f]).reshape(BLOCK_K, BLOCK_M)
+            y = features.load([b, p, q, first_f]).reshape(BLOCK_K, BLOCK_M)
         accumulator = tl.dot(y.to(DOT_DTYPE).T, x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
-        # The programs that read the same features take turns in summing them.
         if bias_partials_ptr is not None:
-            if turn == tile_n:
-                bias += tl.sum(y.to(tl.float32), 0)
-            turn = tl.where(turn == tiles_n - 1, 0, turn + 1)
+            bias, turn = add_in_turn(bias=bias, turn=turn, y=y, tile_n=tile_n, tiles_n=tiles_n)
         q += BLOCK_W
         p = tl.where(q >= Q, p + BLOCK_H, p)
         q = tl.where(q >= Q, 0, q)
         b = tl.where(p >= P, b + BLOCK_B, b)
         p = tl.where(p >= P, 0, p)
 
-    rows = f + tl.arange(0, BLOCK_M)
-    columns = c + tl.arange(0, BLOCK_N)
-    places = ((split * groups + g) * F + rows)[:, None] * (R * S * C) + (tap * C + columns)[None, :]
+    f = first_f + tl.arange(0, BLOCK_M)
+    c = first_c + tl.arange(0, BLOCK_N)
+    rows = row_of_part(part=split, groups=groups, g=g, F=F, f=f)
+    places = rows[:, None] * (R * S * C) + (tap * C + c)[None, :]
     partials = accumulator.to(partials_ptr.dtype.element_ty)
-    tl.store(partials_ptr + places, partials, mask=(rows < F)[:, None] & (columns < C)[None, :])
+    tl.store(partials_ptr + places, partials, mask=(f < F)[:, None] & (c < C)[None, :])
     if bias_partials_ptr is not None:
-        places = ((split * tiles_n + tile_n) * groups + g) * F + rows
-        tl.store(bias_partials_ptr + places, bias, mask=rows < F)
+        store_bias_part(
+            bias_partials_ptr=bias_partials_ptr,
+            bias=bias,
+            part=split * tiles_n + tile_n,
+            groups=groups,
+            g=g,
+            F=F,
+            f=f,
+        )

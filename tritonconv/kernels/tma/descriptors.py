@@ -1,0 +1,46 @@
+"""The TMA descriptors of the sub-images that a stride makes of an image: one of them, or all at once."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def describe_subimage(
+    x_ptr, strides, images, extent, groups, C, start, stride, BLOCK_SHAPE: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """(B, H/stride, W/stride, G, C): every stride-th pixel of x from `start`.
+
+    `strides` are those of x over b, h, w and g, in 64 bits.
+    """
+    wide_b, wide_h, wide_w, wide_g = strides
+    H, W = extent
+    start_h, start_w = start
+    stride_h, stride_w = stride
+    first_ptr = x_ptr + start_h * wide_h + start_w * wide_w
+    # A descriptor has no empty axis.
+    rows = tl.maximum(tl.cdiv(H - start_h, stride_h), 1)
+    columns = tl.maximum(tl.cdiv(W - start_w, stride_w), 1)
+    return tl.make_tensor_descriptor(
+        first_ptr,
+        [images, rows, columns, groups, C],
+        [wide_b, stride_h * wide_h, stride_w * wide_w, wide_g, 1],
+        [BLOCK_SHAPE[0], BLOCK_SHAPE[1], BLOCK_SHAPE[2], 1, BLOCK_C],
+    )
+
+
+@triton.jit
+def describe_folded(x_ptr, strides, images, extent, C, stride, BLOCK_SHAPE: tl.constexpr, BLOCK_C: tl.constexpr):
+    """(B, H/stride, stride, W/stride, stride*C): all sub-images of x at once.
+
+    `strides` are those of x over b, h and w, in 64 bits. The stride divides H and W. The pixels of a row lie without
+    gaps, so the neighbours of every stride-th pixel count as further channels of it.
+    """
+    wide_b, wide_h, wide_w = strides
+    H, W = extent
+    stride_h, stride_w = stride
+    return tl.make_tensor_descriptor(
+        x_ptr,
+        [images, H // stride_h, stride_h, W // stride_w, stride_w * C],
+        [wide_b, stride_h * wide_h, wide_h, stride_w * wide_w, 1],
+        [BLOCK_SHAPE[0], BLOCK_SHAPE[1], 1, BLOCK_SHAPE[2], BLOCK_C],
+    )
