@@ -5,8 +5,7 @@ from math import ceil
 
 from bench import table
 from bench.layers import Layer
-from bench.lowering.offline import kernels_for, launches, operands_for, operator_of, tile_of
-from tritonconv.geometry import ConvGeometry
+from bench.lowering.offline import kernels_for, operator_of, plan_for
 from tritonconv.gpu import Gpu
 from tritonconv.tiling.cost import expected
 
@@ -26,12 +25,11 @@ def choices(layers: Iterable[Layer], dtype: str, gpu: Gpu) -> Iterator[tuple[obj
             if kernel == "wgrad_with_bias":
                 continue
             operator = operator_of(kernel)
-            started = launches(operator, dtype, layer.geometry, gpu, bias=False)[0]
-            tile, geometry = tile_of(started), seen(layer.geometry, started.arguments["B"])
+            plan = plan_for(operator, dtype, layer.geometry, gpu)
+            tile, (geometry, _, operands, _) = plan.tile, plan.request
             steps = tile.steps(geometry, operator) / (geometry.phases if operator == "dgrad" else tile.SPLIT_K)
             blocks = tile.blocks(geometry, operator) * tile.SPLIT_K
             products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K * blocks * steps
-            operands = operands_for(operator, dtype, layer.geometry, gpu)
             at_once = gpu.multiprocessors * tile.together(operator, operands.itemsize, gpu)
             yield (
                 *(layer.name, operator, tile, "in blocks" if tile.uses_tma else "gathered", blocks),
@@ -39,11 +37,6 @@ def choices(layers: Iterable[Layer], dtype: str, gpu: Gpu) -> Iterator[tuple[obj
                 f"{geometry.flops / 2 / products:.2f}",
                 expected(tile, geometry, operator, operands, gpu).limit,
             )
-
-
-def seen(geometry: ConvGeometry, images: int) -> ConvGeometry:
-    """As a launch saw it that was told of so many images: all pixels in one line, if it was one."""
-    return geometry.flattened() if geometry.pointwise and images == 1 else geometry
 
 
 def shown(layers: Sequence[Layer], dtypes: Iterable[str], archs: Iterable[str], gpus: Iterable[Gpu]) -> str:

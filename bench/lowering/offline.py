@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -17,11 +18,11 @@ from bench.run.contenders import DTYPES
 from tests.support.oracle import convolution_precision
 from tritonconv.bias import shape_beside
 from tritonconv.call import Call
-from tritonconv.geometry import OPERATORS, TAKES, ConvGeometry, Factor, Operator
+from tritonconv.geometry import LEAVES_OUT, OPERATORS, TAKES, ConvGeometry, Factor, Operator
 from tritonconv.gpu import ARCHITECTURES, INTERPRETER, Architecture, Gpu
 from tritonconv.launch import planners
 from tritonconv.launch.layout import allocate, paired_vectors
-from tritonconv.launch.plan import Launch
+from tritonconv.launch.plan import Launch, Plan
 from tritonconv.tiling import fits, pick
 from tritonconv.tiling.tile import Operands, Tile
 from tritonconv.tools.parallel_compile import compile_all, cpus
@@ -112,12 +113,12 @@ def jobs(
     found: dict[Job, None] = {}
     for arch, dtype in product(archs, dtypes):
         for kernel in kernels:
-            found |= dict.fromkeys(shipped(kernel, dtype, arch, everywhere))
-        found |= dict.fromkeys(job for job in picked(layers, dtype, arch) if job.kernel in kernels)
+            found |= dict.fromkeys(shipped_jobs(kernel, dtype, arch, everywhere))
+        found |= dict.fromkeys(job for job in picked_jobs(layers, dtype, arch) if job.kernel in kernels)
     return list(found)
 
 
-def shipped(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[Job]:
+def shipped_jobs(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[Job]:
     """Every tile that the kernel may run with: in the best memory for each, or `everywhere`, in all."""
     if kernel == "sum_partials":
         return [adding(dtype, arch)]
@@ -127,7 +128,7 @@ def shipped(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[Job]:
         operands = operands_of(operator, dtype, memory, varies)
         fitting = fits.available(operator, operands, gpu_of(arch))
         if varies == "b p q":
-            fitting = pick.for_images(fitting, small(varies, memory, operands.itemsize), operator)
+            fitting = pick.for_images(fitting, small_geometry(varies, memory, operands.itemsize), operator)
         for tile in fitting:
             found.setdefault((tile, memory if everywhere else None), Job(kernel, dtype, memory, tile, arch))
     return list(found.values())
@@ -137,15 +138,15 @@ def adding(dtype: str, arch: str) -> Job:
     return Job("sum_partials", dtype, Memory(1, 1), None, arch)
 
 
-def picked(layers: Sequence[Layer], dtype: str, arch: str) -> dict[Job, list[str]]:
+def picked_jobs(layers: Sequence[Layer], dtype: str, arch: str) -> dict[Job, list[str]]:
     """What the operators would launch for `layers`, and each kernel for which of them."""
     chosen: dict[Job, list[str]] = {}
     for layer in layers:
         for kernel in kernels_for(layer.geometry):
             with_bias = kernel == "wgrad_with_bias"
-            first, *then = launches(operator_of(kernel), dtype, layer.geometry, gpu_of(arch), bias=with_bias)
-            chosen.setdefault(of_launch(first, kernel, dtype, arch), []).append(layer.name)
-            if then and not with_bias:
+            plan = plan_for(operator_of(kernel), dtype, layer.geometry, gpu_of(arch), bias=with_bias)
+            chosen.setdefault(of_plan(plan, kernel, dtype, arch), []).append(layer.name)
+            if len(plan.launches) > 1 and not with_bias:
                 chosen.setdefault(adding(dtype, arch), []).append(layer.name)
     return chosen
 
@@ -155,44 +156,36 @@ def kernels_for(geometry: ConvGeometry) -> list[str]:
     return [name for name in KERNELS if varies_of(name) == geometry.varies and name != "sum_partials"]
 
 
-def of_launch(started: Launch, kernel: str, dtype: str, arch: str) -> Job:
-    """The job that compiles what is launched, up to where in memory operands begin and how far they reach."""
-    memory = Memory(started.arguments["ALIGN_X"], started.arguments["ALIGN_Y"])
-    return Job(kernel, dtype, memory, replace(tile_of(started), SPLIT_K=1), arch)
+def of_plan(plan: Plan, kernel: str, dtype: str, arch: str) -> Job:
+    """The job that compiles what is planned, up to where in memory operands begin and how far they reach."""
+    given = plan.launches[0].arguments
+    return Job(kernel, dtype, Memory(given["ALIGN_X"], given["ALIGN_Y"]), replace(plan.tile, SPLIT_K=1), arch)
 
 
-def tile_of(started: Launch) -> Tile:
-    """The tile that is launched."""
-    given = started.arguments
-    return Tile(
-        **{field.name: given[field.name] for field in fields(Tile) if field.name in given},
-        SPLIT_K=given.get("splits", 1),
-    )
-
-
-def launches(
-    operator: Operator,
-    dtype: str,
-    geometry: ConvGeometry,
-    gpu: Gpu,
-    tile: Tile | None = None,
-    bias: bool = True,
-    channels_last: bool = True,
-) -> list[Launch]:
-    """What is launched for `geometry`, on tensors without data."""
-    size: dict[str, Any] = dict(dtype=DTYPES[dtype], device="meta")
+def call_for(
+    operator: Operator, dtype: str, geometry: ConvGeometry, *, bias: bool = False, channels_last: bool = True
+) -> Call:
+    """A call on tensors without data. With a `bias`, fprop and dgrad add one, and wgrad finds the gradient of one."""
+    about: dict[str, Any] = dict(dtype=DTYPES[dtype], device="meta")
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    sides = (geometry.image_shape, geometry.feature_shape)
-    x, y = (torch.empty(shape, **size).contiguous(memory_format=layout) for shape in sides)
+    x, y = (torch.empty(geometry.shape_of(side), **about).contiguous(memory_format=layout) for side in ("x", "y"))
     weight = allocate(geometry.weight_shape, x, channels_last or geometry.varies != "")
-    to_x, to_y = (torch.empty(shape_beside(side, geometry.varies), **size) if bias else None for side in sides)
-    factors: dict[Factor, Any] = dict(x=x, weight=weight, y=y)
+    factors: dict[Factor, Tensor] = dict(x=x, weight=weight, y=y)
     first, second = (factors[name] for name in TAKES[operator])
-    added = {"fprop": to_y, "dgrad": to_x, "wgrad": None}[operator]
-    how: dict[str, Any] = dict(finds_bias=bias and operator == "wgrad", channels_last=channels_last)
-    call = Call.of_geometry(operator, geometry, (first, second), added, **how)
+    added = None
+    if bias and operator != "wgrad":
+        added = torch.empty(shape_beside(geometry.shape_of(LEAVES_OUT[operator]), geometry.varies), **about)
+    finds_bias = bias and operator == "wgrad"
+    how: dict[str, Any] = dict(finds_bias=finds_bias, channels_last=channels_last)
+    return Call.of_geometry(operator, geometry, (first, second), added, **how)
+
+
+def plan_for(
+    operator: Operator, dtype: str, geometry: ConvGeometry, gpu: Gpu, tile: Tile | None = None, **how: bool
+) -> Plan:
+    """The plan of `call_for`, to which `how` goes, on `gpu`: with this tile or the one that is picked there."""
     with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
-        return planners.plan(call, gpu, tile).launches
+        return planners.plan(call_for(operator, dtype, geometry, **how), gpu, tile)
 
 
 def for_memory(job: Job) -> Launch:
@@ -200,32 +193,26 @@ def for_memory(job: Job) -> Launch:
 
     With what makes most of the kernel, the bias, but for wgrad, of which that is a kernel of its own.
     """
-    geometry = small(job.varies, job.memory, DTYPES[job.dtype].itemsize)
+    geometry = small_geometry(job.varies, job.memory, DTYPES[job.dtype].itemsize)
     bias = job.operator != "wgrad" or job.kernel in ("wgrad_with_bias", "sum_partials")
-    started = launches(job.operator, job.dtype, geometry, INTERPRETER, job.tile, bias)
+    plan = plan_for(job.operator, job.dtype, geometry, INTERPRETER, job.tile, bias=bias)
     if job.tile is None:
-        return started[-1]
-    assert of_launch(started[0], job.kernel, job.dtype, job.arch) == job
-    return started[0]
+        return plan.launches[-1]
+    assert of_plan(plan, job.kernel, job.dtype, job.arch) == job
+    return plan.launches[0]
 
 
-def small(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
+def small_geometry(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
     C, F = (64 + align % (16 // itemsize) for align in memory)
     return ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
 
 
-def operands_for(operator: Operator, dtype: str, geometry: ConvGeometry, gpu: Gpu) -> Operands:
-    """What `pick` is told of the operands of `geometry`, in channels_last."""
-    given = launches(operator, dtype, geometry, gpu, bias=False)[0].arguments
-    return operands_of(operator, dtype, Memory(given["ALIGN_X"], given["ALIGN_Y"]), geometry.varies)
-
-
-def precompile(plans: Iterable[Sequence[Launch]], device: torch.device) -> int:
+def precompile(plans: Iterable[Plan], device: torch.device) -> int:
     """Compile what `plans` launch for the GPU `device`, in parallel processes. Returns how many kernels there are.
 
     What does not compile is left for its launch to complain about.
     """
-    variants = list({started.variant: started for plan in plans for started in plan}.values())
+    variants = list({started.variant: started for plan in plans for started in plan.launches}.values())
     if variants:
         with torch.cuda.device(device), suppress(Exception):
             compile_all(variants, cpus())

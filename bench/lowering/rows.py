@@ -13,7 +13,7 @@ from bench import results
 from bench.layers import Layer
 from bench.lowering import assembly
 from bench.lowering.bounds import bound_tflops, occupancy, products_of
-from bench.lowering.offline import Job, compiled, for_memory, gpu_of, picked
+from bench.lowering.offline import Job, compiled, for_memory, gpu_of, picked_jobs
 from bench.lowering.table import Row
 from bench.run.contenders import DTYPES
 from tritonconv.gpu import ARCHITECTURES, ISSUES
@@ -27,7 +27,7 @@ class Failure(str):
     """Why a kernel could not be compiled."""
 
 
-def attempt(job: Job) -> Row | Failure:
+def lower_or_fail(job: Job) -> Row | Failure:
     """`lower`, or which job failed, and why."""
     try:
         return lower(job)
@@ -103,10 +103,10 @@ def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | Non
     """
     chosen: dict[Job, list[str]] = {}
     for arch, dtype in dict.fromkeys((job.arch, job.dtype) for job in jobs):
-        chosen |= picked(layers, dtype, arch)
+        chosen |= picked_jobs(layers, dtype, arch)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes or os.cpu_count(), context) as pool:
-        for job, row in zip(jobs, pool.map(attempt, jobs), strict=True):
+        for job, row in zip(jobs, pool.map(lower_or_fail, jobs), strict=True):
             yield row if isinstance(row, Failure) else row | {"default": job in chosen, "layers": chosen.get(job, [])}
 
 

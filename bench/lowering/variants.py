@@ -7,7 +7,7 @@ another. The tests compile all of them to TTIR, so the list is short. Their name
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from bench.lowering.offline import launches
+from bench.lowering.offline import plan_for
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER
 from tritonconv.launch.plan import Launch
@@ -26,7 +26,8 @@ class Variant(NamedTuple):
 
     @property
     def launches(self) -> list[Launch]:
-        return launches(self.operator, self.dtype, self.geometry, INTERPRETER, self.tile, self.bias, self.channels_last)
+        how = dict(bias=self.bias, channels_last=self.channels_last)
+        return plan_for(self.operator, self.dtype, self.geometry, INTERPRETER, self.tile, **how).launches
 
 
 def dense(C: int, F: int, size: int = 8, taps: int = 3, B: int = 2, **other: Any) -> ConvGeometry:

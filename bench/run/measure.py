@@ -122,15 +122,15 @@ def untimed(
 
 def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device, channels_last: bool = True) -> dict[str, str]:
     """The tile that each operator of a pass chooses on `device`."""
-    from bench.lowering.offline import launches, tile_of
+    from bench.lowering.offline import plan_for
     from tritonconv import runtime
 
-    here = runtime.gpu_of(device)
-    chosen: dict[str, str] = {}
-    for operator in parts(of, layer):
-        first, *_ = launches(operator, dtype, layer.geometry, here, bias=False, channels_last=channels_last)
-        chosen[operator] = str(tile_of(first))
-    return chosen
+    gpu = runtime.gpu_of(device)
+    plans = {
+        operator: plan_for(operator, dtype, layer.geometry, gpu, channels_last=channels_last)
+        for operator in parts(of, layer)
+    }
+    return {operator: str(plan.tile) for operator, plan in plans.items()}
 
 
 def peak(times: Times, problem: Problem, of: Pass) -> float | None:

@@ -60,7 +60,7 @@ class Session:
         """Compile what the passes will launch, in parallel processes. Returns how many kernels; none on a CPU."""
         if self.small:
             return 0
-        from bench.lowering.offline import launches, precompile
+        from bench.lowering.offline import plan_for, precompile
         from tritonconv import runtime
 
         gpu = runtime.gpu_of(self.device)
@@ -69,7 +69,7 @@ class Session:
         }
         layouts = [name == "triton" for name in self.contenders if name.startswith("triton")]
         plans = (
-            launches(operator, dtype, layer.geometry, gpu, bias=bias, channels_last=channels_last)
+            plan_for(operator, dtype, layer.geometry, gpu, bias=bias, channels_last=channels_last)
             for layer, operator, dtype, bias in wanted
             for channels_last in layouts
         )

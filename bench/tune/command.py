@@ -13,14 +13,14 @@ from bench import kernel_identity, results
 from bench.device import cache
 from bench.device.schedule import Clock, Record, in_time
 from bench.layers import Layer, select
-from bench.lowering.offline import launches, precompile
+from bench.lowering.offline import plan_for, precompile
 from bench.run.contenders import DTYPES, Problem
 from bench.tune.search import candidates, key_of, medians, tune
 from bench.tune.table import Table
 from tritonconv import runtime
 from tritonconv.geometry import OPERATORS, Operator
 from tritonconv.gpu import Gpu
-from tritonconv.launch.plan import Launch
+from tritonconv.launch.plan import Plan
 from tritonconv.tiling import measured
 from tritonconv.tiling.tile import Tile
 
@@ -80,7 +80,7 @@ def tune_all(
     device = torch.device("cuda")
     done = refusals = 0
     problem: Problem | None = None
-    precompile((task.launches(tile, gpu) for task in todo for tile in task.candidates), device)
+    precompile((task.plan(tile, gpu) for task in todo for tile in task.candidates), device)
     for task in in_time(todo, clock):
         if problem is None or (problem.layer, problem.dtype) != (task.layer, task.dtype):
             problem = None  # before the next is drawn, for memory
@@ -111,8 +111,9 @@ class Task(NamedTuple):
     def name(self) -> str:
         return f"{self.layer.name} {self.operator} {self.dtype}"
 
-    def launches(self, tile: Tile, gpu: Gpu) -> list[Launch]:
-        return launches(self.operator, self.dtype, self.layer.geometry, gpu, tile, bias=False)
+    def plan(self, tile: Tile, gpu: Gpu) -> Plan:
+        """What is launched with this tile."""
+        return plan_for(self.operator, self.dtype, self.layer.geometry, gpu, tile)
 
 
 def tasks(layers: Sequence[Layer], dtypes: Sequence[str], gpu: Gpu, known: Table | None, grid: bool) -> list[Task]:

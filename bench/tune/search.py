@@ -9,7 +9,7 @@ import torch
 
 from bench import results
 from bench.layers import Layer
-from bench.lowering.offline import operands_for
+from bench.lowering.offline import plan_for
 from bench.results import Row
 from bench.run import check
 from bench.run.contenders import Computation, Problem, at_its_best
@@ -17,6 +17,7 @@ from bench.run.timing import on_device, spread
 from tritonconv.geometry import Operator
 from tritonconv.gpu import Gpu
 from tritonconv.launch import planners, start
+from tritonconv.launch.plan import TileRequest
 from tritonconv.tiling import fits, measured, pick
 from tritonconv.tiling.cost import expected
 from tritonconv.tiling.tile import Tile
@@ -29,19 +30,22 @@ AT_ONCE = 16
 Timer = Callable[[dict[Tile, Computation]], dict[Tile, float]]
 
 
+def request_of(layer: Layer, operator: Operator, dtype: str, gpu: Gpu) -> TileRequest:
+    """What `pick` is asked for this layer."""
+    return plan_for(operator, dtype, layer.geometry, gpu).request
+
+
 def key_of(layer: Layer, operator: Operator, dtype: str, gpu: Gpu) -> measured.Key:
     """The key of the row that `pick` would look up."""
-    operands = operands_for(operator, dtype, layer.geometry, gpu)
-    return measured.key(layer.geometry, operator, *astuple(operands))
+    geometry, _, operands, _ = request_of(layer, operator, dtype, gpu)
+    return measured.key(geometry, operator, *astuple(operands))
 
 
 def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Gpu, grid: bool) -> list[Tile]:
     """Of the tiles that `pick` would consider, those shipped that the model expects to be fastest, or all that are
     legal; for wgrad with the splits that the model considers.
     """
-    operands = operands_for(operator, dtype, layer.geometry, gpu)
-    # What a launch makes of a plain matrix product.
-    geometry = layer.geometry.flattened() if layer.geometry.pointwise else layer.geometry
+    geometry, _, operands, _ = request_of(layer, operator, dtype, gpu)
     found = (fits.legal if grid else fits.available)(operator, operands, gpu)
     found = pick.suited(found, geometry, operator, operands, gpu)
     found = pick.with_splits(found, operator, geometry, operands, gpu)

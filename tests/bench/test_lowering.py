@@ -127,7 +127,7 @@ def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
     assert {job.kernel for job in found} == set(offline.KERNELS)
     assert {job.arch for job in found} == {"sm_80", "sm_90"}
     assert len(set(found)) == len(found)
-    chosen = offline.picked(layers, "bfloat16", "sm_90")
+    chosen = offline.picked_jobs(layers, "bfloat16", "sm_90")
     assert set(chosen) <= set(found)
     for kernel in offline.KERNELS:
         named = [name for job, names in chosen.items() if job.kernel == kernel for name in names]
@@ -160,7 +160,7 @@ def test_kernels_are_named_by_operator_and_what_the_weight_varies_over() -> None
 def test_what_is_launched_of_weights_that_vary(how: str) -> None:
     """In every memory, with a bias that varies as the weight does, and without wgrad's sum of it."""
     for kernel in (f"{operator}_{how}" for operator in ("fprop", "dgrad", "wgrad")):
-        for job in offline.shipped(kernel, "bfloat16", "sm_90", everywhere=True)[::7]:
+        for job in offline.shipped_jobs(kernel, "bfloat16", "sm_90", everywhere=True)[::7]:
             given = offline.for_memory(job).arguments
             assert (given["PER_SAMPLE"], given["PER_LOCATION"]) == ("b" in job.varies, "p" in job.varies)
             assert given.get("BIAS_VARIES", False) == (job.operator != "wgrad")
@@ -185,8 +185,8 @@ def test_what_does_not_compile_is_named_and_the_rest_goes_on(monkeypatch: pytest
         return {"kernel": job.kernel}
 
     monkeypatch.setattr(lowering, "lower", lower)
-    assert lowering.attempt(good) == {"kernel": "fprop"}
-    failure = lowering.attempt(bad)
+    assert lowering.lower_or_fail(good) == {"kernel": "fprop"}
+    failure = lowering.lower_or_fail(bad)
     assert isinstance(failure, lowering.Failure)
     assert failure == f"fprop {bad.tile} bfloat16 sm_90 x{bad.memory.x} y{bad.memory.y}: ptxas died"
 
@@ -220,9 +220,10 @@ def test_choices_are_what_would_be_launched() -> None:
     assert [row[:2] for row in rows] == [(layer.name, operator) for layer in layers for operator in OPERATORS]
     for layer, operator, tile, pixels, blocks, rounds, steps, full, limit in rows:
         geometry = next(each.geometry for each in layers if each.name == layer)
-        started = offline.launches(operator, "bfloat16", geometry, gpu, bias=False)[0]
-        assert tile == offline.tile_of(started)
-        assert blocks == started.programs or (tile.uses_tma and operator != "wgrad" and blocks > started.programs)
+        plan = offline.plan_for(operator, "bfloat16", geometry, gpu)
+        programs = plan.launches[0].programs
+        assert tile == plan.tile
+        assert blocks == programs or (tile.uses_tma and operator != "wgrad" and blocks > programs)
         assert pixels == ("in blocks" if tile.uses_tma else "gathered")
         assert (rounds, steps) >= (1, 1)
         assert 0 <= float(full) <= 1 or layer.endswith("_s2")  # whose taps in the padding count as asked for

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from bench.layers import select
-from bench.lowering.offline import operands_for
 from bench.run.contenders import Problem
 from bench.tune import search
 from bench.tune.table import Table
@@ -162,7 +161,7 @@ def test_candidates_fit_and_hold_what_is_picked(folder: Path) -> None:
             grid = search.candidates(layer, operator, "bfloat16", H200, grid=True)
             assert all(fits.fits(tile, operator, 2, H200) for tile in shipped + grid)
             assert len(set(grid)) == len(grid) > len(shipped)
-            operands = operands_for(operator, "bfloat16", layer.geometry, H200)
+            operands = search.request_of(layer, operator, "bfloat16", H200).operands
             assert pick.pick(layer.geometry, operator, operands, H200) in shipped
 
 
