@@ -17,7 +17,7 @@ from bench.lowering.offline import Job, compiled, for_memory, gpu_of, picked_job
 from bench.lowering.table import Row
 from bench.run.contenders import DTYPES
 from tritonconv.gpu import ARCHITECTURES, ISSUES
-from tritonconv.tiling.fits import within
+from tritonconv.tiling.fits import at_most
 
 # What a row is about; the rest is what was found.
 KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
@@ -113,7 +113,7 @@ def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | Non
 def unfit(row: Row) -> str | None:
     """Why a kernel that was compiled can not be started, if it can not: it takes more shared memory than there is."""
     promised, most = row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes
-    if not (within(row["shared_bytes"], promised) and within(row["shared_bytes"], most)):
+    if not (at_most(row["shared_bytes"], promised) and at_most(row["shared_bytes"], most)):
         what = " ".join(str(row[name]) for name in KEYS)
         return f"{what}: {row['shared_bytes']} bytes of shared memory, promised {promised} of {most}"
     return None

@@ -99,10 +99,10 @@ def parts(of: Pass, layer: Layer) -> tuple[Operator, ...]:
     """Which operator each result of a pass is of. A step gives result, input gradient and weight gradient."""
     if of not in ("forward", "step"):
         return (of,)  # type: ignore[return-value]
-    in_order: tuple[Operator, ...] = (
+    operators: tuple[Operator, ...] = (
         ("dgrad", "fprop", "wgrad") if layer.case.transposed else ("fprop", "dgrad", "wgrad")
     )
-    return in_order if of == "step" else in_order[:1]
+    return operators if of == "step" else operators[:1]
 
 
 def competing(asked: Sequence[str], layer: Layer) -> list[str]:

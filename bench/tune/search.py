@@ -48,7 +48,7 @@ def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Gpu, grid: boo
     geometry, _, operands, _ = request_of(layer, operator, dtype, gpu)
     found = (fits.legal if grid else fits.available)(operator, operands, gpu)
     found = pick.suited(found, geometry, operator, operands, gpu)
-    found = pick.with_splits(found, operator, geometry, operands, gpu)
+    found = pick.with_splits(found, geometry, operator, operands, gpu)
     if grid:
         return found
     return sorted(found, key=lambda tile: expected(tile, geometry, operator, operands, gpu).cycles)[:PROMISING]

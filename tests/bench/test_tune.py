@@ -131,7 +131,7 @@ def test_pick_takes_what_was_measured(folder: Path) -> None:
 def test_a_measured_tile_of_another_depth_is_not_picked(folder: Path) -> None:
     """It would add up a batch in another order than its images one by one."""
     Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(Tile(256, 64, 32, 8, 4)))
-    assert pick.order(GEOMETRY, "fprop", OPERANDS, H200) == (64, False)
+    assert pick.usual_summation_order(GEOMETRY, "fprop", OPERANDS, H200) == (64, False)
     assert pick.pick(GEOMETRY, "fprop", OPERANDS, H200).BLOCK_K == 64
 
 

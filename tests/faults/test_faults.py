@@ -143,7 +143,7 @@ def test_the_least_tile_fits_everywhere(itemsize: int) -> None:
     multiprocessor = sm_86.multiprocessor._replace(shared_bytes=49 * KIB)
     gpu = Gpu(replace(sm_86, multiprocessor=multiprocessor), 1)
     for operator, varies in product(OPERATORS, VARIES):
-        least = catalogue.least(operator, itemsize, varies)
+        least = catalogue.smallest_tile(operator, itemsize, varies)
         operands = Operands(itemsize, 1, varies=varies)
         assert fits.fits(least, operator, itemsize, gpu)
         assert least in catalogue.shipped(operator, operands)

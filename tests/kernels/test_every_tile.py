@@ -145,8 +145,8 @@ def parameters() -> list[Any]:
 
 @pytest.mark.parametrize(("operator", "dtype", "operands", "tile"), parameters())
 def test_integers_are_exact(operator: Operator, dtype: str, operands: Operands, tile: Tile) -> None:
-    device = runtime.gpu_of(DEVICE)
-    if not fits.fits(tile, operator, operands.itemsize, device):
+    gpu = runtime.gpu_of(DEVICE)
+    if not fits.fits(tile, operator, operands.itemsize, gpu):
         pytest.skip("this GPU has less shared memory, or fewer registers")
     geometry = geometry_for(operator, tile, operands.vector, operands.varies)
     first, second, bias = factors_of(operator, geometry, DTYPES[dtype])

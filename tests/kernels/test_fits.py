@@ -8,15 +8,15 @@ from tests.support.gpus import A100, H100, MI300
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.gpu import Gpu
 from tritonconv.tiling import fits, pick
-from tritonconv.tiling.block_shapes import in_shape, shaped, shapes, whole_rows
+from tritonconv.tiling.block_shapes import candidate_shapes, whole_rows, with_best_shape, with_shape
 from tritonconv.tiling.tile import BESIDE_OPERANDS, BESIDE_RESULT, Operands, Tile
 
 
 def test_blocks_are_for_tensor_cores_and_hardware_that_copies_them() -> None:
     blocks = Operands(2, 8, blocks=True)
     assert any(tile.uses_tma for tile in fits.available("fprop", blocks, H100))
-    for operands, device in ((blocks, A100), (blocks, MI300), (Operands(2, 8), H100)):
-        assert not any(tile.uses_tma for tile in fits.available("fprop", operands, device))
+    for operands, gpu in ((blocks, A100), (blocks, MI300), (Operands(2, 8), H100)):
+        assert not any(tile.uses_tma for tile in fits.available("fprop", operands, gpu))
     assert not any(tile.uses_tma for tile in fits.available("wgrad", Operands(4, 4, exact=True, blocks=True), H100))
 
 
@@ -58,7 +58,7 @@ def test_shared_memory() -> None:
 def test_programs_that_compute_one_tile_after_another() -> None:
     """Of fprop and dgrad in blocks, so many as run at the same time, if there are so many tiles."""
     geometry = ConvGeometry(128, 256, 56, 56, 256, 56, 56, 3, 3, pad_h=1, pad_w=1)
-    tile = in_shape(Tile(128, 128, 64, 4, 3), (2, 8, 8))
+    tile = with_shape(Tile(128, 128, 64, 4, 3), (2, 8, 8))
     assert tile.together("fprop", 2, H100) == 2
     assert tile.blocks(geometry, "fprop") > 2 * 132
     assert tile.programs(geometry, "fprop", 2, H100) == 2 * 132
@@ -81,7 +81,7 @@ def test_programs_that_compute_one_tile_after_another() -> None:
 )
 def test_results_leave_in_halves_where_warps_have_rows_of_both(tile: tuple[int, ...], halves: bool) -> None:
     """So that shared memory holds the next tile's operands beside them."""
-    tiled = in_shape(Tile(*tile), (1, 1, tile[0]))
+    tiled = with_shape(Tile(*tile), (1, 1, tile[0]))
     M, N, K, _, stages = tile
     assert tiled.halves == halves
     assert (
@@ -96,7 +96,7 @@ def test_wgrad_takes_lines_or_whole_rows() -> None:
     """Whole rows and whole images where a block can have such, or else a line, but not of images that lie far apart."""
 
     def shape(geometry: ConvGeometry, pixels: int) -> tuple[int, int, int]:
-        tile = shaped(in_shape(Tile(64, 64, pixels, 4, 4), (1, 1, pixels)), geometry, "wgrad")
+        tile = with_best_shape(with_shape(Tile(64, 64, pixels, 4, 4), (1, 1, pixels)), geometry, "wgrad")
         return tile.BLOCK_B, tile.BLOCK_H, tile.BLOCK_W
 
     def square(B: int, C: int, size: int) -> ConvGeometry:
@@ -116,7 +116,7 @@ def test_wgrad_takes_lines_or_whole_rows() -> None:
 @pytest.mark.parametrize("pixels", [16, 32, 64, 128, 256])
 def test_shapes(pixels: int, operator: Operator) -> None:
     """Of as many pixels, each once, and none longer than hardware copies."""
-    found = shapes(pixels, operator)
+    found = candidate_shapes(pixels, operator)
     assert all(pixels == B * H * W for B, H, W in found)
     assert len(set(found)) == len(found)
     assert max(max(shape) for shape in found) <= 256
@@ -129,7 +129,7 @@ def test_usual_images_fill_their_blocks(size: int) -> None:
     """Of a batch of 128 to the last pixel, in blocks of several images where one can not be divided."""
     geometry = ConvGeometry(128, 64, size, size, 64, size, size, 3, 3, pad_h=1, pad_w=1)
     for pixels in (64, 128):
-        tile = shaped(in_shape(Tile(pixels, 64, 64, 4, 3), (1, 1, pixels)), geometry, "fprop")
+        tile = with_best_shape(with_shape(Tile(pixels, 64, 64, 4, 3), (1, 1, pixels)), geometry, "fprop")
         assert tile.pixel_blocks(geometry, "fprop") * pixels == 128 * size * size
 
 

@@ -101,7 +101,7 @@ def test_only_a_tile_that_was_too_large_is_replaced() -> None:
     splits = before["wgrad"].SPLIT_K
     assert splits > 1
     failures.add(TileTooLarge("wgrad", gpu, replace(before["wgrad"], SPLIT_K=1)), "too large")
-    assert chosen("wgrad") == replace(catalogue.least("wgrad", 2, ""), SPLIT_K=splits)
+    assert chosen("wgrad") == replace(catalogue.smallest_tile("wgrad", 2, ""), SPLIT_K=splits)
     for operator in ("fprop", "dgrad"):
         assert chosen(operator) == before[operator]
     other = Gpu.of("sm_80", 108)

@@ -1,4 +1,4 @@
-"""Choosing a tile is a pure function of the problem and the device."""
+"""Choosing a tile is a pure function of the problem and the GPU."""
 
 import json
 import random
@@ -34,34 +34,34 @@ def some_geometry(rng: random.Random) -> ConvGeometry:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Gpu.of("sm_120", 170), INTERPRETER], ids=str)
+@pytest.mark.parametrize("gpu", [H100, A100, RTX4090, MI300, Gpu.of("sm_120", 170), INTERPRETER], ids=str)
 @pytest.mark.parametrize("operands", OPERANDS, ids=str)
-def test_what_is_picked_fits(device: Gpu, operands: Operands, operator: Operator) -> None:
+def test_what_is_picked_fits(gpu: Gpu, operands: Operands, operator: Operator) -> None:
     rng = random.Random(0)
     for _ in range(50):
         geometry = some_geometry(rng)
-        tile = pick.pick(geometry, operator, operands, device)
-        assert fits.fits(tile, operator, operands.itemsize, device)
-        assert tile == pick.pick(geometry, operator, operands, device)
+        tile = pick.pick(geometry, operator, operands, gpu)
+        assert fits.fits(tile, operator, operands.itemsize, gpu)
+        assert tile == pick.pick(geometry, operator, operands, gpu)
         steps = tile.steps(geometry, operator)
         assert tile.SPLIT_K == 1 or (operator == "wgrad" and steps // tile.SPLIT_K >= pick.LEAST_STEPS)
         if tile.uses_tma:
             assert operands.blocks
-            assert device.architecture.tma
+            assert gpu.architecture.tma
             pixels = tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
             assert pixels == tile.BLOCK_B * tile.BLOCK_H * tile.BLOCK_W
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("device", [H100, A100, RTX4090, MI300, Gpu.of("sm_120", 170), INTERPRETER], ids=str)
+@pytest.mark.parametrize("gpu", [H100, A100, RTX4090, MI300, Gpu.of("sm_120", 170), INTERPRETER], ids=str)
 @pytest.mark.parametrize("varies", ["b", "p q", "b p q"])
-def test_what_is_picked_for_a_weight_that_varies_fits(varies: str, device: Gpu, operator: Operator) -> None:
+def test_what_is_picked_for_a_weight_that_varies_fits(varies: str, gpu: Gpu, operator: Operator) -> None:
     """And where each location has a weight, tensor cores, which take 16 images, are for more than FEW."""
     rng = random.Random(2)
     for operands, B in product(OPERANDS, (1, 4, 8, 9, 128)):
         geometry = replace(some_geometry(rng), B=B, varies=varies)
-        tile = pick.pick(geometry, operator, replace(operands, varies=varies), device)
-        assert fits.fits(tile, operator, operands.itemsize, device)
+        tile = pick.pick(geometry, operator, replace(operands, varies=varies), gpu)
+        assert fits.fits(tile, operator, operands.itemsize, gpu)
         if geometry.per_location:
             there = 1 if geometry.per_sample else B
             assert (catalogue.images(tile, operator) >= 16) == (there > catalogue.FEW), (geometry, tile)
@@ -105,8 +105,8 @@ def test_few_channels_get_a_narrow_local_tile() -> None:
 
 
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
-@pytest.mark.parametrize("device", [H100, H200, A100, RTX4090, MI300, Gpu.of("sm_100", 148), INTERPRETER], ids=str)
-def test_the_order_of_a_sum_does_not_depend_on_the_batch(device: Gpu, operator: Operator) -> None:
+@pytest.mark.parametrize("gpu", [H100, H200, A100, RTX4090, MI300, Gpu.of("sm_100", 148), INTERPRETER], ids=str)
+def test_the_order_of_a_sum_does_not_depend_on_the_batch(gpu: Gpu, operator: Operator) -> None:
     """So that splitting a batch changes no bit: whatever tile is picked, a step takes as many products.
 
     And whether results are stored by 16 bytes does not matter: an image of a batch may have another memory format.
@@ -115,11 +115,11 @@ def test_the_order_of_a_sum_does_not_depend_on_the_batch(device: Gpu, operator: 
     for _ in range(60):
         geometry, operands = some_geometry(rng), rng.choice(OPERANDS)
         picked = {
-            pick.pick(replace(geometry, B=B), operator, replace(operands, whole_stores=whole), device)
+            pick.pick(replace(geometry, B=B), operator, replace(operands, whole_stores=whole), gpu)
             for B in (1, 2, 5, 16, 64, 128, 1024)
             for whole in (True, False)
         }
-        assert len({pick.in_order(tile) for tile in picked}) == 1, (geometry, operands)
+        assert len({pick.summation_order(tile) for tile in picked}) == 1, (geometry, operands)
         tiles_seen = max(tiles_seen, len(picked))
     assert tiles_seen > 1
 
@@ -190,7 +190,7 @@ def test_what_the_model_expects_to_bound_a_layer(geometry: ConvGeometry, limit: 
 def test_less_overhang_is_expected_to_take_less_time() -> None:
     """7x7 images in squares of eight pixels, or each pixel of 128 images."""
     geometry, operands = ConvGeometry(128, 512, 7, 7, 512, 7, 7, 3, 3, pad_h=1, pad_w=1), Operands(2, 8, blocks=True)
-    squares, pixels = (block_shapes.in_shape(Tile(128, 256, 64, 8, 4), shape) for shape in ((2, 8, 8), (128, 1, 1)))
+    squares, pixels = (block_shapes.with_shape(Tile(128, 256, 64, 8, 4), shape) for shape in ((2, 8, 8), (128, 1, 1)))
     assert [tile.pixel_blocks(geometry, "fprop") for tile in (squares, pixels)] == [64, 49]
     assert pick.pick(geometry, "fprop", operands, H100) == pixels
 
@@ -201,13 +201,13 @@ def test_every_measured_tile_is_picked() -> None:
         table = json.loads(path.read_text())
         assert path.name == measured.file_of(table["gpu"])
         geometries = {layer.name: layer.geometry for layer in read()}
-        device = Gpu.of("sm_90", 132, table["gpu"])
+        gpu = Gpu.of("sm_90", 132, table["gpu"])
         for row in table["rows"]:
             operator, itemsize, vector, whole, exact, varies, blocks, *_ = row["key"]
             operands = Operands(itemsize, vector, whole, exact, varies, blocks)
             layer = geometries[row["layer"]]
             geometry = layer.flattened() if layer.pointwise else layer
-            assert pick.pick(geometry, operator, operands, device) == Tile(*row["tile"]), row
+            assert pick.pick(geometry, operator, operands, gpu) == Tile(*row["tile"]), row
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -15,7 +15,7 @@ from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.launch import start
-from tritonconv.tiling.block_shapes import Shape, in_shape, shapes, whole_rows
+from tritonconv.tiling.block_shapes import BlockShape, candidate_shapes, whole_rows, with_shape
 from tritonconv.tiling.tile import Tile
 
 # On a GPU these say most, and come first.
@@ -62,7 +62,7 @@ def cases() -> list[Any]:
     """
     found = []
     for operator in OPERATORS:
-        every = shapes(LEAST, operator)
+        every = candidate_shapes(LEAST, operator)
         for index, name in enumerate(PROBLEMS):
             some = every if name == "plain" or operator == "wgrad" else [every[index % len(every)]]
             if operator == "wgrad":
@@ -107,11 +107,11 @@ def fenced(operator: Operator, geometry: ConvGeometry, x: Tensor, weight: Tensor
     return call_of(operator, geometry, dict(x=guarded(x), weight=guarded(weight), y=guarded(y)), **more)
 
 
-def tile_in(operator: Operator, shape: Shape | None = None) -> Tile:
+def tile_in(operator: Operator, shape: BlockShape | None = None) -> Tile:
     """One of LEAST pixels, in that shape or the first of its shapes."""
     split = 2 if operator == "wgrad" else 1
     tile = Tile(LEAST, LEAST, LEAST, num_warps=4, num_stages=2, GROUP_M=2, SPLIT_K=split)
-    return in_shape(tile, shape or shapes(LEAST, operator)[0])
+    return with_shape(tile, shape or candidate_shapes(LEAST, operator)[0])
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def copies_blocks() -> None:
 
 
 @pytest.mark.parametrize(("operator", "geometry", "shape"), cases())
-def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, shape: Shape, device: str) -> None:
+def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, shape: BlockShape, device: str) -> None:
     x, weight, y = factors(geometry, device)
     sides = {"fprop": y, "dgrad": x, "wgrad": weight}
     added = None if operator == "wgrad" else (torch.arange(sides[operator].shape[1], device=device) % 7).half()
@@ -143,7 +143,7 @@ def test_results_that_leave_in_halves(operator: Operator, name: str, device: str
     """As those of most tiles do that are shipped: whose warps have rows of both halves."""
     geometry = PROBLEMS[name]
     x, weight, y = factors(geometry, device)
-    tile = in_shape(Tile(LEAST, 2 * LEAST, LEAST, LEAST // 16, num_stages=2), shapes(LEAST, operator)[0])
+    tile = with_shape(Tile(LEAST, 2 * LEAST, LEAST, LEAST // 16, num_stages=2), candidate_shapes(LEAST, operator)[0])
     assert tile.halves
     added = (torch.arange({"fprop": y, "dgrad": x}[operator].shape[1], device=device) % 7).half()
     plan = planned(fenced(operator, geometry, x, weight, y, bias=added), tile)

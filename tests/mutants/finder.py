@@ -39,7 +39,7 @@ NOT_MUTATED = {
 FUNCTIONS_NOT_MUTATED = {
     "tritonconv/geometry.py": {"__post_init__": SURFACE, "flops": TOOL, "minimal_bytes": TOOL},
     "tritonconv/launch/plan.py": {"compiled_for": TOOL},
-    "tritonconv/tiling/block_shapes.py": {"pixels_of": CHOICE, "shapes": CHOICE, "shaped": CHOICE},
+    "tritonconv/tiling/block_shapes.py": {"pixels_of": CHOICE, "candidate_shapes": CHOICE, "with_best_shape": CHOICE},
     "tritonconv/tiling/tile.py": {
         "__str__": TOOL,
         "halves": CHOICE,

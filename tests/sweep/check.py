@@ -8,7 +8,7 @@ import pytest
 from tests.support.cases import Case
 from tests.support.guards import guarded_memory
 from tests.support.steps import check
-from tests.sweep.problems import tile_of
+from tests.sweep.problems import drawn_tile
 from tritonconv import runtime
 from tritonconv.launch import tile_choice
 
@@ -32,6 +32,6 @@ def small_tiles(seed: int) -> Iterator[None]:
         patch.setattr(
             tile_choice,
             "pick",
-            lambda geometry, operator, operands, _: tile_of(seed, operator, geometry, operands.blocks),
+            lambda geometry, operator, operands, _: drawn_tile(seed, operator, geometry, operands.blocks),
         )
         yield

@@ -7,7 +7,7 @@ from math import ceil
 from tests.support.cases import LAYOUTS, Case, pair
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER
-from tritonconv.tiling.block_shapes import in_shape, pixels_of, shapes, whole_rows
+from tritonconv.tiling.block_shapes import candidate_shapes, pixels_of, whole_rows, with_shape
 from tritonconv.tiling.pick import pick
 from tritonconv.tiling.tile import Operands, Tile
 
@@ -132,7 +132,7 @@ def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
     return tile.blocks(geometry, operator) // phases * max(tile.steps(geometry, operator), phases, tile.SPLIT_K)
 
 
-def tile_of(seed: int, operator: Operator, geometry: ConvGeometry, blocks: bool = False) -> Tile:
+def drawn_tile(seed: int, operator: Operator, geometry: ConvGeometry, blocks: bool = False) -> Tile:
     """The tile of the interpreter for the problem of that seed: a small one, if that does not take too many steps; if
     `blocks` of pixels can be copied, most of the time one of some shape of them.
 
@@ -148,7 +148,7 @@ def tile_of(seed: int, operator: Operator, geometry: ConvGeometry, blocks: bool 
         tile = Tile(M, N, K, num_warps=4, num_stages=1, GROUP_M=group, SPLIT_K=split)
         if blocks and rng.random() < 0.8:
             rows = whole_rows(K, geometry) if operator == "wgrad" else []
-            tile = in_shape(tile, rng.choice(shapes(pixels_of(tile, operator), operator) + rows))
+            tile = with_shape(tile, rng.choice(candidate_shapes(pixels_of(tile, operator), operator) + rows))
         if steps_of(operator, geometry, tile) <= MOST_STEPS:
             return tile
     return picked(operator, geometry, blocks)

@@ -20,11 +20,11 @@ from tests.sweep.problems import (
     GRADIENTS,
     MOST_CHANNELS,
     MOST_STEPS,
+    drawn_tile,
     integers,
     problem,
     steps,
     steps_of,
-    tile_of,
 )
 from tests.sweep.shrink import shrink, simpler
 from tritonconv.geometry import OPERATORS
@@ -94,7 +94,7 @@ def test_several_tiles_meet() -> None:
         if case.batch == 0:
             continue
         for operator in OPERATORS:
-            tile, (M, N, K, _) = tile_of(seed, operator, case.geometry), case.geometry.gemm(operator)
+            tile, (M, N, K, _) = drawn_tile(seed, operator, case.geometry), case.geometry.gemm(operator)
             assert steps_of(operator, case.geometry, tile) <= MOST_STEPS
             taps = 1 if operator == "wgrad" else case.geometry.R * case.geometry.S
             several = M > tile.BLOCK_M, N > tile.BLOCK_N, K // taps > tile.BLOCK_K

@@ -22,7 +22,7 @@ from tritonconv.fallback_warning import FallbackWarning, warn_once
 from tritonconv.launch import failures
 from tritonconv.launch.failures import Failure, NoKernel, NoTma, NoTriton, TileTooLarge
 from tritonconv.launch.plan import Plan
-from tritonconv.tiling.catalogue import least
+from tritonconv.tiling.catalogue import smallest_tile
 
 # Functions of Triton that are done before it starts a kernel. Should it rename them, their errors are raised.
 PREPARING = {"compile", "_init_handles", "_raise_error"}
@@ -116,7 +116,7 @@ def find_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy 
     """Change what may let another plan succeed. None if there is nothing to change."""
     operator, gpu = call.operator, plan.request.gpu
     if fault == "size":
-        smallest = least(operator, call.dtype.itemsize, call.settings.varies)
+        smallest = smallest_tile(operator, call.dtype.itemsize, call.settings.varies)
         tile = replace(plan.tile, SPLIT_K=1)
         if tile == smallest:
             return None

@@ -5,7 +5,7 @@ from dataclasses import replace
 from tritonconv.launch import failures
 from tritonconv.launch.failures import NoTma, TileTooLarge
 from tritonconv.launch.plan import TileRequest
-from tritonconv.tiling.catalogue import least
+from tritonconv.tiling.catalogue import smallest_tile
 from tritonconv.tiling.pick import pick
 from tritonconv.tiling.tile import Tile
 
@@ -19,6 +19,6 @@ def tile_for(request: TileRequest) -> Tile:
         request = request._replace(operands=replace(request.operands, blocks=False))
     tile = pick(*request)
     if failures.happened(TileTooLarge(operator, gpu, replace(tile, SPLIT_K=1))):
-        smallest = least(operator, request.operands.itemsize, request.operands.varies)
+        smallest = smallest_tile(operator, request.operands.itemsize, request.operands.varies)
         return replace(smallest, SPLIT_K=tile.SPLIT_K)
     return tile

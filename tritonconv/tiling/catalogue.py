@@ -4,7 +4,7 @@ from dataclasses import astuple, replace
 
 from tritonconv.geometry import Operator
 from tritonconv.tiling import measured
-from tritonconv.tiling.block_shapes import in_shape, pixels_of, shapes
+from tritonconv.tiling.block_shapes import with_some_shape
 from tritonconv.tiling.tile import Operands, Tile
 
 # Rows of BLOCK_M, BLOCK_N, bytes of K per step, warps, stages. 128 bytes are one full swizzle of shared memory.
@@ -53,9 +53,7 @@ FEW = 8
 def shipped(operator: Operator, operands: Operands) -> list[Tile]:
     """Every tile that `pick` may choose for such operands on some device: those below, and those of the tables."""
     found = [replace(Tile(*blocks), SPLIT_K=1) for blocks in measured.everywhere(operator, *astuple(operands))]
-    found = [
-        in_shape(tile, shapes(pixels_of(tile, operator), operator)[0]) if tile.uses_tma else tile for tile in found
-    ]
+    found = [with_some_shape(tile, operator) if tile.uses_tma else tile for tile in found]
     return list(dict.fromkeys(designed(operator, operands) + found))
 
 
@@ -91,7 +89,7 @@ def designed_for_blocks(operator: Operator, operands: Operands) -> list[Tile]:
     else:
         rows = _TMA if operands.itemsize == 2 or operands.whole_stores else _TMA_FLOAT32_SCATTERED
         tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
-    return [in_shape(tile, shapes(pixels_of(tile, operator), operator)[0]) for tile in tiles]
+    return [with_some_shape(tile, operator) for tile in tiles]
 
 
 def designed_for_locations(operator: Operator, operands: Operands, whole_loads: bool) -> list[Tile]:
@@ -114,7 +112,7 @@ def images(tile: Tile, operator: Operator) -> int:
     return tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
 
 
-def least(operator: Operator, itemsize: int, varies: str) -> Tile:
+def smallest_tile(operator: Operator, itemsize: int, varies: str) -> Tile:
     """The tile that fits every device, for any operands: the last with tensor cores that is shipped for those without
     alignment.
     """

@@ -5,7 +5,7 @@ from itertools import product
 
 from tritonconv.geometry import Operator
 from tritonconv.gpu import Gpu
-from tritonconv.tiling.block_shapes import in_shape, pixels_of, shapes
+from tritonconv.tiling.block_shapes import with_some_shape
 from tritonconv.tiling.catalogue import FEW, designed, designed_for_blocks, images, shipped
 from tritonconv.tiling.tile import Operands, Tile
 
@@ -27,10 +27,12 @@ def fits(tile: Tile, operator: Operator, itemsize: int, gpu: Gpu) -> bool:
     threads = architecture.multiprocessor.lanes * tile.num_warps
     accumulators = tile.BLOCK_M * tile.BLOCK_N * (tile.BLOCK_K if few else 1) // threads
     most = architecture.wgrad_accumulators if operator == "wgrad" else architecture.accumulators
-    return within(accumulators, most) and within(tile.shared_bytes(operator, itemsize, gpu), architecture.shared_bytes)
+    return at_most(accumulators, most) and at_most(
+        tile.shared_bytes(operator, itemsize, gpu), architecture.shared_bytes
+    )
 
 
-def within(amount: int, limit: int | None) -> bool:
+def at_most(amount: int, limit: int | None) -> bool:
     """Whether there is so much, where None is no limit."""
     return limit is None or amount <= limit
 
@@ -58,5 +60,5 @@ def legal(operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
     tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in grid]
     if designed_for_blocks(operator, operands):
         wide = [tile for tile in tiles if tile.BLOCK_N >= 64]
-        tiles += [in_shape(tile, shapes(pixels_of(tile, operator), operator)[0]) for tile in wide]
+        tiles += [with_some_shape(tile, operator) for tile in wide]
     return runnable(tiles, operator, operands, gpu)

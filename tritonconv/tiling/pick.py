@@ -6,7 +6,7 @@ from functools import lru_cache
 from tritonconv.geometry import ConvGeometry, Operator, ceildiv
 from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.tiling import measured
-from tritonconv.tiling.block_shapes import shaped
+from tritonconv.tiling.block_shapes import with_best_shape
 from tritonconv.tiling.catalogue import FEW, designed, designed_for_blocks, images
 from tritonconv.tiling.cost import expected
 from tritonconv.tiling.fits import available, runnable
@@ -20,21 +20,21 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gp
     On an unknown device the tiles that fit every one are left, so there always is one.
     """
     if gpu == INTERPRETER:
-        return small(geometry, operator, operands)
+        return interpreter_tile(geometry, operator, operands)
     tiles = suited(available(operator, operands, gpu), geometry, operator, operands, gpu)
     known = measured_for(geometry, operator, operands, gpu)
     if known and replace(known, SPLIT_K=1) in tiles:
         return known
-    return first(tiles, geometry, operator, operands, gpu)
+    return fastest(tiles, geometry, operator, operands, gpu)
 
 
 def measured_for(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile | None:
     """What was measured to be best for such a problem on such a device, if that was measured."""
     known = measured.table(gpu.name).get(measured.key(geometry, operator, *astuple(operands)))
-    return shaped(Tile(*known), geometry, operator) if known else None
+    return with_best_shape(Tile(*known), geometry, operator) if known else None
 
 
-def small(geometry: ConvGeometry, operator: Operator, operands: Operands) -> Tile:
+def interpreter_tile(geometry: ConvGeometry, operator: Operator, operands: Operands) -> Tile:
     """No larger than the problem, and at most 64 wide each way: for the interpreter, whose time goes by steps."""
     M, N, K, _ = geometry.gemm(operator)
     if operator != "wgrad":
@@ -48,19 +48,19 @@ def small(geometry: ConvGeometry, operator: Operator, operands: Operands) -> Til
         return tile
     if operator == "wgrad":
         tile = replace(tile, BLOCK_N=min(64, power_of_two(geometry.C // geometry.G)))
-    return shaped(replace(tile, BLOCK_B=1), geometry, operator)
+    return with_best_shape(replace(tile, BLOCK_B=1), geometry, operator)
 
 
 def suited(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
     """Those of the tiles that may run for such a problem, in the shape for it: of so many images, or for fprop and
-    dgrad those that add up its products `in_order`.
+    dgrad those that add up its products in the same order.
     """
     if geometry.per_location:
         return for_images(tiles, geometry, operator)
     if operator != "wgrad":
-        wanted = order(geometry, operator, operands, gpu)
-        tiles = [tile for tile in tiles if in_order(tile) == wanted]
-    return [shaped(tile, geometry, operator) for tile in tiles]
+        wanted = usual_summation_order(geometry, operator, operands, gpu)
+        tiles = [tile for tile in tiles if summation_order(tile) == wanted]
+    return [with_best_shape(tile, geometry, operator) for tile in tiles]
 
 
 def for_images(tiles: list[Tile], geometry: ConvGeometry, operator: Operator) -> list[Tile]:
@@ -75,12 +75,12 @@ def for_images(tiles: list[Tile], geometry: ConvGeometry, operator: Operator) ->
     return [tile for tile in tiles if images(tile, operator) == wanted]
 
 
-def in_order(tile: Tile) -> tuple[int, bool]:
+def summation_order(tile: Tile) -> tuple[int, bool]:
     """What of a tile decides in which order fprop and dgrad add up a result's products."""
     return tile.BLOCK_K, tile.uses_tma
 
 
-def order(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> tuple[int, bool]:
+def usual_summation_order(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> tuple[int, bool]:
     """In which order fprop and dgrad add up products for such a problem, whatever its batch, and whatever memory format
     its result has: as the model wants it for a usual one.
 
@@ -92,14 +92,14 @@ def order(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: G
         usual = replace(geometry, B=1, H=1, P=1, W=USUAL_PIXELS, Q=USUAL_PIXELS)
     operands = replace(operands, whole_stores=True)
     tiles = runnable(designed(operator, operands), operator, operands, gpu)
-    tiles = [shaped(tile, usual, operator) for tile in tiles]
-    return in_order(first(tiles, usual, operator, operands, gpu))
+    tiles = [with_best_shape(tile, usual, operator) for tile in tiles]
+    return summation_order(fastest(tiles, usual, operator, operands, gpu))
 
 
-def first(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile:
+def fastest(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile:
     """The one of `tiles` that is `expected` to finish first; the larger one where the model sees no difference."""
     return min(
-        with_splits(tiles, operator, geometry, operands, gpu),
+        with_splits(tiles, geometry, operator, operands, gpu),
         key=lambda tile: (
             expected(tile, geometry, operator, operands, gpu).cycles,
             -tile.BLOCK_M * tile.BLOCK_N,
@@ -109,7 +109,7 @@ def first(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operand
 
 
 def with_splits(
-    tiles: list[Tile], operator: Operator, geometry: ConvGeometry, operands: Operands, gpu: Gpu
+    tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu
 ) -> list[Tile]:
     """Each tile, for wgrad with every split of the reduction that is worth considering."""
     if operator != "wgrad":
