@@ -107,15 +107,23 @@ class Call:
     the meta device.
     """
 
+    settings: Settings
+    name: str
+    operator: Operator
+    factors: tuple[Tensor, Tensor]
+    bias: Tensor | None
+    finds_bias: bool
+    device: torch.device
+
     def __init__(self, name: str, arguments: Sequence[Any], device: torch.device | None = None) -> None:
         """A call with the arguments that torch hands over; on the device of its tensors, if no other is given."""
         (first, second, *bias), self.settings = split(name, arguments)
         self.name = name
         self.operator = OPERATOR_OF[name]
-        self.factors: tuple[Tensor, Tensor] = (first, second)
-        self.bias: Tensor | None = bias[0] if bias else None
+        self.factors = (first, second)
+        self.bias = bias[0] if bias else None
         self.finds_bias = name == "wgrad_with_bias"
-        self.device: torch.device = first.device if device is None else device
+        self.device = first.device if device is None else device
 
     @classmethod
     def of_geometry(

@@ -28,7 +28,8 @@ NOT_MUTATED = {
     "tritonconv/runtime.py": TOOL,
     "tritonconv/fallback_warning.py": FAULTS,
     "tritonconv/launch/recovery.py": FAULTS,
-    "tritonconv/launch/failed_tiles.py": CHOICE,
+    "tritonconv/launch/failures.py": FAULTS,
+    "tritonconv/launch/tile_choice.py": CHOICE,
     "tritonconv/gpu.py": CHOICE,
     "tritonconv/tiling/catalogue.py": CHOICE,
     "tritonconv/tiling/cost.py": CHOICE,
@@ -37,6 +38,7 @@ NOT_MUTATED = {
     "tritonconv/tiling/pick.py": CHOICE,
 }
 FUNCTIONS_NOT_MUTATED = {
+    "tritonconv/call.py": {"arguments": TOOL, "of_gradient": TOOL},
     "tritonconv/geometry.py": {"__post_init__": SURFACE, "flops": TOOL, "minimal_bytes": TOOL},
     "tritonconv/launch/plan.py": {"compiled_for": TOOL},
     "tritonconv/tiling/block_shapes.py": {"pixels_of": CHOICE, "candidate_shapes": CHOICE, "with_best_shape": CHOICE},
