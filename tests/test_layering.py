@@ -1,6 +1,7 @@
 """The import rules of the design: arrows point down only."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -156,6 +157,21 @@ def inside(folder: str) -> dict[str, set[str]]:
 def test_folders_that_stand_alone(folder: str) -> None:
     for name, imported in inside(folder).items():
         assert all(f"{each}.".startswith(f"{folder}.") for each in imported), name
+
+
+def drawn(text: str) -> dict[str, set[str]]:
+    """The way of a call: each module of the table in docs/design.md, and what the table says that it imports."""
+    table = text.partition("| module | does | imports |\n")[2].partition("\n\n")[0]
+    rows = [row.strip("|").split("|") for row in table.splitlines()[1:]]
+    return {module.strip(" `"): {*re.findall(r"`([\w.]+)`", imported)} for module, _, imported in rows}
+
+
+def test_the_way_of_a_call_is_what_the_imports_say() -> None:
+    way = drawn((ROOT / "docs/design.md").read_text())
+    assert len(way) >= 14
+    for module, said in way.items():
+        found = {name.removeprefix("tritonconv.") for name in imports(MODULES[f"tritonconv.{module}"])}
+        assert found & set(way) == said, module
 
 
 def test_the_two_families_of_kernels_do_not_import_each_other() -> None:

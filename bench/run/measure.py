@@ -113,7 +113,7 @@ def about(layer: Layer, of: Pass, contender: str, dtype: str) -> Row:
 
 
 def untimed(
-    layer: Layer, of: Pass, dtype: str, contenders: Sequence[str], commit: str | None, status: str, reason: str
+    layer: Layer, of: Pass, dtype: str, contenders: Sequence[str], *, commit: str | None, status: str, reason: str
 ) -> list[Row]:
     """The rows of a problem that nothing was timed of."""
     outcome = {"commit": commit, "status": status, "reason": reason}

@@ -49,7 +49,7 @@ class Session:
                 self._rows[about] = measure(self.problem(layer, dtype), of, *given)
             except Exception as error:
                 outcome = failure(error, self.device)
-                self._rows[about] = untimed(layer, of, dtype, contenders, self.environment["commit"], **outcome)
+                self._rows[about] = untimed(layer, of, dtype, contenders, commit=self.environment["commit"], **outcome)
         return self._rows[about]
 
     def tiles(self, layer: Layer, of: Pass, dtype: str) -> dict[str, str]:

@@ -47,7 +47,7 @@ class Part(NamedTuple):
 
 
 def steps(
-    case: Case, dtype: str, device: str, gradient: str, integer: bool = False, seed: int = 0, guard: bool = True
+    case: Case, dtype: str, device: str, gradient: str, integer: bool = False, seed: int = 0, *, guard: bool = True
 ) -> list[Part]:
     """Forward and backward of `case` in Triton, with an incoming gradient in the layout `gradient`.
 
