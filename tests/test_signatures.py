@@ -13,8 +13,8 @@ MOST = 6
 # How the arguments begin of what has the signature of one of torch's functions or modules.
 OF_TORCH = (
     ("input", "weight", "bias", "stride", "padding"),
-    ("in_channels", "out_channels"),
-    ("kernel_size", "stride"),
+    ("in_channels", "out_channels", "kernel_size"),
+    ("out_channels", "kernel_size", "stride"),  # of lazy modules
 )
 
 
