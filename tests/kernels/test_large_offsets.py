@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tests.support import guards
 from tests.support.oracle import convolution_precision
+from tests.support.plans import planned
 from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.launch import layout, start
@@ -34,14 +35,14 @@ def integers(shape: Sequence[int], seed: int = 0) -> Tensor:
     return torch.randint(-2, 3, shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, torch.float16)
 
 
-def planned(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry, tile: Tile = TILE) -> Plan:
+def exact_plan(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry, tile: Tile = TILE) -> Plan:
     with convolution_precision("ieee"):
         return planned(Call.of_geometry(operator, geometry, (first, second)), tile)
 
 
 def computed(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry) -> Tensor:
     with guards.checked_addresses():
-        return start.run(planned(operator, first, second, geometry))[0]
+        return start.run(exact_plan(operator, first, second, geometry))[0]
 
 
 def last_computed(plan: Plan) -> Tensor:
@@ -106,7 +107,7 @@ def test_fprop_with_a_weight_beyond_32_bits() -> None:
     x, last = integers((1, 2 * C, 1, 1)), integers((16, C, 1, 1), seed=1)
     weight = sparse((2 * F, C, 1, 1), (C, 1, 1, 1))
     weight[-16:] = last
-    y = last_computed(planned("fprop", x, weight, ConvGeometry(1, 2 * C, 1, 1, 2 * F, 1, 1, 1, 1, G=2), LONG))
+    y = last_computed(exact_plan("fprop", x, weight, ConvGeometry(1, 2 * C, 1, 1, 2 * F, 1, 1, 1, 1, G=2), LONG))
     expected = torch.einsum("bchw,fchw->f", x[:, C:].double(), last.double())
     assert torch.equal(y[0, -16:, 0, 0].double(), expected)
 
@@ -117,7 +118,7 @@ def test_dgrad_with_a_weight_beyond_32_bits() -> None:
     y, last = integers((1, F, 1, 1)), integers((F, 16, 1, 1), seed=1)
     weight = sparse((F, C, 1, 1), (1, F, 1, 1))
     weight[:, -16:] = last
-    x = last_computed(planned("dgrad", y, weight, ConvGeometry(1, C, 1, 1, F, 1, 1, 1, 1), LONG))
+    x = last_computed(exact_plan("dgrad", y, weight, ConvGeometry(1, C, 1, 1, F, 1, 1, 1, 1), LONG))
     expected = torch.einsum("bfhw,fchw->c", y.double(), last.double())
     assert torch.equal(x[0, -16:, 0, 0].double(), expected)
 
@@ -128,7 +129,7 @@ def test_wgrad_of_a_weight_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(layout, "allocate", guards.unguarded)
     C, F = 2**15, 2**16 + 16
     x, y = integers((1, C, 1, 1)), integers((1, F, 1, 1), seed=1)
-    weight = last_computed(planned("wgrad", x, y, ConvGeometry(1, C, 1, 1, F, 1, 1, 1, 1)))
+    weight = last_computed(exact_plan("wgrad", x, y, ConvGeometry(1, C, 1, 1, F, 1, 1, 1, 1)))
     assert torch.equal(weight[-1, -16:, 0, 0], y[0, -1, 0, 0] * x[0, -16:, 0, 0])
 
 
@@ -152,7 +153,7 @@ def test_fprop_with_weights_of_locations_beyond_32_bits(tile: Tile) -> None:
     weight = weights_of_locations(rows=1, taps=1)
     x[0, :, 0, -1], weight[0, -1, :, :, 0, 0] = integers((CHANNELS,)), last
     geometry = ConvGeometry(1, CHANNELS, 1, COLUMNS, FILTERS, 1, COLUMNS, 1, 1, varies="p q")
-    y = last_computed(planned("fprop", x, weight, geometry, tile))
+    y = last_computed(exact_plan("fprop", x, weight, geometry, tile))
     expected = last.double() @ x[0, :, 0, -1].double()
     assert torch.equal(y[0, -16:, 0, -1].double(), expected[-16:])
 
@@ -167,7 +168,7 @@ def test_dgrad_with_weights_of_locations_beyond_32_bits(tile: Tile) -> None:
         y[0, :, 1 - tap, -1] = integers((FILTERS,), seed=tap + 1)
         weight[1 - tap, -1, :, :, tap, 0] = last[tap]
     geometry = ConvGeometry(1, CHANNELS, 2, COLUMNS, FILTERS, 2, COLUMNS, 2, 1, varies="p q")
-    x = last_computed(planned("dgrad", y, weight, geometry, tile))
+    x = last_computed(exact_plan("dgrad", y, weight, geometry, tile))
     expected = sum(y[0, :, 1 - tap, -1].double() @ last[tap].double() for tap in (0, 1))
     assert torch.equal(x[0, -16:, 1, -1].double(), expected[-16:])
 
@@ -180,5 +181,5 @@ def test_wgrad_of_weights_of_locations_beyond_32_bits(monkeypatch: pytest.Monkey
     y = sparse((1, FILTERS, 1, COLUMNS), (0, 1, 0, FILTERS))
     x[0, :, 0, -1], y[0, :, 0, -1] = integers((CHANNELS,)), integers((FILTERS,), seed=1)
     geometry = ConvGeometry(1, CHANNELS, 1, COLUMNS, FILTERS, 1, COLUMNS, 1, 1, varies="p q")
-    weight = last_computed(planned("wgrad", x, y, geometry, tile))
+    weight = last_computed(exact_plan("wgrad", x, y, geometry, tile))
     assert torch.equal(weight[0, -1, -1, -16:, 0, 0], y[0, -1, 0, -1] * x[0, -16:, 0, -1])
