@@ -135,7 +135,6 @@ LEFT_OUT = {
     "tests/sweep/test_sweep.py",
     "tests/bench/test_check.py",
     "tests/bench/test_memory.py",
-    "tests/kernels/test_pick.py",
 }
 # Files that find the device by themselves.
 FIND_IT = {

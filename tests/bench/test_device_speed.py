@@ -16,6 +16,7 @@ from bench.run.contenders import PASSES, parts
 from bench.run.session import Session
 from tritonconv import runtime
 from tritonconv.gpu import Gpu
+from tritonconv.launch.plan import Plan
 
 
 def test_smoke_rows_and_bfloat16_come_first() -> None:
@@ -103,13 +104,14 @@ def test_the_status_of_what_was_timed(
 
 def test_what_is_timed_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward with a bias, which is another kernel than its operator without."""
-    planned: list[Any] = []
+    planned: list[Plan] = []
     monkeypatch.setattr(offline, "precompile", lambda plans, device: planned.extend(plans))
     monkeypatch.setattr(runtime, "gpu_of", lambda device: Gpu.of("sm_90", 132))
     here: Any = SimpleNamespace(small=False, contenders=["torch", "triton"], device=torch.device("cuda"))
     (layer,) = select("unet_up1")
     Session.precompile(here, [(layer, of, "bfloat16") for of in PASSES])
-    found = {(launches[0].kernel.__name__, launches[0].arguments.get("bias_ptr") is not None) for launches in planned}
+    launched = [plan.launches[0] for plan in planned]
+    found = {(each.kernel.__name__, each.arguments.get("bias_ptr") is not None) for each in launched}
     without = {(f"{operator}_tma_kernel", False) for operator in ("fprop", "dgrad", "wgrad")}
     assert found == without | {("dgrad_tma_kernel", True)}
 

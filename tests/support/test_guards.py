@@ -82,15 +82,15 @@ def test_a_guarded_tensor_is_the_same_between_nan(layout: str, device: str) -> N
 def test_a_write_beside_an_output_is_found(at: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One element before its first, nowhere, and one after its last."""
 
-    def stray(plan: Plan) -> None:
+    def stray(plan: Plan) -> list[None]:
         (result,) = plan.results
         memory = result.as_strided((result.numel() + 2,), (1,), result.storage_offset() - 1)
         memory[1:-1] = 0.0
         if at:
             memory[0 if at < 0 else -1] = 0.0
-        plan.compiled.append(None)
+        return [None]
 
-    monkeypatch.setattr(start, "start", stray)
+    monkeypatch.setattr(start, "start_kernels", stray)
     operands = torch.ones(1, 2, 3, 3, device=device), torch.ones(2, 2, 1, 1, device=device)
 
     def call() -> None:
@@ -105,7 +105,7 @@ def test_a_write_beside_an_output_is_found(at: int, device: str, monkeypatch: py
 
 
 def test_an_output_that_is_not_written_stays_nan(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start, "start", lambda plan: plan.compiled.append(None))
+    monkeypatch.setattr(start, "start_kernels", lambda _: [None])
     with guards.guarded_memory():
         y = tritonconv.conv2d(
             torch.ones(1, 2, 3, 3, device=device), torch.ones(2, 2, 1, 1, device=device), implementation="triton"
