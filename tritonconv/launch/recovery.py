@@ -46,7 +46,7 @@ class Recovery:
         self.call = call
         self.remedies: dict[str, Remedy] = {}
 
-    def after(self, error: Exception, plan: Plan) -> bool:
+    def handle(self, error: Exception, plan: Plan) -> bool:
         """Do something about `error`, which has stopped `plan`, so that the call can be decided again.
 
         If nothing helps, what was done is taken back, and from now on Triton does not run such calls. Returns False,
@@ -59,7 +59,7 @@ class Recovery:
         if fault is None:
             return False
         check_gpu(self.call.device)
-        remedy = None if fault in self.remedies else find_remedy(fault, error, plan, self.call)
+        remedy = None if fault in self.remedies else apply_remedy(fault, error, plan, self.call)
         if remedy is None:
             self.take_back()
             give_up(self.call, error)
@@ -67,7 +67,7 @@ class Recovery:
             self.remedies[fault] = remedy
         return True
 
-    def tell(self) -> None:
+    def warn(self) -> None:
         """Warn, once for each reason, of what was done."""
         try:
             for fault, remedy in self.remedies.items():
@@ -112,7 +112,7 @@ def check_gpu(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def find_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy | None:
+def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy | None:
     """Change what may let another plan succeed. None if there is nothing to change."""
     operator, gpu = call.operator, plan.request.gpu
     if fault == "size":
@@ -121,12 +121,12 @@ def find_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy 
         if tile == smallest:
             return None
         what = f"{operator} runs with tile {smallest}, because {tile} does not fit this GPU: {error}"
-        return avoided(TileTooLarge(operator, gpu, tile), what)
+        return avoid(TileTooLarge(operator, gpu, tile), what)
     if fault == "kernel" and plan.tile.uses_tma:
         what = (
             f"{operator} gathers pixels one by one, because whole blocks of them can not be copied here: {short(error)}"
         )
-        return avoided(NoTma(operator, gpu), what)
+        return avoid(NoTma(operator, gpu), what)
     if fault == "cache":
         from triton import knobs
 
@@ -142,7 +142,7 @@ def find_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy 
     return None
 
 
-def avoided(failure: Failure, what: str) -> Remedy:
+def avoid(failure: Failure, what: str) -> Remedy:
     """Plan without what has failed."""
     failures.add(failure, what)
     return Remedy(what, partial(failures.remove, failure))

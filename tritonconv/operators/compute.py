@@ -23,9 +23,7 @@ def compute(call: Call) -> tuple[Tensor, ...]:
     if plan is None:
         return compute_first(call)
     start.start_kernels(plan)
-    for observe in observers[-1:]:  # in one step, because other threads enter and leave
-        observe(call, plan.results)
-    return plan.results
+    return observed(call, plan.results) if observers else plan.results
 
 
 def compute_first(call: Call) -> tuple[Tensor, ...]:
@@ -40,19 +38,24 @@ def compute_first(call: Call) -> tuple[Tensor, ...]:
         try:
             compiled = start.start_kernels(plan)
         except Exception as error:
-            if not recovery.after(error, plan):
+            if not recovery.handle(error, plan):
                 raise
             try:
                 dispatch.choose(call)
             except NotImplementedError as refusal:
                 raise refusal from error
         else:
-            recovery.tell()
+            recovery.warn()
             plan_cache.keep(call, plan, compiled)
-            for observe in observers[-1:]:
-                observe(call, plan.results)
-            return plan.results
+            return observed(call, plan.results)
         del plan, decision  # the results are too large to keep while planning again
+
+
+def observed(call: Call, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The results, after the last observer has seen them."""
+    for observe in observers[-1:]:  # in one step, because other threads enter and leave
+        observe(call, results)
+    return results
 
 
 def compute_by_reference(call: Call) -> tuple[Tensor, ...]:
