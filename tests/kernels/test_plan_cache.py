@@ -287,3 +287,32 @@ observe(forward, counts, others, counts, forward, counts, gpu=gpu)
     found = seen(OBSERVED + code, tmp_path)
     assert found["results"] == [True, [1, 1, 1], True, [2, 1, 0], True, [2, 1, 0]]
     assert "fprop can not be compiled for float16: RuntimeError: planted" in found["warnings"][0]
+
+
+def test_a_kept_plan_takes_few_steps_of_python(tmp_path: Path) -> None:
+    """How many functions of the package are entered, forward without gradients and in a whole step, is a limit that
+    only comes down: for a small layer they take longer than the GPU.
+    """
+    code = """
+import sys
+def entered(call):
+    found = []
+    def note(frame, event, _):
+        if event == "call" and frame.f_globals.get("__name__", "").startswith("tritonconv."):
+            found.append(frame.f_code.co_name)
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return len(found)
+def inference():
+    with torch.no_grad():
+        return forward()
+observe(inference, lambda: entered(inference), step, lambda: entered(step), gpu=gpu)
+"""
+    right, in_forward, also_right, in_step = seen(OBSERVED + code, tmp_path)["results"]
+    assert right
+    assert also_right
+    assert 30 < in_forward <= 63
+    assert 60 < in_step <= 129

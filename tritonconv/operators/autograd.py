@@ -189,8 +189,10 @@ def apply_operator(operator: Operator, *arguments: Any) -> Tensor:
     """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself."""
     compiling = torch.compiler.is_compiling()
     if not compiling and transforms_active():
-        applies = TRANSFORMABLE
+        result: Tensor = TRANSFORMABLE[operator](*arguments)
+    elif compiling or torch.is_grad_enabled():
+        result = OVERLOADS[operator](*arguments)
     else:
-        applies = OVERLOADS if compiling or torch.is_grad_enabled() else DIRECT
-    result: Tensor = applies[operator](*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            result = OVERLOADS[operator](*arguments)
     return result
