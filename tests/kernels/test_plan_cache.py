@@ -4,7 +4,6 @@ import gc
 import weakref
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from torch import Tensor
 import tritonconv
 from tests.support.cases import Case, laid_out
 from tests.support.oracle import convolution_precision
-from tests.support.processes import seen
 from tests.support.selection import in_dtypes
 from tests.support.steps import steps
 from tritonconv.call import Call
@@ -213,106 +211,3 @@ def test_what_lack_of_memory_made_of_a_plan_is_not_kept(device: str, monkeypatch
             (found,) = torch.autograd.grad(conv2d(x, weight), weight, gradient)
         assert torch.equal(found, expected)
         assert splits == tried
-
-
-OBSERVED = """
-import triton
-from triton.runtime import JITFunction
-import tritonconv
-from tritonconv.call import Call
-from tritonconv.geometry import ConvGeometry
-from tritonconv.launch import plan_cache
-looked_up = []
-run = JITFunction.run
-JITFunction.run = lambda self, *a, **k: looked_up.append(self.__name__) or run(self, *a, **k)
-gpu = install(Gpu())
-def counts(): return [len(looked_up), len(gpu.started), len(plan_cache._kept)]
-"""
-
-
-def test_a_compiled_kernel_is_started_without_looking_it_up(tmp_path: Path) -> None:
-    """A step of three operators, one of them with a second kernel, three times; with copies of operands."""
-    found = seen(f"{OBSERVED}observe(step, counts, step, step, counts, gpu=gpu)", tmp_path)
-    assert found["results"] == [True, [4, 4, 3], True, True, [4, 12, 3]]
-    assert found["warnings"] == []
-    assert found["started"][:4] == found["started"][4:8] == found["started"][8:]
-
-
-def test_kernels_in_blocks_are_given_memory_for_descriptors(tmp_path: Path) -> None:
-    code = """
-from triton.runtime import _allocation
-asked = []
-allocate = lambda: asked.append(_allocation._allocator.get()(64, 128, None).shape[0])
-gpu.hook = lambda what: what == "start" and allocate()
-generator = torch.Generator().manual_seed(0)
-last = torch.channels_last
-def blocks():
-    shapes = (2, 64, 6, 6), (64, 64, 3, 3)
-    x, weight = (torch.randint(-2, 3, s, generator=generator).half().to(memory_format=last) for s in shapes)
-    y = tritonconv.conv2d(x, weight)
-    return torch.equal(y.double(), torch.nn.functional.conv2d(x.double(), weight.double()))
-observe(blocks, blocks, counts, lambda: asked, gpu=gpu)
-"""
-    found = seen(OBSERVED + code, tmp_path)
-    assert found["results"] == [True, True, [1, 2, 1], [64, 64]]
-    assert {name.split()[0] for name in found["started"]} == {"fprop_tma_kernel"}
-
-
-def test_a_kernel_that_is_compiled_in_the_background_is_looked_up(tmp_path: Path) -> None:
-    """What Triton returns then is no kernel yet."""
-    code = """
-from concurrent.futures import ThreadPoolExecutor
-def background():
-    with ThreadPoolExecutor(2) as executor, triton.AsyncCompileMode(executor):
-        return forward()
-observe(background, forward, forward, gpu=gpu)
-"""
-    found = seen(OBSERVED + code, tmp_path)
-    assert found["results"] == [True, True, True]
-    assert len(found["started"]) == 3
-
-
-def test_what_failed_since_then_is_not_started_again(tmp_path: Path) -> None:
-    """Once the compiler has failed for an operator, it runs as the reference, whatever was compiled before."""
-    code = """
-from triton.backends.nvidia.compiler import CUDABackend
-def fails(*_): raise RuntimeError("planted")
-def others():
-    CUDABackend.make_ttir = staticmethod(fails)
-    x, weight, _ = operands()
-    x, weight = x[:, :15], weight[:, :15]
-    return torch.equal(tritonconv.conv2d(x, weight).double(), torch.nn.functional.conv2d(x.double(), weight.double()))
-observe(forward, counts, others, counts, forward, counts, gpu=gpu)
-"""
-    found = seen(OBSERVED + code, tmp_path)
-    assert found["results"] == [True, [1, 1, 1], True, [2, 1, 0], True, [2, 1, 0]]
-    assert "fprop can not be compiled for float16: RuntimeError: planted" in found["warnings"][0]
-
-
-def test_a_kept_plan_takes_few_steps_of_python(tmp_path: Path) -> None:
-    """How many functions of the package are entered, forward without gradients and in a whole step, is a limit that
-    only comes down: for a small layer they take longer than the GPU.
-    """
-    code = """
-import sys
-def entered(call):
-    found = []
-    def note(frame, event, _):
-        if event == "call" and frame.f_globals.get("__name__", "").startswith("tritonconv."):
-            found.append(frame.f_code.co_name)
-    sys.setprofile(note)
-    try:
-        call()
-    finally:
-        sys.setprofile(None)
-    return len(found)
-def inference():
-    with torch.no_grad():
-        return forward()
-observe(inference, lambda: entered(inference), step, lambda: entered(step), gpu=gpu)
-"""
-    right, in_forward, also_right, in_step = seen(OBSERVED + code, tmp_path)["results"]
-    assert right
-    assert also_right
-    assert 30 < in_forward <= 63
-    assert 60 < in_step <= 129
