@@ -12,7 +12,7 @@ from bench import results
 from bench.device.schedule import Clock, Record, in_time
 from bench.layers import SMOKE, Layer, select
 from bench.report import tables
-from bench.run.contenders import PASSES, Pass, at_its_best, computation, parts
+from bench.run.contenders import PASSES, Pass, at_its_best, computation, operators_of
 from bench.run.measure import about
 from bench.run.session import Session
 from tritonconv.geometry import OPERATORS
@@ -58,7 +58,7 @@ def stale(
 
     def fresh(unit: Unit) -> bool:
         row = rows.get((unit.layer.name, unit.of, "triton", unit.dtype))
-        kernels = results.kernels_of(parts(unit.of, unit.layer), names)
+        kernels = results.kernels_of(operators_of(unit.of, unit.layer), names)
         return row is not None and row.get("kernels") == kernels and row["tile"] == tiles(unit)
 
     return [unit for unit in units if not fresh(unit)]

@@ -11,7 +11,7 @@ from bench.layers import select
 from bench.lowering import ttir
 from bench.lowering.bounds import ARCHS
 from bench.lowering.choices import shown
-from bench.lowering.offline import KERNELS, Job, gpu_of, jobs
+from bench.lowering.offline import KERNELS, Job, gpu_of_data_sheet, jobs
 from bench.lowering.rows import Failure, compared, lower_all, regressions, unfit
 from bench.lowering.table import LEGEND, by_architecture, full, load
 from bench.results import RESULTS
@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
     committed = load(args.against) if args.against else []
     layers = select(args.rows)
     if args.layers:
-        print(shown(layers, dtypes, archs, map(gpu_of, archs)))
+        print(shown(layers, dtypes, archs, map(gpu_of_data_sheet, archs)))
         return 0
     wanted = of_tiles(args.tile, jobs(archs, dtypes, kernels, layers, args.everywhere))
     rows, failures = [], []

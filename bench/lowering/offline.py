@@ -100,7 +100,7 @@ def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = ""
     return Operands(itemsize, loaded, stored > 1, exact=dtype == "float32", varies=varies, blocks=blocks)
 
 
-def gpu_of(arch: str) -> Gpu:
+def gpu_of_data_sheet(arch: str) -> Gpu:
     """The GPU of the architecture's data sheet, without a name, so that no measured tiles are found for it."""
     architecture = ARCHITECTURES[arch]
     return Gpu(architecture, data_sheet(architecture).multiprocessors)
@@ -126,7 +126,7 @@ def shipped_jobs(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[J
     operator, varies = operator_of(kernel), varies_of(kernel)
     for memory in memories(operator, DTYPES[dtype].itemsize):
         operands = operands_of(operator, dtype, memory, varies)
-        fitting = fits.available(operator, operands, gpu_of(arch))
+        fitting = fits.available(operator, operands, gpu_of_data_sheet(arch))
         if varies == "b p q":
             fitting = pick.for_images(fitting, small_geometry(varies, memory, operands.itemsize), operator)
         for tile in fitting:
@@ -144,7 +144,7 @@ def picked_jobs(layers: Sequence[Layer], dtype: str, arch: str) -> dict[Job, lis
     for layer in layers:
         for kernel in kernels_for(layer.geometry):
             with_bias = kernel == "wgrad_with_bias"
-            plan = plan_for(operator_of(kernel), dtype, layer.geometry, gpu_of(arch), bias=with_bias)
+            plan = plan_for(operator_of(kernel), dtype, layer.geometry, gpu_of_data_sheet(arch), bias=with_bias)
             chosen.setdefault(of_plan(plan, kernel, dtype, arch), []).append(layer.name)
             if len(plan.launches) > 1 and not with_bias:
                 chosen.setdefault(adding(dtype, arch), []).append(layer.name)

@@ -13,7 +13,7 @@ from bench import results
 from bench.layers import Layer
 from bench.lowering import assembly
 from bench.lowering.bounds import bound_tflops, occupancy, products_of
-from bench.lowering.offline import Job, compiled, for_memory, gpu_of, picked_jobs
+from bench.lowering.offline import Job, compiled, for_memory, gpu_of_data_sheet, picked_jobs
 from bench.lowering.table import Row
 from bench.run.contenders import DTYPES
 from tritonconv.gpu import ARCHITECTURES, ISSUES
@@ -48,7 +48,11 @@ def lower(job: Job) -> Row:
         binary = compiled(kernel, arguments, GPUTarget("hip", job.arch, lanes))
         listing, usage = assembly.read_amdgcn(binary.asm["amdgcn"])
     occupied = occupancy(architecture, usage.registers, binary.metadata.num_warps, binary.metadata.shared)
-    promised = None if tile is None else tile.shared_bytes(job.operator, DTYPES[job.dtype].itemsize, gpu_of(job.arch))
+    promised = (
+        None
+        if tile is None
+        else tile.shared_bytes(job.operator, DTYPES[job.dtype].itemsize, gpu_of_data_sheet(job.arch))
+    )
     return {
         "kernel": job.kernel,
         "tile": str(arguments["BLOCK"] if tile is None else tile),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bench.run.contenders import Pass, Problem, parts
+from bench.run.contenders import Pass, Problem, operators_of
 from tests.support.oracle import precision_on
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.tools.tolerance import allowed, errors
@@ -38,7 +38,7 @@ class Sample:
 
 def samples(of: Pass, problem: Problem, seed: int = 0) -> list[Sample]:
     """What to check each result of a pass by: the corners, and other positions at random."""
-    found = [sample(operator, problem, seed) for operator in parts(of, problem.layer)]
+    found = [sample(operator, problem, seed) for operator in operators_of(of, problem.layer)]
     return [with_bias(each, problem.bias) for each in found] if of == "forward" else found
 
 

@@ -95,7 +95,7 @@ class Problem:
         return self.x if self.layer.case.transposed else self.y
 
 
-def parts(of: Pass, layer: Layer) -> tuple[Operator, ...]:
+def operators_of(of: Pass, layer: Layer) -> tuple[Operator, ...]:
     """Which operator each result of a pass is of. A step gives result, input gradient and weight gradient."""
     if of not in ("forward", "step"):
         return (of,)  # type: ignore[return-value]

@@ -8,7 +8,7 @@ import torch
 from bench.layers import Layer
 from bench.results import Row, in_short, kernels_of, lost
 from bench.run import check
-from bench.run.contenders import OURS, Computation, Pass, Problem, at_its_best, computation, parts, refusal
+from bench.run.contenders import OURS, Computation, Pass, Problem, at_its_best, computation, operators_of, refusal
 from bench.run.roof import Ceilings, Roof
 from bench.run.timing import BUDGET, Times, side_by_side, spread
 
@@ -55,7 +55,10 @@ def measure(
                 check_result(name, calls[name]())
                 if name.startswith("triton"):
                     tile = tiles_of(problem.layer, of, problem.dtype, device, name == "triton")
-                    row |= {"kernels": kernels_of(parts(of, problem.layer), environment["kernels"]), "tile": tile}
+                    row |= {
+                        "kernels": kernels_of(operators_of(of, problem.layer), environment["kernels"]),
+                        "tile": tile,
+                    }
             except Exception as error:
                 calls.pop(name, None)
                 row |= failure(error, device)
@@ -128,7 +131,7 @@ def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device, channels_
     gpu = runtime.gpu_of(device)
     plans = {
         operator: plan_for(operator, dtype, layer.geometry, gpu, channels_last=channels_last)
-        for operator in parts(of, layer)
+        for operator in operators_of(of, layer)
     }
     return {operator: str(plan.tile) for operator, plan in plans.items()}
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from bench.run.contenders import DTYPES, Pass, Problem, at_its_best, parts
+from bench.run.contenders import DTYPES, Pass, Problem, at_its_best, operators_of
 from bench.run.timing import Computation, side_by_side
 from tritonconv.geometry import ConvGeometry, Operator
 
@@ -70,7 +70,7 @@ class Roof(NamedTuple):
         geometry, itemsize = problem.geometry, problem.x.element_size()
         flops, moved = geometry.flops, geometry.minimal_bytes(itemsize)
         floors = []
-        for operator in parts(of, problem.layer):
+        for operator in operators_of(of, problem.layer):
             floor = {"memory": moved / ceilings["copy"] / 1e3, "arithmetic": flops / ceilings[problem.dtype] / 1e6}
             if geometry.per_location:
                 floor["L2"] = patch_bytes(operator, geometry, itemsize) / ceilings["l2"] / 1e3

@@ -7,7 +7,7 @@ import torch
 
 from bench import results
 from bench.layers import Layer
-from bench.run.contenders import Pass, Problem, competing, parts
+from bench.run.contenders import Pass, Problem, competing, operators_of
 from bench.run.measure import failure, measure, tiles_of, untimed
 from bench.run.roof import Ceilings, ceilings
 from bench.run.timing import BUDGET
@@ -65,7 +65,9 @@ class Session:
 
         gpu = runtime.gpu_of(self.device)
         wanted = {
-            (layer, operator, dtype, of == "forward") for layer, of, dtype in passes for operator in parts(of, layer)
+            (layer, operator, dtype, of == "forward")
+            for layer, of, dtype in passes
+            for operator in operators_of(of, layer)
         }
         layouts = [name == "triton" for name in self.contenders if name.startswith("triton")]
         plans = (

@@ -12,7 +12,17 @@ from torch._dynamo.utils import counters
 from bench import test_throughput
 from bench.layers import Layer, read, select
 from bench.run import check, measure, session
-from bench.run.contenders import CONTENDERS, PASSES, Pass, Problem, at_its_best, competing, computation, parts, refusal
+from bench.run.contenders import (
+    CONTENDERS,
+    PASSES,
+    Pass,
+    Problem,
+    at_its_best,
+    competing,
+    computation,
+    operators_of,
+    refusal,
+)
 from tests.support.cases import Case
 from tests.support.oracle import expected_step
 from tritonconv import LocallyConnected2d
@@ -45,7 +55,7 @@ def test_contenders_compute_the_same(contender: str, of: Pass) -> None:
         problem = Problem.draw(layer.scaled_down(), "float32", CPU)
         assert refusal(contender, of, problem) is None
         results = computation(contender, of, problem)()
-        assert len(results) == len(parts(of, layer)) == len(check.samples(of, problem))
+        assert len(results) == len(operators_of(of, layer)) == len(check.samples(of, problem))
         check.assert_right(of, problem, results, check.samples(of, problem))
 
 

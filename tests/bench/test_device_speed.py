@@ -12,7 +12,7 @@ from bench.device.schedule import Clock
 from bench.device.speed import Unit, measure_all, profile, stale, units
 from bench.layers import SMOKE, Layer, select
 from bench.lowering import offline
-from bench.run.contenders import PASSES, parts
+from bench.run.contenders import PASSES, operators_of
 from bench.run.session import Session
 from tritonconv import runtime
 from tritonconv.gpu import Gpu
@@ -32,7 +32,7 @@ HASHES = {"fprop": "1", "dgrad": "2", "wgrad": "3"}
 
 
 def measured_row(unit: Unit, **changed: Any) -> dict[str, Any]:
-    hashes = results.kernels_of(parts(unit.of, unit.layer), HASHES)
+    hashes = results.kernels_of(operators_of(unit.of, unit.layer), HASHES)
     about = {"layer": unit.layer.name, "pass": unit.of, "contender": "triton", "dtype": unit.dtype}
     return {**about, "status": "ok", "kernels": hashes, "tile": {"a": "tile"}, **changed}
 

@@ -215,7 +215,7 @@ def test_choices_are_what_would_be_launched() -> None:
     from bench.layers import select
     from bench.lowering.choices import choices
 
-    layers, gpu = select("smoke"), offline.gpu_of("sm_90")
+    layers, gpu = select("smoke"), offline.gpu_of_data_sheet("sm_90")
     rows = list(choices(layers, "bfloat16", gpu))
     assert [row[:2] for row in rows] == [(layer.name, operator) for layer in layers for operator in OPERATORS]
     for layer, operator, tile, pixels, blocks, rounds, steps, full, limit in rows:
