@@ -159,6 +159,10 @@ def test_folders_that_stand_alone(folder: str) -> None:
         assert all(f"{each}.".startswith(f"{folder}.") for each in imported), name
 
 
+# What of operators/ and launch/ is not on the way of a call: values, what planners call, and how torch maps.
+LEFT_OUT = {"launch.kernel_arguments", "launch.layout", "launch.plan", "launch.split_k", "operators.vmap"}
+
+
 def drawn(text: str) -> dict[str, set[str]]:
     """The way of a call: each module of the table in docs/design.md, and what the table says that it imports."""
     table = text.partition("| module | does | imports |\n")[2].partition("\n\n")[0]
@@ -168,7 +172,9 @@ def drawn(text: str) -> dict[str, set[str]]:
 
 def test_the_way_of_a_call_is_what_the_imports_say() -> None:
     way = drawn((ROOT / "docs/design.md").read_text())
-    assert len(way) >= 14
+    passed = {name.removeprefix("tritonconv.") for name in MODULES}
+    passed = {name for name in passed if name.startswith(("operators.", "launch."))}
+    assert passed - set(way) == LEFT_OUT
     for module, said in way.items():
         found = {name.removeprefix("tritonconv.") for name in imports(MODULES[f"tritonconv.{module}"])}
         assert found & set(way) == said, module

@@ -1,6 +1,7 @@
 """What one has to count is passed by name: a function takes at most six arguments by place.
 
-Those whose arguments are torch's take as many as torch's, in torch's order; kernels are launched by name.
+Those whose arguments are torch's take as many as torch's, in torch's order; kernels are launched by name. What is
+looked at is what functions are defined to take, not the fields of dataclasses and named tuples.
 """
 
 import ast

@@ -16,6 +16,13 @@ from torch import Tensor
 LETTERS = {1: "", 2: "b", 3: "p q", 4: "b p q"}
 
 
+def letters_of(bias: Tensor) -> str:
+    """Over which letters the bias varies. Raises ValueError where its shape is none of the above."""
+    if bias.ndim not in LETTERS:
+        raise ValueError(f"a bias has 1 to 4 dimensions, but got one of shape {list(bias.shape)}")
+    return LETTERS[bias.ndim]
+
+
 def shape_beside(result: Sequence[int], letters: str) -> tuple[int, ...]:
     """The shape of a bias that varies over `letters`, and is added to a result of shape (B, N, h, w)."""
     B, N, *pixels = result
@@ -24,7 +31,7 @@ def shape_beside(result: Sequence[int], letters: str) -> tuple[int, ...]:
 
 def broadcastable(bias: Tensor) -> Tensor:
     """The bias as it is added to a result (B, N, h, w)."""
-    return bias if "p" in LETTERS[bias.ndim] else bias[..., None, None]
+    return bias if "p" in letters_of(bias) else bias[..., None, None]
 
 
 def sum_for(letters: str, gradient: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ class Settings(NamedTuple):
     implementation: str
 
     @property
-    def of_reference(self) -> dict[str, Any]:
-        """What the reference takes of them, by name."""
+    def reference_arguments(self) -> dict[str, Any]:
+        """The settings that a function of the reference takes, by name."""
         return dict(
             size=self.size,
             stride=self.stride,
@@ -43,18 +43,20 @@ class Settings(NamedTuple):
         )
 
 
-# The operators as torch knows them, and which of the three each is. wgrad is there once more, for it and the gradient
-# of fprop's bias together.
+# The operators as torch knows them, and which of the three each is. `wgrad_with_bias` is wgrad, and also computes the
+# gradient of fprop's bias.
 OPERATOR_OF: dict[str, Operator] = {"fprop": "fprop", "dgrad": "dgrad", "wgrad": "wgrad", "wgrad_with_bias": "wgrad"}
 NAMES = tuple(OPERATOR_OF)
+# Those that add a bias to their result: it follows the two factors in their arguments.
+ADD_BIAS = ("fprop", "dgrad")
 
 
 def split(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], Settings]:
     """The tensors among the arguments of the operator `name`, and the settings that follow them.
 
-    The tensors are the two factors, and of fprop and dgrad then the bias or None.
+    The tensors are the two factors, and for those that ADD_BIAS the bias, or None.
     """
-    if name in ("fprop", "dgrad"):
+    if name in ADD_BIAS:
         first, second, bias, size, stride, pad, dilation, *others = arguments
         tensors: tuple[Any, ...] = (first, second, bias)
     else:
@@ -105,6 +107,8 @@ class Call:
     `geometry.TAKES`. `bias` is what fprop and dgrad add to their result, or None. `finds_bias` says that wgrad computes
     the gradient of fprop's bias, too. `device` is where the call runs, also where its tensors have no data and are on
     the meta device.
+
+    Raises ValueError for the gradient of a bias beside a weight that varies, which no kernel computes.
     """
 
     settings: Settings
@@ -124,6 +128,8 @@ class Call:
         self.bias = bias[0] if bias else None
         self.finds_bias = name == "wgrad_with_bias"
         self.device = first.device if device is None else device
+        if self.finds_bias and self.settings.varies:
+            raise ValueError("wgrad_with_bias is for a weight that does not vary: sum the features instead")
 
     @classmethod
     def of_geometry(
@@ -138,7 +144,13 @@ class Call:
         implementation: str = "auto",
         device: torch.device | None = None,
     ) -> "Call":
-        """A call for `geometry`, on factors of its shapes."""
+        """A call for `geometry`, on factors of its shapes. Raises ValueError for a bias that the operator does not add,
+        and for one that it does not find.
+        """
+        if bias is not None and operator not in ADD_BIAS:
+            raise ValueError(f"{operator} adds no bias")
+        if finds_bias and operator != "wgrad":
+            raise ValueError(f"{operator} does not find the gradient of a bias")
         settings = Settings(
             size=geometry.size_of(LEAVES_OUT[operator]),
             stride=(geometry.stride_h, geometry.stride_w),
@@ -149,15 +161,14 @@ class Call:
             channels_last=channels_last,
             implementation=implementation,
         )
-        if operator == "wgrad":
-            return cls("wgrad_with_bias" if finds_bias else "wgrad", (*factors, *settings), device)
-        return cls(operator, (*factors, bias, *settings), device)
+        added = (bias,) if operator in ADD_BIAS else ()
+        return cls("wgrad_with_bias" if finds_bias else operator, (*factors, *added, *settings), device)
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What torch's operator takes."""
-        bias = () if self.operator == "wgrad" else (self.bias,)
-        return *self.factors, *bias, *self.settings
+        added = (self.bias,) if self.name in ADD_BIAS else ()
+        return *self.factors, *added, *self.settings
 
     @cached_property
     def geometry(self) -> ConvGeometry:

@@ -19,6 +19,7 @@ from torch.nn.functional import conv2d, conv_transpose2d
 import tritonconv
 from bench.layers import Layer
 from bench.run import loop
+from bench.run.memory import Computation
 from tests.support.oracle import convolution_precision
 from tritonconv import dispatch
 from tritonconv.bias import shape_beside
@@ -35,7 +36,6 @@ OURS = ("triton", "triton-nchw", "reference")
 INSTEAD = ("reference", "loop")
 # float32 outside the tensor cores, and tf32, which is float32 rounded for them.
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
-Computation = Callable[[], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def computation(contender: str, of: Pass, problem: Problem) -> Computation:
         case "torch-nchw":
             return _torch(of, problem.contiguous())
         case "compile":
-            return _torch(of, problem, compiled)
+            return _torch(of, problem, compiled_by_torch)
         case "flag_gems":
             return _flag_gems(of, problem)
     raise ValueError(f"contenders are {', '.join(CONTENDERS)}, not {contender}")
@@ -206,8 +206,8 @@ def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda 
     return lambda: (backward(problem.gradient, problem.input, problem.weight),)
 
 
-def compiled(function: Any) -> Any:
-    """torch.compile at its best. Without what it compiled before, of which it keeps only so much, and or else fails."""
+def compiled_by_torch(function: Any) -> Any:
+    """torch.compile at its best. What was compiled before is forgotten, because torch fails beyond a limited number."""
     torch.compiler.reset()
     mode = "max-autotune-no-cudagraphs" if torch.cuda.is_available() else None
     return torch.compile(function, dynamic=False, fullgraph=True, mode=mode)

@@ -8,7 +8,8 @@ import torch
 from bench.layers import Layer
 from bench.results import Row, in_short, kernels_of, lost
 from bench.run import check
-from bench.run.contenders import OURS, Computation, Pass, Problem, at_its_best, computation, operators_of, refusal
+from bench.run.contenders import OURS, Pass, Problem, at_its_best, computation, operators_of, refusal
+from bench.run.memory import Computation
 from bench.run.roof import Ceilings, Roof
 from bench.run.timing import BUDGET, Times, side_by_side, spread
 
@@ -38,7 +39,7 @@ def measure(
         | {"commit": environment["commit"], "image": [*problem.x.shape], "weight": [*problem.weight.shape]}
         for name in contenders
     }
-    calls: dict[str, Computation] = {}
+    computations: dict[str, Computation] = {}
     with at_its_best(problem.dtype):
         expected = check.samples(of, problem)
 
@@ -51,8 +52,8 @@ def measure(
                 row |= {"status": "skipped", "reason": reason}
                 continue
             try:
-                calls[name] = computation(name, of, problem)
-                check_result(name, calls[name]())
+                computations[name] = computation(name, of, problem)
+                check_result(name, computations[name]())
                 if name.startswith("triton"):
                     tile = tiles_of(problem.layer, of, problem.dtype, device, name == "triton")
                     row |= {
@@ -60,9 +61,9 @@ def measure(
                         "tile": tile,
                     }
             except Exception as error:
-                calls.pop(name, None)
+                computations.pop(name, None)
                 row |= failure(error, device)
-        times = timed_or_failed(calls, rows, device, budget)
+        times = timed_or_failed(computations, rows, device, budget)
         roof = Roof.of(of, problem, ceilings)
         for name, each in times.items():
             try:
@@ -87,15 +88,15 @@ def looser(contender: str) -> float:
 
 
 def timed_or_failed(
-    calls: dict[str, Computation], rows: dict[str, Row], device: torch.device, budget: float
+    computations: dict[str, Computation], rows: dict[str, Row], device: torch.device, budget: float
 ) -> dict[str, Times]:
     """The times of all calls, side by side. If one of them fails at it, of each alone, and a row that says so."""
     try:
-        return side_by_side(calls, device, budget)
+        return side_by_side(computations, device, budget)
     except Exception as error:
         failure(error, device)
     times: dict[str, Times] = {}
-    for name, each in calls.items():
+    for name, each in computations.items():
         try:
             times |= side_by_side({name: each}, device, budget)
         except Exception as error:

@@ -13,22 +13,22 @@ from torch.autograd.profiler import profile
 Computation = Callable[[], Any]
 
 
-def on_gpu(call: Computation, device: torch.device) -> tuple[int, Any]:
+def on_gpu(computation: Computation, device: torch.device) -> tuple[int, Any]:
     """The most bytes that are allocated at a time during a call, beyond those before it, and what it returns."""
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    results = call()
+    results = computation()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before, results
 
 
-def on_cpu(call: Computation) -> tuple[int, Any]:
+def on_cpu(computation: Computation) -> tuple[int, Any]:
     """The same, from a profile of what torch's allocator hands out in the call, and gets back of that: it sees neither
     what libraries keep apart nor that something from before the call is freed.
     """
     with uncollected(), profile(use_kineto=True, profile_memory=True) as profiler:
-        results = call()
+        results = computation()
     found = profiler.kineto_results
     assert found is not None
     changes = sorted((event.start_ns(), event.nbytes()) for event in found.events() if event.name() == "[memory]")

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 
 from bench.run.contenders import DTYPES, Pass, Problem, at_its_best, operators_of
-from bench.run.timing import Computation, side_by_side
+from bench.run.memory import Computation
+from bench.run.timing import side_by_side
 from tritonconv.geometry import ConvGeometry, Operator
 
 Ceilings = dict[str, float]

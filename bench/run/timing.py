@@ -2,15 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 
 from bench.run import memory
+from bench.run.memory import Computation
 
-Computation = Callable[[], Any]
 Name = TypeVar("Name", bound=Hashable)
 
 # Bytes that are overwritten between two runs, to throw operands out of the L2 cache: several times the largest.
@@ -54,22 +54,27 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {**{name: round(value, 3) for name, value in named.items()}, "runs": len(values)}
 
 
-def side_by_side(calls: dict[Name, Computation], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
-    """Time each of `calls`, in turns, so that a machine that gets slower does so for all."""
+def side_by_side(
+    computations: dict[Name, Computation], device: torch.device, budget: float = BUDGET
+) -> dict[Name, Times]:
+    """Time each of `computations`, in turns, so that a machine that gets slower does so for all."""
     if device.type == "cuda":
-        times = on_device(calls, device, budget)
+        times = on_device(computations, device, budget)
     else:
-        times = {name: Times(extra_bytes=memory.beside_results(*memory.on_cpu(call))) for name, call in calls.items()}
-    _in_eager_mode(calls, times, device, budget)
+        times = {
+            name: Times(extra_bytes=memory.beside_results(*memory.on_cpu(computation)))
+            for name, computation in computations.items()
+        }
+    _in_eager_mode(computations, times, device, budget)
     return times
 
 
-def on_device(calls: dict[Name, Computation], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
+def on_device(computations: dict[Name, Computation], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
     """Replays of a CUDA graph between two events, with a cold L2 cache, in turns."""
-    times = {name: Times() for name in calls}
+    times = {name: Times() for name in computations}
     replays = {}
-    for name, call in calls.items():
-        replays[name], times[name].how, times[name].extra_bytes = captured(call, device)
+    for name, computation in computations.items():
+        replays[name], times[name].how, times[name].extra_bytes = captured(computation, device)
     cold = torch.empty(COLD, dtype=torch.uint8, device=device)
     for name in turns({name: _seconds(replay, device) for name, replay in replays.items()}, budget):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -82,30 +87,30 @@ def on_device(calls: dict[Name, Computation], device: torch.device, budget: floa
     return times
 
 
-def captured(call: Computation, device: torch.device) -> tuple[Computation, str, int]:
-    """A replay of `call`, what it is called, and the peak of the memory it takes beside operands and results.
+def captured(computation: Computation, device: torch.device) -> tuple[Computation, str, int]:
+    """A replay of `computation`, what it is called, and the peak of the memory it takes beside operands and results.
 
     What can not be captured is called as it is.
     """
-    call()
-    extra = memory.beside_results(*memory.on_gpu(call, device))
+    computation()
+    extra = memory.beside_results(*memory.on_gpu(computation, device))
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
         for _ in range(3):
-            call()
+            computation()
     torch.cuda.current_stream(device).wait_stream(side)
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
     try:
         with torch.cuda.graph(graph):
-            kept = call()
+            kept = computation()
     except torch.OutOfMemoryError:
         torch.cuda.set_stream(stream)
         raise
     except RuntimeError:
         torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own stream behind
         torch.cuda.synchronize(device)
-        return call, "events", extra
+        return computation, "events", extra
 
     def replay(kept: Any = kept) -> Any:
         graph.replay()
@@ -115,15 +120,15 @@ def captured(call: Computation, device: torch.device) -> tuple[Computation, str,
 
 
 def _in_eager_mode(
-    calls: dict[Name, Computation], times: dict[Name, Times], device: torch.device, budget: float
+    computations: dict[Name, Computation], times: dict[Name, Times], device: torch.device, budget: float
 ) -> None:
     """From the call to its result, as a user waits; and, on a GPU, until the host is free for the next call."""
-    for call in calls.values():
-        call()
-    for name in turns({name: _seconds(call, device) for name, call in calls.items()}, budget):
+    for computation in computations.values():
+        computation()
+    for name in turns({name: _seconds(computation, device) for name, computation in computations.items()}, budget):
         _wait(device)
         start = time.perf_counter()
-        calls[name]()
+        computations[name]()
         free = time.perf_counter()
         _wait(device)
         times[name].wall.append(1e6 * (time.perf_counter() - start))
@@ -144,10 +149,10 @@ def turns(seconds: dict[Name, float], budget: float) -> list[Name]:
     return order
 
 
-def _seconds(call: Computation, device: torch.device) -> float:
+def _seconds(computation: Computation, device: torch.device) -> float:
     _wait(device)
     start = time.perf_counter()
-    call()
+    computation()
     _wait(device)
     return time.perf_counter() - start
 

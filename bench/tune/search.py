@@ -12,7 +12,8 @@ from bench.layers import Layer
 from bench.lowering.offline import plan_for
 from bench.results import Row
 from bench.run import check
-from bench.run.contenders import Computation, Problem, at_its_best
+from bench.run.contenders import Problem, at_its_best
+from bench.run.memory import Computation
 from bench.run.timing import on_device, spread
 from tritonconv.geometry import Operator
 from tritonconv.gpu import Gpu

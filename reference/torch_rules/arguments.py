@@ -121,8 +121,16 @@ def conv2d(
     check_same("bias", input, bias)
     check_multiplied(function, input)
     check_same("weight", input, weight)
-    operands = autocast(x, weight, bias)
-    return Checked(*operands, size, strides, pad, dilations, groups, varies, channels_last(x, weight, varies))
+    return Checked(
+        *autocast(x, weight, bias),
+        size=size,
+        stride=strides,
+        pad=pad,
+        dilation=dilations,
+        groups=groups,
+        varies=varies,
+        channels_last=channels_last(x, weight, varies),
+    )
 
 
 def conv_transpose2d(
@@ -182,9 +190,16 @@ def conv_transpose2d(
     check_multiplied(function, input)
     check_same("weight", input, weight)
     check_same("bias", input, bias)
-    operands = autocast(y, weight, bias)
-    last = channels_last(y, weight, varies)
-    return Checked(*operands, (size[0], size[1]), strides, pad, dilations, groups, varies, last)
+    return Checked(
+        *autocast(y, weight, bias),
+        size=(size[0], size[1]),
+        stride=strides,
+        pad=pad,
+        dilation=dilations,
+        groups=groups,
+        varies=varies,
+        channels_last=channels_last(y, weight, varies),
+    )
 
 
 def padded(layer: Any, input: Tensor) -> tuple[Tensor, str | tuple[int, ...]]:

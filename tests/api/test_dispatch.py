@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tritonconv
-from tests.support.plans import call_of, without_data
+from tests.support.plans import call_of, meta_factors
 from tests.support.processes import ran
 from tritonconv import dispatch, fallback_warning, runtime
 from tritonconv.call import Call
@@ -27,7 +27,7 @@ torch.manual_seed(0)
 x, w = torch.randn(1, 4, 5, 5), torch.randn(6, 4, 3, 3)
 
 
-def call_for(
+def call_on(
     operator: Operator = "fprop",
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
@@ -36,28 +36,28 @@ def call_for(
 ) -> Call:
     """A call on that device, of operands without data."""
     how = dict(implementation=implementation, device=torch.device(device))
-    return call_of(operator, geometry, without_data(geometry, dtype), **how)
+    return call_of(operator, geometry, meta_factors(geometry, dtype), **how)
 
 
 def test_the_reference_never_refuses() -> None:
     for dtype in (torch.float64, torch.complex64, torch.bfloat16):
-        assert why_not("reference", call_for("wgrad", dtype, "meta")) is None
+        assert why_not("reference", call_on("wgrad", dtype, "meta")) is None
 
 
 def test_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "not in float64" in str(why_not("triton", call_for(dtype=torch.float64)))
-    assert "not on meta" in str(why_not("triton", call_for(device="meta")))
+    assert "not in float64" in str(why_not("triton", call_on(dtype=torch.float64)))
+    assert "not on meta" in str(why_not("triton", call_on(device="meta")))
     monkeypatch.setattr(runtime, "interpreted", lambda: False)
-    assert "TRITON_INTERPRET=1" in str(why_not("triton", call_for()))
+    assert "TRITON_INTERPRET=1" in str(why_not("triton", call_on()))
     monkeypatch.setattr(runtime, "no_triton", lambda: "Triton is not installed")
-    assert why_not("triton", call_for()) == "Triton is not installed"
+    assert why_not("triton", call_on()) == "Triton is not installed"
 
 
 def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "interpreted", lambda: False)
     monkeypatch.setattr(runtime, "gpu_of", lambda _: Gpu.of("sm_75", 40))
     reason = "Triton has no tensor-core path for compute capability 7.5: the kernels need 8.0 or newer"
-    assert why_not("triton", call_for(device="cuda")) == reason
+    assert why_not("triton", call_on(device="cuda")) == reason
 
 
 @pytest.mark.parametrize(
@@ -81,29 +81,29 @@ def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_32_bits_do_not_count_is_refused(sampling: dict[str, int], reason: str) -> None:
     sizes = dict(B=1, C=1, H=8, W=8, F=1, P=1, Q=1, R=1, S=1)
     huge = ConvGeometry(**(sizes | sampling))
-    assert why_not("triton", call_for(geometry=huge)) == reason
-    assert why_not("triton", call_for(geometry=ConvGeometry(**sizes))) is None or (not runtime.interpreted())
+    assert why_not("triton", call_on(geometry=huge)) == reason
+    assert why_not("triton", call_on(geometry=ConvGeometry(**sizes))) is None or (not runtime.interpreted())
 
 
 def test_too_many_positions_are_refused() -> None:
     """By all operators alike, so that no step fails halfway: here the features are few, and the pixels too many."""
     huge = ConvGeometry(B=2**20, C=1, H=64, W=64, F=1, P=1, Q=1, R=1, S=1)
     for operator in ("fprop", "dgrad", "wgrad"):
-        reason = str(why_not("triton", call_for(operator, geometry=huge)))
+        reason = str(why_not("triton", call_on(operator, geometry=huge)))
         assert "dgrad, 4294967296 x 1 x 1, has an extent of 2^31 or more" in reason
 
 
 @pytest.mark.skipif(not runtime.interpreted(), reason="on a GPU machine the kernels are compiled, not interpreted")
 def test_order_and_wishes() -> None:
-    assert choose(call_for()) == ("triton", {})
-    assert choose(call_for(implementation="reference")) == ("reference", {})
-    chosen, reasons = choose(call_for(dtype=torch.float64))
+    assert choose(call_on()) == ("triton", {})
+    assert choose(call_on(implementation="reference")) == ("reference", {})
+    chosen, reasons = choose(call_on(dtype=torch.float64))
     assert (chosen, list(reasons)) == ("reference", ["triton"])
     assert "not in float64" in reasons["triton"]
-    assert choose(call_for("wgrad", implementation="triton")) == ("triton", {})
+    assert choose(call_on("wgrad", implementation="triton")) == ("triton", {})
     for operator in OPERATORS:
         with pytest.raises(NotImplementedError, match=r"^triton: .*float64"):
-            choose(call_for(operator, torch.float64, implementation="triton"))
+            choose(call_on(operator, torch.float64, implementation="triton"))
 
 
 def test_precedence() -> None:
@@ -232,8 +232,8 @@ def test_layers_carry_their_implementation() -> None:
 
 def test_a_kernel_that_failed_is_given_up_for_such_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
-    shared = call_for("dgrad", torch.float16)
-    local = call_for("dgrad", torch.float16, geometry=replace(GEOMETRY, varies="p q"))
+    shared = call_on("dgrad", torch.float16)
+    local = call_on("dgrad", torch.float16, geometry=replace(GEOMETRY, varies="p q"))
     failures.add(NoKernel.of(local), "it does not compile")
     assert why_not("triton", local) == "it does not compile"
     assert why_not("triton", shared) is None
@@ -252,12 +252,12 @@ def test_a_failure_empties_the_plan_cache(monkeypatch: pytest.MonkeyPatch) -> No
 def test_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
     fallback_warning._said.clear()
-    on_gpu = call_for("dgrad", torch.float64, device="cuda")
+    on_gpu = call_on("dgrad", torch.float64, device="cuda")
     with pytest.warns(tritonconv.FallbackWarning, match="dgrad runs as reference: the kernels compute in float16"):
         decide(on_gpu).warn_of_fallback()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decide(on_gpu).warn_of_fallback()
         fallback_warning._said.clear()
-        asked = call_for("dgrad", torch.float64, device="cuda", implementation="reference")
+        asked = call_on("dgrad", torch.float64, device="cuda", implementation="reference")
         decide(asked).warn_of_fallback()  # as it was asked for, so nothing to warn about

@@ -5,9 +5,8 @@ import torch
 
 import tritonconv
 from tests.support.plans import call_of, planned
-from tritonconv import runtime
+from tritonconv import dispatch, runtime
 from tritonconv.gpu import Gpu
-from tritonconv.operators import decision
 
 torch.manual_seed(0)
 x = torch.randn(1, 4, 5, 5)
@@ -45,10 +44,11 @@ def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = tritonconv.Conv2d(64, 128, 3, padding=1).half().to(memory_format=torch.channels_last)
     image = torch.randn(32, 64, 28, 28).half().contiguous(memory_format=torch.channels_last)
     gpu = Gpu.of("sm_90", 132, "a GPU without a table")
-    with tritonconv.using("reference"), monkeypatch.context() as patch:
+    with tritonconv.using("reference"):
         assert {(choice.tile, choice.measured) for choice in tritonconv.explain(layer, image)} == {(None, None)}
+    with monkeypatch.context() as patch:
         patch.setattr(runtime, "gpu_of", lambda _: gpu)
-        patch.setattr(decision.dispatch, "choose", lambda _: ("triton", {}))
+        patch.setattr(dispatch, "_why_not_device", lambda _: None)
         explanation = tritonconv.explain(layer, image)
     features = torch.empty(32, 128, 28, 28).half().contiguous(memory_format=torch.channels_last)
     factors = dict(x=image, weight=layer.weight, y=features)

@@ -1,6 +1,7 @@
 """The counter of memory, and with it: unfold keeps every pixel once for each tap, and the fused local layers do not."""
 
 import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,10 @@ import tritonconv
 from bench.run import memory, timing
 from tests.support import guards
 from tritonconv import reference
+from tritonconv.call import Call
+from tritonconv.geometry import ConvGeometry
 from tritonconv.launch import layout, plan_cache, tile_choice
+from tritonconv.operators import compute
 
 CPU = torch.device("cpu")
 KILO = 1000
@@ -133,10 +137,46 @@ def test_partial_sums_are_gone_before_the_images_gradient_is_there(
     """Eight of them, which are less than it: at no time is there more than operands and results."""
     pick = tile_choice.pick
     splits = {"wgrad": 8}
-    monkeypatch.setattr(tile_choice, "pick", lambda *asked: replace(pick(*asked), SPLIT_K=splits.get(asked[1], 1)))
+    monkeypatch.setattr(
+        tile_choice, "pick", lambda *request: replace(pick(*request), SPLIT_K=splits.get(request[1], 1))
+    )
     layer = getattr(tritonconv, name)(16, 16, 3, padding=1, bias=bias, device=device)
     with tritonconv.using("triton"):
         call, operands = step(layer, torch.randn(4, 16, 18, 18, device=device))
         peak, results = peak_of(call, device)
     assert 8 * layer.weight.nbytes < operands[0].nbytes
     assert memory.beside_results(peak, results) < 2 * layer.weight.nbytes  # of which one is a copy in another order
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_workspaces_are_gone_before_results_are_checked(
+    kept: bool, device: str, unfenced: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tritonconv.verify` takes memory too."""
+    geometry = ConvGeometry(B=2, C=16, H=6, W=6, F=16, P=6, Q=6, R=3, S=3, pad_h=1, pad_w=1)
+    x, y = torch.randn(2, 16, 6, 6, device=device), torch.randn(2, 16, 6, 6, device=device)
+    call = Call.of_geometry("wgrad", geometry, (x, y), channels_last=False, implementation="triton")
+    for _ in range(kept):
+        compute.compute(call)
+    allocated: list[weakref.ref[Tensor]] = []
+    beside: list[Tensor] = []
+
+    def noted(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def made(*given: Any) -> Tensor:
+            tensor = allocate(*given)
+            allocated.append(weakref.ref(tensor))
+            return tensor
+
+        return made
+
+    def observe(_: Call, results: tuple[Tensor, ...]) -> None:
+        gc.collect()
+        there = [tensor for each in allocated if (tensor := each()) is not None]
+        beside.extend(tensor for tensor in there if tensor is not results[0])
+
+    monkeypatch.setattr(layout, "allocate", noted(layout.allocate))
+    monkeypatch.setattr(plan_cache, "allocate_as", noted(plan_cache.allocate_as))
+    monkeypatch.setattr(compute, "observers", [observe])
+    compute.compute(call)
+    assert len(allocated) == 2  # the weight, and its partial sums
+    assert beside == []

@@ -54,6 +54,22 @@ def test_a_kernel_that_does_not_compile_but_must(tmp_path: Path) -> None:
     assert (found["warnings"], found["started"]) == ([], [])
 
 
+def test_a_warning_that_is_an_error_has_the_compilers_error_for_its_context(tmp_path: Path) -> None:
+    code = """
+from tritonconv import FallbackWarning
+def context():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FallbackWarning)
+        try:
+            return forward()
+        except FallbackWarning as error:
+            return type(error.__context__).__name__
+observe(context, gpu=install(Gpu()))
+"""
+    found = seen(BREAK.format(module="gather.fprop", kernel="fprop") + code, tmp_path)
+    assert (found["results"], found["started"]) == (["CompileTimeAssertionFailure"], [])
+
+
 def test_compiler_passes_and_assembler_that_fail(tmp_path: Path) -> None:
     code = """
 from triton.backends.nvidia.compiler import CUDABackend
@@ -69,7 +85,7 @@ observe(forward, forward, gpu=install(Gpu()))
 
 
 def test_out_of_resources(tmp_path: Path) -> None:
-    """The least tile takes over, and stays; where that is too large, too, the reference."""
+    """The smallest tile takes over, and stays; where that is too large, too, the reference."""
     found = seen("observe(forward, forward, gpu=install(Gpu(shared=16_000)))", tmp_path)
     one_warning(found, "64x32x32w4s4 does not fit this GPU: out of resource: shared memory", "tile 64x16x32w8s2")
     assert (found["results"], found["started"]) == ([True, True], ["fprop_kernel 64x16x32"] * 2)
@@ -136,21 +152,21 @@ observe(strict, strict, forward, forward, gpu=install(Gpu(shared=16_000)))
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])
-def test_the_least_tile_fits_everywhere(itemsize: int) -> None:
+def test_the_smallest_tile_fits_everywhere(itemsize: int) -> None:
     """It is a shipped one, which others compile and compare, and the smallest of all that may be tuned."""
     sm_86 = ARCHITECTURES["sm_86"]
     # Of which a block has 48 KiB, as on GPUs that are asked for no more.
     multiprocessor = sm_86.multiprocessor._replace(shared_bytes=49 * KIB)
     gpu = Gpu(replace(sm_86, multiprocessor=multiprocessor), 1)
     for operator, varies in product(OPERATORS, VARIES):
-        least = catalogue.smallest_tile(operator, itemsize, varies)
+        smallest = catalogue.smallest_tile(operator, itemsize, varies)
         operands = Operands(itemsize, 1, varies=varies)
-        assert fits.fits(least, operator, itemsize, gpu)
-        assert least in catalogue.shipped(operator, operands)
+        assert fits.fits(smallest, operator, itemsize, gpu)
+        assert smallest in catalogue.shipped(operator, operands)
         for other in catalogue.shipped(operator, operands) if "p" in varies else fits.legal(operator, operands, gpu):
             if catalogue.images(other, operator) >= 16:  # with tensor cores
-                assert least.BLOCK_M * least.BLOCK_N <= other.BLOCK_M * other.BLOCK_N
-                assert least.num_stages <= other.num_stages
+                assert smallest.BLOCK_M * smallest.BLOCK_N <= other.BLOCK_M * other.BLOCK_N
+                assert smallest.num_stages <= other.num_stages
 
 
 def test_triton_is_not_installed(tmp_path: Path) -> None:
@@ -251,7 +267,7 @@ observe(forward, forward, gpu=gpu)
     assert (found["results"], found["warnings"], found["started"]) == ([lost, lost], [], [])
 
 
-def test_the_gpu_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_is_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it is well, before anything else is tried on it; not while it records a graph."""
 
     def unwell(_: torch.device) -> None:

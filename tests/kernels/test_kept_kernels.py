@@ -110,4 +110,4 @@ observe(inference, lambda: entered(inference), step, lambda: entered(step), gpu=
     assert right
     assert also_right
     assert 30 < in_forward <= 63
-    assert 60 < in_step <= 129
+    assert 60 < in_step <= 130

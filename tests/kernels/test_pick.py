@@ -11,7 +11,7 @@ import torch
 from bench.layers import read
 from tests.support.gpus import A100, H100, H200, MI300, RTX4090
 from tests.support.oracle import convolution_precision
-from tests.support.plans import call_of, planned, without_data
+from tests.support.plans import call_of, meta_factors, planned
 from tritonconv.geometry import OPERATORS, VARIES, ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.tiling import block_shapes, catalogue, fits, measured, pick
@@ -219,7 +219,7 @@ def test_few_variants_are_compiled(dtype: torch.dtype) -> None:
         for _ in range(1000):
             geometry, channels_last = some_geometry(rng), rng.random() < 0.7
             memory_format = torch.channels_last if channels_last else torch.contiguous_format
-            given = without_data(geometry, dtype)
+            given = meta_factors(geometry, dtype)
             factors = {name: factor.to(memory_format=memory_format) for name, factor in given.items()}
             for_y, for_x = (torch.empty(n, dtype=dtype, device="meta") for n in (geometry.F, geometry.C))
             has_bias = rng.random() < 0.5

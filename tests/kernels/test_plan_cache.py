@@ -17,7 +17,9 @@ from tests.support.selection import in_dtypes
 from tests.support.steps import steps
 from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
-from tritonconv.launch import plan_cache, planners, split_k, tile_choice
+from tritonconv.launch import failures, plan_cache, planners, split_k, start, tile_choice
+from tritonconv.launch.failures import TileTooLarge
+from tritonconv.launch.plan import Plan
 from tritonconv.operators.compute import compute
 
 pytest.importorskip("triton")
@@ -125,6 +127,24 @@ def test_switches_of_torch_are_no_news_to_other_dtypes(device: str, planned: lis
         assert len(planned) == plans
 
 
+def test_a_plan_that_was_chosen_before_a_failure_is_not_kept(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread finds that its tile is too large while this one computes."""
+    start_kernels = start.start_kernels
+
+    def interrupted(plan: Plan) -> list[Any]:
+        compiled = start_kernels(plan)
+        failures.add(TileTooLarge("fprop", plan.request.gpu, replace(plan.tile, SPLIT_K=1)), "too large")
+        return compiled
+
+    x, weight = drawn(2, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device)
+    with monkeypatch.context() as patch:
+        patch.setattr(start, "start_kernels", interrupted)
+        assert right(conv2d(x, weight), x, weight)
+    assert not plan_cache._kept
+    assert right(conv2d(x, weight), x, weight)
+    assert len(plan_cache._kept) == 1
+
+
 def test_a_tensor_that_is_two_operands_is_not_taken_for_one_again(device: str) -> None:
     """Which of them a kernel was given can not be told from its address."""
     x, weight = drawn(4, 4, 3, 3, device=device), drawn(4, 4, 3, 3, device=device)
@@ -189,7 +209,7 @@ def test_what_lack_of_memory_made_of_a_plan_is_not_kept(device: str, monkeypatch
     """Once there is memory again, the sum is split as it should be."""
     pick, partial_sums = tile_choice.pick, split_k.partial_sums
     monkeypatch.setattr(
-        tile_choice, "pick", lambda *asked: replace(pick(*asked), SPLIT_K=4 if asked[1] == "wgrad" else 1)
+        tile_choice, "pick", lambda *request: replace(pick(*request), SPLIT_K=4 if request[1] == "wgrad" else 1)
     )
     splits: list[int] = []
     limit = 0

@@ -22,7 +22,7 @@ def call_of(
     return Call.of_geometry(operator, geometry, (first, second), bias, **how)
 
 
-def without_data(geometry: ConvGeometry, dtype: torch.dtype = torch.float32) -> dict[Factor, Tensor]:
+def meta_factors(geometry: ConvGeometry, dtype: torch.dtype = torch.float32) -> dict[Factor, Tensor]:
     """The three factors, in NCHW on the meta device."""
     names: tuple[Factor, ...] = ("x", "weight", "y")
     return {name: torch.empty(geometry.shape_of(name), dtype=dtype, device="meta") for name in names}

@@ -11,7 +11,7 @@ import torch
 
 from tests.support.cases import LAYOUTS, Case
 from tests.support.oracle import forward
-from tests.support.plans import call_of, planned, without_data
+from tests.support.plans import call_of, meta_factors, planned
 from tests.support.processes import python
 from tests.sweep import __main__ as command
 from tests.sweep.check import wrong
@@ -121,7 +121,7 @@ def test_steps_are_those_that_are_launched(seed: int) -> None:
     case = drawn()[seed]
     promised, geometry = steps(case.geometry), case.geometry
     for operator in OPERATORS:
-        plan = planned(call_of(operator, geometry, without_data(geometry)), gpu=INTERPRETER)
+        plan = planned(call_of(operator, geometry, meta_factors(geometry)), gpu=INTERPRETER)
         assert sum(each.programs for each in plan.launches[:1]) <= promised[operator]
 
 

@@ -1,6 +1,6 @@
 """What has failed in this process, and is not tried again: tiles, TMA, kernels, or all of Triton on a device.
 
-Plans are kept by what was chosen for them, so a new failure empties the plan cache.
+Kept plans were chosen by what had failed until then, so each change here empties the plan cache.
 """
 
 from dataclasses import dataclass
@@ -66,8 +66,9 @@ def add(failure: Failure, reason: str) -> None:
 
 
 def remove(failure: Failure) -> None:
-    """Take back what was added and did not help."""
+    """Forget a failure, so that this is tried again."""
     _reasons.pop(failure, None)
+    plan_cache.clear()
 
 
 def happened(failure: Failure) -> bool:

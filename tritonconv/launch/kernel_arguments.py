@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonconv.bias import LETTERS
+from tritonconv.bias import letters_of
 from tritonconv.geometry import ConvGeometry
 from tritonconv.launch.layout import bias_strides, can_copy_blocks
 from tritonconv.runtime import interpreted, tf32_allowed
@@ -51,10 +51,10 @@ def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y
 
 def kernel_bias(bias: Tensor, geometry: ConvGeometry) -> Tensor:
     """A bias as kernels take it. Raises ValueError for one that varies over more than the weight."""
-    letters = LETTERS[bias.ndim]
+    letters = letters_of(bias)
     if not set(letters) <= set(geometry.varies):
         raise ValueError(f"the bias varies over {letters!r}, and the weight only over {geometry.varies!r}")
-    return bias.contiguous() if bias.ndim == 1 else bias  # which kernels take without its strides
+    return bias if letters else bias.contiguous()  # which kernels take without its strides
 
 
 def variation_arguments(geometry: ConvGeometry) -> dict[str, bool]:
@@ -74,7 +74,7 @@ def gather_arguments(
         stride_bias_n=stride_n,
         stride_bias_h=stride_h,
         stride_bias_w=stride_w,
-        BIAS_VARIES=bias is not None and bias.ndim > 1,
+        BIAS_VARIES=bias is not None and letters_of(bias) != "",
         **variation_arguments(geometry),
         **tap_arguments(geometry, side, vector, tile),
         # What Triton must be told of a loop without tensor cores, which it would not pipeline.

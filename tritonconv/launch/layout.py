@@ -93,7 +93,7 @@ def weight_vector(weight: Tensor) -> int:
     return gcd(weight.shape[-3], 16 // weight.element_size())
 
 
-def store_vector(side: Tensor, channels: int) -> int:
+def width_of_stores(side: Tensor, channels: int) -> int:
     """How many adjacent channels one store takes: 16 bytes of them, or 1."""
     vector = 16 // side.element_size()
     return vector if alignment(side, channels) == vector else 1
@@ -110,7 +110,7 @@ def can_copy_blocks(side: Tensor, geometry: ConvGeometry) -> bool:
     return min(along_b, along_h, along_w) > 0 and farthest * side.element_size() < 2**40
 
 
-def flattened(side: Tensor) -> Tensor | None:
+def one_row(side: Tensor) -> Tensor | None:
     """The pixels of all images as one row of one image (1, N, 1, B*H*W), if they lie so in memory."""
     if not is_evenly_spaced(side):
         return None

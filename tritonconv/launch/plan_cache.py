@@ -44,8 +44,19 @@ class Kept(NamedTuple):
 _kept: dict[Hashable, Kept] = {}
 
 
+# How often all plans were forgotten because they might be chosen otherwise.
+_generation = 0
+
+
+def generation() -> int:
+    """What changes when plans that were chosen before are not to be kept any more."""
+    return _generation
+
+
 def clear() -> None:
     """Forget all, for what was chosen then may be chosen otherwise now."""
+    global _generation
+    _generation += 1
     _kept.clear()
 
 
@@ -53,8 +64,7 @@ def key(call: Call) -> Hashable:
     """All that a plan depends on: what the call says beside its tensors, their layouts, and torch's switches."""
     first, second = call.factors
     return (
-        call.operator,
-        call.finds_bias,
+        call.name,
         call.settings,
         first.dtype == torch.float32 and runtime.tf32_allowed(),
         described(first),
@@ -93,8 +103,11 @@ def find(call: Call) -> Plan | None:
     return Plan(results, launches, found.tile, found.request, Copies())
 
 
-def keep(call: Call, plan: Plan, compiled: Sequence[Any]) -> None:
-    """Keep a plan that has run, with what Triton `compiled` for each launch; but not if lack of memory reduced it."""
+def keep(call: Call, plan: Plan, compiled: Sequence[Any], since: int) -> None:
+    """Keep a plan that has run, with what Triton `compiled` for each launch.
+
+    A plan is not kept if lack of memory reduced it, nor if it was chosen in a generation, `since`, that is over.
+    """
     if plan.reduced:
         return
     copied = [copy for copy, *_ in plan.copies]
@@ -110,8 +123,19 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any]) -> None:
     layouts = [without_data(tensor) for tensor in (*plan.results, *plan.workspaces)]
     launches = [without_tensors(*each) for each in zip(plan.launches, compiled, strict=True)]
     if len(_kept) >= MOST:
-        clear()
-    _kept[key(call)] = Kept(plan.tile, plan.request, launches, layouts, len(plan.results), copies, pointers)
+        _kept.clear()
+    kept = Kept(
+        tile=plan.tile,
+        request=plan.request,
+        launches=launches,
+        layouts=layouts,
+        results=len(plan.results),
+        copies=copies,
+        pointers=pointers,
+    )
+    _kept[key(call)] = kept
+    if since != _generation:  # looked at afterwards, because another thread may have cleared in between
+        _kept.pop(key(call), None)
 
 
 def without_tensors(launch: Launch, compiled: Any) -> Launch:

@@ -34,10 +34,10 @@ from tritonconv.launch.layout import (
     is_evenly_spaced,
     is_wide,
     paired_vectors,
-    store_vector,
     weight_channels_last,
     weight_filters_last,
     weight_vector,
+    width_of_stores,
 )
 from tritonconv.launch.plan import Copies, Launch, Plan, TileRequest
 from tritonconv.launch.split_k import sum_of_partials, workspace
@@ -59,15 +59,15 @@ def loaded_by_vectors(copies: Copies, side: Tensor, channels: int) -> tuple[Tens
     return side, alignment(side, channels)
 
 
-def flattened(geometry: ConvGeometry, one: Tensor, other: Tensor) -> tuple[ConvGeometry, Tensor, Tensor]:
+def flatten_product(geometry: ConvGeometry, one: Tensor, other: Tensor) -> tuple[ConvGeometry, Tensor, Tensor]:
     """The same product over one row of pixels, if it is a plain matrix product, and both sides lie in memory as that.
 
     An empty batch has no such row: kernels divide by the pixels of an image.
     """
     if geometry.pointwise and geometry.B > 0:
-        flat_one, flat_other = layout.flattened(one), layout.flattened(other)
-        if flat_one is not None and flat_other is not None:
-            return geometry.flattened(), flat_one, flat_other
+        row_one, row_other = layout.one_row(one), layout.one_row(other)
+        if row_one is not None and row_other is not None:
+            return geometry.flattened(), row_one, row_other
     return geometry, one, other
 
 
@@ -75,7 +75,7 @@ class SideToSide(NamedTuple):
     """What the plans of fprop and dgrad have in common: they load one side and store the other.
 
     Loads and stores take `load_vector` and `store_vector` adjacent channels at once. `stored` is the result as the
-    kernel sees it: as one row of pixels where `geometry` is flattened.
+    kernel sees it. It is one row of pixels, and so is `loaded`, if `geometry` is flattened.
     """
 
     copies: Copies
@@ -98,9 +98,9 @@ class SideToSide(NamedTuple):
         copies = Copies()
         result = layout.allocate(call.result_shape, side, call.result_is_channels_last)
         side, load = loaded_by_vectors(copies, side, channels[taken])
-        store = store_vector(result, channels[left_out])
+        store = width_of_stores(result, channels[left_out])
         bias = None if call.bias is None else copies.lay(call.bias, partial(kernel_bias, geometry=geometry))
-        geometry, side, stored = flattened(geometry, side, result)
+        geometry, side, stored = flatten_product(geometry, side, result)
         operands = described_operands(geometry, load, store > 1, side)
         request = TileRequest(geometry, call.operator, operands, gpu)
         return cls(
@@ -116,19 +116,20 @@ class SideToSide(NamedTuple):
             tile=tile or tile_for(request),
         )
 
-    def gather_arguments(self) -> dict[str, Any]:
-        """What the kernels take that compute the address of each pixel."""
-        return gather_arguments(self.geometry, self.loaded, self.load_vector, self.bias, self.stored.shape, self.tile)
-
-    def plan(self, kernel: Any, arguments: dict[str, Any]) -> Plan:
-        """The plan of one launch."""
-        programs = self.tile.programs(
-            self.geometry, self.request.operator, self.loaded.element_size(), self.request.gpu
+    def plan_launch(self, kernel: Any, arguments: dict[str, Any]) -> Plan:
+        """The plan of one launch of this kernel."""
+        operator, gpu = self.request.operator, self.request.gpu
+        programs = self.tile.programs(self.geometry, operator, self.loaded.element_size(), gpu)
+        return Plan(
+            results=(self.result,),
+            launches=with_programs(Launch(kernel, programs, arguments)),
+            tile=self.tile,
+            request=self.request,
+            copies=self.copies,
         )
-        return Plan((self.result,), launched(Launch(kernel, programs, arguments)), self.tile, self.request, self.copies)
 
 
-def launched(*launches: Launch) -> list[Launch]:
+def with_programs(*launches: Launch) -> list[Launch]:
     """Those of the launches that start programs. Of an empty batch, none do."""
     return [each for each in launches if each.programs > 0]
 
@@ -141,7 +142,7 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     sides, (_, weight) = SideToSide.of(call, gpu, tile), call.factors
     geometry, tile, x, y = sides.geometry, sides.tile, sides.loaded, sides.stored
     folded = tile.uses_tma and geometry.images_seen > 1 and can_fold(geometry, geometry.C, tile.BLOCK_K)
-    if folded:  # whatever else x is a part of, so that its sums are added up in the same order
+    if folded:  # also if x is a part of a wider tensor: its sums are then added up as those of its copy
         x = sides.copies.lay(x, dense_rows)
     arguments = dict(
         x_ptr=x,
@@ -155,8 +156,9 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     if tile.uses_tma:
         more = period_arguments(geometry) | tma_arguments(geometry, tile)
         more |= dict(ONE_IMAGE=geometry.images_seen == 1, FOLDED=folded)
-        return sides.plan(fprop_tma_kernel, arguments | more)
-    return sides.plan(fprop_kernel, arguments | sides.gather_arguments())
+        return sides.plan_launch(fprop_tma_kernel, arguments | more)
+    more = gather_arguments(geometry, x, sides.load_vector, sides.bias, y.shape, tile)
+    return sides.plan_launch(fprop_kernel, arguments | more)
 
 
 def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
@@ -187,14 +189,14 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
             STRIDED=geometry.phases > 1,
             FOLDED=folded,
         )
-        return sides.plan(dgrad_tma_kernel, arguments)
+        return sides.plan_launch(dgrad_tma_kernel, arguments)
     how = weight_channels_last if geometry.varies else partial(weight_filters_last, groups=geometry.G)
     arguments |= dict(
         weight_ptr=sides.copies.lay(weight, how),
-        **sides.gather_arguments(),
+        **gather_arguments(geometry, y, sides.load_vector, sides.bias, x.shape, tile),
         ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1,
     )
-    return sides.plan(dgrad_kernel, arguments)
+    return sides.plan_launch(dgrad_kernel, arguments)
 
 
 def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
@@ -215,7 +217,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     x, align_x = loaded_by_vectors(copies, x, geometry.C // geometry.G)
     y, align_y = loaded_by_vectors(copies, y, geometry.F // geometry.G)
     align_x, align_y = paired_vectors(align_x, align_y, 16 // x.element_size())
-    geometry, x, y = flattened(geometry, x, y)
+    geometry, x, y = flatten_product(geometry, x, y)
     operands = described_operands(geometry, min(align_x, align_y), True, x, y)
     if not is_evenly_spaced(y) or geometry.gemm("wgrad").K >= 2**31:  # so whole rows count positions
         operands = replace(operands, blocks=False)
@@ -245,7 +247,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile))
     return Plan(
         results=(weight,) if bias is None else (weight, bias),
-        launches=launched(*launches),
+        launches=with_programs(*launches),
         tile=tile,
         request=request,
         copies=copies,

@@ -18,7 +18,7 @@ import torch
 
 from tritonconv import runtime
 from tritonconv.call import Call
-from tritonconv.fallback_warning import FallbackWarning, warn_once
+from tritonconv.fallback_warning import warn_once
 from tritonconv.launch import failures
 from tritonconv.launch.failures import Failure, NoKernel, NoTma, NoTriton, TileTooLarge
 from tritonconv.launch.plan import Plan
@@ -40,17 +40,28 @@ class Remedy(NamedTuple):
 
 
 class Recovery:
-    """What was done so that a call may succeed, by the fault that it is against: at most one remedy for each."""
+    """What is done so that one call may succeed: at most one remedy for each fault.
+
+    A context manager. At its end, remedies are taken back unless the call has succeeded with them.
+    """
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.remedies: dict[str, Remedy] = {}
+        self.gave_up = False
+
+    def __enter__(self) -> "Recovery":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for remedy in self.remedies.values():
+            remedy.undo()
 
     def handle(self, error: Exception, plan: Plan) -> bool:
-        """Do something about `error`, which has stopped `plan`, so that the call can be decided again.
+        """Do something about `error`, which has stopped `plan`: then decide the call again.
 
-        If nothing helps, what was done is taken back, and from now on Triton does not run such calls. Returns False,
-        and does nothing, where the error is not to be hidden.
+        Either a remedy is applied, or none is left and from now on Triton does not run such calls. Returns False, and
+        does nothing, where the error must be raised.
         """
         if runtime.interpreted():
             return False
@@ -60,27 +71,21 @@ class Recovery:
             return False
         check_gpu(self.call.device)
         remedy = None if fault in self.remedies else apply_remedy(fault, error, plan, self.call)
-        if remedy is None:
-            self.take_back()
-            give_up(self.call, error)
-        else:
+        if remedy is not None:
             self.remedies[fault] = remedy
+        else:
+            give_up(self.call, error)
+            self.gave_up = True
         return True
 
-    def warn(self) -> None:
-        """Warn, once for each reason, of what was done."""
-        try:
-            for fault, remedy in self.remedies.items():
-                warn_once(remedy.what, "cache" if fault == "cache" else remedy.what)
-        except FallbackWarning:
-            # An error by the user's filter, and so the next time, too.
-            self.take_back()
-            raise
+    def succeed(self) -> None:
+        """Warn of the remedies, once for each reason, and keep them.
 
-    def take_back(self) -> None:
-        """Undo what was done."""
-        for remedy in self.remedies.values():
-            remedy.undo()
+        They are not kept where the user's filter makes the warning an error, so that the next call raises it, too.
+        """
+        for fault, remedy in self.remedies.items():
+            warn_once(remedy.what, "cache" if fault == "cache" else remedy.what)
+        self.remedies.clear()  # nothing is to be taken back
 
 
 def fault_of(error: Exception) -> str | None:

@@ -11,8 +11,8 @@ from tritonconv.tiling.tile import Tile
 
 
 def tile_for(request: TileRequest) -> Tile:
-    """The tile that is picked, without TMA where that does not compile; the smallest tile in the place of one that is
-    too large.
+    """The tile that is picked. Where TMA does not compile, it is picked among tiles without. If it is too large for the
+    GPU, the smallest tile replaces it.
     """
     operator, gpu = request.operator, request.gpu
     if failures.happened(NoTma(operator, gpu)):

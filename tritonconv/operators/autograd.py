@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
-from tritonconv.bias import LETTERS, broadcastable, sum_for
-from tritonconv.call import NAMES, OPERATOR_OF, Settings, split
+from tritonconv.bias import broadcastable, letters_of, sum_for
+from tritonconv.call import ADD_BIAS, NAMES, OPERATOR_OF, Settings, split
 from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, Factor, Operator
 from tritonconv.operators.library import library, torch_operators
 
@@ -27,12 +27,16 @@ Apply = Callable[..., Any]
 
 
 def contract(
-    applies: dict[str, Apply], left_out: Factor, factors: dict[Factor, Tensor], settings: Settings, bias: Any = None
+    applies: dict[str, Apply],
+    left_out: Factor,
+    factors: dict[Factor, Tensor],
+    settings: Settings,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Sum the form over all but the factor `left_out`, and add `bias`, unless to a weight."""
     operator = COMPUTED_BY[left_out]
     first, second = (factors[name] for name in TAKES[operator])
-    added = () if operator == "wgrad" else (bias,)
+    added = (bias,) if operator in ADD_BIAS else ()
     result: Tensor = applies[operator](first, second, *added, *settings)
     return result
 
@@ -41,7 +45,7 @@ def remember(ctx: Any, tensors: Sequence[Any], settings: Settings) -> None:
     """Keep the two factors, as the user's tensors, over what the bias varies, if there is one, and the settings."""
     first, second, *bias = tensors
     ctx.settings, ctx.takes_bias = settings, bool(bias)
-    ctx.bias_letters = LETTERS[bias[0].ndim] if bias and bias[0] is not None else ""
+    ctx.bias_letters = letters_of(bias[0]) if bias and bias[0] is not None else ""
     ctx.save_for_backward(first, second)
 
 
@@ -186,7 +190,10 @@ for _name in NAMES:
 
 
 def apply_operator(operator: Operator, *arguments: Any) -> Tensor:
-    """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself."""
+    """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself.
+
+    As `below`, which this does not call because it would ask the same again.
+    """
     compiling = torch.compiler.is_compiling()
     if not compiling and transforms_active():
         result: Tensor = TRANSFORMABLE[operator](*arguments)

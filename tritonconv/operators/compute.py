@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tritonconv import bias, dispatch, reference
+from tritonconv import reference
+from tritonconv.bias import broadcastable, sum_for
 from tritonconv.call import NAMES, Call
 from tritonconv.launch import plan_cache, start
 from tritonconv.launch.recovery import Recovery
@@ -23,32 +24,50 @@ def compute(call: Call) -> tuple[Tensor, ...]:
     if plan is None:
         return compute_first(call)
     start.start_kernels(plan)
-    return observed(call, plan.results) if observers else plan.results
+    results = plan.results
+    del plan  # its copies and workspaces are memory that an observer may need
+    return observed(call, results) if observers else results
 
 
 def compute_first(call: Call) -> tuple[Tensor, ...]:
-    """Compute a call that no plan is kept of. Where a kernel fails, decide again after what `Recovery` has changed."""
-    recovery = Recovery(call)
-    while True:
-        decision = decide(call)
-        plan = decision.plan
-        if plan is None:
-            decision.warn_of_fallback()
-            return compute_by_reference(call)
-        try:
-            compiled = start.start_kernels(plan)
-        except Exception as error:
-            if not recovery.handle(error, plan):
-                raise
+    """Compute a call that no plan is kept of."""
+    results = compute_in_triton(call)
+    return compute_by_reference(call) if results is None else observed(call, results)
+
+
+def compute_in_triton(call: Call) -> tuple[Tensor, ...] | None:
+    """Compute a call with kernels, or None if the reference is to compute it.
+
+    If a kernel fails, `Recovery` changes something, and the call is decided again.
+    """
+    with Recovery(call) as recovery:
+        while True:
+            since = plan_cache.generation()
+            decision = decide(call)
+            plan = decision.plan
+            if plan is None:
+                decision.warn_of_fallback()
+                return None
             try:
-                dispatch.choose(call)
-            except NotImplementedError as refusal:
-                raise refusal from error
-        else:
-            recovery.warn()
-            plan_cache.keep(call, plan, compiled)
-            return observed(call, plan.results)
-        del plan, decision  # the results are too large to keep while planning again
+                compiled = start.start_kernels(plan)
+            except Exception as error:
+                if not recovery.handle(error, plan):
+                    raise
+                if recovery.gave_up:
+                    warn_or_refuse(call, error)
+            else:
+                recovery.succeed()
+                plan_cache.keep(call, plan, compiled, since)
+                return plan.results
+            del plan, decision  # the results are too large to keep while planning again
+
+
+def warn_or_refuse(call: Call, error: Exception) -> None:
+    """Warn that the reference computes a call, or raise NotImplementedError if Triton must, because of `error`."""
+    try:
+        decide(call).warn_of_fallback()
+    except NotImplementedError as refusal:
+        raise refusal from error
 
 
 def observed(call: Call, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -59,14 +78,14 @@ def observed(call: Call, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def compute_by_reference(call: Call) -> tuple[Tensor, ...]:
-    """The same in PyTorch."""
+    """What `compute` returns, computed by the reference."""
     first, second = call.factors
-    result: Tensor = getattr(reference, call.operator)(first, second, **call.settings.of_reference)
+    result: Tensor = getattr(reference, call.operator)(first, second, **call.settings.reference_arguments)
     if call.bias is not None:
-        result = result + bias.broadcastable(call.bias)
+        result = result + broadcastable(call.bias)
     # A copy, because autograd must not see a view, nor the user's tensor keep a larger one alive.
     result = allocate_result(call, result).copy_(result)
-    return (result, bias.sum_for("", second)) if call.finds_bias else (result,)
+    return (result, sum_for("", second)) if call.finds_bias else (result,)
 
 
 def torch_implementation(name: str) -> Callable[..., Any]:
@@ -74,8 +93,6 @@ def torch_implementation(name: str) -> Callable[..., Any]:
 
     def computed(*arguments: Any) -> Any:
         call = Call(name, arguments)
-        if call.finds_bias and call.settings.varies:
-            raise ValueError("wgrad_with_bias is for a weight that does not vary: sum the features instead")
         results = compute(call)
         return results if call.finds_bias else results[0]
 

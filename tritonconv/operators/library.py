@@ -11,21 +11,25 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-from tritonconv.call import NAMES, OPERATOR_OF, Call, Ints, geometry_of, split
+from tritonconv.call import ADD_BIAS, NAMES, OPERATOR_OF, Call, Ints, geometry_of, split
+from tritonconv.geometry import TAKES
 from tritonconv.launch.layout import allocate
 
-SETTINGS = (
+SCHEMA_OF_SETTINGS = (
     "SymInt[2] size, SymInt[2] stride, SymInt[2] pad, SymInt[2] dilation, SymInt groups, str varies, "
     "bool channels_last, str implementation"
 )
 
 library = torch.library.Library("tritonconv", "DEF")
-library.define(f"fprop(Tensor x, Tensor weight, Tensor? bias, {SETTINGS}) -> Tensor")
-library.define(f"dgrad(Tensor y, Tensor weight, Tensor? bias, {SETTINGS}) -> Tensor")
-library.define(f"wgrad(Tensor x, Tensor y, {SETTINGS}) -> Tensor")
-library.define(f"wgrad_with_bias(Tensor x, Tensor y, {SETTINGS}) -> (Tensor, Tensor)")
-
 torch_operators = torch.ops.tritonconv
+
+
+def schema(name: str) -> str:
+    """What torch is told of the operator `name`: fprop(Tensor x, Tensor weight, Tensor? bias, ...) -> Tensor."""
+    factors = ", ".join(f"Tensor {factor}" for factor in TAKES[OPERATOR_OF[name]])
+    bias = "Tensor? bias, " if name in ADD_BIAS else ""
+    results = "(Tensor, Tensor)" if name == "wgrad_with_bias" else "Tensor"
+    return f"{name}({factors}, {bias}{SCHEMA_OF_SETTINGS}) -> {results}"
 
 
 def allocate_result(call: Call, like: Tensor) -> Tensor:
@@ -69,5 +73,6 @@ def flops_of(name: str) -> Callable[..., int]:
 
 
 for _name in NAMES:
+    library.define(schema(_name))
     torch.library.register_fake(f"tritonconv::{_name}", allocate_results(_name), lib=library)
     register_flop_formula(getattr(torch_operators, _name))(flops_of(_name))

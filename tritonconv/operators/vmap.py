@@ -33,7 +33,7 @@ def into_filters(weight: Tensor) -> Tensor:
 
 
 def out_of_filters(weight: Tensor, extent: int) -> Tensor:
-    """The other way round."""
+    """(..., V*F, C, R, S) -> (V, ..., F, C, R, S)."""
     filters: Tensor = weight.unflatten(-4, (extent, -1))
     return filters.movedim(-5, 0)
 
@@ -68,7 +68,7 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
             result = joined.unflatten(0, activations.shape[:2])
         if own is not None:
             each = for_each(own, in_dims[2], V)
-            result = result + (each[..., None, None] if each.ndim == 3 else each)
+            result = result + (each if each.ndim == result.ndim else each[..., None, None])
         return result, 0
 
     return mapped

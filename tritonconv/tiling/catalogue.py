@@ -51,7 +51,7 @@ FEW = 8
 
 
 def shipped(operator: Operator, operands: Operands) -> list[Tile]:
-    """Every tile that `pick` may choose for such operands on some device: those below, and those of the tables."""
+    """Every tile that `pick` may choose for such operands on some GPU: those below, and those of the tables."""
     found = [replace(Tile(*blocks), SPLIT_K=1) for blocks in measured.everywhere(operator, *astuple(operands))]
     found = [with_some_shape(tile, operator) if tile.uses_tma else tile for tile in found]
     return list(dict.fromkeys(designed(operator, operands) + found))
@@ -113,7 +113,7 @@ def images(tile: Tile, operator: Operator) -> int:
 
 
 def smallest_tile(operator: Operator, itemsize: int, varies: str) -> Tile:
-    """The tile that fits every device, for any operands: the last with tensor cores that is shipped for those without
+    """The tile that fits every GPU, for any operands: the last with tensor cores that is shipped for those without
     alignment.
     """
     if "p" not in varies:

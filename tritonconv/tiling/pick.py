@@ -17,7 +17,7 @@ from tritonconv.tiling.tile import Operands, Tile
 def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile:
     """The tile for a problem, the same on every rank: the measured one, or else what the model expects to be fastest.
 
-    On an unknown device the tiles that fit every one are left, so there always is one.
+    On an unknown GPU the tiles that fit every GPU are left, so there always is one.
     """
     if gpu == INTERPRETER:
         return interpreter_tile(geometry, operator, operands)
@@ -29,7 +29,7 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gp
 
 
 def measured_for(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile | None:
-    """What was measured to be best for such a problem on such a device, if that was measured."""
+    """What was measured to be best for such a problem on such a GPU, if that was measured."""
     known = measured.table(gpu.name).get(measured.key(geometry, operator, *astuple(operands)))
     return with_best_shape(Tile(*known), geometry, operator) if known else None
 
@@ -88,7 +88,7 @@ def usual_summation_order(geometry: ConvGeometry, operator: Operator, operands: 
     that is cut out may no longer be channels_last.
     """
     usual = replace(geometry, B=USUAL_BATCH)
-    if geometry.pointwise:  # and may be in one line, where no batch is seen
+    if geometry.pointwise:  # which may be one row of pixels, and then has no batch
         usual = replace(geometry, B=1, H=1, P=1, W=USUAL_PIXELS, Q=USUAL_PIXELS)
     operands = replace(operands, whole_stores=True)
     tiles = runnable(designed(operator, operands), operator, operands, gpu)
@@ -118,7 +118,7 @@ def with_splits(
 
 
 def splits(geometry: ConvGeometry, tile: Tile, operands: Operands, gpu: Gpu) -> list[int]:
-    """Into how many parts wgrad's reduction may be cut: one, or so many that one, two or four waves fill the device.
+    """Into how many parts wgrad's reduction may be cut: one, or so many that one, two or four waves fill the GPU.
 
     Not so many that the partial sums, written and read in float32, would be more than a tenth of the bytes that
     programs read of the operands, and at least LEAST_STEPS remain to each.
@@ -130,7 +130,7 @@ def splits(geometry: ConvGeometry, tile: Tile, operands: Operands, gpu: Gpu) -> 
     return sorted({min(most, max(1, waves * gpu.multiprocessors // programs)) for waves in (0, 1, 2, 4)})
 
 
-# The batch by which the order of a sum is chosen: what a GPU is trained with; and its pixels where all lie in one line.
+# The batch by which the order of a sum is chosen: what a GPU is trained with; and its pixels where they are one row.
 USUAL_BATCH, USUAL_PIXELS = 128, 128 * 28 * 28
 
 

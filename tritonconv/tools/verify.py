@@ -121,7 +121,7 @@ def parts(call: Call, results: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tenso
     That is the root of the sum of squared products: sums may cancel to less than their rounding errors.
     """
     geometry, (first, second) = call.geometry, call.factors
-    form = partial(getattr(reference, call.operator), **call.settings.of_reference)
+    form = partial(getattr(reference, call.operator), **call.settings.reference_arguments)
     images = (first[b : b + 1].double() for b in range(geometry.B))
     if call.operator == "wgrad" and geometry.per_sample:
         for b, image in enumerate(images):
