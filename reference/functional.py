@@ -55,15 +55,7 @@ def conv2d(
               [37., 43.]]]])
     """
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    y = fprop(
-        checked.input,
-        checked.weight,
-        checked.size,
-        stride=checked.stride,
-        pad=checked.pad,
-        dilation=checked.dilation,
-        groups=checked.groups,
-    )
+    y = fprop(checked.input, checked.weight, checked.size, **checked.sampling)
     if checked.bias is not None:
         y = y + rearrange(checked.bias, "f -> f 1 1")
     y = laid_out(y, checked.channels_last)
@@ -97,15 +89,7 @@ def conv_transpose2d(
               [ 4., 12.,  9.]]]])
     """
     checked = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    x = dgrad(
-        checked.input,
-        checked.weight,
-        checked.size,
-        stride=checked.stride,
-        pad=checked.pad,
-        dilation=checked.dilation,
-        groups=checked.groups,
-    )
+    x = dgrad(checked.input, checked.weight, checked.size, **checked.sampling)
     if checked.bias is not None:
         x = x + rearrange(checked.bias, "c -> c 1 1")
     x = laid_out(x, checked.channels_last)

@@ -83,16 +83,7 @@ def locally_connected_transpose2d(
         dilation,
         varies="p q",
     )
-    x = dgrad(
-        checked.input,
-        checked.weight,
-        checked.size,
-        stride=checked.stride,
-        pad=checked.pad,
-        dilation=checked.dilation,
-        groups=checked.groups,
-        varies=checked.varies,
-    )
+    x = dgrad(checked.input, checked.weight, checked.size, **checked.sampling)
     if checked.bias is not None:
         x = x + rearrange(checked.bias, BIAS[checked.bias.ndim])
     x = laid_out(x, checked.channels_last)
@@ -142,16 +133,7 @@ def dynamic_conv2d(
 
 def features(checked: arguments.Checked, unbatched: bool) -> Tensor:
     """What the functions above compute of checked arguments."""
-    y = fprop(
-        checked.input,
-        checked.weight,
-        checked.size,
-        stride=checked.stride,
-        pad=checked.pad,
-        dilation=checked.dilation,
-        groups=checked.groups,
-        varies=checked.varies,
-    )
+    y = fprop(checked.input, checked.weight, checked.size, **checked.sampling)
     if checked.bias is not None:
         y = y + rearrange(checked.bias, BIAS[checked.bias.ndim])
     y = laid_out(y, checked.channels_last)

@@ -56,6 +56,11 @@ class Checked(NamedTuple):
     varies: str
     channels_last: bool
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What the primitives take by name."""
+        return dict(stride=self.stride, pad=self.pad, dilation=self.dilation, groups=self.groups, varies=self.varies)
+
 
 def conv2d(
     input: Tensor,
