@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, ConvGeometry, Factor, Operator
 
-Ints = Sequence[int]
+Sizes = Sequence[int]
 
 
 class Settings(NamedTuple):
@@ -21,10 +21,10 @@ class Settings(NamedTuple):
     everything that is derived from the call; but a weight that varies always has its channels last in memory.
     """
 
-    size: Ints
-    stride: Ints
-    pad: Ints
-    dilation: Ints
+    size: Sizes
+    stride: Sizes
+    pad: Sizes
+    dilation: Sizes
     groups: int
     varies: str
     channels_last: bool
@@ -46,12 +46,12 @@ class Settings(NamedTuple):
 # The operators as torch knows them, and which of the three each is. `wgrad_with_bias` is wgrad, and also computes the
 # gradient of fprop's bias.
 OPERATOR_OF: dict[str, Operator] = {"fprop": "fprop", "dgrad": "dgrad", "wgrad": "wgrad", "wgrad_with_bias": "wgrad"}
-NAMES = tuple(OPERATOR_OF)
+OPERATOR_NAMES = tuple(OPERATOR_OF)
 # Those that add a bias to their result: it follows the two factors in their arguments.
 ADD_BIAS = ("fprop", "dgrad")
 
 
-def split(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], Settings]:
+def split_arguments(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], Settings]:
     """The tensors among the arguments of the operator `name`, and the settings that follow them.
 
     The tensors are the two factors, and for those that ADD_BIAS the bias, or None.
@@ -66,7 +66,7 @@ def split(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], Setting
     return tensors, Settings(tuple(size), tuple(stride), tuple(pad), tuple(dilation), *others)
 
 
-def geometry_of(operator: Operator, first: Ints, second: Ints, settings: Settings) -> ConvGeometry:
+def geometry_of(operator: Operator, first: Sizes, second: Sizes, settings: Settings) -> ConvGeometry:
     """The geometry of a call, from the shapes of its two factors and its settings."""
     match operator:
         case "fprop":
@@ -103,7 +103,7 @@ def geometry_of(operator: Operator, first: Ints, second: Ints, settings: Setting
 class Call:
     """One call of an operator.
 
-    `name` is what torch calls the operator: one of NAMES. `factors` are the two that it takes, in the order of
+    `name` is what torch calls the operator: one of OPERATOR_NAMES. `factors` are the two that it takes, in the order of
     `geometry.TAKES`. `bias` is what fprop and dgrad add to their result, or None. `finds_bias` says that wgrad computes
     the gradient of fprop's bias, too. `device` is where the call runs, also where its tensors have no data and are on
     the meta device.
@@ -121,7 +121,7 @@ class Call:
 
     def __init__(self, name: str, arguments: Sequence[Any], device: torch.device | None = None) -> None:
         """A call with the arguments that torch hands over; on the device of its tensors, if no other is given."""
-        (first, second, *bias), self.settings = split(name, arguments)
+        (first, second, *bias), self.settings = split_arguments(name, arguments)
         self.name = name
         self.operator = OPERATOR_OF[name]
         self.factors = (first, second)
@@ -199,6 +199,9 @@ class Call:
     def of_gradient(self, factor: Factor, gradient: Tensor) -> "Call":
         """The call in the backward pass that computes the gradient of `factor`, which this call takes, from that of its
         result.
+
+        For the weight this is wgrad alone. Where a bias wants its gradient, too, `wgrad_with_bias` runs instead, with
+        the same tile.
         """
         held: dict[Factor, Tensor] = dict(zip(TAKES[self.operator], self.factors, strict=True))
         held[LEAVES_OUT[self.operator]] = gradient
@@ -215,5 +218,8 @@ class Call:
 
 
 def without_data(tensor: Tensor) -> Tensor:
-    """On the meta device a tensor has an address, which fake tensors do not: zero, aligned to anything."""
+    """A meta tensor of the same shape, strides and dtype.
+
+    Its address is zero, which is aligned to anything. A fake tensor has no address.
+    """
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

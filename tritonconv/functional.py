@@ -34,9 +34,9 @@ def conv2d(
     tensor([[[19., 25.],
              [37., 43.]]])
     """
-    wish = dispatch.requested(implementation)
+    implementation = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    y = apply_operator("fprop", *checked, wish)
+    y = apply_operator("fprop", *checked, implementation)
     return y if input.ndim == 4 else y[0]
 
 
@@ -58,9 +58,9 @@ def conv_transpose2d(
     `implementation` is "triton", "reference" or "auto" and goes before `tritonconv.using`; NotImplementedError says
     why Triton can not run. The formula is in the documentation of `torch.nn.ConvTranspose2d`.
     """
-    wish = dispatch.requested(implementation)
+    implementation = dispatch.requested(implementation)
     checked = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    x = apply_operator("dgrad", *checked, wish)
+    x = apply_operator("dgrad", *checked, implementation)
     return x if input.ndim == 4 else x[0]
 
 
@@ -91,9 +91,9 @@ def locally_connected2d(
     tensor([[[ 19.,  73.],
              [197., 331.]]])
     """
-    wish = dispatch.requested(implementation)
+    implementation = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="p q")
-    y = apply_operator("fprop", *checked, wish)
+    y = apply_operator("fprop", *checked, implementation)
     return y if input.ndim == 4 else y[0]
 
 
@@ -117,10 +117,10 @@ def locally_connected_transpose2d(
 
         x[b,c,h,w] = sum over f and all p,q,r,s that fall on h,w of weight[p,q,f,c,r,s] * y[b,f,p,q]
     """
-    wish = dispatch.requested(implementation)
+    implementation = dispatch.requested(implementation)
     sizes = (stride, padding, output_padding, groups, dilation)
     checked = arguments.conv_transpose2d(input, weight, bias, *sizes, varies="p q")
-    x = apply_operator("dgrad", *checked, wish)
+    x = apply_operator("dgrad", *checked, implementation)
     return x if input.ndim == 4 else x[0]
 
 
@@ -143,9 +143,9 @@ def per_sample_conv2d(
 
         y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,f,c,r,s]
     """
-    wish = dispatch.requested(implementation)
+    implementation = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b")
-    y = apply_operator("fprop", *checked, wish)
+    y = apply_operator("fprop", *checked, implementation)
     return y if input.ndim == 4 else y[0]
 
 
@@ -169,7 +169,7 @@ def dynamic_conv2d(
 
         y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,p,q,f,c,r,s]
     """
-    wish = dispatch.requested(implementation)
+    implementation = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b p q")
-    y = apply_operator("fprop", *checked, wish)
+    y = apply_operator("fprop", *checked, implementation)
     return y if input.ndim == 4 else y[0]

@@ -61,12 +61,12 @@ class DataSheet(NamedTuple):
 class Architecture:
     """What all GPUs of an architecture have in common, by the name that compilers give it: sm_90, gfx942.
 
-    `accumulators` is how many of them a thread may hold in fprop and dgrad, `wgrad_accumulators` in wgrad; None is no
-    limit. `tma` says that hardware copies whole blocks between global and shared memory, `products_from_shared` that
-    tensor cores read operands from shared memory (WGMMA, tcgen05), `halves_share` that the two halves of a result leave
-    through the same place in shared memory. `stages`, if given, is the only number that Triton's pipeliner wants.
-    The cost model takes the rates of the architecture `rates_from`, if given, instead of the row's own.
-    `bench lowering` compiles for the GPU of `data_sheet`, and for no architecture without one.
+    `vendor` is None for Triton's interpreter. `accumulators` is the most accumulators that a thread may hold in fprop
+    and dgrad, `wgrad_accumulators` in wgrad; None is no limit. `tma` says that the GPU has TMA. `products_from_shared`
+    says that tensor cores read operands from shared memory (WGMMA, tcgen05). `halves_share` says that both halves of a
+    result are stored by TMA through the same buffer in shared memory. `stages` is the only `num_stages` that Triton's
+    pipeliner accepts. The cost model takes the rates of the architecture `rates_from`, if given, instead of the row's
+    own. `bench lowering` compiles for the GPU of `data_sheet`, and for no architecture without one.
     """
 
     name: str
@@ -196,8 +196,9 @@ ARCHITECTURES = {row.name: row for row in _ROWS}
 def architecture(name: str) -> Architecture:
     """The row of that name, or what an architecture without a row is taken for.
 
-    Of AMD's that is gfx942. Of NVIDIA's it is the newest row before it, or sm_80 for what is older. But it gets the
-    shared memory and the accumulators of sm_86, which are the least of all, and its halves share a place as there.
+    An unknown architecture of AMD takes the row of gfx942. One of NVIDIA takes the newest row before it, or sm_80 if
+    there is none. Its shared memory, accumulators and `halves_share` are those of sm_86, whose limits are NVIDIA's
+    lowest.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]

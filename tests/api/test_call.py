@@ -6,7 +6,7 @@ import torch
 from tests.support.oracle import assert_close
 from tests.support.plans import call_of, meta_factors
 from tritonconv import bias
-from tritonconv.call import NAMES, Call
+from tritonconv.call import OPERATOR_NAMES, Call
 from tritonconv.geometry import LEAVES_OUT, OPERATORS, TAKES, VARIES, ConvGeometry, Factor
 from tritonconv.operators.library import torch_operators
 
@@ -15,7 +15,7 @@ GEOMETRY = ConvGeometry(
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPERATOR_NAMES)
 def test_the_arguments_of_a_call_give_it_again(name: str) -> None:
     operator = name.removesuffix("_with_bias")
     finds_bias = name == "wgrad_with_bias"

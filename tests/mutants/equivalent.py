@@ -141,7 +141,7 @@ EQUIVALENT = [
     Equivalent("tritonconv/kernels/store.py", "store_result", "ALIGN > 1 or WIDE", "ALIGN >= 1 or WIDE", WIDER),
     Equivalent(
         "tritonconv/launch/planners.py",
-        "with_programs",
+        "nonempty",
         "return [each for each in launches if each.programs > 0]",
         "return [each for each in launches if each.programs >= 0]",
         EMPTY_GRID,

@@ -1,4 +1,4 @@
-"""The partial sums of wgrad: how both of its kernels store them, and the kernel that adds them up in a fixed order."""
+"""The partial sums of wgrad: what its two kernels share, and the kernel that adds them up in a fixed order."""
 
 import triton
 import triton.language as tl

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tritonconv.bias import broadcastable
+from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
 
 
@@ -20,6 +21,12 @@ def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: tor
         return torch.empty_permuted(tuple(shape), (*range(dims - 3), dims - 2, dims - 1, dims - 3), **at)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(tuple(shape), memory_format=memory_format, **at)
+
+
+def allocate_results(call: Call, like: Tensor) -> tuple[Tensor, ...]:
+    """Uninitialised memory for the result of `call`, and for the gradient of a bias that it finds."""
+    result = allocate(call.result_shape, like, call.result_is_channels_last)
+    return (result, allocate((call.geometry.F,), like, False)) if call.finds_bias else (result,)
 
 
 def allocate_as(layout: Tensor, device: torch.device) -> Tensor:

@@ -24,6 +24,9 @@ class Launch(NamedTuple):
 
 
 def compiled_for(name: str, value: Any) -> Any:
+    """What Triton compiles an argument for. Names in capitals, of two letters or more, are those of constants. Of the
+    bias Triton ignores the alignment (`do_not_specialize_on_alignment`).
+    """
     if isinstance(value, Tensor):
         return str(value.dtype), name == "bias_ptr" or value.data_ptr() % 16 == 0
     if value is None or name.startswith("num_") or (name.isupper() and len(name) > 1):
@@ -44,7 +47,10 @@ class Copies(list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]):
     """Copies of operands, each with what it is a copy of and how it is made."""
 
     def lay(self, operand: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
-        """The operand as `how` lays it out: where it is, or as a copy of it."""
+        """The operand as `how` lays it out: where it is, or as a copy of it.
+
+        Without data no copy is noted, because all addresses are zero. Only plans that have run are asked for copies.
+        """
         lying = how(operand)
         if lying.data_ptr() != operand.data_ptr():
             self.append((lying, operand, how))
@@ -54,9 +60,10 @@ class Copies(list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]):
 class Plan(NamedTuple):
     """How a call is computed: the results, not computed yet, and the kernels to launch, with which tile.
 
-    `request` is what the tile was chosen for. `copies` are the copies of operands that the kernels read. `workspaces`
-    is the memory for what is in between. `reduced` says that memory did not suffice for the tile that was chosen, so
-    its SPLIT_K is smaller than it should be.
+    `request` is what the tile was chosen for. The tile is not the one that `pick` returns for it, if that one, or TMA,
+    has failed in this process. `copies` are the copies of operands that the kernels read. `workspaces` is the memory
+    for what is in between. `reduced` says that memory did not suffice for the tile that was chosen, so its SPLIT_K is
+    smaller than it should be.
     """
 
     results: tuple[Tensor, ...]

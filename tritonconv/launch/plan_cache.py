@@ -1,8 +1,8 @@
 """Plans that were run before, for calls that differ from theirs in nothing but addresses.
 
-To choose an implementation and a tile, and to lay out what a kernel is told, takes the host longer than small layers
-take the GPU; and a training loop asks for the same again and again. So what a plan came to is kept by all that it
-depends on, with the kernels that Triton has compiled for it, and is given the tensors of the call at hand.
+Choosing an implementation and a tile, and planning, takes the host longer than a small layer takes the GPU, and
+a training loop makes the same calls again and again. So a plan is kept, under a key of all that it depends on, with the
+kernels that Triton has compiled for it. A later call fills in its own tensors.
 
 Triton's own switches, and hooks that were added to a kernel, are looked at when a call is made for the first time.
 """
@@ -28,8 +28,8 @@ class Kept(NamedTuple):
     """A plan without its tensors. These are numbered: the call's own three, what is allocated, and copies.
 
     `layouts` are those of the results and then of the workspaces, and `results` is the number of results. `copies` has
-    for each copy the number of its original, and how it is made. `pointers` says for each launch which arguments are
-    tensors, and which.
+    for each copy the number of its original, and how it is made. `pointers` has for each launch the names of the
+    arguments that are tensors, with the numbers of these.
     """
 
     tile: Tile
@@ -44,12 +44,12 @@ class Kept(NamedTuple):
 _kept: dict[Hashable, Kept] = {}
 
 
-# How often all plans were forgotten because they might be chosen otherwise.
+# Counts the calls of `clear`. A plan that was chosen before the last of them is not kept.
 _generation = 0
 
 
 def generation() -> int:
-    """What changes when plans that were chosen before are not to be kept any more."""
+    """A number that changes when plans that were chosen before must not be kept."""
     return _generation
 
 
@@ -81,7 +81,11 @@ def described(tensor: Tensor) -> Hashable:
 
 
 def find(call: Call) -> Plan | None:
-    """The plan of such a call, if one is kept, with new results. None also if memory is short."""
+    """The plan of such a call, if one is kept, with new results.
+
+    None also if there is too little memory: then the call is planned again, perhaps with a smaller SPLIT_K. The plan can
+    only be started. Its launches hold the copies and workspaces.
+    """
     if not _kept or not (runtime.is_gpu(call.device) or runtime.interpreted()):
         return None
     found = _kept.get(key(call))
@@ -103,10 +107,10 @@ def find(call: Call) -> Plan | None:
     return Plan(results, launches, found.tile, found.request, Copies())
 
 
-def keep(call: Call, plan: Plan, compiled: Sequence[Any], since: int) -> None:
+def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> None:
     """Keep a plan that has run, with what Triton `compiled` for each launch.
 
-    A plan is not kept if lack of memory reduced it, nor if it was chosen in a generation, `since`, that is over.
+    A plan is not kept if lack of memory reduced it, nor if the generation in which it was chosen is over.
     """
     if plan.reduced:
         return
@@ -134,7 +138,7 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], since: int) -> None:
         pointers=pointers,
     )
     _kept[key(call)] = kept
-    if since != _generation:  # looked at afterwards, because another thread may have cleared in between
+    if chosen_in != _generation:  # looked at afterwards, because another thread may have cleared in between
         _kept.pop(key(call), None)
 
 

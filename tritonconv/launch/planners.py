@@ -96,7 +96,7 @@ class SideToSide(NamedTuple):
         channels = {"x": geometry.C // geometry.G, "y": geometry.F // geometry.G}
         taken, left_out = TAKES[call.operator][0], LEAVES_OUT[call.operator]
         copies = Copies()
-        result = layout.allocate(call.result_shape, side, call.result_is_channels_last)
+        (result,) = layout.allocate_results(call, side)
         side, load = loaded_by_vectors(copies, side, channels[taken])
         store = width_of_stores(result, channels[left_out])
         bias = None if call.bias is None else copies.lay(call.bias, partial(kernel_bias, geometry=geometry))
@@ -122,14 +122,14 @@ class SideToSide(NamedTuple):
         programs = self.tile.programs(self.geometry, operator, self.loaded.element_size(), gpu)
         return Plan(
             results=(self.result,),
-            launches=with_programs(Launch(kernel, programs, arguments)),
+            launches=nonempty(Launch(kernel, programs, arguments)),
             tile=self.tile,
             request=self.request,
             copies=self.copies,
         )
 
 
-def with_programs(*launches: Launch) -> list[Launch]:
+def nonempty(*launches: Launch) -> list[Launch]:
     """Those of the launches that start programs. Of an empty batch, none do."""
     return [each for each in launches if each.programs > 0]
 
@@ -178,12 +178,12 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         **tile_arguments(y, tile),
     )
     if tile.uses_tma:
-        # Tensor cores read 16 bits either way round, and 32 bits only with what they sum over adjacent.
+        # Tensor cores read 16-bit operands K-major or MN-major, and 32-bit ones only K-major.
         transposed = y.element_size() == 2
         folded = geometry.phases > 1 and sides.store_vector > 1 and can_fold(geometry, geometry.C, tile.BLOCK_N)
-        before = partial(weight_filters_last, groups=geometry.G, multiple=tile.BLOCK_K)
+        filters_last = partial(weight_filters_last, groups=geometry.G, multiple=tile.BLOCK_K)
         arguments |= dict(
-            weight_ptr=sides.copies.lay(weight, weight_channels_last if transposed else before),
+            weight_ptr=sides.copies.lay(weight, weight_channels_last if transposed else filters_last),
             **tma_arguments(geometry, tile),
             TRANSPOSED=transposed,
             STRIDED=geometry.phases > 1,
@@ -211,15 +211,16 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     from tritonconv.kernels.tma.wgrad import wgrad_tma_kernel
 
     geometry, (x, y) = call.geometry, call.factors
-    weight = layout.allocate(call.result_shape, x, call.result_is_channels_last)
-    bias = layout.allocate((geometry.F,), x, False) if call.finds_bias else None
+    results = layout.allocate_results(call, x)
+    weight, bias = results[0], results[1] if call.finds_bias else None
     copies = Copies()
     x, align_x = loaded_by_vectors(copies, x, geometry.C // geometry.G)
     y, align_y = loaded_by_vectors(copies, y, geometry.F // geometry.G)
     align_x, align_y = paired_vectors(align_x, align_y, 16 // x.element_size())
     geometry, x, y = flatten_product(geometry, x, y)
     operands = described_operands(geometry, min(align_x, align_y), True, x, y)
-    if not is_evenly_spaced(y) or geometry.gemm("wgrad").K >= 2**31:  # so whole rows count positions
+    # By TMA whole rows are blocks of a matrix of B*P*Q positions, whose rows 32 bits count.
+    if not is_evenly_spaced(y) or geometry.gemm("wgrad").K >= 2**31:
         operands = replace(operands, blocks=False)
     request = TileRequest(geometry, "wgrad", operands, gpu)
     chosen = tile or tile_for(request)
@@ -236,7 +237,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     if tile.uses_tma:
         kernel, more = wgrad_tma_kernel, block_shape_arguments(tile)
     else:
-        # How far it is from where the first window begins to where one beyond the last does.
+        # The offset from the first window to one beyond the last.
         steps = (x.stride(0), geometry.stride_h * x.stride(2), geometry.stride_w * x.stride(3))
         far = sum(map(mul, geometry.pixels("wgrad"), steps)) >= 2**31
         # Of a location only images are counted, and fewer registers suffice where that is done in 64 bits.
@@ -246,8 +247,8 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     if partials is not weight or bias is not None:
         launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile))
     return Plan(
-        results=(weight,) if bias is None else (weight, bias),
-        launches=with_programs(*launches),
+        results=results,
+        launches=nonempty(*launches),
         tile=tile,
         request=request,
         copies=copies,

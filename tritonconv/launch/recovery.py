@@ -1,7 +1,7 @@
 """What is done where a kernel can not be compiled or loaded: try again in another way, or leave it to the reference.
 
-Only from errors that arise before the kernel is started, and only while the GPU is well: what goes wrong in a running
-kernel is raised as it is.
+Only errors that arise before a kernel is started are handled, and only while the GPU responds. An error of a running
+kernel is raised.
 """
 
 import atexit
@@ -99,7 +99,7 @@ def fault_of(error: Exception) -> str | None:
         return "size"
     if str(error).startswith(("Triton Error [", "CUDA error", "HIP error")):
         return "cache" if any(words in str(error) for words in DAMAGED) else None
-    # Of damaged metadata: no JSON, not even text, or without what should be in it.
+    # The metadata in Triton's cache is damaged: not JSON, not text, or not complete.
     if isinstance(error, OSError | ValueError | KeyError | StopIteration):
         return "cache"
     return "driver" if where & BUILDING else "kernel"

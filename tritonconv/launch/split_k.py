@@ -38,8 +38,11 @@ def workspace(
 def partial_sums(
     tile: Tile, geometry: ConvGeometry, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Room for them, and for those of a bias from each column of blocks. The weight itself, if it takes one sum and
-    lies as that is computed, with its channels last; but not where pixels are gathered, in variants enough as it is.
+    """Workspaces for the partial sums of the weight, and of the bias if there is one.
+
+    With a SPLIT_K of 1 and channels last, the kernel writes the weight itself. The kernel that gathers does so only for
+    a weight that varies, which saves variants to compile. The programs of a row of blocks take turns in summing the
+    bias, so there is one part of it for each split and column of blocks.
     """
     direct = tile.SPLIT_K == 1 and is_weight_channels_last(weight) and bool(tile.uses_tma or geometry.varies)
     partials = weight if direct else layout.allocate((tile.SPLIT_K, *weight.shape), weight, False, torch.float32)

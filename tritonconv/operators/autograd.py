@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
 from tritonconv.bias import broadcastable, letters_of, sum_for
-from tritonconv.call import ADD_BIAS, NAMES, OPERATOR_OF, Settings, split
+from tritonconv.call import ADD_BIAS, OPERATOR_NAMES, OPERATOR_OF, Settings, split_arguments
 from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, Factor, Operator
 from tritonconv.operators.library import library, torch_operators
 
@@ -65,13 +65,14 @@ def pull_back(
     needed = dict(zip((*held, "bias"), ctx.needs_input_grad, strict=False))
     found: dict[str, Tensor] = {}
     if name == "fprop" and needed["weight"] and needed["bias"] and not ctx.settings.varies:
-        settings = ctx.settings._replace(size=held["weight"].shape[2:])
+        settings = ctx.settings._replace(size=held["weight"].shape[-2:])
         found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *settings)
     elif ctx.takes_bias and needed["bias"]:
         found["bias"] = sum_for(ctx.bias_letters, gradient)
     for factor in sorted(held, key=lambda factor: factor != "weight"):
         if needed[factor] and factor not in found:
             settings = ctx.settings._replace(size=held[factor].shape[-2:])
+            # The gradient of the sum of y, which wgrad_with_bias also returns, is added to y's at every position.
             added = bias_gradient if factor == "y" else None
             found[factor] = contract(applies, factor, factors, settings, added)
     return [found.get(factor) for factor in (*held, *["bias"] * ctx.takes_bias)]
@@ -99,7 +100,7 @@ def tangents_of_wgrad_with_bias(applies: dict[str, Apply], ctx: Any, tangents: S
 
 
 class Leaf:
-    """The settings as one input: each of them by itself would take a Function as many times as long."""
+    """The settings as one input of a Function, which takes time for each of its inputs."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -109,13 +110,13 @@ def applied(name: str, function: type[Function]) -> Apply:
     """How to apply a Function of the tensors of the operator `name` and a `Leaf` to the operator's arguments."""
 
     def apply(*arguments: Any) -> Any:
-        tensors, settings = split(name, arguments)
+        tensors, settings = split_arguments(name, arguments)
         return function.apply(*tensors, Leaf(settings))
 
     return apply
 
 
-def below_autograd(name: str) -> Apply:
+def autograd_kernel(name: str) -> Apply:
     """The operator's own autograd kernel: compute below autograd, differentiate by calling the operators."""
 
     class Differentiable(Function):
@@ -169,7 +170,7 @@ def transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def below(name: str) -> Apply:
+def without_autograd_kernel(name: str) -> Apply:
     """The operator, but not by way of its autograd kernel where no gradient is asked for, as in most of backward."""
     operator = OVERLOADS[name]
 
@@ -182,11 +183,11 @@ def below(name: str) -> Apply:
     return apply
 
 
-OVERLOADS: dict[str, Apply] = {name: getattr(torch_operators, name).default for name in NAMES}
-DIRECT: dict[str, Apply] = {name: below(name) for name in NAMES}
-TRANSFORMABLE: dict[str, Apply] = {name: for_transforms(name) for name in NAMES}
-for _name in NAMES:
-    library.impl(_name, below_autograd(_name), "Autograd")
+OVERLOADS: dict[str, Apply] = {name: getattr(torch_operators, name).default for name in OPERATOR_NAMES}
+DIRECT: dict[str, Apply] = {name: without_autograd_kernel(name) for name in OPERATOR_NAMES}
+TRANSFORMABLE: dict[str, Apply] = {name: for_transforms(name) for name in OPERATOR_NAMES}
+for _name in OPERATOR_NAMES:
+    library.impl(_name, autograd_kernel(_name), "Autograd")
 
 
 def apply_operator(operator: Operator, *arguments: Any) -> Tensor:

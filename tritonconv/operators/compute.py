@@ -7,11 +7,12 @@ from torch import Tensor
 
 from tritonconv import reference
 from tritonconv.bias import broadcastable, sum_for
-from tritonconv.call import NAMES, Call
+from tritonconv.call import OPERATOR_NAMES, Call
 from tritonconv.launch import plan_cache, start
+from tritonconv.launch.layout import allocate
 from tritonconv.launch.recovery import Recovery
 from tritonconv.operators.decision import decide
-from tritonconv.operators.library import allocate_result, library
+from tritonconv.operators.library import library
 
 # Called with each call that ran in Triton, and its results: the last one counts. `tritonconv.verify` puts itself here,
 # for all threads, because on CUDA another than the user's runs backward.
@@ -42,7 +43,7 @@ def compute_in_triton(call: Call) -> tuple[Tensor, ...] | None:
     """
     with Recovery(call) as recovery:
         while True:
-            since = plan_cache.generation()
+            generation = plan_cache.generation()
             decision = decide(call)
             plan = decision.plan
             if plan is None:
@@ -54,10 +55,11 @@ def compute_in_triton(call: Call) -> tuple[Tensor, ...] | None:
                 if not recovery.handle(error, plan):
                     raise
                 if recovery.gave_up:
+                    # Decided here as well, so that the error is the cause or context of what is raised.
                     warn_or_refuse(call, error)
             else:
                 recovery.succeed()
-                plan_cache.keep(call, plan, compiled, since)
+                plan_cache.keep(call, plan, compiled, generation)
                 return plan.results
             del plan, decision  # the results are too large to keep while planning again
 
@@ -84,8 +86,8 @@ def compute_by_reference(call: Call) -> tuple[Tensor, ...]:
     if call.bias is not None:
         result = result + broadcastable(call.bias)
     # A copy, because autograd must not see a view, nor the user's tensor keep a larger one alive.
-    result = allocate_result(call, result).copy_(result)
-    return (result, sum_for("", second)) if call.finds_bias else (result,)
+    copied = allocate(call.result_shape, result, call.result_is_channels_last).copy_(result)
+    return (copied, sum_for("", second)) if call.finds_bias else (copied,)
 
 
 def torch_implementation(name: str) -> Callable[..., Any]:
@@ -99,5 +101,5 @@ def torch_implementation(name: str) -> Callable[..., Any]:
     return computed
 
 
-for _name in NAMES:
+for _name in OPERATOR_NAMES:
     library.impl(_name, torch_implementation(_name), "CompositeExplicitAutograd")

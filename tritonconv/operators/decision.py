@@ -1,4 +1,7 @@
-"""What runs a call, and why: the one place that decides it."""
+"""What runs a call, and why.
+
+`dispatch.choose` chooses the implementation. If that is Triton, the call is planned.
+"""
 
 from typing import NamedTuple
 

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-from tritonconv.call import ADD_BIAS, NAMES, OPERATOR_OF, Call, Ints, geometry_of, split
+from tritonconv.call import ADD_BIAS, OPERATOR_NAMES, OPERATOR_OF, Call, Sizes, geometry_of, split_arguments
 from tritonconv.geometry import TAKES
-from tritonconv.launch.layout import allocate
+from tritonconv.launch.layout import allocate_results
 
 SCHEMA_OF_SETTINGS = (
     "SymInt[2] size, SymInt[2] stride, SymInt[2] pad, SymInt[2] dilation, SymInt groups, str varies, "
@@ -32,19 +31,13 @@ def schema(name: str) -> str:
     return f"{name}({factors}, {bias}{SCHEMA_OF_SETTINGS}) -> {results}"
 
 
-def allocate_result(call: Call, like: Tensor) -> Tensor:
-    """Uninitialised memory for the result of `call`, on `like`'s device and of its dtype."""
-    return allocate(call.result_shape, like, call.result_is_channels_last)
-
-
-def allocate_results(name: str) -> Callable[..., Any]:
+def fake_implementation(name: str) -> Callable[..., Any]:
     """What torch calls to learn shape, dtype and strides of what the operator `name` returns, without computing it."""
 
     def fake(*arguments: Any) -> Any:
         call = Call(name, arguments)
-        first, second = call.factors
-        result = allocate_result(call, first)
-        return (result, allocate((call.geometry.F,), second, False)) if call.finds_bias else result
+        results = allocate_results(call, call.factors[0])
+        return results if call.finds_bias else results[0]
 
     return fake
 
@@ -54,9 +47,9 @@ def flops_of(name: str) -> Callable[..., int]:
     operator = OPERATOR_OF[name]
 
     def flops(*arguments: Any, out_shape: Any = None, **_: Any) -> int:
-        (first, second, *_bias), settings = split(name, arguments)
+        (first, second, *_bias), settings = split_arguments(name, arguments)
         geometry = geometry_of(operator, first, second, settings)
-        shapes: tuple[Ints, ...] = (geometry.image_shape, geometry.feature_shape, geometry.weight_shape[-4:])
+        shapes: tuple[Sizes, ...] = (geometry.image_shape, geometry.feature_shape, geometry.weight_shape[-4:])
         x, y, weight = map(list, shapes)
         match operator:
             case "fprop":
@@ -72,7 +65,7 @@ def flops_of(name: str) -> Callable[..., int]:
     return flops
 
 
-for _name in NAMES:
+for _name in OPERATOR_NAMES:
     library.define(schema(_name))
-    torch.library.register_fake(f"tritonconv::{_name}", allocate_results(_name), lib=library)
+    torch.library.register_fake(f"tritonconv::{_name}", fake_implementation(_name), lib=library)
     register_flop_formula(getattr(torch_operators, _name))(flops_of(_name))

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tritonconv.call import Call
 from tritonconv.geometry import COMPUTED_BY, TAKES, ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER
+from tritonconv.launch.layout import allocate_results
 from tritonconv.operators.decision import decide
-from tritonconv.operators.library import allocate_result
 from tritonconv.tiling.pick import measured_for
 from tritonconv.tiling.tile import Tile
 
@@ -63,7 +63,7 @@ class Explanation(list[Choice]):
 
 
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
-    """Call `function(*args, **kwargs)`, a model or a tritonconv function, and say what ran each convolution and why.
+    """Call `function(*args, **kwargs)`, a model or a tritonconv function, and say what runs each convolution and why.
 
     Forward runs once, without gradients; whatever the model changes in doing so, such as BatchNorm's averages, it
     changes. Backward is not run: its rows say what would run for each gradient, if it were asked for. Raises
@@ -121,7 +121,7 @@ class _Notes:
     def note(self, call: Call) -> None:
         """Note what runs the call, and what would run each gradient, on tensors without data."""
         call = call.without_data()
-        gradient = allocate_result(call, call.factors[0])
+        gradient, *_ = allocate_results(call, call.factors[0])
         self.add("forward", call)
         for factor in COMPUTED_BY:
             if factor in TAKES[call.operator]:
@@ -131,7 +131,7 @@ class _Notes:
     def add(self, computes: str, call: Call) -> None:
         decision, known = decide(call), None
         if decision.plan is not None and decision.plan.request.gpu != INTERPRETER:
-            known = measured_for(*decision.plan.request) is not None
+            known = measured_for(*decision.plan.request) == decision.plan.tile
         self.explanation.append(
             Choice(
                 layer=self.path[-1],

@@ -36,10 +36,11 @@ def multiply_sum(
     `step` positions further on the side. `side_strides` are those over rows, columns and k, and `weight_strides` those
     over the taps of each axis and k. What lies outside the side's extent counts as zero. One integer has bits for all
     taps if TAP_BITS is 2, for those of an axis if it is 1, and for none if it is 0. FAR says that the way from one step
-    to the next on the side takes 64 bits. If N_ADJACENT, n is what lies adjacent in the weight, else k does, and a
-    column that is not valid may be read as another is. If WEIGHT_ENDS, all rows look at one position, whose weight ends
-    where the side does: `first` are scalars. BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K). Fewer than 16 rows are multiplied
-    without tensor cores; then STAGES says how far loads run ahead, and else is None.
+    to the next on the side takes 64 bits. If N_ADJACENT, n is contiguous in the weight, and loads of it are masked by
+    valid_n. Else k is contiguous, and the caller lets columns that are not valid point to another column. If
+    WEIGHT_ENDS, all rows look at one position, so `first` are scalars, and a tap outside the side has no weight to
+    load. BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K). Fewer than 16 rows are multiplied without tensor cores; then STAGES says
+    how far loads run ahead, and else is None.
     """
     BLOCK_M: tl.constexpr = BLOCK[0]
     BLOCK_N: tl.constexpr = BLOCK[1]

@@ -129,7 +129,8 @@ def dgrad_tma_kernel(
     tiles_n = tl.cdiv(C, BLOCK_N)
     tiles = tiles_m * tiles_n
     tiles_in_all = tiles * groups * stride_h * stride_w
-    # As one loop over tiles and steps, which copies what the next tile begins with while this one is copied out.
+    # A persistent kernel: each program computes one tile after another. Flattened, the loops over tiles and steps are
+    # one, which loads what the next tile begins with while this one is stored.
     for tile in tl.range(tl.program_id(0), tiles_in_all, tl.num_programs(0), flatten=not STRIDED):
         g = tile // tiles % groups
         tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)

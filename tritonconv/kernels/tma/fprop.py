@@ -81,7 +81,7 @@ def fprop_tma_kernel(
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
     C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps. Channels are
     adjacent in x, and C and every stride of x were divided by ALIGN_X; ALIGN_Y > 1 says the same of F and y. WIDE says
-    that y is too large for 32-bit offsets. Every period-th tap sees the same of an axis' stride images, and all taps
+    that y is too large for 32-bit offsets. Taps that are a period apart see the same sub-image, and all taps see
     the same one if ONE_IMAGE. FOLDED says that one group has whole blocks of channels, that the stride divides H and W,
     and that the pixels of a row lie without gaps: then one loop runs over all taps.
     """
@@ -138,7 +138,8 @@ def fprop_tma_kernel(
     tiles_m = blocks_of(images=B, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     tiles_n = tl.cdiv(F, BLOCK_N)
     tiles = tiles_m * tiles_n
-    # As one loop over tiles and steps, which copies what the next tile begins with while this one is copied out.
+    # A persistent kernel: each program computes one tile after another. Flattened, the loops over tiles and steps are
+    # one, which loads what the next tile begins with while this one is stored.
     for tile in tl.range(tl.program_id(0), tiles * groups, tl.num_programs(0), flatten=FOLDED or ONE_IMAGE):
         g = tile // tiles
         tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
@@ -184,7 +185,7 @@ def fprop_tma_kernel(
                         BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
                         BLOCK_C=BLOCK_K,
                     )
-                # Nothing is copied of an image so small that it has no pixel there.
+                # No step runs for a sub-image without pixels.
                 there = (start_h < H) & (start_w < W)
                 accumulator = multiply_sum_blocks(
                     accumulator=accumulator,
