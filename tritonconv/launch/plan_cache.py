@@ -83,8 +83,8 @@ def described(tensor: Tensor) -> Hashable:
 def find(call: Call) -> Plan | None:
     """The plan of such a call, if one is kept, with new results.
 
-    None also if there is too little memory: then the call is planned again, perhaps with a smaller SPLIT_K. The plan can
-    only be started. Its launches hold the copies and workspaces.
+    None also if there is too little memory: then the call is planned again, perhaps with a smaller SPLIT_K. The plan
+    can only be started. Its launches hold the copies and workspaces.
     """
     if not _kept or not (runtime.is_gpu(call.device) or runtime.interpreted()):
         return None
