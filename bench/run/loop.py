@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from tritonconv.geometry import ConvGeometry
 
 # A position p, q, and the rows and columns of the padded image that it sees.
-Place = tuple[int, int, slice, slice]
+Window = tuple[int, int, slice, slice]
 
 
 def fprop(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
@@ -21,7 +21,7 @@ def fprop(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
     image, filters = padded(x, geometry).unflatten(1, (geometry.G, -1)), weight.unflatten(2, (geometry.G, -1))
     columns = [
         torch.einsum("bgcrs,gfcrs->bgf", image[..., rows, columns], filters[p, q])
-        for p, q, rows, columns in places(geometry)
+        for p, q, rows, columns in windows(geometry)
     ]
     return torch.stack(columns, -1).reshape(geometry.feature_shape)
 
@@ -30,7 +30,7 @@ def dgrad(y: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
     """The image x (B, C, H, W): each position's features times its filters, added up where it looks."""
     features, filters = y.unflatten(1, (geometry.G, -1)), weight.unflatten(2, (geometry.G, -1))
     image = padded(y.new_zeros(geometry.image_shape), geometry)
-    for p, q, rows, columns in places(geometry):
+    for p, q, rows, columns in windows(geometry):
         seen = torch.einsum("bgf,gfcrs->bgcrs", features[..., p, q], filters[p, q])
         image[..., rows, columns] += seen.flatten(1, 2)
     return image[..., geometry.pad_h : geometry.pad_h + geometry.H, geometry.pad_w : geometry.pad_w + geometry.W]
@@ -41,12 +41,12 @@ def wgrad(x: Tensor, y: Tensor, geometry: ConvGeometry) -> Tensor:
     image, features = (side.unflatten(1, (geometry.G, -1)) for side in (padded(x, geometry), y))
     weights = [
         torch.einsum("bgf,bgcrs->gfcrs", features[..., p, q], image[..., rows, columns])
-        for p, q, rows, columns in places(geometry)
+        for p, q, rows, columns in windows(geometry)
     ]
     return torch.stack(weights).reshape(geometry.weight_shape)
 
 
-def places(geometry: ConvGeometry) -> Iterator[Place]:
+def windows(geometry: ConvGeometry) -> Iterator[Window]:
     far_h, far_w = (geometry.R - 1) * geometry.dilation_h + 1, (geometry.S - 1) * geometry.dilation_w + 1
     for p, q in product(range(geometry.P), range(geometry.Q)):
         h, w = p * geometry.stride_h, q * geometry.stride_w
