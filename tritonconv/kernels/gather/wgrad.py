@@ -142,7 +142,8 @@ def wgrad_kernel(
         valid_k = b < B
         h = p * stride_h
         w = q * stride_w
-        # Written as in `within`. Calling it gives the same TTIR, but ptxas makes more instructions of inlined code here.
+        # Written as in `within`. Calling it gives the same TTIR, but ptxas makes more instructions of inlined code
+        # here.
         inside_h = (h[:, None] + tap_h[None, :]).to(tl.uint32) < H.to(tl.uint32)
         inside_w = (w[:, None] + tap_w[None, :]).to(tl.uint32) < W.to(tl.uint32)
         x = tl.load(
