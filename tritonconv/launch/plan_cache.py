@@ -1,7 +1,7 @@
 """Plans that were run before, for calls that differ from theirs in nothing but addresses.
 
-Choosing an implementation and a tile, and planning, takes the host longer than a small layer takes the GPU, and
-a training loop makes the same calls again and again. So a plan is kept, under a key of all that it depends on, with the
+Choosing an implementation and a tile, and planning, takes the host longer than a small layer takes the GPU. A training
+loop makes the same calls again and again. So a plan is kept, under a key of all that it depends on, with the
 kernels that Triton has compiled for it. A later call fills in its own tensors.
 
 Triton's own switches, and hooks that were added to a kernel, are looked at when a call is made for the first time.

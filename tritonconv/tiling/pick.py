@@ -120,8 +120,8 @@ def with_splits(
 def splits(geometry: ConvGeometry, tile: Tile, operands: Operands, gpu: Gpu) -> list[int]:
     """Into how many parts wgrad's reduction may be cut: one, or so many that one, two or four waves fill the GPU.
 
-    Not so many that the partial sums, written and read in float32, would be more than a tenth of the bytes that
-    programs read of the operands, and at least LEAST_STEPS remain to each.
+    The partial sums, written and read in float32, are at most a tenth of the bytes that programs read of the operands.
+    At least LEAST_STEPS steps remain to each part.
     """
     programs = max(1, tile.blocks(geometry, "wgrad"))
     read = (tile.BLOCK_M + tile.BLOCK_N) * tile.BLOCK_K * operands.itemsize
