@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, ConvGeometry, Factor, Operator
+from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, ConvGeometry, Factor, Operator, taken
 
 Sizes = Sequence[int]
 
@@ -64,6 +64,11 @@ def split_arguments(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...
         tensors = (first, second)
     # torch hands over lists, of which there is no hash.
     return tensors, Settings(tuple(size), tuple(stride), tuple(pad), tuple(dilation), *others)
+
+
+def join_arguments(name: str, factors: tuple[Any, Any], bias: Tensor | None, settings: Settings) -> tuple[Any, ...]:
+    """The arguments of the operator `name`, which `split_arguments` splits."""
+    return (*factors, bias, *settings) if name in ADD_BIAS else (*factors, *settings)
 
 
 def geometry_of(operator: Operator, first: Sizes, second: Sizes, settings: Settings) -> ConvGeometry:
@@ -161,14 +166,13 @@ class Call:
             channels_last=channels_last,
             implementation=implementation,
         )
-        added = (bias,) if operator in ADD_BIAS else ()
-        return cls("wgrad_with_bias" if finds_bias else operator, (*factors, *added, *settings), device)
+        name = "wgrad_with_bias" if finds_bias else operator
+        return cls(name, join_arguments(name, factors, bias, settings), device)
 
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What torch's operator takes."""
-        added = (self.bias,) if self.name in ADD_BIAS else ()
-        return *self.factors, *added, *self.settings
+        return join_arguments(self.name, self.factors, self.bias, self.settings)
 
     @cached_property
     def geometry(self) -> ConvGeometry:
@@ -206,11 +210,10 @@ class Call:
         held: dict[Factor, Tensor] = dict(zip(TAKES[self.operator], self.factors, strict=True))
         held[LEAVES_OUT[self.operator]] = gradient
         operator = COMPUTED_BY[factor]
-        first, second = (held[name] for name in TAKES[operator])
         return Call.of_geometry(
             operator,
             self.geometry,
-            (first, second),
+            taken(operator, held),
             channels_last=self.settings.channels_last,
             implementation=self.settings.implementation,
             device=self.device,

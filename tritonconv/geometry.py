@@ -1,8 +1,9 @@
 """The frozen description of one convolution that every layer below the surface speaks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import gcd, prod
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 Operator = Literal["fprop", "dgrad", "wgrad"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
@@ -15,6 +16,15 @@ TAKES: dict[Operator, tuple[Factor, Factor]] = {
 }
 LEAVES_OUT: dict[Operator, Factor] = {"fprop": "y", "dgrad": "x", "wgrad": "weight"}
 COMPUTED_BY: dict[Factor, Operator] = {factor: operator for operator, factor in LEAVES_OUT.items()}
+T = TypeVar("T")
+
+
+def taken(operator: Operator, factors: Mapping[Factor, T]) -> tuple[T, T]:
+    """Those of the factors that the operator takes, in the order of its arguments."""
+    first, second = TAKES[operator]
+    return factors[first], factors[second]
+
+
 # The letters that a weight may carry beside f, c, r and s.
 VARIES = ("", "b", "p q", "b p q")
 

@@ -18,7 +18,7 @@ from bench.run.contenders import DTYPES
 from tests.support.oracle import convolution_precision
 from tritonconv.bias import shape_beside
 from tritonconv.call import Call
-from tritonconv.geometry import LEAVES_OUT, OPERATORS, TAKES, ConvGeometry, Factor, Operator
+from tritonconv.geometry import LEAVES_OUT, OPERATORS, ConvGeometry, Factor, Operator, taken
 from tritonconv.gpu import ARCHITECTURES, INTERPRETER, Architecture, Gpu
 from tritonconv.launch import planners
 from tritonconv.launch.layout import allocate, paired_vectors
@@ -171,13 +171,17 @@ def call_for(
     x, y = (torch.empty(geometry.shape_of(side), **about).contiguous(memory_format=layout) for side in ("x", "y"))
     weight = allocate(geometry.weight_shape, x, channels_last or geometry.varies != "")
     factors: dict[Factor, Tensor] = dict(x=x, weight=weight, y=y)
-    first, second = (factors[name] for name in TAKES[operator])
     added = None
     if bias and operator != "wgrad":
         added = torch.empty(shape_beside(geometry.shape_of(LEAVES_OUT[operator]), geometry.varies), **about)
-    finds_bias = bias and operator == "wgrad"
-    how: dict[str, Any] = dict(finds_bias=finds_bias, channels_last=channels_last)
-    return Call.of_geometry(operator, geometry, (first, second), added, **how)
+    return Call.of_geometry(
+        operator,
+        geometry,
+        taken(operator, factors),
+        added,
+        finds_bias=bias and operator == "wgrad",
+        channels_last=channels_last,
+    )
 
 
 def plan_for(

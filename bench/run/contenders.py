@@ -24,7 +24,7 @@ from tests.support.oracle import convolution_precision
 from tritonconv import dispatch
 from tritonconv.bias import shape_beside
 from tritonconv.call import Call
-from tritonconv.geometry import TAKES, ConvGeometry, Operator
+from tritonconv.geometry import ConvGeometry, Factor, Operator, taken
 from tritonconv.launch.layout import allocate
 from tritonconv.operators.library import torch_operators
 
@@ -78,9 +78,14 @@ class Problem:
 
     def call(self, operator: Operator, *, channels_last: bool = True, implementation: str = "auto") -> Call:
         """The call of an operator on these operands, without a bias."""
-        first, second = (getattr(self, factor) for factor in TAKES[operator])
-        how: dict[str, Any] = dict(channels_last=channels_last, implementation=implementation)
-        return Call.of_geometry(operator, self.geometry, (first, second), **how)
+        factors: dict[Factor, Tensor] = dict(x=self.x, weight=self.weight, y=self.y)
+        return Call.of_geometry(
+            operator,
+            self.geometry,
+            taken(operator, factors),
+            channels_last=channels_last,
+            implementation=implementation,
+        )
 
     @property
     def forward(self) -> Operator:

@@ -50,8 +50,8 @@ def _product(dtype: str, extent: int, device: torch.device) -> float:
         return _seconds(lambda: (left @ right,), device)
 
 
-def _seconds(call: Computation, device: torch.device) -> float:
-    times = side_by_side({"it": call}, device)["it"]
+def _seconds(computation: Computation, device: torch.device) -> float:
+    times = side_by_side({"it": computation}, device)["it"]
     return statistics.median(times.device or times.wall) / 1e6
 
 

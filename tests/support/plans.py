@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tritonconv import runtime
 from tritonconv.call import Call
-from tritonconv.geometry import TAKES, ConvGeometry, Factor, Operator
+from tritonconv.geometry import ConvGeometry, Factor, Operator, taken
 from tritonconv.gpu import Gpu
 from tritonconv.launch import planners
 from tritonconv.launch.plan import Plan
@@ -18,8 +18,7 @@ def call_of(
     operator: Operator, geometry: ConvGeometry, factors: dict[Factor, Tensor], bias: Tensor | None = None, **how: Any
 ) -> Call:
     """The call of an operator on those of the factors that it takes, as `Call.of_geometry` makes it."""
-    first, second = (factors[name] for name in TAKES[operator])
-    return Call.of_geometry(operator, geometry, (first, second), bias, **how)
+    return Call.of_geometry(operator, geometry, taken(operator, factors), bias, **how)
 
 
 def meta_factors(geometry: ConvGeometry, dtype: torch.dtype = torch.float32) -> dict[Factor, Tensor]:

@@ -19,8 +19,8 @@ from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
 from tritonconv.bias import broadcastable, letters_of, sum_for
-from tritonconv.call import ADD_BIAS, OPERATOR_NAMES, OPERATOR_OF, Settings, split_arguments
-from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, Factor, Operator
+from tritonconv.call import OPERATOR_NAMES, OPERATOR_OF, Settings, join_arguments, split_arguments
+from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, Factor, Operator, taken
 from tritonconv.operators.library import library, torch_operators
 
 Apply = Callable[..., Any]
@@ -35,9 +35,7 @@ def contract(
 ) -> Tensor:
     """Sum the form over all but the factor `left_out`, and add `bias`, unless to a weight."""
     operator = COMPUTED_BY[left_out]
-    first, second = (factors[name] for name in TAKES[operator])
-    added = (bias,) if operator in ADD_BIAS else ()
-    result: Tensor = applies[operator](first, second, *added, *settings)
+    result: Tensor = applies[operator](*join_arguments(operator, taken(operator, factors), bias, settings))
     return result
 
 
