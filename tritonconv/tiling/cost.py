@@ -1,5 +1,4 @@
-"""The cost model: the cycles that a launch is expected to take with a tile. It is for choosing tiles, not for
-reporting.
+"""The cost model: the cycles that a launch is expected to take with a tile. It chooses tiles, and is not for reports.
 
 The model counts work, and divides it by the rates of one multiprocessor (`gpu.Rates`), as a roofline does. All times
 are in clock cycles. With n programs on a multiprocessor at the same time:
@@ -14,7 +13,8 @@ are in clock cycles. With n programs on a multiprocessor at the same time:
 - L2: bytes of both operands of a step / (bytes per cycle from the L2 cache) * `Tile.strain`.
 - instructions: those that all warps of a program issue in a step / ISSUES per cycle.
 - waiting: PER_STEP, the latency of a step. Programs wait at the same time, so it is not multiplied by n.
-- waves: in each wave, each multiprocessor computes n blocks. The last wave may have fewer.
+- waves: in each wave, each multiprocessor computes n blocks, where n is its occupancy (`Tile.together`). The last wave
+  may have fewer.
 - moving: the DRAM is read and written while programs work. It moves each tensor once, and partial sums twice.
 
 The constants that are called fitted give the smallest errors for the 800 times in bench/results/h200-tiles.json. These
@@ -34,11 +34,10 @@ from tritonconv.tiling.tile import Operands, Tile
 # those that gather pixels, that use TMA, and that use TMA in wgrad. A warp counts as 32 threads on every GPU, AMD's
 # included.
 LOOP, TMA_LOOP, TMA_WGRAD_LOOP = 45, 95, 90
-# And for each load of at most 16 bytes by its threads: of a side, with its mask; of a weight; of either side in wgrad.
+# And for each load of at most 16 bytes by its threads: of a side with its mask; of a weight; of either side in wgrad.
 # The last is fitted, because other instructions wait for these loads. With TMA, one thread copies for all.
 PER_SIDE_COPY, PER_WEIGHT_COPY, PER_WGRAD_COPY = 11, 3, 58
-# And for each 16 x 8 x 16 products of a warp in 16 bits, where operands pass through registers: one product and half a
-# load.
+# And for each 16 x 8 x 16 products of a warp in 16 bits, if operands pass through registers: a product and half a load.
 PER_PRODUCT = 1.5
 # Cycles, fitted. PER_PROGRAM: until programs begin to multiply. PER_BLOCK: of a block beside its steps, if its program
 # computes no other. PER_TILE: the same in a persistent kernel, whose programs compute several. PER_STEP: that a step
