@@ -117,7 +117,7 @@ def known(implementation: str) -> str:
     return implementation
 
 
-# Read once, when Python starts: a running cluster is switched by a restart with another environment.
+# Read once, at import: a running cluster is switched by a restart with another environment.
 _FROM_ENVIRONMENT = known(os.environ.get("TRITONCONV_IMPLEMENTATION", "auto"))
 
 

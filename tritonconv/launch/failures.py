@@ -16,7 +16,7 @@ from tritonconv.tiling.tile import Tile
 
 @dataclass(frozen=True, slots=True)
 class TileTooLarge:
-    """The tile, given with a SPLIT_K of 1, takes more shared memory or registers than the GPU has."""
+    """The tile takes more shared memory or registers than the GPU has. Its SPLIT_K is given as 1, whatever it was."""
 
     operator: Operator
     gpu: Gpu

@@ -106,9 +106,9 @@ def tma_arguments(geometry: ConvGeometry, tile: Tile) -> dict[str, Any]:
 def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile) -> dict[str, int]:
     """Return the arguments by which a kernel that gathers the pixels of `side` gets from tap to tap.
 
-    TAP_BITS says how the kernel keeps which taps lie inside the side. It is 2 if one integer has a bit for each tap, 1
-    if each axis has such an integer, and 0 if neither fits. FAR says that an offset from one step to the next takes 64
-    bits.
+    TAP_BITS says how the kernel remembers which taps lie inside the side. It is 2 if one integer has a bit for each
+    tap, and 1 if each axis has such an integer. It is 0 if there are too many taps for that. FAR says that an offset
+    from one step to the next takes 64 bits.
     """
     _, stride_c, stride_h, stride_w = side.stride()
     reach = geometry.R * geometry.dilation_h * stride_h + geometry.S * geometry.dilation_w * stride_w

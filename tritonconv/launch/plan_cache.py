@@ -62,9 +62,9 @@ def clear() -> None:
 
 
 def key(call: Call) -> Hashable:
-    """Return all that a plan depends on: the call's settings, the strides of its tensors, and torch's switches.
+    """Return all that a plan depends on.
 
-    The name of the operator, shapes, dtypes, devices and alignments count, too. The switch is the one for TF32.
+    That is the operator, the settings, torch's switch for TF32, and what `described` returns for each tensor.
     """
     first, second = call.factors
     return (
@@ -124,7 +124,7 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
     tensors = (*call.factors, call.bias, *plan.results, *plan.workspaces, *copied)
     numbers = {tensor.data_ptr(): i for i, tensor in enumerate(tensors) if tensor is not None}
     if len(numbers) < sum(tensor is not None for tensor in tensors):
-        return  # some tensors share an address, so it does not tell them apart
+        return  # some tensors share an address, which does not tell them apart
     pointers = [
         {name: numbers[value.data_ptr()] for name, value in each.arguments.items() if isinstance(value, Tensor)}
         for each in plan.launches

@@ -1,4 +1,4 @@
-"""How the pixels of a TMA block lie: as so many images x rows x columns."""
+"""The shapes of a TMA block of pixels: how many images, rows and columns it has."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ def pixels_of(tile: Tile, operator: Operator) -> int:
 
 
 def candidate_shapes(pixels: int, operator: Operator) -> list[BlockShape]:
-    """Return the shapes that a block of so many pixels may have.
+    """Return the shapes that a block of this many pixels may have.
 
     For fprop and dgrad these are one rectangle in one image, squares in one or more images, and a line in one row. The
     smallest square is one pixel of each image. For wgrad they are a line in one row and a line of images; `whole_rows`
@@ -31,7 +31,7 @@ def candidate_shapes(pixels: int, operator: Operator) -> list[BlockShape]:
 
 
 def whole_rows(pixels: int, geometry: ConvGeometry) -> list[BlockShape]:
-    """Return a list with the shape in which so many pixels are two or more whole rows of positions, or whole images.
+    """Return a list with the shape of `pixels` pixels that are two or more whole rows of positions, or whole images.
 
     The list is empty if there is no such shape, or if its blocks would overhang an image.
     """

@@ -110,9 +110,9 @@ def designed_for_blocks(operator: Operator, operands: Operands) -> list[Tile]:
     if not operands.blocks or operands.exact or operands.varies:
         return []
     if operator == "wgrad":
-        # Channels are adjacent and wgrad sums over pixels, so tensor cores must read both operands across rows. From
-        # shared memory they read 16 bits so. Wider operands pass through registers to be transposed. There Triton 3.6
-        # and 3.7 have a bug on sm_90: they overwrite what the tensor cores still read.
+        # Channels are adjacent and wgrad sums over pixels, so tensor cores must read both operands across rows. They
+        # can do this in shared memory if operands have 16 bits. Wider operands pass through registers to be transposed.
+        # There Triton 3.6 and 3.7 have a bug on sm_90: they overwrite what the tensor cores still read.
         tiles = [Tile(*row) for row in _TMA_WGRAD] if operands.itemsize == 2 else []
     else:
         rows = _TMA if operands.itemsize == 2 or operands.whole_stores else _TMA_FLOAT32_SCATTERED

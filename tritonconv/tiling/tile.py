@@ -1,6 +1,4 @@
-"""`Tile`, the block sizes that a kernel is compiled for, and `Operands`, which has what its choice needs of the
-tensors.
-"""
+"""`Tile`, the block sizes of a kernel, and `Operands`, what the choice of a tile needs to know of a call's tensors."""
 
 from dataclasses import dataclass
 
