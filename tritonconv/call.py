@@ -1,4 +1,4 @@
-"""A call of an operator as one value: what is decided, planned, started, kept, explained and verified."""
+"""`Call`: one call of an operator as a value, which is decided, planned, run, kept, explained and verified."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,12 +13,12 @@ Sizes = Sequence[int]
 
 
 class Settings(NamedTuple):
-    """What follows the tensors in every operator's arguments.
+    """The arguments that follow the tensors in every operator.
 
-    `size` is the extent of the result, the factor that is left out: (P, Q), (H, W) or (R, S), in pixels or taps. `pad`
-    is the leading padding; the trailing one follows from the sizes of both sides. `varies` has the letters that the
-    weight carries in front: "", "b", "p q" or "b p q". `channels_last` is the memory format of the result, and of
-    everything that is derived from the call; but a weight that varies always has its channels last in memory.
+    `size` is the extent of the result in pixels or taps: (P, Q), (H, W) or (R, S). `pad` is the leading padding; the
+    trailing one follows from the sizes of both sides. `varies` has the letters of the axes that the weight carries in
+    front: "", "b", "p q" or "b p q". `channels_last` is the memory format of the result, and of everything that is
+    derived from the call. A weight that varies always has its channels last in memory.
     """
 
     size: Sizes
@@ -43,18 +43,18 @@ class Settings(NamedTuple):
         )
 
 
-# The operators as torch knows them, and which of the three each is. `wgrad_with_bias` is wgrad, and also computes the
-# gradient of fprop's bias.
+# The operators that torch knows, and which of the three each of them is. `wgrad_with_bias` is wgrad, and also computes
+# the gradient of fprop's bias.
 OPERATOR_OF: dict[str, Operator] = {"fprop": "fprop", "dgrad": "dgrad", "wgrad": "wgrad", "wgrad_with_bias": "wgrad"}
 OPERATOR_NAMES = tuple(OPERATOR_OF)
-# Those that add a bias to their result: it follows the two factors in their arguments.
+# The operators that add a bias to their result. It follows the two factors in their arguments.
 ADD_BIAS = ("fprop", "dgrad")
 
 
 def split_arguments(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], Settings]:
-    """The tensors among the arguments of the operator `name`, and the settings that follow them.
+    """Return the tensors among the arguments of the operator `name`, and the settings that follow them.
 
-    The tensors are the two factors, and for those that ADD_BIAS the bias, or None.
+    The tensors are the two factors. For an operator in ADD_BIAS the bias, or None, comes third.
     """
     if name in ADD_BIAS:
         first, second, bias, size, stride, pad, dilation, *others = arguments
@@ -62,17 +62,17 @@ def split_arguments(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...
     else:
         first, second, size, stride, pad, dilation, *others = arguments
         tensors = (first, second)
-    # torch hands over lists, of which there is no hash.
+    # torch passes lists, which can not be hashed.
     return tensors, Settings(tuple(size), tuple(stride), tuple(pad), tuple(dilation), *others)
 
 
 def join_arguments(name: str, factors: tuple[Any, Any], bias: Tensor | None, settings: Settings) -> tuple[Any, ...]:
-    """The arguments of the operator `name`, which `split_arguments` splits."""
+    """Return the arguments of the operator `name`: the reverse of `split_arguments`."""
     return (*factors, bias, *settings) if name in ADD_BIAS else (*factors, *settings)
 
 
 def geometry_of(operator: Operator, first: Sizes, second: Sizes, settings: Settings) -> ConvGeometry:
-    """The geometry of a call, from the shapes of its two factors and its settings."""
+    """Return the geometry of a call, from the shapes of its two factors and its settings."""
     match operator:
         case "fprop":
             (B, C, H, W), (*_, F, _, R, S), (P, Q) = first, second, settings.size
@@ -109,11 +109,11 @@ class Call:
     """One call of an operator.
 
     `name` is what torch calls the operator: one of OPERATOR_NAMES. `factors` are the two that it takes, in the order of
-    `geometry.TAKES`. `bias` is what fprop and dgrad add to their result, or None. `finds_bias` says that wgrad computes
-    the gradient of fprop's bias, too. `device` is where the call runs, also where its tensors have no data and are on
-    the meta device.
+    `geometry.TAKES`. `bias` is the one that fprop and dgrad add to their result, or None. `finds_bias` says that wgrad
+    also computes the gradient of fprop's bias. `device` is where the call runs, even if its tensors have no data and
+    are on the meta device.
 
-    Raises ValueError for the gradient of a bias beside a weight that varies, which no kernel computes.
+    Raises ValueError if `finds_bias` meets a weight that varies, because no kernel computes that.
     """
 
     settings: Settings
@@ -125,7 +125,7 @@ class Call:
     device: torch.device
 
     def __init__(self, name: str, arguments: Sequence[Any], device: torch.device | None = None) -> None:
-        """A call with the arguments that torch hands over; on the device of its tensors, if no other is given."""
+        """Make a call from the arguments that torch passes, on the device of its tensors if no other is given."""
         (first, second, *bias), self.settings = split_arguments(name, arguments)
         self.name = name
         self.operator = OPERATOR_OF[name]
@@ -149,8 +149,9 @@ class Call:
         implementation: str = "auto",
         device: torch.device | None = None,
     ) -> "Call":
-        """A call for `geometry`, on factors of its shapes. Raises ValueError for a bias that the operator does not add,
-        and for one that it does not find.
+        """Return a call for `geometry` on factors of its shapes.
+
+        Raises ValueError for a bias that the operator does not add, and for a bias's gradient that it does not compute.
         """
         if bias is not None and operator not in ADD_BIAS:
             raise ValueError(f"{operator} adds no bias")
@@ -171,41 +172,42 @@ class Call:
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """What torch's operator takes."""
+        """The arguments of torch's operator."""
         return join_arguments(self.name, self.factors, self.bias, self.settings)
 
     @cached_property
     def geometry(self) -> ConvGeometry:
-        """Computed once, and not at all where such a call was planned before."""
+        """The geometry, which is computed at most once, and not at all if the plan cache has a plan for the call."""
         first, second = self.factors
         return geometry_of(self.operator, first.shape, second.shape, self.settings)
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the factors and of the result."""
+        """The dtype of the factors and of the result."""
         return self.factors[0].dtype
 
     @property
     def result_shape(self) -> tuple[int, ...]:
-        """The shape of the factor that the operator leaves out."""
+        """The shape of the result, which is the factor that the operator leaves out."""
         return self.geometry.shape_of(LEAVES_OUT[self.operator])
 
     @property
     def result_is_channels_last(self) -> bool:
-        """Whether the result has its channels last in memory: as the settings say, or if it is a weight that varies."""
+        """Whether the result has its channels last in memory: by the settings, or because it is a weight that
+        varies.
+        """
         return self.settings.channels_last or (self.operator == "wgrad" and self.settings.varies != "")
 
     def without_data(self) -> "Call":
-        """The same call on tensors without data, from which it can be planned and not computed."""
+        """Return the same call on tensors without data. It can be planned, but not computed."""
         arguments = (without_data(each) if isinstance(each, Tensor) else each for each in self.arguments)
         return Call(self.name, tuple(arguments), self.device)
 
     def of_gradient(self, factor: Factor, gradient: Tensor) -> "Call":
-        """The call in the backward pass that computes the gradient of `factor`, which this call takes, from that of its
-        result.
+        """Return the call of the backward pass that computes the gradient of `factor`, which this call takes.
 
-        For the weight this is wgrad alone. Where a bias wants its gradient, too, `wgrad_with_bias` runs instead, with
-        the same tile.
+        `gradient` is that of this call's result. For the weight, the call is wgrad alone. If the bias needs a gradient,
+        too, `wgrad_with_bias` runs instead, with the same tile.
         """
         held: dict[Factor, Tensor] = dict(zip(TAKES[self.operator], self.factors, strict=True))
         held[LEAVES_OUT[self.operator]] = gradient
@@ -221,8 +223,8 @@ class Call:
 
 
 def without_data(tensor: Tensor) -> Tensor:
-    """A meta tensor of the same shape, strides and dtype.
+    """Return a meta tensor of the same shape, strides and dtype.
 
-    Its address is zero, which is aligned to anything. A fake tensor has no address.
+    Its address is zero, which is aligned to anything. A fake tensor would have no address.
     """
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

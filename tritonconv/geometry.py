@@ -1,4 +1,4 @@
-"""The frozen description of one convolution that every layer below the surface speaks."""
+"""`ConvGeometry`, the sizes and the sampling of one convolution. Everything below `operators` takes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 Operator = Literal["fprop", "dgrad", "wgrad"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
 Factor = Literal["x", "weight", "y"]
-# The factors that each operator takes, in the order of its arguments, and the one that it leaves out and so computes.
+# The factors that each operator takes, in the order of its arguments. It leaves out the third one, which it computes.
 TAKES: dict[Operator, tuple[Factor, Factor]] = {
     "fprop": ("x", "weight"),
     "dgrad": ("y", "weight"),
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def taken(operator: Operator, factors: Mapping[Factor, T]) -> tuple[T, T]:
-    """Those of the factors that the operator takes, in the order of its arguments."""
+    """Return the two factors that the operator takes, in the order of its arguments."""
     first, second = TAKES[operator]
     return factors[first], factors[second]
 
@@ -30,8 +30,10 @@ VARIES = ("", "b", "p q", "b p q")
 
 
 class Gemm(NamedTuple):
-    """A matrix product (M, K) x (K, N), and how many of them there are, G: one for each group, and for each sample,
-    position or, in dgrad, pixel that has a weight of its own. The extents in elements.
+    """A matrix product (M, K) x (K, N), with extents in elements, and the number G of such products.
+
+    There is one product for each group, and for each sample or location that has a weight of its own. A location is a
+    position, or in dgrad a pixel.
     """
 
     M: int
@@ -47,12 +49,14 @@ class ConvGeometry:
         sum over b,f,c,p,q,r,s of  x[b,c,h,w] * weight[f,c,r,s] * y[b,f,p,q]
             with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-    Image (B, C, H, W), features (B, F, P, Q), weight (F, C/G, R, S); sizes in elements, sampling in pixels. Both sides
-    are stored and neither is derived from the other, so output_padding and the uneven padding of "same" need no field:
-    only the leading pad enters the equation. A tap that falls outside the image contributes nothing.
+    The image is (B, C, H, W), the features are (B, F, P, Q), the weight is (F, C/G, R, S). Sizes are in elements,
+    sampling is in pixels. A tap that falls outside the image contributes nothing. Both sides are stored, and neither is
+    derived from the other. So output_padding and the uneven padding of "same" need no field: only the leading pad
+    enters the equation.
 
-    `varies` has the letters that the weight carries beside those, in front: "b", "p q" or "b p q". What it carries
-    tells matrix products apart, and what it does not runs over their rows.
+    `varies` has the letters that the weight carries in front of its other axes: "b", "p q" or "b p q". Each value of
+    these letters has a matrix product of its own. Those of b, p and q that are not among them run over the rows of a
+    product.
     """
 
     B: int
@@ -96,7 +100,7 @@ class ConvGeometry:
         return *samples, *positions, self.F, self.C // self.G, self.R, self.S
 
     def shape_of(self, factor: Factor) -> tuple[int, ...]:
-        """The shape of a factor of the form."""
+        """Return the shape of a factor of the form."""
         match factor:
             case "x":
                 return self.image_shape
@@ -106,7 +110,7 @@ class ConvGeometry:
                 return self.feature_shape
 
     def size_of(self, factor: Factor) -> tuple[int, int]:
-        """The extent of a factor in pixels or taps: (H, W), (R, S) or (P, Q)."""
+        """Return the extent of a factor in pixels, positions or taps: (H, W), (P, Q) or (R, S)."""
         match factor:
             case "x":
                 return self.H, self.W
@@ -129,10 +133,10 @@ class ConvGeometry:
         return 1 if self.per_sample else self.B
 
     def gemm(self, operator: Operator) -> Gemm:
-        """The matrix product that `operator` amounts to: its (M, N) result is the factor left out.
+        """Return the matrix product of `operator`. Its result (M, N) is the factor that the operator leaves out.
 
-        With stride, dgrad's K counts taps that fall between two positions. They are not multiplied: a pixel sees one
-        tap in stride_h * stride_w on average.
+        With a stride, dgrad's K includes taps that fall between two positions. They are not multiplied: a pixel sees
+        one tap in stride_h * stride_w on average.
         """
         C, F = self.C // self.G, self.F // self.G
         rows, weights = self._shared_out(self.H * self.W if operator == "dgrad" else self.P * self.Q)
@@ -145,50 +149,59 @@ class ConvGeometry:
                 return Gemm(M=F, N=C * self.R * self.S, K=rows, G=weights)
 
     def _shared_out(self, pixels: int) -> tuple[int, int]:
-        """Of `pixels` in each image: how many make the rows of a product, and how many products there are."""
+        """Return how many rows a product has, and how many products there are.
+
+        `pixels` counts the pixels or positions of each image.
+        """
         samples, per_sample = (1, self.B) if self.per_sample else (self.B, 1)
         pixels, per_pixel = (1, pixels) if self.per_location else (pixels, 1)
         return samples * pixels, per_sample * per_pixel * self.G
 
     @property
     def phases(self) -> int:
-        """Those of the stride, which dgrad computes one by one: the pixels of a phase see the same taps."""
+        """How many phases the stride has. The pixels of a phase see the same taps, so dgrad computes one by one."""
         return self.stride_h * self.stride_w
 
     def pixels(self, operator: Operator) -> tuple[int, int, int]:
-        """The images, rows and columns that `operator` runs over: of positions, or in dgrad of the largest phase."""
+        """Return the images, rows and columns that `operator` runs over.
+
+        These are the positions, or in dgrad the pixels of the largest phase of the stride.
+        """
         if operator == "dgrad":
             return self.B, ceildiv(self.H, self.stride_h), ceildiv(self.W, self.stride_w)
         return self.B, self.P, self.Q
 
     @property
     def periods(self) -> tuple[int, int]:
-        """After how many taps of an axis the stride comes back to the same phase."""
+        """The number of taps of each axis after which the stride comes back to the same phase."""
         return self.stride_h // gcd(self.stride_h, self.dilation_h), self.stride_w // gcd(
             self.stride_w, self.dilation_w
         )
 
     @property
     def images_seen(self) -> int:
-        """How many different images, of every stride-th pixel, the taps see."""
+        """How many different sub-images of the stride the taps see. Each sub-image has every stride-th pixel."""
         period_h, period_w = self.periods
         return min(period_h, self.R) * min(period_w, self.S)
 
     @property
     def pointwise(self) -> bool:
-        """Whether each position sees the one pixel at its own place: then all three are plain matrix products."""
+        """Whether each position sees only the pixel at its own place, so that all operators are plain matrix
+        products.
+        """
         one = max(self.R, self.S, self.stride_h, self.stride_w) == 1
         unpadded = self.pad_h == self.pad_w == 0 and (self.H, self.W) == (self.P, self.Q)
         return one and unpadded and not self.varies
 
     def flattened(self) -> "ConvGeometry":
-        """The same product, if this is `pointwise`, over the pixels of all images as one row of one image."""
+        """Return the same product, if this is `pointwise`, over the pixels of all images as one row of one image."""
         pixels = self.B * self.P * self.Q
         return replace(self, B=1, H=1, W=pixels, P=1, Q=pixels, dilation_h=1, dilation_w=1)
 
     def launched(self, operator: Operator) -> Gemm:
-        """The product as programs are started for it: of dgrad that of the largest phase, with all taps, once for each
-        phase.
+        """Return the product that programs are started for.
+
+        For dgrad that is the product of the largest phase, with all taps, once for each phase of the stride.
         """
         gemm = self.gemm(operator)
         if operator != "dgrad":
@@ -199,13 +212,17 @@ class ConvGeometry:
 
     @property
     def flops(self) -> int:
-        """Two per product of the form, the same for all three operators; those in the padding too, as torch counts."""
+        """The floating-point operations of each of the three operators: two for each product of the form.
+
+        As in torch's count, products with the padding are included.
+        """
         return 2 * self.B * self.F * self.P * self.Q * (self.C // self.G) * self.R * self.S
 
     def minimal_bytes(self, itemsize: int) -> int:
-        """Bytes any of the operators moves at least: each of the three factors once, `itemsize` bytes per element."""
+        """Return the bytes that each operator moves at least: each factor once, with `itemsize` bytes per element."""
         return itemsize * sum(prod(shape) for shape in (self.image_shape, self.weight_shape, self.feature_shape))
 
 
 def ceildiv(a: int, b: int) -> int:
+    """Return a / b, rounded up."""
     return -(-a // b)

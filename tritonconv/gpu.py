@@ -1,6 +1,6 @@
-"""Every fact about a GPU, once: what the cost model, `fits`, dispatch and `bench lowering` know of it.
+"""The limits and peak rates of every GPU architecture. The cost model, `fits`, dispatch and `bench lowering` read them.
 
-To add a GPU, add a row to `ARCHITECTURES`, and its peaks and shared memory, as its maker states them, to
+To add a GPU, add a row to `ARCHITECTURES`. Also add its peaks and shared memory, as its maker states them, to
 `tests/kernels/test_gpu.py`, which checks every row. `python -m bench tune` writes the tiles that were measured on a GPU
 to `tiling/measured_tiles/`.
 """
@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 KIB = 1024
-# The least compute capability for which Triton multiplies on tensor cores.
+# The lowest compute capability, times ten, for which Triton multiplies on tensor cores.
 LEAST_CAPABILITY = 80
-# Instructions that a multiprocessor starts in a cycle, one for each of its four schedulers.
+# Instructions that a multiprocessor issues per cycle: one for each of its four schedulers.
 ISSUES = 4
 
 
 class Multiprocessor(NamedTuple):
-    """What one multiprocessor holds at the same time. `shared_bytes` is None where shared memory has no limit."""
+    """What one multiprocessor can hold at the same time. `shared_bytes` is None if shared memory has no limit."""
 
     warps: int
     blocks: int
@@ -28,7 +28,7 @@ class Multiprocessor(NamedTuple):
 
 
 class Products(NamedTuple):
-    """Products that one multiprocessor forms and sums in float32 in one cycle, without sparsity."""
+    """Multiply-adds per cycle of one multiprocessor, with sums in float32 and without sparsity."""
 
     half: int  # float16 and bfloat16, on tensor cores
     tf32: int
@@ -36,14 +36,14 @@ class Products(NamedTuple):
 
 
 class Bandwidth(NamedTuple):
-    """Bytes that one multiprocessor gets in one cycle."""
+    """Bytes per cycle that one multiprocessor gets from the L2 cache and from DRAM."""
 
     l2: float
     memory: float
 
 
 class Rates(NamedTuple):
-    """What the cost model counts with."""
+    """The rates that the cost model divides by."""
 
     products: Products
     bandwidth: Bandwidth
@@ -59,14 +59,17 @@ class DataSheet(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Architecture:
-    """What all GPUs of an architecture have in common, by the name that compilers give it: sm_90, gfx942.
+    """What all GPUs of an architecture have in common. `name` is what compilers call it: sm_90, gfx942.
 
-    `vendor` is None for Triton's interpreter. `accumulators` is the most accumulators that a thread may hold in fprop
-    and dgrad, `wgrad_accumulators` in wgrad; None is no limit. `tma` says that the GPU has TMA. `products_from_shared`
-    says that tensor cores read operands from shared memory (WGMMA, tcgen05). `halves_share` says that both halves of a
-    result are stored by TMA through the same buffer in shared memory. `stages` is the only `num_stages` that Triton's
-    pipeliner accepts. The cost model takes the rates of the architecture `rates_from`, if given, instead of the row's
-    own. `bench lowering` compiles for the GPU of `data_sheet`, and for no architecture without one.
+    - `vendor` is None for Triton's interpreter.
+    - `accumulators` is the most accumulators that a thread may hold in fprop and dgrad, `wgrad_accumulators` in wgrad.
+      None is no limit.
+    - `tma` says that the GPU has TMA.
+    - `products_from_shared` says that tensor cores read operands from shared memory (WGMMA, tcgen05).
+    - `halves_share` says that TMA stores both halves of a result through the same buffer in shared memory.
+    - `stages` is the only `num_stages` that Triton's pipeliner accepts, if there is only one.
+    - `rates_from` names the architecture whose rates the cost model takes, if not the row's own.
+    - `data_sheet` is the GPU that `bench lowering` compiles for. It compiles for no architecture without one.
     """
 
     name: str
@@ -88,31 +91,36 @@ class Architecture:
 
     @property
     def capability(self) -> int | None:
-        """The compute capability, 90 for 9.0. Only NVIDIA's architectures have one."""
+        """The compute capability times ten: 90 for 9.0. Only NVIDIA's architectures have one."""
         return int(self.name.removeprefix("sm_")) if self.vendor == "NVIDIA" else None
 
     @property
     def shared_bytes(self) -> int | None:
-        """The shared memory that one block may hold: all of a multiprocessor's but what the system keeps."""
+        """The bytes of shared memory that one block may hold: a multiprocessor's without those that the system
+        keeps.
+        """
         there = self.multiprocessor.shared_bytes
         return None if there is None else there - self.multiprocessor.reserved_bytes
 
     @property
     def rates(self) -> Rates:
-        """What the cost model counts with. Raises ValueError if the row has no rates."""
+        """The rates that the cost model divides by. Raises ValueError if the row has none."""
         source = ARCHITECTURES[self.rates_from] if self.rates_from else self
         if source.products is None or source.bandwidth is None:
             raise ValueError(f"the rates of {source.name} are not known")
         return Rates(source.products, source.bandwidth)
 
 
-# Multiprocessors: CUDA C++ Programming Guide, technical specifications per compute capability. Products, and the GPUs
-# with their clocks: NVIDIA's A100, GA102, Ada, H100, Blackwell and RTX Blackwell architecture papers. All of gfx942:
-# AMD's MI300X data sheet. Memory: the bandwidth in the data sheets, by multiprocessors and clock (A100 2.0 TB/s, RTX
-# 6000 Ada 1.0, between the H100's 3.4 and the H200's 4.8, B200 8.0, RTX PRO 6000 1.8, MI300X 5.3). L2: 5,120 bytes per
-# cycle by the A100's paper; fitted for an H200; an estimate for a B200, and half of it where there is GDDR; 17 TB/s for
-# the MI300X, by its paper. Accumulators: 64 where operands and accumulators share the 255 registers of a thread, and in
-# wgrad on sm_100 and sm_103, where sums on their way from tensor memory meet those of the bias.
+# The sources of the numbers below.
+# Multiprocessors: CUDA C++ Programming Guide, technical specifications per compute capability.
+# Products, GPUs and clocks: NVIDIA's A100, GA102, Ada, H100, Blackwell and RTX Blackwell architecture papers.
+# Everything of gfx942: AMD's MI300X data sheet.
+# Memory: the bandwidth in the data sheet, divided by multiprocessors and clock. In TB/s: A100 2.0, RTX 6000 Ada 1.0,
+# B200 8.0, RTX PRO 6000 1.8, MI300X 5.3. For sm_90 it is between the H100's 3.4 and the H200's 4.8.
+# L2: 5,120 bytes per cycle for the A100, by its paper. Fitted for an H200. An estimate for a B200, and half of it for
+# GPUs with GDDR. 17 TB/s for the MI300X, by its paper.
+# Accumulators: 64 where operands and accumulators share the 255 registers of a thread. Also in wgrad on sm_100 and
+# sm_103, where sums on their way from tensor memory meet those of the bias.
 _ROWS = (
     Architecture(
         "sm_80",
@@ -121,8 +129,8 @@ _ROWS = (
         bandwidth=Bandwidth(l2=47, memory=13),
         data_sheet=DataSheet("A100 SXM", multiprocessors=108, clock_ghz=1.41),
     ),
-    # By its own products and the A100's bandwidth, the model would choose other tiles for 114 of the 450 problems of
-    # `bench lowering --layers`. Until one is measured, it counts with all of the A100's rates.
+    # With its own products and the A100's bandwidth, the model would choose other tiles for 114 of the 450 problems of
+    # `bench lowering --layers`. Until such a GPU is measured, the model takes all rates of the A100.
     Architecture(
         "sm_86",
         Multiprocessor(warps=48, blocks=16, shared_bytes=100 * KIB),
@@ -194,9 +202,9 @@ ARCHITECTURES = {row.name: row for row in _ROWS}
 
 
 def architecture(name: str) -> Architecture:
-    """The row of that name, or what an architecture without a row is taken for.
+    """Return the row of that name, or a guess for an architecture without a row.
 
-    An unknown architecture of AMD takes the row of gfx942. One of NVIDIA takes the newest row before it, or sm_80 if
+    An unknown architecture of AMD gets the row of gfx942. One of NVIDIA gets the newest row before it, or sm_80 if
     there is none. Its shared memory, accumulators and `halves_share` are those of sm_86, whose limits are NVIDIA's
     lowest.
     """
@@ -221,8 +229,8 @@ def architecture(name: str) -> Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What choosing a tile needs to know of a GPU. `name` is what its maker calls it, by which its measured tiles are
-    found.
+    """What the choice of a tile needs to know of a GPU. Its measured tiles are found by `name`, which its maker gave
+    it.
     """
 
     architecture: Architecture
@@ -231,11 +239,11 @@ class Gpu:
 
     @classmethod
     def of(cls, arch: str, multiprocessors: int, name: str = "") -> "Gpu":
-        """A GPU of the architecture of that name: sm_90, gfx942."""
+        """Return a GPU of the architecture of that name: sm_90, gfx942."""
         return cls(architecture(arch), multiprocessors, name)
 
 
-# Triton's interpreter takes what an H100 takes, and more: neither its memory nor its registers run out.
+# Triton's interpreter counts as an H100 without limits of memory and registers.
 INTERPRETER = Gpu(
     replace(
         ARCHITECTURES["sm_90"],

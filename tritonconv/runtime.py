@@ -1,4 +1,4 @@
-"""What the kernels run on: a GPU or Triton's interpreter, and how exactly torch wants float32 multiplied."""
+"""What the kernels run on: a GPU or Triton's interpreter. Also whether torch allows TF32 for float32."""
 
 from functools import cache
 from importlib import import_module
@@ -9,18 +9,20 @@ from tritonconv.gpu import INTERPRETER, Gpu
 
 
 def tf32_allowed() -> bool:
-    """torch's switch for convolutions: `torch.backends.cudnn.conv.fp32_precision`, and `allow_tf32` behind it."""
+    """Whether torch allows TF32 in convolutions. `torch.backends.cudnn.conv.fp32_precision` says so, with `allow_tf32`
+    behind it.
+    """
     return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
 
 
 def is_gpu(device: torch.device) -> bool:
-    """Whether who computes there expects kernels."""
+    """Whether the device is a GPU, where users expect kernels to run."""
     return device.type == "cuda"
 
 
 @cache
 def no_triton() -> str | None:
-    """Why there is no Triton here, if there is none that can be imported."""
+    """Return why Triton can not be imported. None if it can."""
     try:
         for name in ("triton", "triton.language"):
             import_module(name)
@@ -33,7 +35,10 @@ def no_triton() -> str | None:
 
 @cache
 def interpreted() -> bool:
-    """Whether the kernels run in Triton's interpreter: TRITON_INTERPRET=1 makes them, when they are first imported."""
+    """Whether the kernels run in Triton's interpreter.
+
+    They do if TRITON_INTERPRET=1 was set when they were first imported.
+    """
     from triton.runtime import JITFunction
 
     from tritonconv.kernels.gather.fprop import fprop_kernel
@@ -43,10 +48,10 @@ def interpreted() -> bool:
 
 @cache
 def gpu_of(device: torch.device) -> Gpu:
-    """The GPU that a kernel on `device` runs on. Raises what torch raises if there is none."""
+    """Return the GPU that a kernel on `device` runs on, or the interpreter. Raises torch's error if there is no GPU."""
     if interpreted():
         return INTERPRETER
     properties = torch.cuda.get_device_properties(device)
-    # AMD's name is followed by what it is configured to do: gfx942:sramecc+:xnack-.
+    # AMD's name is followed by the features of its configuration: gfx942:sramecc+:xnack-.
     amd = properties.gcnArchName.partition(":")[0] if torch.version.hip else None
     return Gpu.of(amd or f"sm_{properties.major}{properties.minor}", properties.multi_processor_count, properties.name)

@@ -112,9 +112,7 @@ def test_blocks_of_pixels_that_can_not_be_copied(tmp_path: Path) -> None:
     assert (found["results"], found["warnings"]) == ([True, True], [])
     assert {name.split()[0] for name in found["started"]} == {"fprop_tma_kernel"}
     found = seen(BREAK.format(module="tma.fprop", kernel="fprop_tma") + ALIGNED, tmp_path)
-    one_warning(
-        found, "fprop gathers pixels one by one, because whole blocks of them can not be copied here", "planted"
-    )
+    one_warning(found, "fprop gathers pixels one by one, because its TMA kernel can not be compiled", "planted")
     assert found["results"] == [True, True]
     assert {name.split()[0] for name in found["started"]} == {"fprop_kernel"}
 

@@ -100,7 +100,7 @@ def test_too_little_memory_for_the_workspace(tmp_path: Path) -> None:
     assert (found["results"], found["warnings"]) == ([True, True, [7, 7, 7] * 2], [])
     for splits, parts, fewer in ((7, 6, 1), (8, 6, 2)):
         found = seen(MEMORY.format(parts=parts, splits=splits), tmp_path, TRITON_INTERPRET="1")
-        one_warning(found, f"wgrad splits its sum into {fewer} parts, not {splits}, for lack of memory")
+        one_warning(found, f"wgrad splits its reduction into {fewer} parts instead of {splits}, for lack of memory")
         assert found["results"] == [True, True, [splits, fewer, splits] * 2]
     found = seen(MEMORY.format(parts=0, splits=7), tmp_path, TRITON_INTERPRET="1")
     assert found["results"][:2] == ["OutOfMemoryError: CUDA out of memory"] * 2

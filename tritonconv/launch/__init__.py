@@ -1,1 +1,1 @@
-"""From a decision to started kernels: what to launch, in which memory, how it starts, and what if it fails."""
+"""From a decision to started kernels: plan launches and memory, start them, keep plans, and recover from failures."""

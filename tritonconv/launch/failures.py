@@ -1,6 +1,6 @@
-"""What has failed in this process, and is not tried again: tiles, TMA, kernels, or all of Triton on a device.
+"""What has failed in this process and is not tried again: a tile, TMA, a kernel, or all of Triton on a device.
 
-Kept plans were chosen by what had failed until then, so each change here empties the plan cache.
+Kept plans were chosen without knowing of a new failure, so each change here empties the plan cache.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tritonconv.tiling.tile import Tile
 
 @dataclass(frozen=True, slots=True)
 class TileTooLarge:
-    """A tile, with a SPLIT_K of 1, takes more shared memory or registers than the GPU has."""
+    """The tile takes more shared memory or registers than the GPU has. Its SPLIT_K is given as 1, whatever it was."""
 
     operator: Operator
     gpu: Gpu
@@ -25,7 +25,7 @@ class TileTooLarge:
 
 @dataclass(frozen=True, slots=True)
 class NoTma:
-    """The operator's kernel that copies by TMA does not compile for the GPU."""
+    """The operator's TMA kernel does not compile for the GPU."""
 
     operator: Operator
     gpu: Gpu
@@ -33,7 +33,7 @@ class NoTma:
 
 @dataclass(frozen=True, slots=True)
 class NoKernel:
-    """The operator's kernel does not compile for this dtype and weights that vary over these letters."""
+    """The operator's kernel does not compile for this dtype and for weights that vary over these letters."""
 
     operator: Operator
     varies: str
@@ -42,25 +42,25 @@ class NoKernel:
 
     @classmethod
     def of(cls, call: Call) -> "NoKernel":
-        """The failure of the kernel that runs `call`."""
+        """Return the failure of the kernel that runs `call`."""
         return cls(call.operator, call.settings.varies, call.dtype, call.device)
 
 
 @dataclass(frozen=True, slots=True)
 class NoTriton:
-    """Triton builds no kernel for the device."""
+    """Triton can build no kernel for the device."""
 
     device: torch.device
 
 
 Failure = TileTooLarge | NoTma | NoKernel | NoTriton
 
-# Each failure with what is said of it.
+# The reason of each failure, in the words that the user reads.
 _reasons: dict[Failure, str] = {}
 
 
 def add(failure: Failure, reason: str) -> None:
-    """From now on, do not try this again."""
+    """Remember a failure and its reason, so that this is not tried again."""
     _reasons[failure] = reason
     plan_cache.clear()
 
@@ -77,7 +77,7 @@ def happened(failure: Failure) -> bool:
 
 
 def why_not_again(call: Call) -> str | None:
-    """Why Triton does not run `call` again, if it failed to."""
+    """Return why Triton does not run `call` again: its kernel or its device failed before. None if neither did."""
     if not _reasons:
         return None
     return _reasons.get(NoTriton(call.device)) or _reasons.get(NoKernel.of(call))

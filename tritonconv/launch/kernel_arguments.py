@@ -1,4 +1,4 @@
-"""What kernels are told of a convolution, by the names of their parameters, and what `pick` is told of the operands."""
+"""The arguments of kernels, by the names of their parameters, and the `Operands` that `pick` chooses a tile by."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,16 @@ from tritonconv.launch.layout import bias_strides, can_copy_blocks
 from tritonconv.runtime import interpreted, tf32_allowed
 from tritonconv.tiling.tile import Operands, Tile
 
-# So many taps fit one integer, with its sign to spare.
+# How many taps have a bit in one 32-bit integer, not counting its sign.
 TAPS_IN_BITS = 31
 
 
 def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y: int) -> dict[str, int]:
-    """What every kernel takes: sizes, of one group, and strides, divided by what they are known to be multiples of."""
+    """Return the integers that every kernel takes: the sizes of one group, and strides.
+
+    Those that are multiples of `align_x` or `align_y` are divided by it. The kernel multiplies them again, so that
+    Triton knows the alignment.
+    """
     stride_xb, stride_xc, stride_xh, stride_xw = x.stride()
     stride_yb, stride_yf, stride_yp, stride_yq = y.stride()
     return dict(
@@ -50,23 +54,24 @@ def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y
 
 
 def kernel_bias(bias: Tensor, geometry: ConvGeometry) -> Tensor:
-    """A bias as kernels take it. Raises ValueError for one that varies over more than the weight."""
+    """Return the bias laid out as kernels read it. Raises ValueError if it varies over more than the weight."""
     letters = letters_of(bias)
     if not set(letters) <= set(geometry.varies):
         raise ValueError(f"the bias varies over {letters!r}, and the weight only over {geometry.varies!r}")
-    return bias if letters else bias.contiguous()  # which kernels take without its strides
+    return bias if letters else bias.contiguous()  # kernels take no stride of a bias that does not vary
 
 
 def variation_arguments(geometry: ConvGeometry) -> dict[str, bool]:
-    """Over what the weight varies."""
+    """Return the flags that say what the weight varies over."""
     return dict(PER_SAMPLE=geometry.per_sample, PER_LOCATION=geometry.per_location)
 
 
 def gather_arguments(
     geometry: ConvGeometry, side: Tensor, vector: int, bias: Tensor | None, shape: Sequence[int], tile: Tile
 ) -> dict[str, Any]:
-    """What those kernels take that gather the rows of `side`, `vector` elements at a time, and add `bias` to a result
-    of this shape.
+    """Return the arguments that only the kernels take that gather the pixels of `side`, by `vector` elements.
+
+    The kernel adds `bias` to a result of this `shape`.
     """
     stride_b, stride_n, stride_h, stride_w = bias_strides(bias, shape)
     return dict(
@@ -77,32 +82,38 @@ def gather_arguments(
         BIAS_VARIES=bias is not None and letters_of(bias) != "",
         **variation_arguments(geometry),
         **tap_arguments(geometry, side, vector, tile),
-        # What Triton must be told of a loop without tensor cores, which it would not pipeline.
+        # Triton pipelines a loop without tensor cores only if it is told the number of stages.
         STAGES=tile.num_stages if tile.BLOCK_M < 16 else None,
     )
 
 
 def period_arguments(geometry: ConvGeometry) -> dict[str, int]:
-    """What fprop in whole blocks, and any dgrad, take to follow the stride."""
+    """Return the periods of the stride's phases, which fprop with TMA and both kernels of dgrad take."""
     period_h, period_w = geometry.periods
     return dict(period_h=period_h, period_w=period_w)
 
 
 def block_shape_arguments(tile: Tile) -> dict[str, int]:
-    """How pixels lie in a whole block."""
+    """Return the shape of a block of pixels that TMA copies."""
     return dict(BLOCK_B=tile.BLOCK_B, BLOCK_H=tile.BLOCK_H, BLOCK_W=tile.BLOCK_W)
 
 
 def tma_arguments(geometry: ConvGeometry, tile: Tile) -> dict[str, Any]:
-    """What fprop and dgrad in whole blocks take beside what the gathered ones do."""
+    """Return the arguments that fprop and dgrad take with TMA, and not without."""
     return dict(groups=geometry.G, HALVES=tile.halves, **block_shape_arguments(tile))
 
 
 def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile) -> dict[str, int]:
-    """How a kernel that gathers the rows of `side`, `vector` elements at a time, gets from tap to tap."""
+    """Return the arguments by which a kernel that gathers the pixels of `side` gets from tap to tap.
+
+    TAP_BITS says how the kernel remembers which taps lie inside the side. It is 2 if one integer has a bit for each
+    tap, and 1 if each axis has such an integer. It is 0 if there are too many taps for that. FAR says that an offset
+    from one step to the next takes 64 bits.
+    """
     _, stride_c, stride_h, stride_w = side.stride()
     reach = geometry.R * geometry.dilation_h * stride_h + geometry.S * geometry.dilation_w * stride_w
-    # Where addresses take most of the time, all taps in one integer gain little, and would be a variant to compile.
+    # With narrow loads, addresses take most of the time. One integer for all taps would gain little there, and would be
+    # one more variant to compile.
     whole_loads = vector * side.element_size() == 16
     return dict(
         TAP_BITS=2
@@ -113,10 +124,10 @@ def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile)
 
 
 def tile_arguments(operand: Tensor, tile: Tile) -> dict[str, Any]:
-    """What every kernel is compiled for: the tile, and how to multiply operands of this dtype."""
+    """Return the constants that every kernel is compiled for: the tile, and how to multiply operands of this dtype."""
     import triton.language as tl
 
-    # The interpreter multiplies the bit patterns of bfloat16 and rounds float16 products: give it float32.
+    # The interpreter multiplies the bit patterns of bfloat16, and rounds products of float16. So it gets float32.
     dot_dtype = tl.float32 if interpreted() else getattr(tl, str(operand.dtype).removeprefix("torch."))
     return dict(
         PRECISION="tf32" if operand.dtype == torch.float32 and tf32_allowed() else "ieee",
@@ -131,8 +142,10 @@ def tile_arguments(operand: Tensor, tile: Tile) -> dict[str, Any]:
 
 
 def described_operands(geometry: ConvGeometry, vector: int, whole: bool, *loaded: Tensor) -> Operands:
-    """What `pick` is told: the sides that are `loaded` are so by `vector` elements, and results are stored by 16 bytes
-    if `whole`. Blocks can be copied of channels and filters that are a multiple of 16 bytes.
+    """Return the `Operands` of a call, by which `pick` chooses a tile.
+
+    The sides in `loaded` are loaded by `vector` elements, and results are stored by 16 bytes if `whole`. TMA can copy
+    blocks only if the channels and the filters of a group take a multiple of 16 bytes.
     """
     exact = loaded[0].dtype == torch.float32 and not tf32_allowed()
     itemsize = loaded[0].element_size()

@@ -1,4 +1,4 @@
-"""How operands lie in memory: what may be loaded and stored at once, and the copies that make it more."""
+"""How operands lie in memory: how much one load or store may take, and the copies of operands that allow more."""
 
 from collections.abc import Sequence
 from math import gcd
@@ -14,7 +14,10 @@ from tritonconv.geometry import ConvGeometry
 
 
 def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
-    """Uninitialised memory on `like`'s device, and of its dtype if none is given: all results and workspaces."""
+    """Return uninitialised memory on the device of `like`, and of its dtype if none is given.
+
+    Planners allocate all results and workspaces by this function.
+    """
     at: dict[str, Any] = dict(dtype=dtype or like.dtype, device=like.device)
     dims = len(shape)
     if channels_last and dims > 4:
@@ -24,23 +27,23 @@ def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: tor
 
 
 def allocate_results(call: Call, like: Tensor) -> tuple[Tensor, ...]:
-    """Uninitialised memory for the result of `call`, and for the gradient of a bias that it finds."""
+    """Return uninitialised memory for the result of `call`, and for the gradient of the bias if the call finds it."""
     result = allocate(call.result_shape, like, call.result_is_channels_last)
     return (result, allocate((call.geometry.F,), like, False)) if call.finds_bias else (result,)
 
 
-def allocate_as(layout: Tensor, device: torch.device) -> Tensor:
-    """Uninitialised memory on `device` for a tensor that lies as this one, which may be without data."""
-    return torch.empty_strided(layout.shape, layout.stride(), dtype=layout.dtype, device=device)
+def allocate_as(like: Tensor, device: torch.device) -> Tensor:
+    """Return uninitialised memory on `device` with the shape, strides and dtype of `like`, perhaps a meta tensor."""
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
 
 
 def bias_strides(bias: Tensor | None, shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides of a bias beside a result of this shape: zero where it does not vary."""
+    """Return the strides of a bias that is broadcast to a result of this shape: zero where it does not vary."""
     return (0, 0, 0, 0) if bias is None else broadcastable(bias).expand(shape).stride()
 
 
 def adjacent_channels(side: Tensor, channels: int) -> Tensor:
-    """An image or features, or, where a copy lets whole 16-byte vectors be loaded, one with its channels adjacent.
+    """Return the side, or a channels_last copy if only that can be loaded by whole 16-byte vectors.
 
     `channels` counts those of one group.
     """
@@ -51,15 +54,17 @@ def adjacent_channels(side: Tensor, channels: int) -> Tensor:
 
 
 def weight_channels_last(weight: Tensor) -> Tensor:
-    """The weight (..., F, C/G, R, S) with its elements in the order (..., F, R, S, C/G), without gaps, aligned to 16
-    bytes: as one that varies usually lies.
+    """Return the weight (..., F, C/G, R, S) laid out as (..., F, R, S, C/G), contiguous and aligned to 16 bytes.
+
+    A weight that varies usually lies so already, and then is not copied.
     """
     return aligned(weight.movedim(-3, -1).contiguous())
 
 
 def weight_filters_last(weight: Tensor, groups: int, multiple: int = 1) -> Tensor:
-    """The weight (F, C/G, R, S) with its elements in the order (G, C/G, R, S, F/G), otherwise as
-    `weight_channels_last`; with zeros behind F/G up to a multiple of so many.
+    """Return the weight (F, C/G, R, S) laid out as (G, C/G, R, S, F/G), contiguous and aligned to 16 bytes.
+
+    The last axis is padded with zeros up to a multiple of `multiple`.
     """
     lying = weight.unflatten(0, (groups, -1)).permute(0, 2, 3, 4, 1)
     missing = -lying.shape[-1] % multiple
@@ -67,14 +72,15 @@ def weight_filters_last(weight: Tensor, groups: int, multiple: int = 1) -> Tenso
 
 
 def aligned(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy if its address is not a multiple of 16 bytes."""
     return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
 
 
 def alignment(side: Tensor, channels: int) -> int:
-    """How many adjacent channels one load may take: 16 bytes of them, 4 bytes, or 1 channel.
+    """Return how many adjacent channels one load may take: 16 bytes of them, 4 bytes, or 1 channel.
 
-    Every pixel and every group of `channels` must start at a multiple of it. What lies between is taken for the next
-    less: each width is one more variant to compile.
+    Every pixel and every group of `channels` must start at a multiple of that many elements. Widths in between count as
+    the next smaller one, because each width is one more variant to compile.
     """
     along_b, along_c, along_h, along_w = side.stride()
     if along_c != 1:
@@ -88,27 +94,31 @@ def alignment(side: Tensor, channels: int) -> int:
 
 
 def paired_vectors(x: int, y: int, whole: int) -> tuple[int, int]:
-    """How many elements the loads of two sides take, if each may take so many, and `whole` vectors have most: each pair
-    is one more variant to compile. Beside single elements there are only whole vectors, and else both take the lesser.
+    """Return how many elements the loads of two sides take, if at most `x` and `y` are possible.
+
+    If neither is 1, both take the lesser. Otherwise each side takes `whole` vectors of 16 bytes, or single elements. So
+    there are few pairs, each of which is one more variant to compile.
     """
     least = min(x, y)
     return (x if x == whole else 1, y if y == whole else 1) if least == 1 else (least, least)
 
 
 def weight_vector(weight: Tensor) -> int:
-    """How many channels one load takes of a weight (..., F, C/G, R, S) in the order of `weight_channels_last`."""
+    """Return how many channels one load takes of a weight (..., F, C/G, R, S) after `weight_channels_last`."""
     return gcd(weight.shape[-3], 16 // weight.element_size())
 
 
 def width_of_stores(side: Tensor, channels: int) -> int:
-    """How many adjacent channels one store takes: 16 bytes of them, or 1."""
+    """Return how many adjacent channels one store takes: 16 bytes of them, or 1."""
     vector = 16 // side.element_size()
     return vector if alignment(side, channels) == vector else 1
 
 
 def can_copy_blocks(side: Tensor, geometry: ConvGeometry) -> bool:
-    """Whether hardware can copy blocks of pixels of a `side` whose loads take 16 bytes: it knows no stride of zero, nor
-    one of 2^40 bytes, and every stride-th pixel may be asked for.
+    """Whether TMA can copy blocks of pixels of `side`, whose loads take 16 bytes.
+
+    A TMA descriptor has no stride of zero, and none of 2^40 bytes or more. The convolution's stride multiplies those of
+    the side, because a descriptor may describe every stride-th pixel.
     """
     along_b, _, along_h, along_w = side.stride()
     if side.numel() == 0:
@@ -118,7 +128,7 @@ def can_copy_blocks(side: Tensor, geometry: ConvGeometry) -> bool:
 
 
 def one_row(side: Tensor) -> Tensor | None:
-    """The pixels of all images as one row of one image (1, N, 1, B*H*W), if they lie so in memory."""
+    """Return the pixels of all images as one row of one image, (1, N, 1, B*H*W). None if they are not evenly spaced."""
     if not is_evenly_spaced(side):
         return None
     B, N, H, W = side.shape
@@ -133,27 +143,31 @@ def is_wide(side: Tensor) -> bool:
 
 
 def is_weight_channels_last(weight: Tensor) -> bool:
-    """Whether the weight (..., F, C/G, R, S) has its elements in the order (..., F, R, S, C/G), without gaps."""
+    """Whether the weight (..., F, C/G, R, S) lies as (..., F, R, S, C/G) in memory, without gaps."""
     return weight.movedim(-3, -1).is_contiguous()
 
 
 def is_evenly_spaced(side: Tensor) -> bool:
-    """Whether all pixels of a side (B, C, H, W), one image after the other, lie at equal distances."""
+    """Whether the pixels of a side (B, C, H, W), one image after the other, lie at equal distances in memory."""
     B, _, H, W = side.shape
     along_b, _, along_h, along_w = side.stride()
     return (H <= 1 or along_h == W * along_w) and (B <= 1 or along_b == H * W * along_w)
 
 
 def dense_rows(side: Tensor) -> Tensor:
-    """The side with the channels of the pixels of a row one behind the other: itself, or a channels_last copy."""
+    """Return the side if the pixels of a row lie without gaps, channels adjacent. Otherwise return a channels_last
+    copy.
+    """
     _, channels, _, _ = side.shape
     dense = side.stride(1) == 1 and side.stride(3) == channels
     return side if dense else side.contiguous(memory_format=torch.channels_last)
 
 
 def can_fold(geometry: ConvGeometry, channels: int, block: int) -> bool:
-    """Whether the columns that a stride skips can count as further channels of those that it does not, in whole blocks
-    of `block` channels, and the rows as an axis of their own.
+    """Whether one TMA descriptor can describe all sub-images of the stride at once (`describe_folded`).
+
+    It counts the columns that the stride skips as further channels of those that it keeps, and these rows as an axis.
+    So the stride must divide H and W, there must be one group, and `channels` must be whole blocks of `block`.
     """
     divided = geometry.H % geometry.stride_h == 0 and geometry.W % geometry.stride_w == 0
     return geometry.G == 1 and divided and channels % block == 0

@@ -1,4 +1,4 @@
-"""What will be launched, as values: tests look at it, and `tritonconv.warmup` compiles from it without running it."""
+"""What will be launched, as values. Tests look at them, and `tritonconv.warmup` compiles from them without a launch."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from tritonconv.tiling.tile import Operands, Tile
 
 
 class Launch(NamedTuple):
-    """One start of a kernel."""
+    """One launch of a kernel: how many programs, and with which arguments."""
 
     kernel: Any
     programs: int
@@ -24,8 +24,10 @@ class Launch(NamedTuple):
 
 
 def compiled_for(name: str, value: Any) -> Any:
-    """What Triton compiles an argument for. Names in capitals, of two letters or more, are those of constants. Of the
-    bias Triton ignores the alignment (`do_not_specialize_on_alignment`).
+    """Return what Triton compiles an argument for.
+
+    Names in capitals, of two letters or more, are those of constants. Triton ignores the alignment of the bias
+    (`do_not_specialize_on_alignment`).
     """
     if isinstance(value, Tensor):
         return str(value.dtype), name == "bias_ptr" or value.data_ptr() % 16 == 0
@@ -35,7 +37,7 @@ def compiled_for(name: str, value: Any) -> Any:
 
 
 class TileRequest(NamedTuple):
-    """What `pick` chooses a tile for."""
+    """The arguments of `pick`: the problem that a tile is chosen for."""
 
     geometry: ConvGeometry
     operator: Operator
@@ -44,12 +46,13 @@ class TileRequest(NamedTuple):
 
 
 class Copies(list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]):
-    """Copies of operands, each with what it is a copy of and how it is made."""
+    """Copies of operands. Each entry has the copy, its original, and the function that made it."""
 
     def lay(self, operand: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
-        """The operand as `how` lays it out: where it is, or as a copy of it.
+        """Return the operand as the function `how` lays it out: the operand itself, or a copy, which is noted here.
 
-        Without data no copy is noted, because all addresses are zero. Only plans that have run are asked for copies.
+        Copies of operands without data are not noted, because all their addresses are zero. Only plans that have run
+        are asked for copies.
         """
         lying = how(operand)
         if lying.data_ptr() != operand.data_ptr():
@@ -58,12 +61,12 @@ class Copies(list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]):
 
 
 class Plan(NamedTuple):
-    """How a call is computed: the results, not computed yet, and the kernels to launch, with which tile.
+    """How a call is computed: the results, which are not computed yet, and the kernels to launch, with their tile.
 
-    `request` is what the tile was chosen for. The tile is not the one that `pick` returns for it, if that one, or TMA,
+    `request` is what the tile was chosen for. `tile` is the one that `pick` returns for it, unless that one, or TMA,
     has failed in this process. `copies` are the copies of operands that the kernels read. `workspaces` is the memory
-    for what is in between. `reduced` says that memory did not suffice for the tile that was chosen, so its SPLIT_K is
-    smaller than it should be.
+    for partial sums. `reduced` says that memory did not suffice for the chosen tile, so SPLIT_K is smaller than it
+    should be.
     """
 
     results: tuple[Tensor, ...]

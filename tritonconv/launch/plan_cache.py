@@ -1,10 +1,10 @@
-"""Plans that were run before, for calls that differ from theirs in nothing but addresses.
+"""The plan cache: plans that have run, for later calls that differ only in the addresses of their tensors.
 
 Choosing an implementation and a tile, and planning, takes the host longer than a small layer takes the GPU. A training
-loop makes the same calls again and again. So a plan is kept, under a key of all that it depends on, with the
-kernels that Triton has compiled for it. A later call fills in its own tensors.
+loop makes the same calls again and again. So a plan is kept, under a key of all that it depends on, with the kernels
+that Triton has compiled for it. A later call fills in its own tensors.
 
-Triton's own switches, and hooks that were added to a kernel, are looked at when a call is made for the first time.
+Triton's own switches, and hooks that were added to a kernel, are read only when a call is made for the first time.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -19,23 +19,24 @@ from tritonconv.launch.layout import allocate_as
 from tritonconv.launch.plan import Copies, Launch, Plan, TileRequest
 from tritonconv.tiling.tile import Tile
 
-# At most so many plans are kept. One more, and all are forgotten: a program with so many shapes does not come back to
-# them.
+# At most this many plans are kept. When the cache is full it is emptied: a program with so many shapes does not come
+# back to them.
 MOST = 4096
 
 
 class Kept(NamedTuple):
-    """A plan without its tensors. These are numbered: the call's own three, what is allocated, and copies.
+    """A plan without its tensors, which are numbered instead.
 
-    `layouts` are those of the results and then of the workspaces, and `results` is the number of results. `copies` has
-    for each copy the number of its original, and how it is made. `pointers` has for each launch the names of the
-    arguments that are tensors, with the numbers of these.
+    The numbers count the call's two factors and its bias, then the results, the workspaces and the copies of operands.
+    `meta_tensors` has one for each result and then for each workspace, which tells how to allocate it. `results` is the
+    number of results. `copies` has for each copy the number of its original, and the function that makes it. `pointers`
+    has for each launch the names of the arguments that are tensors, with their numbers.
     """
 
     tile: Tile
     request: TileRequest
     launches: list[Launch]
-    layouts: list[Tensor]
+    meta_tensors: list[Tensor]
     results: int
     copies: list[tuple[int, Callable[[Tensor], Tensor]]]
     pointers: list[dict[str, int]]
@@ -44,24 +45,27 @@ class Kept(NamedTuple):
 _kept: dict[Hashable, Kept] = {}
 
 
-# Counts the calls of `clear`. A plan that was chosen before the last of them is not kept.
+# How often the cache was cleared. A plan that was chosen before the last time is not kept.
 _generation = 0
 
 
 def generation() -> int:
-    """A number that changes when plans that were chosen before must not be kept."""
+    """Return a number that changes when plans that were chosen before must not be kept."""
     return _generation
 
 
 def clear() -> None:
-    """Forget all, for what was chosen then may be chosen otherwise now."""
+    """Empty the cache, because the same calls may be planned differently from now on."""
     global _generation
     _generation += 1
     _kept.clear()
 
 
 def key(call: Call) -> Hashable:
-    """All that a plan depends on: what the call says beside its tensors, their layouts, and torch's switches."""
+    """Return all that a plan depends on.
+
+    That is the operator, the settings, torch's switch for TF32, and what `described` returns for each tensor.
+    """
     first, second = call.factors
     return (
         call.name,
@@ -74,17 +78,19 @@ def key(call: Call) -> Hashable:
 
 
 def described(tensor: Tensor) -> Hashable:
-    """What tiles, arguments and compiled kernels depend on. (For AMD's GPUs they also depend on whether what is reached
-    of a tensor ends within 2 GB, which follows from its shape and strides.)
+    """Return everything about a tensor that tiles, arguments and compiled kernels depend on.
+
+    For AMD's GPUs they also depend on whether the elements end within 2 GB. That follows from the shape and the
+    strides.
     """
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.data_ptr() % 16
 
 
 def find(call: Call) -> Plan | None:
-    """The plan of such a call, if one is kept, with new results.
+    """Return the kept plan of such a call, with new results. None if none is kept.
 
-    None also if there is too little memory: then the call is planned again, perhaps with a smaller SPLIT_K. The plan
-    can only be started. Its launches hold the copies and workspaces.
+    Also None if there is too little memory: then the call is planned again, perhaps with a smaller SPLIT_K. The plan
+    can only be started. Its `copies` and `workspaces` are empty, because only its launches hold these tensors.
     """
     if not _kept or not (runtime.is_gpu(call.device) or runtime.interpreted()):
         return None
@@ -94,7 +100,7 @@ def find(call: Call) -> Plan | None:
     tensors: list[Any] = [*call.factors, call.bias]
     own = len(tensors)
     try:
-        tensors += [allocate_as(layout, call.device) for layout in found.layouts]
+        tensors += [allocate_as(meta, call.device) for meta in found.meta_tensors]
         for original, how in found.copies:
             tensors.append(how(tensors[original]))
     except torch.OutOfMemoryError:
@@ -108,9 +114,9 @@ def find(call: Call) -> Plan | None:
 
 
 def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> None:
-    """Keep a plan that has run, with what Triton `compiled` for each launch.
+    """Keep a plan that has run, with the kernels that Triton `compiled` for its launches.
 
-    A plan is not kept if lack of memory reduced it, nor if the generation in which it was chosen is over.
+    A plan is not kept if lack of memory reduced it, or if the generation in which it was chosen is over.
     """
     if plan.reduced:
         return
@@ -118,13 +124,13 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
     tensors = (*call.factors, call.bias, *plan.results, *plan.workspaces, *copied)
     numbers = {tensor.data_ptr(): i for i, tensor in enumerate(tensors) if tensor is not None}
     if len(numbers) < sum(tensor is not None for tensor in tensors):
-        return  # some tensors share an address, which does not tell which of them it is
+        return  # some tensors share an address, which does not tell them apart
     pointers = [
         {name: numbers[value.data_ptr()] for name, value in each.arguments.items() if isinstance(value, Tensor)}
         for each in plan.launches
     ]
     copies = [(numbers[original.data_ptr()], how) for _, original, how in plan.copies]
-    layouts = [without_data(tensor) for tensor in (*plan.results, *plan.workspaces)]
+    meta_tensors = [without_data(tensor) for tensor in (*plan.results, *plan.workspaces)]
     launches = [without_tensors(*each) for each in zip(plan.launches, compiled, strict=True)]
     if len(_kept) >= MOST:
         _kept.clear()
@@ -132,19 +138,20 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
         tile=plan.tile,
         request=plan.request,
         launches=launches,
-        layouts=layouts,
+        meta_tensors=meta_tensors,
         results=len(plan.results),
         copies=copies,
         pointers=pointers,
     )
     _kept[key(call)] = kept
-    if chosen_in != _generation:  # looked at afterwards, because another thread may have cleared in between
+    if chosen_in != _generation:  # checked last, because another thread may have cleared the cache meanwhile
         _kept.pop(key(call), None)
 
 
 def without_tensors(launch: Launch, compiled: Any) -> Launch:
-    """The launch with None in the place of tensors, and with the compiled kernel, if there is one: not in the
-    interpreter, nor where it is still being compiled in the background.
+    """Return the launch with None in the place of tensors, and with its compiled kernel if there is one.
+
+    There is none in the interpreter, nor while the kernel is still being compiled in the background.
     """
     kernel, programs, arguments = launch
     arguments = {name: None if isinstance(value, Tensor) else value for name, value in arguments.items()}
@@ -154,7 +161,7 @@ def without_tensors(launch: Launch, compiled: Any) -> Launch:
 
 
 class Compiled:
-    """A kernel that Triton has compiled, to be started as others are, but with all parameters in their order."""
+    """A kernel that Triton has compiled. It is started as others are, but with all parameters in their order."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel

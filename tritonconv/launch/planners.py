@@ -1,6 +1,6 @@
-"""Plan a call of each operator: allocate, pick a tile, and list what to launch. Nothing is started here.
+"""Plan a call of each operator: allocate memory, choose a tile, and list the launches. Nothing is started here.
 
-Triton is imported with the first plan, so that the package imports, and the reference runs, where it is missing.
+Triton is imported with the first plan. So the package can be imported, and the reference runs, where Triton is missing.
 """
 
 from collections.abc import Callable
@@ -46,23 +46,24 @@ from tritonconv.tiling.tile import Tile
 
 
 def plan(call: Call, gpu: Gpu, tile: Tile | None = None) -> Plan:
-    """The plan of `call` on `gpu`, with this tile, or with the one that is chosen for it.
+    """Return the plan of `call` on `gpu`, with this tile, or with the one that is chosen for it.
 
-    The dtype is float16, bfloat16 or float32.
+    The call's dtype must be float16, bfloat16 or float32.
     """
     return PLANNERS[call.operator](call, gpu, tile)
 
 
 def loaded_by_vectors(copies: Copies, side: Tensor, channels: int) -> tuple[Tensor, int]:
-    """The side, or a copy of it, of which most can be loaded at once, and how many channels that is."""
+    """Return the side, or a copy that can be loaded by more elements at once, and how many channels one load takes."""
     side = copies.lay(side, partial(adjacent_channels, channels=channels))
     return side, alignment(side, channels)
 
 
 def flatten_product(geometry: ConvGeometry, one: Tensor, other: Tensor) -> tuple[ConvGeometry, Tensor, Tensor]:
-    """The same product over one row of pixels, if it is a plain matrix product, and both sides lie in memory as that.
+    """Return the geometry and both sides with all pixels in one row, if that is possible, or else as they are.
 
-    An empty batch has no such row: kernels divide by the pixels of an image.
+    It is possible if the convolution is a plain matrix product, and the pixels of both sides are evenly spaced. An
+    empty batch has no such row, because kernels divide by the pixels of an image.
     """
     if geometry.pointwise and geometry.B > 0:
         row_one, row_other = layout.one_row(one), layout.one_row(other)
@@ -75,7 +76,7 @@ class SideToSide(NamedTuple):
     """What the plans of fprop and dgrad have in common: they load one side and store the other.
 
     Loads and stores take `load_vector` and `store_vector` adjacent channels at once. `stored` is the result as the
-    kernel sees it. It is one row of pixels, and so is `loaded`, if `geometry` is flattened.
+    kernel sees it. If `geometry` is flattened, `loaded` and `stored` are one row of pixels.
     """
 
     copies: Copies
@@ -91,7 +92,7 @@ class SideToSide(NamedTuple):
 
     @classmethod
     def of(cls, call: Call, gpu: Gpu, tile: Tile | None) -> "SideToSide":
-        """Allocate the result, lay out the side that is loaded, and choose a tile."""
+        """Allocate the result, lay out the side that is loaded, and choose a tile if none is given."""
         geometry, side = call.geometry, call.factors[0]
         channels = {"x": geometry.C // geometry.G, "y": geometry.F // geometry.G}
         taken, left_out = TAKES[call.operator][0], LEAVES_OUT[call.operator]
@@ -117,7 +118,7 @@ class SideToSide(NamedTuple):
         )
 
     def plan_launch(self, kernel: Any, arguments: dict[str, Any]) -> Plan:
-        """The plan of one launch of this kernel."""
+        """Return the plan that launches this kernel once."""
         operator, gpu = self.request.operator, self.request.gpu
         programs = self.tile.programs(self.geometry, operator, self.loaded.element_size(), gpu)
         return Plan(
@@ -130,19 +131,19 @@ class SideToSide(NamedTuple):
 
 
 def nonempty(*launches: Launch) -> list[Launch]:
-    """Those of the launches that start programs. Of an empty batch, none do."""
+    """Return the launches that start programs. An empty batch has none."""
     return [each for each in launches if each.programs > 0]
 
 
 def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
-    """How to compute the features y (B, F, P, Q) of image x (B, C, H, W)."""
+    """Plan fprop: the features y (B, F, P, Q) from the image x (B, C, H, W), the weight and the bias."""
     from tritonconv.kernels.gather.fprop import fprop_kernel
     from tritonconv.kernels.tma.fprop import fprop_tma_kernel
 
     sides, (_, weight) = SideToSide.of(call, gpu, tile), call.factors
     geometry, tile, x, y = sides.geometry, sides.tile, sides.loaded, sides.stored
     folded = tile.uses_tma and geometry.images_seen > 1 and can_fold(geometry, geometry.C, tile.BLOCK_K)
-    if folded:  # also if x is a part of a wider tensor: its sums are then added up as those of its copy
+    if folded:  # also if x is a slice of a wider tensor, so that its products are added up as those of a copy are
         x = sides.copies.lay(x, dense_rows)
     arguments = dict(
         x_ptr=x,
@@ -162,7 +163,7 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
 
 
 def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
-    """How to compute the image x (B, C, H, W) that features y (B, F, P, Q) spread over."""
+    """Plan dgrad: the image x (B, C, H, W) from the features y (B, F, P, Q), the weight and the bias."""
     from tritonconv.kernels.gather.dgrad import dgrad_kernel
     from tritonconv.kernels.tma.dgrad import dgrad_tma_kernel
 
@@ -200,12 +201,12 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
 
 
 def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
-    """How to compute the weight (F, C/G, R, S), or one that varies, by which x (B, C, H, W) and y (B, F, P, Q)
-    correlate; with the bias (F,), the sum of y, if the call finds it.
+    """Plan wgrad: the weight's gradient (F, C/G, R, S) from the image x (B, C, H, W) and the features y (B, F, P, Q).
 
-    The workspace holds SPLIT_K weights, and biases, in float32; fewer, with a warning, where memory does not suffice.
-    Raises torch.OutOfMemoryError if it does not suffice for one. None is needed for a weight that is not split, if it
-    lies as it is computed.
+    The weight may also be one that varies. If the call finds the gradient of the bias (F,), that is the sum of y. The
+    workspace holds SPLIT_K partial sums of weight and bias in float32. If memory does not suffice there are fewer, with
+    a warning. If it does not suffice for one, torch.OutOfMemoryError is raised. No workspace is needed for a weight
+    that is not split and lies in memory as the kernel writes it.
     """
     from tritonconv.kernels.gather.wgrad import wgrad_kernel
     from tritonconv.kernels.tma.wgrad import wgrad_tma_kernel
@@ -219,7 +220,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     align_x, align_y = paired_vectors(align_x, align_y, 16 // x.element_size())
     geometry, x, y = flatten_product(geometry, x, y)
     operands = described_operands(geometry, min(align_x, align_y), True, x, y)
-    # By TMA whole rows are blocks of a matrix of B*P*Q positions, whose rows 32 bits count.
+    # A TMA block of whole rows is a block of a matrix of B*P*Q positions, whose rows are counted in 32 bits.
     if not is_evenly_spaced(y) or geometry.gemm("wgrad").K >= 2**31:
         operands = replace(operands, blocks=False)
     request = TileRequest(geometry, "wgrad", operands, gpu)
@@ -240,7 +241,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         # The offset from the first window to one beyond the last.
         steps = (x.stride(0), geometry.stride_h * x.stride(2), geometry.stride_w * x.stride(3))
         far = sum(map(mul, geometry.pixels("wgrad"), steps)) >= 2**31
-        # Of a location only images are counted, and fewer registers suffice where that is done in 64 bits.
+        # A product of one location counts only images. It takes fewer registers if that is done in 64 bits.
         wide = far or is_wide(y) or geometry.per_location
         kernel, more = wgrad_kernel, dict(WIDE=wide, **variation_arguments(geometry))
     launches = [Launch(kernel, tile.programs(geometry, "wgrad", x.element_size(), gpu), arguments | more)]

@@ -1,4 +1,4 @@
-"""What is done where a kernel can not be compiled or loaded: try again in another way, or leave it to the reference.
+"""What is done if a kernel can not be compiled or loaded: try again in another way, or leave the call to the reference.
 
 Only errors that arise before a kernel is started are handled, and only while the GPU responds. An error of a running
 kernel is raised.
@@ -24,25 +24,25 @@ from tritonconv.launch.failures import Failure, NoKernel, NoTma, NoTriton, TileT
 from tritonconv.launch.plan import Plan
 from tritonconv.tiling.catalogue import smallest_tile
 
-# Functions of Triton that are done before it starts a kernel. Should it rename them, their errors are raised.
+# Functions of Triton that run before a kernel is started. If Triton renames them, their errors are raised.
 PREPARING = {"compile", "_init_handles", "_raise_error"}
-# Those that build what all kernels need, with a C compiler.
+# Functions that build what all kernels need, with a C compiler.
 BUILDING = {"compile_module_from_src", "_create_driver"}
-# What the GPU's driver says of a binary that was damaged on disk. All else that it says is raised.
+# What the GPU's driver says of a binary that was damaged on disk. Its other errors are raised.
 DAMAGED = ("kernel image", "named symbol not found")
 
 
 class Remedy(NamedTuple):
-    """What was changed so that a plan may succeed, and how to take it back."""
+    """A change that may let another plan succeed: the reason, which the user is told, and how to undo the change."""
 
-    what: str
+    reason: str
     undo: Callable[[], object]
 
 
 class Recovery:
-    """What is done so that one call may succeed: at most one remedy for each fault.
+    """A context manager that lets one call succeed in spite of faults, with at most one remedy for each kind of fault.
 
-    A context manager. At its end, remedies are taken back unless the call has succeeded with them.
+    At its end, the remedies are undone unless the call has succeeded with them.
     """
 
     def __init__(self, call: Call) -> None:
@@ -58,10 +58,10 @@ class Recovery:
             remedy.undo()
 
     def handle(self, error: Exception, plan: Plan) -> bool:
-        """Do something about `error`, which has stopped `plan`: then decide the call again.
+        """Do something about `error`, which has stopped `plan`. Returns whether the call is to be decided again.
 
-        Either a remedy is applied, or none is left and from now on Triton does not run such calls. Returns False, and
-        does nothing, where the error must be raised.
+        Either a remedy is applied, or none is left, and Triton does not run such calls from now on. If the error must
+        be raised, this does nothing and returns False.
         """
         if runtime.interpreted():
             return False
@@ -79,17 +79,20 @@ class Recovery:
         return True
 
     def succeed(self) -> None:
-        """Warn of the remedies, once for each reason, and keep them.
+        """Keep the remedies, and warn of them once for each reason.
 
-        They are not kept where the user's filter makes the warning an error, so that the next call raises it, too.
+        They are not kept if the user's filter turns the warning into an error, so that the next call raises it, too.
         """
         for fault, remedy in self.remedies.items():
-            warn_once(remedy.what, "cache" if fault == "cache" else remedy.what)
-        self.remedies.clear()  # nothing is to be taken back
+            warn_once(remedy.reason, "cache" if fault == "cache" else remedy.reason)
+        self.remedies.clear()  # so that none is undone
 
 
 def fault_of(error: Exception) -> str | None:
-    """What is to blame: the "size" of the tile, the "cache", the "kernel" or the "driver". None: not to be hidden."""
+    """Return what is to blame: the "size" of the tile, the "cache", the "kernel" or the "driver".
+
+    None means that the error must not be hidden.
+    """
     from triton.runtime.errors import OutOfResources
 
     where = functions_of_triton(error)
@@ -99,39 +102,37 @@ def fault_of(error: Exception) -> str | None:
         return "size"
     if str(error).startswith(("Triton Error [", "CUDA error", "HIP error")):
         return "cache" if any(words in str(error) for words in DAMAGED) else None
-    # The metadata in Triton's cache is damaged: not JSON, not text, or not complete.
+    # These errors come from damaged metadata in Triton's cache: it is not JSON, not text, or not complete.
     if isinstance(error, OSError | ValueError | KeyError | StopIteration):
         return "cache"
     return "driver" if where & BUILDING else "kernel"
 
 
 def functions_of_triton(error: Exception) -> set[str]:
-    """The functions of Triton that `error` came through."""
+    """Return the names of Triton's functions in the traceback of `error`."""
     frames = (frame for frame, _ in walk_tb(error.__traceback__))
     return {f.f_code.co_name for f in frames if f.f_globals.get("__name__", "").startswith("triton.")}
 
 
 def check_gpu(device: torch.device) -> None:
-    """Raise what is wrong with the GPU, if something is. A GPU that is recording a graph is not checked."""
+    """Raise the GPU's error if it has one. A GPU that is recording a CUDA graph is not checked."""
     if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
         torch.cuda.synchronize(device)
 
 
 def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy | None:
-    """Change what may let another plan succeed. None if there is nothing to change."""
+    """Change something that may let another plan succeed. Returns None if nothing is left to change."""
     operator, gpu = call.operator, plan.request.gpu
     if fault == "size":
         smallest = smallest_tile(operator, call.dtype.itemsize, call.settings.varies)
         tile = replace(plan.tile, SPLIT_K=1)
         if tile == smallest:
             return None
-        what = f"{operator} runs with tile {smallest}, because {tile} does not fit this GPU: {error}"
-        return avoid(TileTooLarge(operator, gpu, tile), what)
+        reason = f"{operator} runs with tile {smallest}, the smallest, because {tile} does not fit this GPU: {error}"
+        return avoid(TileTooLarge(operator, gpu, tile), reason)
     if fault == "kernel" and plan.tile.uses_tma:
-        what = (
-            f"{operator} gathers pixels one by one, because whole blocks of them can not be copied here: {short(error)}"
-        )
-        return avoid(NoTma(operator, gpu), what)
+        reason = f"{operator} gathers pixels one by one, because its TMA kernel can not be compiled: {short(error)}"
+        return avoid(NoTma(operator, gpu), reason)
     if fault == "cache":
         from triton import knobs
 
@@ -147,15 +148,15 @@ def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy
     return None
 
 
-def avoid(failure: Failure, what: str) -> Remedy:
-    """Plan without what has failed."""
-    failures.add(failure, what)
-    return Remedy(what, partial(failures.remove, failure))
+def avoid(failure: Failure, reason: str) -> Remedy:
+    """Remember a failure, so that the next plan avoids it. Returns the remedy that forgets it again."""
+    failures.add(failure, reason)
+    return Remedy(reason, partial(failures.remove, failure))
 
 
 @cache
 def private_folder() -> str:
-    """A folder for this process, which it removes at its end."""
+    """Return a folder for this process, which is removed when the process ends."""
     folder, owner = tempfile.mkdtemp(prefix="tritonconv-"), os.getpid()
 
     def remove() -> None:
@@ -167,9 +168,10 @@ def private_folder() -> str:
 
 
 def forget_unfinished(plan: Plan) -> None:
-    """Drop from memory the kernels that were not loaded to the end.
+    """Drop from Triton's memory the kernels that were not loaded completely.
 
-    Triton would load the same bytes again, or, where its launch hooks were set to None, start what is not there.
+    Triton would load the same bytes again. If its launch hooks are set to None, it would start a kernel that is not
+    there.
     """
     for each in plan.launches:
         for held, *_ in list(each.kernel.device_caches.values()):
@@ -179,7 +181,10 @@ def forget_unfinished(plan: Plan) -> None:
 
 
 def give_up(call: Call, error: Exception) -> None:
-    """Remember that Triton can not run calls such as this one, and why."""
+    """Remember that Triton can not run calls like this one, and why.
+
+    If Triton can build nothing here, this holds for all calls on the device. Otherwise it holds for the call's kernel.
+    """
     everywhere = isinstance(error, OSError) or bool(functions_of_triton(error) & BUILDING)
     dtype = str(call.dtype).removeprefix("torch.")
     varies = f" and a weight that varies over {call.settings.varies}" if call.settings.varies else ""
@@ -188,7 +193,10 @@ def give_up(call: Call, error: Exception) -> None:
 
 
 def short(error: Exception) -> str:
-    """The line of the error that says most: Triton's compiler shows the source first."""
+    """Return the line of the error that says most.
+
+    That is the last one if Triton's compiler raised it, which shows the source first. Otherwise it is the first one.
+    """
     from triton.compiler.errors import CompilationError
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]

@@ -1,4 +1,4 @@
-"""The partial sums of a reduction that programs share (split-K): room for them, and the kernel that adds them up."""
+"""Split-K, where several programs share a reduction: memory for partial sums, and the launch that adds them up."""
 
 from dataclasses import replace
 
@@ -12,14 +12,18 @@ from tritonconv.launch.layout import is_weight_channels_last
 from tritonconv.launch.plan import Launch
 from tritonconv.tiling.tile import Tile
 
-# Elements that one program of the second step of wgrad sums up.
+# Elements that each program of the second kernel of wgrad adds up.
 SUM_BLOCK = 512
 
 
 def workspace(
     tile: Tile, geometry: ConvGeometry, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tile, Tensor, Tensor | None]:
-    """Room for the partial sums of `tile`, or of one with half its SPLIT_K, and so on, until memory suffices."""
+    """Return the tile, and memory for its partial sums of the weight and of the bias.
+
+    If memory does not suffice, SPLIT_K is halved until it does. torch.OutOfMemoryError is raised if 1 is still too
+    many.
+    """
     wanted = tile.SPLIT_K
     while True:
         try:
@@ -30,7 +34,7 @@ def workspace(
                 raise
         tile = replace(tile, SPLIT_K=tile.SPLIT_K // 2)
     if wanted != tile.SPLIT_K:
-        message = f"wgrad splits its sum into {tile.SPLIT_K} parts, not {wanted}, for lack of memory"
+        message = f"wgrad splits its reduction into {tile.SPLIT_K} parts instead of {wanted}, for lack of memory"
         warn_once(message, "workspace")
     return tile, *sums
 
@@ -38,11 +42,12 @@ def workspace(
 def partial_sums(
     tile: Tile, geometry: ConvGeometry, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Workspaces for the partial sums of the weight, and of the bias if there is one.
+    """Return memory for the partial sums of the weight, and for those of the bias if there is one.
 
-    With a SPLIT_K of 1 and channels last, the kernel writes the weight itself. The kernel that gathers does so only for
-    a weight that varies, which saves variants to compile. The programs of a row of blocks take turns in summing the
-    bias, so there is one part of it for each split and column of blocks.
+    If SPLIT_K is 1 and the weight is channels last, this returns the weight itself, which the kernel then writes
+    directly. The kernel that gathers pixels does so only for a weight that varies, which saves variants to compile. The
+    programs of a row of blocks take turns in summing the bias. So the bias has one part for each split and each column
+    of blocks.
     """
     direct = tile.SPLIT_K == 1 and is_weight_channels_last(weight) and bool(tile.uses_tma or geometry.varies)
     partials = weight if direct else layout.allocate((tile.SPLIT_K, *weight.shape), weight, False, torch.float32)
@@ -60,8 +65,10 @@ def sum_of_partials(
     bias_partials: Tensor | None,
     tile: Tile,
 ) -> Launch:
-    """The second step of wgrad, for the bias alone where the weight is there already. The filters of all samples, where
-    each has its own, lie one behind the other.
+    """Return the second launch of wgrad, which adds up the partial sums of the weight and the bias.
+
+    If the first launch wrote the weight itself, only the bias is added up. If each sample has its own weight, the
+    filters of all samples lie one behind the other.
     """
     from tritonconv.kernels.partial_sums import sum_partials_kernel
 

@@ -1,4 +1,4 @@
-"""Start the kernels of a plan: the only place that does."""
+"""Start the kernels of a plan. No other module starts kernels."""
 
 import os
 import threading
@@ -10,26 +10,27 @@ from torch import Tensor
 
 from tritonconv.launch.plan import Plan
 
-# Neither the first start of a kernel, which compiles and loads it, nor the interpreter is safe in several threads.
+# The first start of a kernel, which compiles and loads it, is not safe in several threads. Nor is the interpreter.
 _starting = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 
 
 def run(plan: Plan) -> tuple[Tensor, ...]:
-    """Start the kernels of `plan`. Returns its results."""
+    """Start the kernels of `plan`, and return its results."""
     start_kernels(plan)
     return plan.results
 
 
 def start_kernels(plan: Plan) -> list[Any]:
-    """Start the kernels of `plan`, on the device of its results, one thread at a time.
+    """Start the kernels of `plan` on the device of its results, one thread at a time.
 
-    Returns what Triton compiled for each launch. The interpreter compiles nothing.
+    Returns the kernel that Triton compiled for each launch. The interpreter compiles nothing.
     """
     with _starting, torch.cuda.device_of(plan.results[0]):
         if plan.tile.uses_tma:
-            # Triton keeps the allocator in a context variable: in a copy, so that the caller's stays.
+            # Triton keeps its allocator in a context variable. This sets it in a copy of the context, so the caller's
+            # stays.
             return copy_context().run(start_with_scratch, plan)
         return start_each(plan)
 
@@ -39,7 +40,9 @@ def start_each(plan: Plan) -> list[Any]:
 
 
 def start_with_scratch(plan: Plan) -> list[Any]:
-    """Start kernels whose programs build their own TMA descriptors, in memory that Triton asks for."""
+    """Start TMA kernels. Their programs build their own TMA descriptors, in memory that Triton asks the allocator
+    for.
+    """
     import triton
 
     device = plan.results[0].device

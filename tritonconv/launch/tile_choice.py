@@ -1,4 +1,4 @@
-"""The tile that `tiling.pick` chooses, or another where that has failed in this process."""
+"""The tile that `tiling.pick` picks, or another one if that has failed in this process."""
 
 from dataclasses import replace
 
@@ -11,8 +11,10 @@ from tritonconv.tiling.tile import Tile
 
 
 def tile_for(request: TileRequest) -> Tile:
-    """The tile that is picked. Where TMA does not compile, it is picked among tiles without. If it is too large for the
-    GPU, the smallest tile replaces it.
+    """Return the picked tile, or another one if that has failed in this process.
+
+    If TMA does not compile, a tile without TMA is picked. If the picked tile is too large for the GPU, the smallest
+    tile replaces it.
     """
     operator, gpu = request.operator, request.gpu
     if failures.happened(NoTma(operator, gpu)):

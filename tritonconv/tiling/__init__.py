@@ -1,1 +1,1 @@
-"""Block sizes: which there are, which fit a GPU, and which one runs a problem."""
+"""Tiles: which there are, which fit a GPU, and which one runs a problem. `catalogue` lists the stages of the choice."""

@@ -1,4 +1,4 @@
-"""How the pixels of a block lie in images, rows and columns, where a block is copied whole."""
+"""The shapes of a TMA block of pixels: how many images, rows and columns it has."""
 
 from dataclasses import replace
 
@@ -10,14 +10,16 @@ BlockShape = tuple[int, int, int]
 
 
 def pixels_of(tile: Tile, operator: Operator) -> int:
-    """How many pixels a block of `tile` has."""
+    """Return how many pixels a block of `tile` has."""
     return tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
 
 
 def candidate_shapes(pixels: int, operator: Operator) -> list[BlockShape]:
-    """How a block of so many pixels may lie: in one image, in squares of some, in a pixel of many, in a line. Of wgrad
-    only as a line of a row or of images, and in `whole_rows`, if there are such: others would pass through registers on
-    their way to the tensor cores.
+    """Return the shapes that a block of this many pixels may have.
+
+    For fprop and dgrad these are one rectangle in one image, squares in one or more images, and a line in one row. The
+    smallest square is one pixel of each image. For wgrad they are a line in one row and a line of images; `whole_rows`
+    may add one more. Blocks of another shape would pass through registers on their way to wgrad's tensor cores.
     """
     if operator == "wgrad":
         return [(1, 1, pixels), (pixels, 1, 1)]
@@ -29,7 +31,10 @@ def candidate_shapes(pixels: int, operator: Operator) -> list[BlockShape]:
 
 
 def whole_rows(pixels: int, geometry: ConvGeometry) -> list[BlockShape]:
-    """So many pixels as whole rows of an image's positions, or of several images', if they can be: none overhangs."""
+    """Return a list with the shape of `pixels` pixels that are two or more whole rows of positions, or whole images.
+
+    The list is empty if there is no such shape, or if its blocks would overhang an image.
+    """
     rows = pixels // geometry.Q
     if rows < 2 or pixels % geometry.Q or (geometry.P % rows and rows % geometry.P):
         return []
@@ -37,19 +42,20 @@ def whole_rows(pixels: int, geometry: ConvGeometry) -> list[BlockShape]:
 
 
 def with_shape(tile: Tile, shape: BlockShape) -> Tile:
-    """The tile with its pixels in blocks of that shape."""
+    """Return the tile with its pixels in blocks of that shape."""
     B, H, W = shape
     return replace(tile, BLOCK_B=B, BLOCK_H=H, BLOCK_W=W)
 
 
 def with_some_shape(tile: Tile, operator: Operator) -> Tile:
-    """The tile with its pixels in blocks of some shape, in which its memory can be counted."""
+    """Return the tile with some shape for its blocks of pixels. Its shared memory is the same for every shape."""
     return with_shape(tile, candidate_shapes(pixels_of(tile, operator), operator)[0])
 
 
 def with_best_shape(tile: Tile, geometry: ConvGeometry, operator: Operator) -> Tile:
-    """The tile with its pixels, if they lie in blocks, in the shape that covers those of `geometry` with the fewest,
-    where none strains the hardware.
+    """Return the tile with the shape whose blocks cover the pixels of `geometry` with the fewest.
+
+    For wgrad, the number of blocks counts times `Tile.strain`. A tile without TMA is returned as it is.
     """
     if not tile.uses_tma:
         return tile

@@ -1,9 +1,26 @@
-"""How long a tile is expected to take, by counting what a GPU has to do: for choosing tiles, not for reporting.
+"""The cost model: the cycles that a launch is expected to take with a tile. It chooses tiles, and is not for reports.
 
-The constants that are called fitted are those by which the 800 times of bench/results/h200-tiles.json, of tiles of
-dense layers on an H200 in bfloat16, come out best: off by 17 % in the root mean square, and the tile that is expected
-to be fastest takes 2.6 % longer than the one that is, in the geometric mean, and 28 % at worst. For other GPUs
-they are estimates.
+The model counts work, and divides it by the rates of one multiprocessor (`gpu.Rates`), as a roofline does. All times
+are in clock cycles. With n programs on a multiprocessor at the same time:
+
+    step    = max(n * products, n * L2, n * instructions, waiting)       one step of the loop (`cycles_of_step`)
+    block   = steps * step + n * bytes stored / L2 rate + a constant     one block of results (`cycles_of_block`)
+    working = the sum of `block` over the waves + PER_PROGRAM            the busiest multiprocessor (`expected`)
+    moving  = bytes of all tensors / DRAM rate / multiprocessors         the memory of the GPU (`expected`)
+    cycles  = the longer of working and moving + APART * the shorter + PER_LAUNCH if wgrad has partial sums
+
+- products: multiply-adds of a step / (multiply-adds per cycle at the peak for the dtype) / BUSY.
+- L2: bytes of both operands of a step / (bytes per cycle from the L2 cache) * `Tile.strain`.
+- instructions: those that all warps of a program issue in a step / ISSUES per cycle.
+- waiting: PER_STEP, the latency of a step. Programs wait at the same time, so it is not multiplied by n.
+- waves: in each wave, each multiprocessor computes n blocks, where n is its occupancy (`Tile.together`). The last wave
+  may have fewer.
+- moving: the DRAM is read and written while programs work. It moves each tensor once, and partial sums twice.
+
+The constants that are called fitted give the smallest errors for the 800 times in bench/results/h200-tiles.json. These
+are tiles of dense layers on an H200 in bfloat16. The model is off by 17 % in the root mean square. The tile that it
+expects to be fastest takes 2.6 % longer than the fastest one in the geometric mean, and 28 % at worst. For other GPUs
+the constants are estimates.
 """
 
 from math import ceil
@@ -13,41 +30,47 @@ from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.gpu import ISSUES, Architecture, Gpu
 from tritonconv.tiling.tile import Operands, Tile
 
-# Instructions of each warp in one step, as `python -m bench lowering` counts them on sm_90: of a loop, and for each
-# 16 bytes that a thread copies of a side, with its mask, and of a weight; in wgrad fitted, since others wait for those.
-# Loops that copy by TMA do so by one thread. A warp counts as 32 threads on every GPU, AMD's included.
+# Instructions of a warp in one step of the loop, as `python -m bench lowering` counts them on sm_90. The loops are
+# those that gather pixels, that use TMA, and that use TMA in wgrad. A warp counts as 32 threads on every GPU, AMD's
+# included.
 LOOP, TMA_LOOP, TMA_WGRAD_LOOP = 45, 95, 90
+# And for each load of at most 16 bytes by its threads: of a side with its mask; of a weight; of either side in wgrad.
+# The last is fitted, because other instructions wait for these loads. With TMA, one thread copies for all.
 PER_SIDE_COPY, PER_WEIGHT_COPY, PER_WGRAD_COPY = 11, 3, 58
-# And of a warp whose operands go through registers, for each 16 x 8 x 16 products: the product, and half a load.
+# And for each 16 x 8 x 16 products of a warp in 16 bits, if operands pass through registers: a product and half a load.
 PER_PRODUCT = 1.5
-# Cycles that programs take until they multiply; that a block takes beside its steps, where a program computes one and
-# where it computes several; that a step waits; and those of starting a second kernel. Fitted.
+# Cycles, fitted. PER_PROGRAM: until programs begin to multiply. PER_BLOCK: of a block beside its steps, if its program
+# computes no other. PER_TILE: the same in a persistent kernel, whose programs compute several. PER_STEP: that a step
+# waits for the one before. PER_LAUNCH: of starting a second kernel, which adds up the partial sums.
 PER_PROGRAM, PER_BLOCK, PER_TILE, PER_STEP, PER_LAUNCH = 12_000, 3_400, 1_750, 355, 6_300
-# How much of the time it could be multiplying a loop does that waits for nothing. Fitted.
+# The share of the peak rate of products that a loop reaches if it waits for nothing. Fitted.
 BUSY = 0.78
-# The share of what could be done at the same time that is not: an estimate.
+# The share of the shorter of two times that does not overlap with the longer: an estimate.
 APART = 0.1
 
 
 class Estimate(NamedTuple):
-    """The cycles that a launch takes, and what most of them go to: products, L2, instructions, memory or waiting."""
+    """The cycles that a launch takes, and its bottleneck: products, L2, instructions, memory or waiting."""
 
     cycles: float
     limit: str
 
 
 def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Estimate:
-    """What `operator` would take with `tile`: the time of the busiest multiprocessor, or of the memory they share."""
+    """Return the cycles that a launch of `operator` with `tile` is expected to take, and its bottleneck.
+
+    The longer of two times counts: that of the busiest multiprocessor, and that of the memory which all of them share.
+    """
     architecture = gpu.architecture
     blocks = tile.blocks(geometry, operator) * tile.SPLIT_K
-    # Rounds of as many blocks as multiprocessors compute at a time, and what is left for the last.
+    # Full waves, each with as many blocks as run at the same time, and the blocks that are left for the last wave.
     together = tile.together(operator, operands.itemsize, gpu)
-    rounds, left = divmod(blocks, gpu.multiprocessors * together)
+    waves, left = divmod(blocks, gpu.multiprocessors * together)
     last = ceil(left / gpu.multiprocessors)
     step = cycles_of_step(tile, geometry, operator, operands, architecture)
-    crowd = together if rounds else last
+    crowd = together if waves else last
     limit = max(step, key=lambda name: step[name] * (1 if name == "waiting" else crowd))
-    working = rounds * cycles_of_block(tile, geometry, operator, operands, architecture, together)
+    working = waves * cycles_of_block(tile, geometry, operator, operands, architecture, together)
     if last:
         working += cycles_of_block(tile, geometry, operator, operands, architecture, last)
     working += PER_PROGRAM
@@ -66,7 +89,12 @@ def cycles_of_block(
     architecture: Architecture,
     together: int,
 ) -> float:
-    """Of one block of results, while a multiprocessor computes so many `together`."""
+    """Return the cycles for one block of results while `together` programs run on its multiprocessor.
+
+    These programs share its tensor cores, bandwidth and schedulers, but each waits while the others work. Results are
+    stored at the bandwidth of the L2 cache, which takes twice as long by single elements. For dgrad, a block has the
+    steps of one phase of the stride on average.
+    """
     steps = tile.steps(geometry, operator) / (geometry.phases if operator == "dgrad" else tile.SPLIT_K)
     step = cycles_of_step(tile, geometry, operator, operands, architecture)
     slowest = max(cycles * (1 if name == "waiting" else together) for name, cycles in step.items())
@@ -78,8 +106,10 @@ def cycles_of_block(
 def cycles_of_step(
     tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, architecture: Architecture
 ) -> dict[str, float]:
-    """Of one program that has its multiprocessor to itself: those of multiplying, of copying from L2, of issuing, and
-    those that one step waits for the one before, whatever else runs.
+    """Return the cycles of one step by resource, for a program that has a multiprocessor to itself.
+
+    The resources are the products, L2 and instructions that the module's docstring explains, and the waiting of one
+    step for the one before. The latter does not depend on what else runs.
     """
     (half, tf32, float32), bandwidth = architecture.rates
     products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K
@@ -95,7 +125,7 @@ def cycles_of_step(
 
 
 def instructions(tile: Tile, operator: Operator, operands: Operands, architecture: Architecture) -> float:
-    """Of each warp, in one step."""
+    """Return how many instructions each warp issues in one step: for products, for the loop itself and for copies."""
     products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K / tile.num_warps
     if operands.exact:
         multiply = products / 32
@@ -104,7 +134,7 @@ def instructions(tile: Tile, operator: Operator, operands: Operands, architectur
         multiply = 0 if architecture.products_from_shared else loaded
     if tile.uses_tma:
         return multiply + (TMA_WGRAD_LOOP if operator == "wgrad" else TMA_LOOP)
-    # Copies of each thread, more of them where fewer adjacent channels can be copied at once.
+    # Loads of each thread for one row of an operand. There are more if a load takes fewer adjacent channels.
     per_row = tile.BLOCK_K / operands.vector / (32 * tile.num_warps)
     side, weight = tile.BLOCK_M * per_row, tile.BLOCK_N * per_row
     if operator == "wgrad":
@@ -113,7 +143,7 @@ def instructions(tile: Tile, operator: Operator, operands: Operands, architectur
 
 
 def partial_bytes(tile: Tile, geometry: ConvGeometry, operator: Operator) -> int:
-    """Of wgrad's workspace, which is written and read once."""
+    """Return the bytes of wgrad's workspace of float32 partial sums. It is written once and read once."""
     if operator != "wgrad" or tile.SPLIT_K == 1:
         return 0
     M, N, _, G = geometry.gemm(operator)

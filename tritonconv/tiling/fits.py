@@ -1,4 +1,4 @@
-"""Which tiles may run on a GPU."""
+"""Which tiles are available: those that the GPU has the shared memory, registers and hardware for."""
 
 from dataclasses import astuple, replace
 from itertools import product
@@ -11,10 +11,10 @@ from tritonconv.tiling.tile import Operands, Tile
 
 
 def fits(tile: Tile, operator: Operator, itemsize: int, gpu: Gpu) -> bool:
-    """Whether `tile` may run: powers of two, as large as tensor cores want where they are used, shared memory,
-    registers, and hardware that copies blocks, if it has such.
+    """Whether the GPU can run `tile`, by the limits of its architecture.
 
-    The limits are those of the GPU's architecture.
+    The block sizes must be powers of two, and at least 16 where tensor cores multiply. Shared memory and accumulators
+    must suffice. A tile for TMA needs a GPU with TMA.
     """
     blocks = (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K)
     few = images(tile, operator) <= FEW
@@ -23,7 +23,7 @@ def fits(tile: Tile, operator: Operator, itemsize: int, gpu: Gpu) -> bool:
     architecture = gpu.architecture
     if tile.uses_tma and not architecture.tma:
         return False
-    # Without tensor cores, products wait to be added up.
+    # Without tensor cores, each of the BLOCK_K products of a step has an accumulator of its own.
     threads = architecture.multiprocessor.lanes * tile.num_warps
     accumulators = tile.BLOCK_M * tile.BLOCK_N * (tile.BLOCK_K if few else 1) // threads
     most = architecture.wgrad_accumulators if operator == "wgrad" else architecture.accumulators
@@ -33,24 +33,30 @@ def fits(tile: Tile, operator: Operator, itemsize: int, gpu: Gpu) -> bool:
 
 
 def at_most(amount: int, limit: int | None) -> bool:
-    """Whether there is so much, where None is no limit."""
+    """Whether `amount` is within the limit. None is no limit."""
     return limit is None or amount <= limit
 
 
 def runnable(tiles: list[Tile], operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
-    """Those of the tiles that fit, with the only number of stages that the GPU's pipeliner wants, if it wants one."""
+    """Return those of the tiles that fit the GPU.
+
+    If the architecture's pipeliner accepts only one `num_stages`, the tiles get that one.
+    """
     stages = gpu.architecture.stages
     adapted = tiles if stages is None else [replace(tile, num_stages=stages) for tile in tiles]
     return [tile for tile in adapted if fits(tile, operator, operands.itemsize, gpu)]
 
 
 def available(operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
-    """The shipped tiles that fit, as `runnable` adapts them."""
+    """Return the available tiles: those shipped for such operands that fit the GPU, as `runnable` adapts them."""
     return runnable(shipped(operator, operands), operator, operands, gpu)
 
 
 def legal(operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
-    """Every tile that fits: what may be tuned. Whether registers suffice, only the compiler knows."""
+    """Return every tile of a full grid that fits the GPU: the ones that `python -m bench tune` may try.
+
+    Whether registers are enough, only the compiler knows.
+    """
     if "p" in operands.varies:
         few = {tile for tile in designed(operator, operands) if images(tile, operator) <= FEW}
         grid = product((16, 32, 64, 128), (16, 32, 64, 128), (16, 32, 64), (1, 2, 4, 8), (2, 3, 4))

@@ -1,4 +1,6 @@
-"""The tiles that were measured to be best, by GPU: tables in `measured_tiles/`, which `python -m bench tune` writes."""
+"""The tiles that were measured to be fastest, in a table for each GPU. `python -m bench tune` writes
+`measured_tiles/`.
+"""
 
 import json
 from functools import cache
@@ -10,17 +12,16 @@ from tritonconv.geometry import ConvGeometry, Operator
 FOLDER = Path(__file__).with_name("measured_tiles")
 # A tile: the fields of `tritonconv.tiling.tile.Tile` in their order.
 Blocks = tuple[int, ...]
-# What a tile is measured for.
+# The key of a row: the operands and the problem that its tile was measured for.
 Key = tuple[Any, ...]
 
 
 def key(geometry: ConvGeometry, operator: Operator, *operands: Any) -> Key:
-    """What decides which tile is best, as far as the tables tell things apart. `operands` are the fields of
-    `tritonconv.tiling.tile.Operands`.
+    """Return the key that a problem has in the tables. `operands` are the fields of `tritonconv.tiling.tile.Operands`.
 
-    The number of positions that share a weight counts by its power of two, so that a row serves the batch sizes near
-    the measured one, and so does the number of weights. Padding and dilation do not count, nor does the shape of an
-    image beside its size.
+    Two numbers count by their power of two: how many positions share a weight, and how many weights there are. So a row
+    serves batch sizes near the measured one. Padding and dilation do not count, nor does the shape of an image beside
+    its size.
     """
     channels = (geometry.C // geometry.G, geometry.F // geometry.G, geometry.G)
     taps = (geometry.R, geometry.S, geometry.stride_h, geometry.stride_w)
@@ -30,13 +31,13 @@ def key(geometry: ConvGeometry, operator: Operator, *operands: Any) -> Key:
 
 
 def file_of(gpu: str) -> str:
-    """Where the table of the GPU of that name is: "NVIDIA H200" has nvidia-h200.json."""
+    """Return the file name of the table for the GPU of that name: "NVIDIA H200" has nvidia-h200.json."""
     return "-".join(gpu.lower().split()).replace("/", "-") + ".json"
 
 
 @cache
 def table(gpu: str) -> dict[Key, Blocks]:
-    """The rows for the GPU of that name; none if it has no table."""
+    """Return the rows of the table for the GPU of that name. There are none if it has no table."""
     path = FOLDER / file_of(gpu)
     if not gpu or not path.exists():
         return {}
@@ -45,7 +46,7 @@ def table(gpu: str) -> dict[Key, Blocks]:
 
 @cache
 def everywhere(operator: Operator, *operands: Any) -> list[Blocks]:
-    """The tiles that any table has for such operands, each once."""
+    """Return the tiles that the tables of all GPUs have for such operands, each once."""
     wanted = (operator, *operands)
     paths = sorted(FOLDER.glob("*.json")) if FOLDER.exists() else []
     rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]

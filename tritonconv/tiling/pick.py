@@ -1,4 +1,7 @@
-"""Choose the tile for a problem: the measured one, or else the one that the cost model expects to be fastest."""
+"""Pick the tile for a problem: the measured one, or else the one that is fastest by the cost model.
+
+`tritonconv.tiling.catalogue` lists the stages that a tile passes before it is picked.
+"""
 
 from dataclasses import astuple, replace
 from functools import lru_cache
@@ -15,9 +18,10 @@ from tritonconv.tiling.tile import Operands, Tile
 
 @lru_cache(maxsize=4096)
 def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile:
-    """The tile for a problem, the same on every rank: the measured one, or else what the model expects to be fastest.
+    """Return the tile that runs a problem: the measured one if it is suited, or else the fastest by the cost model.
 
-    On an unknown GPU the tiles that fit every GPU are left, so there always is one.
+    The same arguments always give the same tile, so all ranks of a distributed run agree. On an unknown GPU the tiles
+    that fit every GPU are available, so there always is one.
     """
     if gpu == INTERPRETER:
         return interpreter_tile(geometry, operator, operands)
@@ -29,13 +33,16 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gp
 
 
 def measured_for(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile | None:
-    """What was measured to be best for such a problem on such a GPU, if that was measured."""
+    """Return the tile that was measured to be fastest for such a problem on this GPU, or None."""
     known = measured.table(gpu.name).get(measured.key(geometry, operator, *astuple(operands)))
     return with_best_shape(Tile(*known), geometry, operator) if known else None
 
 
 def interpreter_tile(geometry: ConvGeometry, operator: Operator, operands: Operands) -> Tile:
-    """No larger than the problem, and at most 64 wide each way: for the interpreter, whose time goes by steps."""
+    """Return a tile for Triton's interpreter, which takes as much time as there are steps.
+
+    It is about as large as the problem, and at most 64 wide in each direction.
+    """
     M, N, K, _ = geometry.gemm(operator)
     if operator != "wgrad":
         K //= geometry.R * geometry.S
@@ -52,8 +59,10 @@ def interpreter_tile(geometry: ConvGeometry, operator: Operator, operands: Opera
 
 
 def suited(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
-    """Those of the tiles that may run for such a problem, in the shape for it: of so many images, or for fprop and
-    dgrad those that add up its products in the same order.
+    """Return the suited tiles: those that may run this problem, with the best block shape for its pixels.
+
+    For a weight of each location, these are the tiles that `for_images` returns. For fprop and dgrad, they are the
+    tiles with the usual summation order. For wgrad, all tiles are suited.
     """
     if geometry.per_location:
         return for_images(tiles, geometry, operator)
@@ -64,8 +73,10 @@ def suited(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operan
 
 
 def for_images(tiles: list[Tile], geometry: ConvGeometry, operator: Operator) -> list[Tile]:
-    """Those of the tiles for a weight of each location that suit so many images: with tensor cores for more than FEW,
-    and for fewer those that take no more at once than there are, rounded up, as far as there are such.
+    """Return the tiles for a weight of each location that take the right number of images at once.
+
+    If more than FEW images share a weight, these are all tiles for more than FEW. Otherwise they are the tiles for the
+    smallest number that covers the images, or for the largest number if none does.
     """
     there = geometry.images_per_weight
     if there > FEW:
@@ -76,19 +87,19 @@ def for_images(tiles: list[Tile], geometry: ConvGeometry, operator: Operator) ->
 
 
 def summation_order(tile: Tile) -> tuple[int, bool]:
-    """What of a tile decides in which order fprop and dgrad add up a result's products."""
+    """Return the fields of a tile that decide in which order fprop and dgrad add up the products of a result."""
     return tile.BLOCK_K, tile.uses_tma
 
 
 def usual_summation_order(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> tuple[int, bool]:
-    """In which order fprop and dgrad add up products for such a problem, whatever its batch, and whatever memory format
-    its result has: as the model wants it for a usual one.
+    """Return the summation order of fprop and dgrad for such a problem, whatever its batch and memory format.
 
-    So a batch gives the same bits as its images do one by one, though another tile computes them, and though an image
-    that is cut out may no longer be channels_last.
+    It is that of the designed tile that is fastest by the cost model for a batch of USUAL_BATCH and whole stores. So a
+    batch gives the same bits as its images one by one, even if other tiles compute them. The same holds for an image
+    that is cut out and no longer channels_last. Measured tiles do not count here, so a new table changes no order.
     """
     usual = replace(geometry, B=USUAL_BATCH)
-    if geometry.pointwise:  # which may be one row of pixels, and then has no batch
+    if geometry.pointwise:  # which may have been flattened to one row of pixels, without a batch
         usual = replace(geometry, B=1, H=1, P=1, W=USUAL_PIXELS, Q=USUAL_PIXELS)
     operands = replace(operands, whole_stores=True)
     tiles = runnable(designed(operator, operands), operator, operands, gpu)
@@ -97,7 +108,10 @@ def usual_summation_order(geometry: ConvGeometry, operator: Operator, operands: 
 
 
 def fastest(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile:
-    """The one of `tiles` that is `expected` to finish first; the larger one where the model sees no difference."""
+    """Return the tile that finishes first by the cost model; for wgrad with the SPLIT_K that is expected to be best.
+
+    If the model sees no difference, the tile with the larger block wins, and then the one with the smaller SPLIT_K.
+    """
     return min(
         with_splits(tiles, geometry, operator, operands, gpu),
         key=lambda tile: (
@@ -111,17 +125,18 @@ def fastest(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, opera
 def with_splits(
     tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu
 ) -> list[Tile]:
-    """Each tile, for wgrad with every split of the reduction that is worth considering."""
+    """Return each tile, for wgrad with every SPLIT_K that is worth considering."""
     if operator != "wgrad":
         return tiles
     return [replace(tile, SPLIT_K=n) for tile in tiles for n in splits(geometry, tile, operands, gpu)]
 
 
 def splits(geometry: ConvGeometry, tile: Tile, operands: Operands, gpu: Gpu) -> list[int]:
-    """Into how many parts wgrad's reduction may be cut: one, or so many that one, two or four waves fill the GPU.
+    """Return the values of SPLIT_K that are worth considering for a tile of wgrad.
 
-    The partial sums, written and read in float32, are at most a tenth of the bytes that programs read of the operands.
-    At least LEAST_STEPS steps remain to each part.
+    These are 1, and those with which one, two or four programs for each multiprocessor are started. The partial sums,
+    written and read in float32, are at most a tenth of the bytes that programs read of the operands. Each part has at
+    least LEAST_STEPS steps.
     """
     programs = max(1, tile.blocks(geometry, "wgrad"))
     read = (tile.BLOCK_M + tile.BLOCK_N) * tile.BLOCK_K * operands.itemsize
@@ -130,14 +145,15 @@ def splits(geometry: ConvGeometry, tile: Tile, operands: Operands, gpu: Gpu) -> 
     return sorted({min(most, max(1, waves * gpu.multiprocessors // programs)) for waves in (0, 1, 2, 4)})
 
 
-# The batch by which the order of a sum is chosen: what a GPU is trained with; and its pixels where they are one row.
+# The batch that fixes the summation order: one that GPUs are trained with. USUAL_PIXELS counts where the problem is
+# flattened to one row of pixels.
 USUAL_BATCH, USUAL_PIXELS = 128, 128 * 28 * 28
 
 
-# Steps below which a part of wgrad's reduction would not repay its start and its partial sums.
+# A part of wgrad's reduction with fewer steps would not repay its start and its partial sums.
 LEAST_STEPS = 16
 
 
 def power_of_two(extent: int) -> int:
-    """The smallest power of two that covers `extent`, and 16 at least."""
+    """Return the smallest power of two that is at least `extent`, and at least 16."""
     return max(16, 1 << max(0, extent - 1).bit_length())

@@ -1,4 +1,4 @@
-"""What a tile is, and what its choice depends on beside the GPU: the operands."""
+"""`Tile`, the block sizes of a kernel, and `Operands`, what the choice of a tile needs to know of a call's tensors."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,12 @@ from tritonconv.gpu import Gpu
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """What choosing a tile needs to know of the operands.
+    """What the choice of a tile needs to know of a call's tensors.
 
-    `itemsize` in bytes; loads take `vector` adjacent elements; stores take 16 bytes if `whole_stores`, else one
-    element; `exact` keeps float32 off the tensor cores; `varies` has the letters that the weight varies over; `blocks`
-    says that hardware can copy whole blocks of pixels, if there is such hardware.
+    `itemsize` is the size of an element in bytes. A load takes `vector` adjacent elements. A store takes 16 bytes if
+    `whole_stores`, else one element. `exact` says that float32 must not be rounded to TF32, which keeps it off the
+    tensor cores. `varies` has the letters that the weight varies over. `blocks` says that TMA can copy blocks of pixels
+    of these tensors, on a GPU that has TMA.
     """
 
     itemsize: int
@@ -25,11 +26,15 @@ class Operands:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One launch's block sizes: BLOCK_M x BLOCK_N results at a time, BLOCK_K products per step and result.
+    """The block sizes and launch options of a kernel.
 
-    SPLIT_K programs share the steps of one block of results; only wgrad does that. A tile whose pixels are copied in
-    whole blocks, of BLOCK_B images, BLOCK_H rows and BLOCK_W columns, has as many in BLOCK_M, or for wgrad in BLOCK_K.
-    Of one that gathers its pixels one by one these three are 0.
+    A program computes a block of BLOCK_M x BLOCK_N results. Each step of its loop takes BLOCK_K products for each
+    result. `num_warps` and `num_stages` (of software pipelining) are Triton's options. Programs walk down GROUP_M
+    blocks of rows before they go on to the next column, so that neighbours share operands in the L2 cache. SPLIT_K
+    programs share the reduction of one block of results (split-K); only wgrad splits.
+
+    A TMA kernel copies pixels in blocks of BLOCK_B images x BLOCK_H rows x BLOCK_W columns. Such a block has BLOCK_M
+    pixels, or BLOCK_K in wgrad. All three are 0 in a tile for kernels that gather pixels one by one.
     """
 
     BLOCK_M: int
@@ -45,45 +50,58 @@ class Tile:
 
     @property
     def uses_tma(self) -> bool:
-        """Whether pixels are copied in whole blocks."""
+        """Whether the tile is for a TMA kernel, which copies pixels in whole blocks."""
         return self.BLOCK_B > 0
 
     def __str__(self) -> str:
-        """As 128x256x64w8s3: the blocks, warps and stages; then images, rows and columns of a block of pixels, as
-        :2.8.8, if there are such; and /4 if the reduction is split into 4 parts.
+        """The tile in short: 128x256x64w8s3:2.8.8 or 128x256x64w8s3/4.
+
+        First come BLOCK_M, BLOCK_N, BLOCK_K, the warps and the pipeline stages. With TMA, the images, rows and columns
+        of a block of pixels follow a colon. A SPLIT_K above 1 follows a slash.
         """
         blocks = f"{self.BLOCK_M}x{self.BLOCK_N}x{self.BLOCK_K}w{self.num_warps}s{self.num_stages}"
         pixels = f":{self.BLOCK_B}.{self.BLOCK_H}.{self.BLOCK_W}" if self.uses_tma else ""
         return f"{blocks}{pixels}" if self.SPLIT_K == 1 else f"{blocks}{pixels}/{self.SPLIT_K}"
 
     def columns(self, geometry: ConvGeometry, operator: Operator) -> int:
-        """How many blocks lie side by side. Of a tap's channels wgrad has whole ones, if it copies blocks."""
+        """Return how many blocks of BLOCK_N cover the columns of the matrix product.
+
+        In wgrad with TMA a block has channels of one tap only, so the blocks of each tap are counted separately.
+        """
         if operator == "wgrad" and self.uses_tma:
             return geometry.R * geometry.S * ceildiv(geometry.C // geometry.G, self.BLOCK_N)
         return ceildiv(geometry.gemm(operator).N, self.BLOCK_N)
 
     def blocks(self, geometry: ConvGeometry, operator: Operator) -> int:
-        """How many blocks the results make, each of which wgrad sums up in SPLIT_K parts."""
+        """Return how many blocks of results a launch computes, in all its matrix products.
+
+        wgrad computes each block in SPLIT_K parts, which count once here.
+        """
         M, _, _, G = geometry.launched(operator)
         pixels = operator != "wgrad" and self.uses_tma
         rows = self.pixel_blocks(geometry, operator) if pixels else ceildiv(M, self.BLOCK_M)
         return rows * self.columns(geometry, operator) * G
 
     def pixel_blocks(self, geometry: ConvGeometry, operator: Operator) -> int:
-        """How many blocks of BLOCK_B x BLOCK_H x BLOCK_W cover the pixels that a product runs over."""
+        """Return how many blocks of BLOCK_B x BLOCK_H x BLOCK_W cover the pixels that a product runs over."""
         images, rows, columns = geometry.pixels(operator)
         return ceildiv(images, self.BLOCK_B) * ceildiv(rows, self.BLOCK_H) * ceildiv(columns, self.BLOCK_W)
 
     def strain(self, geometry: ConvGeometry, operator: Operator) -> float:
-        """How much longer wgrad's copying of a line of images takes than that of a row: what is far apart strains the
-        caches of addresses.
+        """Return the factor by which loads of wgrad are slower if a TMA block is a line of images, else 1.
+
+        The pixels of such a block lie one image apart. If they span more than NEAR bytes, address translation (the TLB)
+        slows down.
         """
         line = operator == "wgrad" and self.uses_tma and self.BLOCK_B > 1 and self.BLOCK_B == self.BLOCK_K
         apart = 2 * self.BLOCK_B * geometry.C * geometry.H * geometry.W if line else 0
         return float(max(1.0, (apart / NEAR) ** 0.5))
 
     def steps(self, geometry: ConvGeometry, operator: Operator) -> int:
-        """How many steps make a result: of dgrad, those of a pixel of each phase together."""
+        """Return how many steps of the loop one block of results takes.
+
+        For dgrad: the steps of one block of each phase of the stride, added up.
+        """
         if operator == "wgrad":
             if self.uses_tma:
                 return self.pixel_blocks(geometry, operator)
@@ -93,12 +111,18 @@ class Tile:
 
     @property
     def halves(self) -> bool:
-        """Whether a block of channels is copied out in two halves: where each warp has rows of both."""
+        """Whether fprop and dgrad with TMA store a block of results in two halves of its channels.
+
+        They do so where each warp has channels of both halves. Storing a half takes half the shared memory.
+        """
         return self.BLOCK_N // self.num_warps >= 32
 
     def programs(self, geometry: ConvGeometry, operator: Operator, itemsize: int, gpu: Gpu) -> int:
-        """How many programs are started: one for each block, and of wgrad for each part of its sum; but of those whose
-        pixels are copied in blocks, so many as run at the same time, and each computes one block after another.
+        """Return how many programs are started.
+
+        fprop and dgrad with TMA are persistent kernels: each program computes one block after another. So they start
+        only as many programs as run at the same time. Other kernels start one program for each block, and wgrad one for
+        each of its SPLIT_K parts.
         """
         blocks = self.blocks(geometry, operator)
         if operator == "wgrad":
@@ -106,7 +130,10 @@ class Tile:
         return min(blocks, gpu.multiprocessors * self.together(operator, itemsize, gpu)) if self.uses_tma else blocks
 
     def together(self, operator: Operator, itemsize: int, gpu: Gpu) -> int:
-        """How many programs one multiprocessor is expected to run at the same time."""
+        """Return the expected occupancy: how many programs run on one multiprocessor at the same time.
+
+        Registers and shared memory limit it. It is at least 1.
+        """
         there, shared_bytes = gpu.architecture.multiprocessor, gpu.architecture.shared_bytes
         threads = there.lanes * self.num_warps
         accumulators = self.BLOCK_M * self.BLOCK_N // threads
@@ -116,12 +143,15 @@ class Tile:
         return max(1, found)
 
     def shared_bytes(self, operator: Operator, itemsize: int, gpu: Gpu) -> int:
-        """Bytes of shared memory, rounded up: the staged operands or the result on its way out, whichever is larger; of
-        blocks of pixels both, since the next block's operands come in while the result goes out.
+        """Return the bytes of shared memory that a program takes, rounded up.
+
+        Shared memory first holds the operands of num_stages steps and later the results that are being stored, so the
+        larger of both counts. In the persistent TMA kernels both count together, because the next block's operands are
+        loaded while the results are stored.
         """
         operands = self.num_stages * (self.BLOCK_M + self.BLOCK_N) * self.BLOCK_K * itemsize
         if operator == "wgrad":
-            # Its results are float32, and each warp has a column of the bias's sum.
+            # wgrad stores float32, and each warp has a column of the bias's sum.
             return max(operands, self.BLOCK_M * self.BLOCK_N * 4) + self.num_warps * self.BLOCK_M * 4 + BESIDE_OPERANDS
         result = self.BLOCK_M * self.BLOCK_N * itemsize
         if self.uses_tma:
@@ -130,10 +160,11 @@ class Tile:
         return max(operands, result) + BESIDE_OPERANDS
 
 
-# Room for row masks and barriers, in bytes; the tests compile every tile and see that it suffices.
+# Bytes for row masks and barriers. The tests compile every tile and check that this is enough.
 BESIDE_OPERANDS = 1_024
 BESIDE_RESULT = 256
-# About how many registers a thread has beside its accumulators.
+# About how many registers a thread needs beside its accumulators.
 BESIDE_ACCUMULATORS = 40
-# Bytes over which addresses are looked up fast: fitted on an H200 to wgrad of VGG's first layers, in lines of images.
+# Bytes within which addresses are translated fast. Fitted on an H200 to wgrad of VGG's first layers, with blocks that
+# are lines of images.
 NEAR = 64 << 20
