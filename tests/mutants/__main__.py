@@ -1,7 +1,7 @@
 """Mutation testing: check that the tests notice small bugs in the package.
 
 A mutant is a copy of the package with one small wrong change, for example
-`p < P` made `p <= P`. The tests of kernels and faults run on each mutant. It is
+`p <= P` for `p < P`. The tests of kernels and faults run on each mutant. It is
 killed if a test fails, hangs or crashes, and it survives if all tests pass.
 A survivor shows that a test is missing. Equivalent mutants, which compute the
 same as the original, are listed in tests/mutants/equivalent.py and not run.

@@ -46,7 +46,7 @@ def is_one_of_many(node: ast.BinOp, text: Text) -> bool:
     """Whether `signs` skips this operator, because other mutants change the same expression.
 
     In a chain of the same operator, only the last is changed. A product is changed only where it is a whole assigned
-    value or keyword argument: in longer expressions `axes` changes the names, and `signs` the sums.
+    value or keyword argument. In longer expressions `axes` changes the names, and `signs` the sums.
     """
     around = text.parents[node]
     if isinstance(node.op, ast.Mult):

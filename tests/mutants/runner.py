@@ -12,8 +12,8 @@ from tests.mutants.finder import Mutant
 from tests.mutants.watch import WAITING
 from tests.support.processes import Nursery
 
-# The files and folders that a copy has, and the folders of tests that run on mutants: those that run kernels. pytest
-# refuses to start if a folder of tests is missing.
+# The files and folders that are copied, and the folders of tests that run on a mutant. These are the tests that run
+# kernels. pytest refuses to start if one of the folders is missing.
 TREES = ("tritonconv", "reference", "tests", "bench", "pyproject.toml")
 TESTS = ("tests/kernels", "tests/faults")
 

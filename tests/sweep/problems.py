@@ -76,8 +76,8 @@ def draw(rng: random.Random, seed: int) -> Case:
     if rng.random() < 0.15:
         case = replace(case, stride=1, padding="same")
     if rng.random() < 0.15:
-        # float32, because torch does this padding and adds the gradients of repeated pixels in the dtype of the image:
-        # in 16 bits they would be rounded more than once.
+        # torch does this padding. Backward adds the gradients of repeated pixels in the image's dtype, so in 16 bits
+        # they would be rounded more than once.
         case = replace(case, padding_mode=rng.choice(["reflect", "replicate", "circular"]), dtype="float32")
     return case
 
