@@ -152,7 +152,8 @@ def test_arrows_point_down(module: str) -> None:
     wrong = sorted(ours - set(ORDER[ORDER.index(module) + 1 :]))
     assert not wrong, (
         f"{module} imports {', '.join(wrong)}, which stands above it in ORDER of tests/test_layering.py. "
-        "A module imports only modules below it, so that it can be read and tested without those above (docs/design.md). "
+        "A module imports only modules below it, so that it can be read and tested without those above "
+        "(docs/design.md). "
         "Move the code that both need into a lower module, or pass it as an argument."
     )
 
@@ -242,7 +243,7 @@ def test_only_one_module_starts_kernels() -> None:
         else:
             assert not starts, (
                 f"{name} starts a kernel: {ast.unparse(starts[0])}. Only tritonconv/launch/start.py does, so that its "
-                "lock and its choice of the device hold for all. Add a `Launch` to the plan instead (launch/planners.py)."
+                "lock and choice of device hold for all. Add a `Launch` to the plan instead, in launch/planners.py."
             )
 
 

@@ -1,5 +1,6 @@
 """Tests of what a user installs: one package, undisturbed by his other modules, and its dependencies."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,14 @@ def test_the_wheel_is_one_package(wheel: Path, tmp_path: Path) -> None:
     code = "import tritonconv; print(tritonconv.reference.conv2d.__module__, tritonconv.__file__)"
     done = python("-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
     assert done.stdout.split() == ["tritonconv.reference.functional", str(tmp_path / "site/tritonconv/__init__.py")]
+
+
+def test_pre_commit_does_what_make_lint_does() -> None:
+    lint = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    hooks = re.findall(r"entry: \.venv/bin/(.+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert hooks == re.findall(r"\$\(BIN\)/(.+)", lint), (
+        "the commands of .pre-commit-config.yaml must be those of make lint"
+    )
 
 
 def test_three_runtime_dependencies() -> None:
