@@ -258,7 +258,7 @@ def test_no_convolution_of_torch_is_called() -> None:
         "convolution_backward",
         "_convolution",
     }
-    why = "is a convolution of torch. Tests and benchmarks compare with it, so tritonconv computes without it"
+    why = "is a convolution of torch. Tests and benchmarks compare with it, so neither implementation calls it"
     for path in MODULES.values():
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):

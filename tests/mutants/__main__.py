@@ -7,7 +7,7 @@ A survivor shows that a test is missing. Equivalent mutants, which compute the
 same as the original, are listed in tests/mutants/equivalent.py and not run.
 
 A killed mutant takes seconds, a survivor minutes. All of them, about 1,700, take
-about half a day with two processes; start with --count 20 or --only.
+about half a day with two processes. Begin with --count 20, or with --only.
 
 Exit status: 0 if no mutant survived, 1 if one did, 2 if the tests fail without
 any mutation or the options are not understood. It is 1 with a message, too, if

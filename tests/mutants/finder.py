@@ -16,7 +16,7 @@ TOOL = "it reports, checks or prepares something, and computes no result"
 CHOICE = "it chooses among tiles, and every tile gives the right result"
 FAULTS = "it runs only after a fault, and its tests are about the warning and what is tried next"
 YARDSTICK = "the kernels are compared with it"
-# The files and folders that are not mutated, and below the functions. All of them must exist (see `gone`).
+# The files and folders that are not mutated, with the reasons, and below them the functions. All must exist (`gone`).
 NOT_MUTATED = {
     "tritonconv/__init__.py": SURFACE,
     "tritonconv/layers.py": SURFACE,

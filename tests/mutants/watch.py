@@ -1,6 +1,6 @@
 """A pytest plugin for mutants: it limits the time of each test, and writes the running test's name to a file.
 
-It is loaded by its path, because the mutant's copy of the repository comes first on Python's path.
+runner.py puts this folder on Python's path and loads the plugin as `watch`.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Test selection: which tests pytest runs, in which order, and a summary of those that were skipped.
 
 Tests marked `slow` run only with `--all`, with `-m slow`, or if named one by one (`tests/test_x.py::test_y`).
-The hooks below become active in tests/conftest.py.
+tests/conftest.py imports the hooks of pytest below, which makes them active.
 """
 
 from collections import Counter
@@ -96,7 +96,7 @@ def turn(item: pytest.Item) -> int:
 
 
 def named(item: pytest.Item, arguments: list[str]) -> bool:
-    """Whether the command line names this test, or the test function that it is a parameter set of."""
+    """Whether one of the command line's `arguments` names this test, or its function without the parameters."""
     _, _, name = item.nodeid.partition("::")
     for argument in arguments:
         file, _, wanted = argument.partition("::")
@@ -106,7 +106,7 @@ def named(item: pytest.Item, arguments: list[str]) -> bool:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print, for each reason that tests were skipped for, how many they are."""
+    """Print each reason for which tests were skipped, with the number of these tests."""
     reasons = Counter(reason(report) for report in terminalreporter.stats.get("skipped", []))
     if reasons:
         terminalreporter.section("skipped tests by reason", sep="=")

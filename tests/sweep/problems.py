@@ -148,8 +148,8 @@ def drawn_tile(seed: int, operator: Operator, geometry: ConvGeometry, blocks: bo
     """Draw a small tile for one operator of this seed's problem, or return the picked one if small ones are too slow.
 
     The tile that `pick` chooses covers most of these problems whole. A small one makes a problem take several tiles of
-    rows and of columns, several steps, and split-K sums. If pixels can be copied in `blocks`, most tiles have a block
-    shape, so TMA descriptors copy them.
+    rows and of columns, several steps, and split-K sums. If pixels can be copied in `blocks`, most tiles get a block
+    shape, so the kernels with TMA descriptors run.
     """
     rng = random.Random(f"{operator} of {seed}")
     for _ in range(12):
