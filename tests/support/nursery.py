@@ -1,8 +1,8 @@
 """A fork server: a process that imports torch once and then runs code in forked copies of itself.
 
 A test's code then starts without waiting for that import, which takes long. `processes.Nursery` starts this file by
-its path. Each line of its standard input is a job as JSON, the arguments of `run`. The answer to each is a line with the
-exit status, which is negative after a signal.
+its path. Each line of its standard input is a job: the arguments of `run` as JSON. The answer to each is a line with
+the exit status, which is negative after a signal.
 
 Neither tritonconv nor Triton is imported here, because the code may want to change something before it imports them.
 """
