@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# Two processes that take one test after the other, in the order of tests/support/selection.py.
+# Two processes. Each takes the next test of the list, whose order tests/support/selection.py decides.
 WORKERS := -n 2 --maxschedchunk 1
 
 .PHONY: train test test-all test-oldest bench compile-grid lint clean
@@ -14,17 +14,18 @@ test: .venv/installed
 test-all: .venv/installed
 	$(BIN)/python -m pytest $(WORKERS) --all $(ARGS)
 
-# On a GPU, the fused layers beside cuDNN; without one, the reference beside torch.nn, on small layers.
+# On a GPU, compare the fused layers with cuDNN. Without one, compare the reference with torch.nn, on small layers.
 bench: .venv/installed
 	@mkdir -p build && rm -f build/bench.json
 	$(BIN)/python -m pytest bench -q --benchmark-quiet --save build/bench.json $(ARGS); status=$$?; \
 	$(BIN)/python -m bench report build/bench.json --out build/bench && exit $$status
 
-# The kernels under the oldest torch and Triton that are supported, in an environment of their own.
+# Test the kernels with the oldest supported torch and Triton, in a virtual environment of their own (.venv-oldest).
 test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/python -m pytest $(WORKERS) --all -m oldest $(ARGS)
 
-# Every kernel and shipped tile for every architecture and dtype, with the pinned Triton and the oldest: all compile and fit.
+# Compile every kernel with every shipped tile for every architecture and dtype, with the pinned Triton and the oldest
+# supported one, and check that each compiles and fits.
 compile-grid: .venv/installed .venv-oldest/installed
 	$(BIN)/python -m bench lowering --arch all --dtype all --grid $(ARGS)
 	.venv-oldest/bin/python -m bench lowering --arch all --dtype all --grid $(ARGS)

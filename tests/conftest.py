@@ -1,4 +1,7 @@
-"""Without a GPU the kernels run in Triton's interpreter: in poisoned, fenced memory, with every address checked."""
+"""Fixtures of all tests, and the choice of where kernels run: on a GPU, or without one in Triton's interpreter.
+
+Every test runs with NaN-filled outputs between guard bands; the interpreter also checks every address.
+"""
 
 import os
 
@@ -18,45 +21,48 @@ from tests.support.interpreter import interpreting
 from tests.support.selection import pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401
 from tritonconv.launch import failures, plan_cache
 
-torch.set_num_threads(1)  # problems are tiny, and workers share the cores
+torch.set_num_threads(1)  # problems are tiny, and pytest-xdist's workers share the cores
 
 
 @pytest.fixture(autouse=True)
 def seeded(request: pytest.FixtureRequest) -> None:
-    """The same numbers in each run, whichever tests ran before; others with another --seed."""
+    """Seed torch from --seed and the test's name, so that a test draws the same numbers whichever tests ran before."""
     torch.manual_seed(crc32(f"{request.config.getoption('seed')} {request.node.nodeid}".encode()))
 
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    """Where the kernels run: the GPU if there is one."""
+    """The device that the kernels run on: the GPU if there is one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture
 def on_reference() -> Iterator[None]:
-    """For what happens above the kernels, and does not depend on them."""
+    """Run calls by the reference. For tests of code above the kernels that does not depend on them."""
     with tritonconv.using("reference"):
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_interpreter() -> Iterator[None]:
-    """Triton's interpreter, without the work that it repeats."""
+    """Run interpreted kernels by the quicker variant of Triton's interpreter (tests/support/interpreter.py)."""
     with interpreting():
         yield
 
 
 @pytest.fixture(autouse=True)
 def guarded_memory() -> Iterator[None]:
-    """Every output starts as NaN between two fences, which must stand at the end; the interpreter checks addresses."""
+    """Fill every output with NaN, check guard bands around it, and in the interpreter check every address."""
     with guards.guarded_memory():
         yield
 
 
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test plans its calls anew, and knows of no failure: another may have planted errors in what it planned."""
+    """Start every test with an empty plan cache and without recorded failures.
+
+    Another test may have planted errors in the plans that it kept.
+    """
     monkeypatch.setattr(failures, "_reasons", {})
     plan_cache.clear()
     yield

@@ -1,4 +1,7 @@
-"""The import rules of the design: arrows point down only."""
+"""The design's rules, checked on the source: what a module may import, and what kernels must not do.
+
+docs/design.md explains the order of the modules. A failing test names the rule, the reason and the remedy.
+"""
 
 import ast
 import re
@@ -8,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# From the surface to the metal. A module may import only what stands below it.
+# All modules, from the public surface down to the kernels and the reference. A module may import only modules below it.
 ORDER = [
     "tritonconv",
     "tritonconv.tools.warmup",
@@ -84,7 +87,7 @@ ORDER = [
     "tritonconv.reference.torch_rules.formats",
     "tritonconv.reference.torch_rules",
 ]
-# The libraries that a module, or those in a folder, may import. All others may import torch.
+# The third-party libraries that a module, or each module in a folder, may import. All others may import torch.
 THIRD_PARTY = {
     "tritonconv.reference": {"torch", "einops"},
     "tritonconv.kernels": {"triton"},
@@ -101,7 +104,10 @@ THIRD_PARTY = {
 
 
 def modules() -> dict[str, Path]:
-    """The files of the package by the names that they are imported by. A link leads to those of the reference."""
+    """Return the file of each module, by the name that it is imported by.
+
+    `tritonconv/reference` is a link, so its files are taken from `reference/`.
+    """
     files = {f.relative_to(ROOT): f for f in ROOT.glob("tritonconv/**/*.py")}
     files = {name: f for name, f in files.items() if name.parts[1] != "reference"}
     files |= {Path("tritonconv") / f.relative_to(ROOT): f for f in ROOT.glob("reference/**/*.py")}
@@ -109,13 +115,13 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that `path` imports, `from package import module` counted as package.module."""
+    """Return every module that `path` imports. `from package import module` counts as package.module."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.level == 0, f"{path}: relative import; write the whole name, from tritonconv. on"
             found = {f"{node.module}.{alias.name}" for alias in node.names} & set(modules())
             names |= found or {str(node.module)}
     return names
@@ -125,46 +131,67 @@ MODULES = modules()
 
 
 def test_the_order_names_every_module() -> None:
-    assert sorted(ORDER) == sorted(MODULES)
+    missing, gone = sorted(set(MODULES) - set(ORDER)), sorted(set(ORDER) - set(MODULES))
+    assert (missing, gone) == ([], []), (
+        f"ORDER in tests/test_layering.py must list every module once. Missing: {missing}. No longer there: {gone}. "
+        "Insert a new module above all that it imports and below all that import it."
+    )
+    assert len(ORDER) == len(MODULES), "a module is listed twice in ORDER"
 
 
 def test_no_rule_is_about_what_is_gone() -> None:
     for prefix in THIRD_PARTY:
-        assert any(name == prefix or name.startswith(f"{prefix}.") for name in MODULES), prefix
+        assert any(name == prefix or name.startswith(f"{prefix}.") for name in MODULES), (
+            f"THIRD_PARTY in tests/test_layering.py has a rule for {prefix}, which does not exist: rename or remove it"
+        )
 
 
 @pytest.mark.parametrize("module", ORDER)
 def test_arrows_point_down(module: str) -> None:
     ours = {name for name in imports(MODULES[module]) if name.split(".")[0] == "tritonconv"}
-    assert ours <= set(ORDER[ORDER.index(module) + 1 :])
+    wrong = sorted(ours - set(ORDER[ORDER.index(module) + 1 :]))
+    assert not wrong, (
+        f"{module} imports {', '.join(wrong)}, which stands above it in ORDER of tests/test_layering.py. "
+        "A module imports only modules below it, so that it can be read and tested without those above "
+        "(docs/design.md). "
+        "Move the code that both need into a lower module, or pass it as an argument."
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_third_parties(module: str) -> None:
     allowed = next((names for prefix, names in THIRD_PARTY.items() if f"{module}.".startswith(f"{prefix}.")), {"torch"})
     others = {name.split(".")[0] for name in imports(MODULES[module])} - set(sys.stdlib_module_names)
-    assert others - {"tritonconv"} <= allowed
+    wrong = sorted(others - {"tritonconv"} - allowed)
+    assert not wrong, (
+        f"{module} imports {', '.join(wrong)}, but beside the standard library it may import only: "
+        f"{', '.join(sorted(allowed)) or 'nothing'} (THIRD_PARTY in tests/test_layering.py). Each folder has a reason: "
+        "tiles must be chosen without torch and Triton, and the reference must be readable without Triton. "
+        "Move the code to a module that may import this library."
+    )
 
 
 def inside(folder: str) -> dict[str, set[str]]:
-    """What of the package each module in a folder imports."""
+    """Return, for each module in a folder, the modules of tritonconv that it imports."""
     found = {name: imports(path) for name, path in MODULES.items() if f"{name}.".startswith(f"{folder}.")}
-    assert found
+    assert found, f"there is no module in {folder}: correct its name in this test"
     return {name: {each for each in imported if each.split(".")[0] == "tritonconv"} for name, imported in found.items()}
 
 
 @pytest.mark.parametrize("folder", ["tritonconv.reference", "tritonconv.kernels"])
 def test_folders_that_stand_alone(folder: str) -> None:
     for name, imported in inside(folder).items():
-        assert all(f"{each}.".startswith(f"{folder}.") for each in imported), name
+        wrong = [each for each in imported if not f"{each}.".startswith(f"{folder}.")]
+        assert not wrong, f"{name} imports {', '.join(wrong)}: a module in {folder} may import only others in it"
 
 
-# What of operators/ and launch/ is not on the way of a call: values, what planners call, and how torch maps.
+# The modules of operators/ and launch/ that the table in docs/design.md leaves out. They define the values that are
+# passed on, or are called by `launch.planners` only, or have the rules for `torch.vmap`.
 LEFT_OUT = {"launch.kernel_arguments", "launch.layout", "launch.plan", "launch.split_k", "operators.vmap"}
 
 
 def drawn(text: str) -> dict[str, set[str]]:
-    """The way of a call: each module of the table in docs/design.md, and what the table says that it imports."""
+    """Read the table of modules that a call passes through: each module, and the imports that the table states."""
     table = text.partition("| module | does | imports |\n")[2].partition("\n\n")[0]
     rows = [row.strip("|").split("|") for row in table.splitlines()[1:]]
     return {module.strip(" `"): {*re.findall(r"`([\w.]+)`", imported)} for module, _, imported in rows}
@@ -174,34 +201,54 @@ def test_the_way_of_a_call_is_what_the_imports_say() -> None:
     way = drawn((ROOT / "docs/design.md").read_text())
     passed = {name.removeprefix("tritonconv.") for name in MODULES}
     passed = {name for name in passed if name.startswith(("operators.", "launch."))}
-    assert passed - set(way) == LEFT_OUT
+    assert passed - set(way) == LEFT_OUT, (
+        "the table in docs/design.md, 'The way of a call', must have a row for each module of operators/ and launch/ "
+        f"that is not in LEFT_OUT of this test. Rows to add: {sorted(passed - set(way) - LEFT_OUT)}. "
+        f"Modules in LEFT_OUT that have a row or are gone: {sorted(LEFT_OUT - (passed - set(way)))}"
+    )
     for module, said in way.items():
         found = {name.removeprefix("tritonconv.") for name in imports(MODULES[f"tritonconv.{module}"])}
-        assert found & set(way) == said, module
+        assert found & set(way) == said, (
+            f"docs/design.md, 'The way of a call', says that {module} imports {sorted(said)}. "
+            f"Of the modules in that table it imports {sorted(found & set(way))}: correct the table, or the imports"
+        )
 
 
 def test_the_two_families_of_kernels_do_not_import_each_other() -> None:
     for family, other in (("gather", "tma"), ("tma", "gather")):
         for name, imported in inside(f"tritonconv.kernels.{family}").items():
-            assert not any(f"kernels.{other}" in each for each in imported), name
+            assert not any(f"kernels.{other}" in each for each in imported), (
+                f"{name} imports from kernels/{other}/. The two families of kernels do not import each other, so that "
+                "each can be read alone. Move code that both need to tritonconv/kernels/."
+            )
 
 
 def test_tiles_are_chosen_without_looking_at_launches() -> None:
     for name, imported in inside("tritonconv.tiling").items():
         rooms = {".".join(each.split(".")[:2]) for each in imported}
-        assert rooms <= {"tritonconv.tiling", "tritonconv.gpu", "tritonconv.geometry"}, name
+        wrong = sorted(rooms - {"tritonconv.tiling", "tritonconv.gpu", "tritonconv.geometry"})
+        assert not wrong, (
+            f"{name} imports {', '.join(wrong)}. Tiles are chosen from the geometry and facts about the GPU only, so "
+            "that they can be chosen and tested for a GPU that is not there. Pass what it needs as an argument."
+        )
 
 
 def test_only_one_module_starts_kernels() -> None:
-    """`kernel[grid](...)`: a call of a subscript."""
+    """Only launch/start.py may have a call `kernel[grid](...)`, which is the call of a subscript."""
     for name, path in MODULES.items():
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         starts = [call for call in calls if isinstance(call.func, ast.Subscript) and "kernel" in ast.unparse(call.func)]
-        assert bool(starts) == (name == "tritonconv.launch.start"), name
+        if name == "tritonconv.launch.start":
+            assert starts, f"{name} starts no kernel, though it is the module that should"
+        else:
+            assert not starts, (
+                f"{name} starts a kernel: {ast.unparse(starts[0])}. Only tritonconv/launch/start.py does, so that its "
+                "lock and choice of device hold for all. Add a `Launch` to the plan instead, in launch/planners.py."
+            )
 
 
 def test_no_convolution_of_torch_is_called() -> None:
-    """torch.nn is the yardstick in tests and benchmarks; its convolutions run in neither implementation."""
+    """Neither implementation may call torch's convolutions, which tests and benchmarks compare them with."""
     forbidden = {
         "conv1d",
         "conv2d",
@@ -211,19 +258,20 @@ def test_no_convolution_of_torch_is_called() -> None:
         "convolution_backward",
         "_convolution",
     }
+    why = "is a convolution of torch. Tests and benchmarks compare with it, so neither implementation calls it"
     for path in MODULES.values():
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("torch"):
-                assert not forbidden & {alias.name for alias in node.names}, path
+                names = forbidden & {alias.name for alias in node.names}
+                assert not names, f"{path}: {', '.join(names)} from {node.module} {why}"
             if isinstance(node, ast.Attribute) and node.attr in forbidden:
-                assert ast.unparse(node.value) == "arguments", f"{path}: {ast.unparse(node)}"
+                # Only `arguments.conv2d` and its like, the checks of reference/torch_rules/arguments.py.
+                assert ast.unparse(node.value) == "arguments", f"{path}: {ast.unparse(node)} {why}"
 
 
 def faults(kernel: str) -> list[str]:
-    """The loads of a kernel's source that are masked and do not say what stands for the rest, and the products that do
-    not say how exact they are.
-    """
+    """Return the masked loads without `other=` and the products without `input_precision=` in a kernel's source."""
     found = []
     for node in ast.walk(ast.parse(kernel)):
         if not isinstance(node, ast.Call):
@@ -238,7 +286,12 @@ def faults(kernel: str) -> list[str]:
 
 def test_every_masked_load_says_other() -> None:
     kernels = [path.read_text() for path in (ROOT / "tritonconv/kernels").rglob("*.py")]
-    assert [fault for kernel in kernels for fault in faults(kernel)] == []
+    found = [fault for kernel in kernels for fault in faults(kernel)]
+    assert not found, (
+        f"calls in tritonconv/kernels/ that leave a choice to Triton: {found}. A masked tl.load must say other=: "
+        "without it masked elements are undefined on a GPU, though the interpreter makes them zero. A tl.dot must say "
+        "input_precision=: the default for float32 is TF32 on NVIDIA's GPUs."
+    )
     assert sum(kernel.count("tl.load(") for kernel in kernels) > 5
     assert faults("a = tl.load(p, mask=m)\nb = tl.load(p, m)\nc = tl.load(p)\nd = tl.load(p, mask=m, other=0.0)") == [
         "tl.load(p, mask=m)",
@@ -249,4 +302,7 @@ def test_every_masked_load_says_other() -> None:
 
 def test_no_atomics() -> None:
     for path in (ROOT / "tritonconv/kernels").rglob("*.py"):
-        assert "atomic" not in path.read_text(), path
+        assert "atomic" not in path.read_text(), (
+            f"{path} mentions atomics. Their order changes from run to run, but the same inputs must give the same "
+            "bits. Store partial sums, and add them up in a fixed order (tritonconv/kernels/partial_sums.py)."
+        )

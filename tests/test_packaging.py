@@ -1,5 +1,6 @@
-"""What a user installs: one package, whatever other modules he has, and its dependencies."""
+"""Tests of what a user installs: one package, undisturbed by his other modules, and its dependencies."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,12 @@ import pytest
 from tests.support.processes import HANG, ROOT, python
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# Not by looking for the modules: that makes setuptools replace distutils, which torch's test suite has imported.
+# Looking for the modules instead would make setuptools replace distutils, which torch's test suite has imported.
 INSTALLED = {distribution.name for distribution in distributions()}
 
 
 def packages() -> dict[str, str]:
-    """The folders of the package with Python in them: their names where they are installed, and where they lie."""
+    """Return the folder of each Python package in the repository, by the name that it is imported by."""
     folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "reference").rglob("*.py")}
     own = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "tritonconv").rglob("*.py")}
     named = {f"tritonconv/{folder}": folder for folder in folders} | {folder: folder for folder in own}
@@ -27,19 +28,21 @@ def packages() -> dict[str, str]:
 
 def test_every_folder_is_installed() -> None:
     tools = PROJECT["tool"]["setuptools"]
-    assert tools["packages"] == sorted(packages())
+    assert tools["packages"] == sorted(packages()), (
+        "list every folder with Python in [tool.setuptools] of pyproject.toml"
+    )
     assert tools["package-dir"] == {"tritonconv.reference": "reference"}
 
 
 def test_a_checkout_has_the_reference_in_the_package() -> None:
-    """By a link, so that it is imported by one name, installed or not."""
+    """It is a link, so that the reference has one name, whether the package is installed or not."""
     link = ROOT / "tritonconv" / "reference"
     assert link.is_dir()
     assert link.resolve() == ROOT / "reference"
 
 
 def test_copies_of_a_checkout_have_it_too(tmp_path: Path) -> None:
-    """Also where links are followed, as for the copies in which mutants are tested."""
+    """A copy works with the link, and with a folder in its place, as in the copies of mutation testing."""
     for links in (True, False):
         copy = tmp_path / str(links)
         for name in ("tritonconv", "reference"):
@@ -51,7 +54,7 @@ def test_copies_of_a_checkout_have_it_too(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["link", "text"])
 def wheel(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Built from a checkout, or from an archive that has made a text file of the link."""
+    """A wheel built from a checkout, or from an archive that has turned the link into a text file."""
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -69,7 +72,7 @@ def wheel(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(not {"setuptools", "pip"} <= INSTALLED, reason="needs setuptools and pip")
 def test_the_wheel_is_one_package(wheel: Path, tmp_path: Path) -> None:
-    """It has every file, and is not disturbed by a module of the user's that is called reference."""
+    """The wheel has every file, and works beside a user's own module named `reference`."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
         names = {name for name in archive.namelist() if "dist-info" not in name}
@@ -84,6 +87,14 @@ def test_the_wheel_is_one_package(wheel: Path, tmp_path: Path) -> None:
     code = "import tritonconv; print(tritonconv.reference.conv2d.__module__, tritonconv.__file__)"
     done = python("-c", code, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site"))
     assert done.stdout.split() == ["tritonconv.reference.functional", str(tmp_path / "site/tritonconv/__init__.py")]
+
+
+def test_pre_commit_does_what_make_lint_does() -> None:
+    lint = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
+    hooks = re.findall(r"entry: \.venv/bin/(.+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert hooks == re.findall(r"\$\(BIN\)/(.+)", lint), (
+        "the commands of .pre-commit-config.yaml must be those of make lint"
+    )
 
 
 def test_three_runtime_dependencies() -> None:

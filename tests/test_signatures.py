@@ -1,7 +1,8 @@
-"""What one has to count is passed by name: a function takes at most six arguments by place.
+"""A rule of style: a function takes at most six positional arguments. More can only be passed by name.
 
-Those whose arguments are torch's take as many as torch's, in torch's order; kernels are launched by name. What is
-looked at is what functions are defined to take, not the fields of dataclasses and named tuples.
+Nobody can check a call with seven arguments by position. Functions with torch's signatures take as many as torch's, in
+torch's order. Jit functions have a rule of their own (tests/kernels/test_keyword_calls.py). Fields of dataclasses and
+named tuples are not checked.
 """
 
 import ast
@@ -11,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("tritonconv", "reference", "bench", "tests", "examples")
 MOST = 6
-# How the arguments begin of what has the signature of one of torch's functions or modules.
+# The first arguments of functions and constructors that have torch's signatures.
 OF_TORCH = (
     ("input", "weight", "bias", "stride", "padding"),
     ("in_channels", "out_channels", "kernel_size"),
@@ -20,20 +21,20 @@ OF_TORCH = (
 
 
 def functions(source: str) -> Iterator[ast.FunctionDef]:
-    """All functions but those of Triton."""
+    """Yield all functions except jit functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef) and not any("triton.jit" in ast.unparse(d) for d in node.decorator_list):
             yield node
 
 
 def by_place(function: ast.FunctionDef) -> list[str]:
-    """The arguments that may be passed by their places, without the object or class of a method."""
+    """Return the names of the positional arguments, without `self` and `cls`."""
     names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
     return [name for name in names if name not in ("self", "cls")]
 
 
 def too_many(source: str) -> list[str]:
-    """The functions that take more arguments by place than they may."""
+    """Return the names of the functions that take more than `MOST` positional arguments."""
     found = []
     for function in functions(source):
         names = by_place(function)
@@ -45,8 +46,12 @@ def too_many(source: str) -> list[str]:
 
 def test_no_function_takes_more_than_six_arguments_by_place() -> None:
     paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    assert len(paths) > 150
-    assert {path.relative_to(ROOT).as_posix(): names for path in paths if (names := too_many(path.read_text()))} == {}
+    assert len(paths) > 150, "most files of the repository were not found: correct FOLDERS"
+    found = {path.relative_to(ROOT).as_posix(): names for path in paths if (names := too_many(path.read_text()))}
+    assert not found, (
+        f"functions that take more than {MOST} positional arguments: {found}. Nobody can check so many by position. "
+        "Put `*,` before the arguments that are to be passed by name, or join those that belong together in one value."
+    )
 
 
 def test_what_is_refused() -> None:

@@ -1,4 +1,7 @@
-"""Mutants that compute the same as the original for every legal input, and why."""
+"""Equivalent mutants: they compute the same as the original for every legal input, so no test can kill them.
+
+Each has the reason. `stale` finds entries that no longer describe a mutant.
+"""
 
 from typing import NamedTuple
 
@@ -6,7 +9,7 @@ from tests.mutants.finder import Mutant
 
 
 class Equivalent(NamedTuple):
-    """A mutant by its place, and the reason why no test can see it."""
+    """One equivalent mutant, named as in `finder.Mutant`, and the reason why it computes the same."""
 
     file: str
     function: str
@@ -20,18 +23,18 @@ class Equivalent(NamedTuple):
         return self.file, self.function, self.old, self.new, self.occurrence
 
 
-ANOTHER_ORDER = "only phases without any tap come in another order, each still once"
-ALREADY_WIDE = "the other factor of each of its products is 64 bits wide"
-IDLE_STEPS = "programs without a pixel take steps, or none, and store nothing either way"
-NO_FILTERS = "a program beyond the last filter sums what it does not store"
-NEVER_STORED = "what lies beyond the mask reaches no element that is stored"
-MASKED_STEPS = "steps beyond the last find masked positions only, within what dispatch lets 32 bits count"
+ANOTHER_ORDER = "only the order of the phases without any tap changes; each still comes once"
+ALREADY_WIDE = "the other factor of each of its products is already 64 bits wide"
+IDLE_STEPS = "it only changes how many steps programs without a pixel take; these store nothing"
+NO_FILTERS = "it only changes sums beyond the last filter, which are not stored"
+NEVER_STORED = "it only changes masked elements, which reach no element that is stored"
+MASKED_STEPS = "steps beyond the last load masked positions only, and dispatch keeps these within 32 bits"
 SAME_SUM = "the programs of the first columns sum the whole bias, and the others none of it: the same but for rounding"
-WIDER = "offsets of 64 bits where 32 would do"
-COMPARED = "31 taps are compared one by one, instead of packed into bits"
-NO_CHOICE = "operands of 16 bits are multiplied in one way, whatever the precision of float32"
-SAME_MEMORY = "torch has two ways to say the same order of four dimensions in memory"
-ONE_IMAGE = "as many rows as an image has are one image either way"
+WIDER = "it uses 64-bit offsets where 32 bits are enough"
+COMPARED = "the masks of 31 taps are compared one by one, instead of packed into bits"
+NO_CHOICE = "the precision of float32 products does not affect operands of 16 bits"
+SAME_MEMORY = "torch.empty_permuted and torch.channels_last give four dimensions the same order in memory"
+ONE_IMAGE = "a block of exactly an image's rows has the same shape either way"
 EMPTY_GRID = "Triton starts nothing for an empty grid, and neither does its interpreter"
 
 EQUIVALENT = [
@@ -185,10 +188,11 @@ EQUIVALENT = [
 
 
 def reasons() -> dict[tuple[str, str, str, str, int], str]:
+    """Return the reason of each equivalent mutant, by `Mutant.key`."""
     return {entry.key: entry.reason for entry in EQUIVALENT}
 
 
 def stale(mutants: list[Mutant]) -> list[Equivalent]:
-    """Entries that describe no mutant any more."""
+    """Return the entries that no longer describe a mutant, because the code has changed."""
     keys = {mutant.key for mutant in mutants}
     return [entry for entry in EQUIVALENT if entry.key not in keys]

@@ -1,4 +1,4 @@
-"""Every place in the package that can be changed in one of the `kinds`, but for what is left out by name."""
+"""Find every mutant of the package, except in the code that the two lists below leave out by name."""
 
 import ast
 from collections import Counter
@@ -11,12 +11,12 @@ from tests.mutants.text import Text
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "tritonconv"
-SURFACE = "its mistakes are for the tests of the interface, which `runner.TESTS` leaves out"
-TOOL = "it says, checks or prepares something, and computes no result"
-CHOICE = "it chooses among tiles, each of which gives the right result"
-FAULTS = "it is reached after a fault, and its tests are about what is warned of and tried next"
+SURFACE = "its bugs are found by the tests of the interface, which do not run on mutants (`runner.TESTS`)"
+TOOL = "it reports, checks or prepares something, and computes no result"
+CHOICE = "it chooses among tiles, and every tile gives the right result"
+FAULTS = "it runs only after a fault, and its tests are about the warning and what is tried next"
 YARDSTICK = "the kernels are compared with it"
-# Everything in the package is mutated but these files, folders and functions, which must exist.
+# The files and folders that are not mutated, with the reasons, and below them the functions. All must exist (`gone`).
 NOT_MUTATED = {
     "tritonconv/__init__.py": SURFACE,
     "tritonconv/layers.py": SURFACE,
@@ -55,7 +55,10 @@ FUNCTIONS_NOT_MUTATED = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one function. `occurrence` counts the same changes from the top of the function, from 1."""
+    """One change in one function, and the file's source with it.
+
+    `old` and `new` are the code before and after the change. `occurrence` counts equal changes in a function, from 1.
+    """
 
     file: str
     function: str
@@ -68,7 +71,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
-        """What stays the same when lines move."""
+        """The mutant's identity, which stays the same when lines move."""
         return self.file, self.function, self.old, self.new, self.occurrence
 
     def __str__(self) -> str:
@@ -77,17 +80,18 @@ class Mutant:
 
 
 def find(root: Path = ROOT) -> list[Mutant]:
-    """All mutants of the repository at `root`, in the order of their places."""
+    """Return all mutants of the repository at `root`, in the order of files and lines."""
     files = sorted(path.relative_to(root) for path in (root / PACKAGE).rglob("*.py"))
     return [mutant for file in files if not is_left_out(file) for mutant in mutants_of(root, file.as_posix())]
 
 
 def is_left_out(file: Path) -> bool:
+    """Whether `file`, or a folder that it is in, is in `NOT_MUTATED`."""
     return any(path.as_posix() in NOT_MUTATED for path in (file, *file.parents))
 
 
 def gone(root: Path = ROOT) -> list[str]:
-    """What the two lists above name that is not there."""
+    """Return the entries of the two lists above whose file, folder or function does not exist."""
     places = [place for place in (*NOT_MUTATED, *FUNCTIONS_NOT_MUTATED) if not (root / place).exists()]
     return places + [
         f"{file}: {name}"
@@ -98,7 +102,7 @@ def gone(root: Path = ROOT) -> list[str]:
 
 
 def left_out() -> list[str]:
-    """A line for each file and function that is not mutated, with the reason."""
+    """Return a line for each file, folder and function that is not mutated, with the reason."""
     named = {f"{file} {name}": why for file, names in FUNCTIONS_NOT_MUTATED.items() for name, why in names.items()}
     return [f"{place}: {why}" for place, why in (NOT_MUTATED | named).items()]
 
@@ -108,6 +112,7 @@ def functions(text: Text) -> list[ast.FunctionDef]:
 
 
 def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
+    """Yield the mutants of one file, without those that give the same source as an earlier one."""
     text = Text((root / file).read_bytes())
     seen: Counter[tuple[str, str, str]] = Counter()
     sources = {text.source}
@@ -124,8 +129,9 @@ def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
 
 
 def changes_in(function: ast.FunctionDef, text: Text) -> Iterator[tuple[ast.AST, str, Change]]:
-    """The changes of the code in `function`, from its top: not of its signature, its docstring, and the choice
-    of a tile.
+    """Yield each change of the body of `function`, from the top, with its node and kind.
+
+    Statements that choose a tile (`tile_for`) are left out. Docstrings give no changes.
     """
     statements = [each for each in function.body if "tile_for(" not in text.of(each)]
     nodes = [node for statement in statements for node in ast.walk(statement)]
@@ -137,7 +143,7 @@ def changes_in(function: ast.FunctionDef, text: Text) -> Iterator[tuple[ast.AST,
 
 
 def applied(node: ast.AST, change: Change, text: Text) -> tuple[str, str, bytes]:
-    """The code around a change before and after it, and the whole file after it."""
+    """Apply a change. Returns the code around it before and after, and the source of the whole changed file."""
     start, end, new = change
     before, after = text.span(text.context(node))
     source = text.source

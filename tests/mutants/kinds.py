@@ -1,11 +1,14 @@
-"""The kinds of mistakes: for a node of the syntax tree, each says which spans could be written wrongly, and how."""
+"""The mutation operators ("kinds"): typical mistakes of somebody who writes convolution kernels.
+
+Each takes a node of a syntax tree and yields the changes that make this mistake there.
+"""
 
 import ast
 from collections.abc import Callable, Iterator
 
 from tests.mutants.text import Text
 
-# A span of the source in bytes, and what to write there.
+# Start and end of a span of the source, in bytes, and the text that replaces it.
 Change = tuple[int, int, str]
 
 WRONG_BOUNDS = {ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">")}
@@ -18,17 +21,19 @@ WIDE = ".to(tl.int64)"
 
 
 def between(text: Text, left: ast.AST, right: ast.AST, signs: tuple[str, str]) -> Change:
-    """The operator that stands between two operands, replaced."""
+    """Return the change that replaces the operator between two operands: `signs` are the old one and the new one."""
     start, end = text.span(left)[1], text.span(right)[0]
     return start, end, text.source[start:end].decode().replace(*signs, 1)
 
 
 def bounds(node: ast.AST, text: Text) -> Iterator[Change]:
+    """A comparison that is off by one, or the opposite: `<` and `<=`, `>` and `>=`, `==` and `!=`."""
     if isinstance(node, ast.Compare) and type(node.ops[0]) in WRONG_BOUNDS:
         yield between(text, node.left, node.comparators[0], WRONG_BOUNDS[type(node.ops[0])])
 
 
 def signs(node: ast.AST, text: Text) -> Iterator[Change]:
+    """A wrong arithmetic operator, or a minus sign that is missing."""
     if isinstance(node, ast.BinOp) and type(node.op) in WRONG_SIGNS and not is_one_of_many(node, text):
         yield between(text, node.left, node.right, WRONG_SIGNS[type(node.op)])
     if isinstance(node, ast.AugAssign):
@@ -38,8 +43,10 @@ def signs(node: ast.AST, text: Text) -> Iterator[Change]:
 
 
 def is_one_of_many(node: ast.BinOp, text: Text) -> bool:
-    """Of a sum of several terms one place is enough, and of products those that are computed for themselves: within
-    longer expressions each name is mistaken in `axes`, each sum here.
+    """Whether `signs` skips this operator, because other mutants change the same expression.
+
+    In a chain of the same operator, only the last is changed. A product is changed only where it is a whole assigned
+    value or keyword argument. In longer expressions `axes` changes the names, and `signs` the sums.
     """
     around = text.parents[node]
     if isinstance(node.op, ast.Mult):
@@ -48,7 +55,7 @@ def is_one_of_many(node: ast.BinOp, text: Text) -> bool:
 
 
 def axes(node: ast.AST, text: Text) -> Iterator[Change]:
-    """A name of the vertical axis, replaced by that of the horizontal one, if there is such a name."""
+    """A name of the vertical axis replaced by its horizontal counterpart (`stride_h`, `stride_w`), if that exists."""
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id[-1] in OTHER_AXIS:
         other = node.id[:-1] + OTHER_AXIS[node.id[-1]]
         if other in names_around(node, text):
@@ -58,7 +65,7 @@ def axes(node: ast.AST, text: Text) -> Iterator[Change]:
 
 
 def names_around(node: ast.AST, text: Text) -> set[str]:
-    """The parameters and variables of the function that `node` stands in."""
+    """Return the parameters and variables of the function that contains `node`."""
     while not isinstance(node, ast.FunctionDef):
         node = text.parents[node]
     stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -66,7 +73,7 @@ def names_around(node: ast.AST, text: Text) -> set[str]:
 
 
 def masks(node: ast.AST, text: Text) -> Iterator[Change]:
-    """One of several conditions left out, and a mask of a single condition made true everywhere."""
+    """One of several conditions left out, or a mask with a single condition made true everywhere."""
     if isinstance(node, ast.BoolOp):
         sign = " and " if isinstance(node.op, ast.And) else " or "
         yield from all_but_one(node, node.values, sign, text)
@@ -77,20 +84,23 @@ def masks(node: ast.AST, text: Text) -> Iterator[Change]:
 
 
 def is_and(node: ast.AST) -> bool:
+    """Whether `node` is `a & b`, unless b is a constant, as where bits of a number are taken."""
     return isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd) and not isinstance(node.right, ast.Constant)
 
 
 def conjuncts(node: ast.AST) -> list[ast.AST]:
+    """Return the operands of a chain `a & b & c`."""
     return [*conjuncts(node.left), node.right] if is_and(node) else [node]
 
 
 def all_but_one(node: ast.AST, terms: list[ast.AST], sign: str, text: Text) -> Iterator[Change]:
+    """Yield, for each term, the change that leaves it out of the chain `node`."""
     for left_out in terms:
         yield *text.span(node), sign.join(text.operand(term) for term in terms if term is not left_out)
 
 
 def skips(node: ast.AST, text: Text) -> Iterator[Change]:
-    """The last turn of a loop, or the step of a counter."""
+    """A loop without its last iteration, or an update of a variable (`i += 1`, `m = f(m)`) left out."""
     if isinstance(node, ast.Call) and text.of(node.func) == "range":
         yield *text.span(node), f"range({text.operand(node.args[0])} - 1)"
     if isinstance(node, ast.AugAssign):
@@ -102,7 +112,7 @@ def skips(node: ast.AST, text: Text) -> Iterator[Change]:
 
 
 def splits(node: ast.AST, text: Text) -> Iterator[Change]:
-    """A ragged end cut off, and the wrong one of two limits."""
+    """A division that rounds down instead of up, so a ragged end is lost; and `min` for `max`, or the reverse."""
     if isinstance(node, ast.Call):
         function = text.of(node.func)
         if function in ("tl.cdiv", "ceildiv"):
@@ -112,7 +122,7 @@ def splits(node: ast.AST, text: Text) -> Iterator[Change]:
 
 
 def offsets(node: ast.AST, text: Text) -> Iterator[Change]:
-    """The term of a sum that finds the group, or the split."""
+    """The term of an offset that finds the group, or the part of a split-K sum, left out."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         for term, rest in ((node.left, node.right), (node.right, node.left)):
             names = {name.id for name in ast.walk(term) if isinstance(name, ast.Name)}
@@ -122,12 +132,17 @@ def offsets(node: ast.AST, text: Text) -> Iterator[Change]:
 
 
 def widths(node: ast.AST, text: Text) -> Iterator[Change]:
+    """A cast to 64 bits left out, so that large offsets overflow."""
     if isinstance(node, ast.Call) and text.of(node).endswith(WIDE):
         yield text.span(node)[1] - len(WIDE), text.span(node)[1], ""
 
 
 def unset(node: ast.AST, text: Text) -> Iterator[Change]:
-    """A sum that does not start at zero or forgets its past, a border that is not zero, a choice not made."""
+    """A wrong initial value, or a choice left out.
+
+    Masked loads give 1 instead of 0. Accumulators start at 1, or `tl.dot` drops them. `tl.where` becomes one of its
+    choices.
+    """
     if isinstance(node, ast.keyword) and node.arg == "other":
         yield *text.span(node.value), "1.0"
     if not isinstance(node, ast.Call):
@@ -138,7 +153,9 @@ def unset(node: ast.AST, text: Text) -> Iterator[Change]:
     if function == "tl.dot":
         yield text.span(node.args[1])[1], text.span(node.args[2])[1], ""
     if function == "tl.where":
-        kept = {text.of(target) for target in getattr(text.parents[node], "targets", ())}  # left to `skips`
+        kept = {
+            text.of(target) for target in getattr(text.parents[node], "targets", ())
+        }  # `m = tl.where(c, m, n)` without effect is a mutant of `skips`
         choices = [text.operand(choice) for choice in node.args[1:] if text.of(choice) not in kept]
         yield from ((*text.span(node), choice) for choice in choices)
 

@@ -1,4 +1,4 @@
-"""The outcomes of many mutants: run, said as they come, written down, and counted."""
+"""Run many mutants, print each outcome as it comes, write them to a JSON file, and count them."""
 
 import json
 import os
@@ -19,13 +19,13 @@ Key = tuple[str, str, str, str, int]
 
 
 def code_of(root: Path) -> str:
-    """A digest of the package: outcomes of other code say nothing."""
+    """Return a digest of the package's source, because outcomes are valid for the same code only."""
     files = sorted((root / "tritonconv").glob("**/*.py"))
     return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 class Report:
-    """A row for each mutant that has an outcome, in the file `path` if there is one."""
+    """The outcomes so far, a row for each mutant. They are written to the file `path`, unless that is None."""
 
     def __init__(self, code: str, path: Path | None) -> None:
         self.code = code
@@ -34,10 +34,12 @@ class Report:
         self.seconds = 0.0
 
     def resume(self, path: Path, mutants: list[Mutant]) -> None:
-        """Keep what was killed in an earlier run: tests that were added since can only kill more."""
+        """Take over the mutants that an earlier run killed, from its JSON file. Tests added since only kill more."""
         earlier = json.loads(path.read_text())
         if earlier["code"] != self.code:
-            raise SystemExit(f"{path} has the outcomes of other code")
+            raise SystemExit(
+                f"{path} has the outcomes of other code: tritonconv has changed since. Run without --resume."
+            )
         self.seconds = earlier["seconds"]
         known = {mutant.key: mutant for mutant in mutants}
         for row in earlier["mutants"]:
@@ -46,13 +48,13 @@ class Report:
                 self.rows[key] = row | {"line": known[key].line}
 
     def set_aside(self, mutants: list[Mutant], reasons: dict[Key, str]) -> None:
-        """The mutants that can not be killed, without running them."""
+        """Note the equivalent mutants among `mutants`, which then do not run."""
         for mutant in mutants:
             if mutant.key in reasons:
                 self.add(mutant, Outcome("equivalent", "", 0.0, reasons[mutant.key]))
 
     def run(self, mutants: list[Mutant], root: Path, processes: int, limit: int) -> bool:
-        """The outcome of each mutant that has none, beside one run without a change. False if that one fails."""
+        """Run the mutants that have no outcome yet, and the tests once without a mutation. False if these fail."""
         started, before = perf_counter(), self.seconds
         waiting = [mutant for mutant in mutants if mutant.key not in self.rows]
         free: SimpleQueue[Nursery] = SimpleQueue()
@@ -73,10 +75,11 @@ class Report:
                 self.seconds = before + perf_counter() - started
                 if mutant is not None:
                     self.add(mutant, outcome)
-                    print(f"{mutant}\n    {outcome.status} {outcome.test} ({outcome.seconds} s)", flush=True)
+                    print(f"{mutant}\n    {outcome}", flush=True)
                 elif outcome.status != "survived":
                     pool.shutdown(cancel_futures=True)
-                    print(f"Without any mutation {outcome.test} fails: {outcome.message}. No outcome means anything.")
+                    print(f"Without any mutation {outcome.test} fails: {outcome.message}")
+                    print("The outcomes mean nothing until the tests pass on the unchanged code.")
                     return False
                 self.write()
         return True
@@ -97,5 +100,7 @@ class Report:
         return sum(row["status"] in statuses for row in self.rows.values())
 
     def summary(self) -> str:
+        """Return the counts in words. Mutants that hung or crashed count as killed."""
         killed, survived = self.count("killed", "hung", "crashed"), self.count("survived")
-        return f"killed {killed}, survived {survived}, equivalent {self.count('equivalent')} of {len(self.rows)}"
+        equivalent = self.count("equivalent")
+        return f"{len(self.rows)} mutants: {killed} killed, {survived} survived, {equivalent} equivalent (not run)"

@@ -1,4 +1,4 @@
-"""One mutant in a copy of the repository, with the tests in a process of their own."""
+"""Run the tests on one mutant, in a copy of the repository and in a process of their own."""
 
 import os
 import shutil
@@ -12,23 +12,40 @@ from tests.mutants.finder import Mutant
 from tests.mutants.watch import WAITING
 from tests.support.processes import Nursery
 
-# What is copied, and the folders of tests that run kernels. pytest refuses to start if one of them is gone.
+# The files and folders that are copied, and the folders of tests that run on a mutant. These are the tests that run
+# kernels. pytest refuses to start if one of the folders is missing.
 TREES = ("tritonconv", "reference", "tests", "bench", "pyproject.toml")
 TESTS = ("tests/kernels", "tests/faults")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`status` is survived, killed, hung or crashed; `test` is the one that saw it, `message` what it said."""
+    """What the tests did on one mutant.
+
+    `status` is survived, killed (a test failed), hung, crashed or equivalent (not run, and `message` is the reason).
+    `test` is the last test that ran, `message` its error.
+    """
 
     status: str
     test: str
     seconds: float
     message: str
 
+    def __str__(self) -> str:
+        did = {
+            "survived": "survived: all tests passed",
+            "killed": f"killed by {self.test}",
+            "hung": f"hung, and so killed, in {self.test}",
+            "crashed": f"crashed, and so killed, in {self.test}",
+        }
+        return f"{did[self.status]} ({self.seconds} s)"
+
 
 def run(mutant: Mutant | None, root: Path, nursery: Nursery, limit: int = 90) -> Outcome:
-    """What the tests say of the repository at `root` with this change, or without one."""
+    """Run the tests on a copy of the repository at `root` with this mutant's change, or without one for None.
+
+    `limit` is the processor time in seconds after which a test counts as hung.
+    """
     started = perf_counter()
     with TemporaryDirectory(prefix="mutant-") as folder:
         copy = Path(folder)
@@ -43,7 +60,8 @@ def run(mutant: Mutant | None, root: Path, nursery: Nursery, limit: int = 90) ->
     return Outcome(status_of(code), test, round(perf_counter() - started, 1), message)
 
 
-# What is run in a copy. No bytecode is written: two mutants of one second and one size would be taken for the same.
+# The code that runs in a copy. It writes no bytecode, because Python tells sources apart by second and size only, which
+# may be the same for two mutants.
 CODE = """
 import sys
 sys.path[:0] = [{copy!r}, {plugins!r}]
@@ -54,7 +72,7 @@ sys.exit(pytest.main(["-x", "-q", "-p", "watch", "-p", "no:xdist", *{folders}]))
 
 
 def start(nursery: Nursery, copy: Path, limit: int) -> int:
-    """pytest's exit status, or less than zero after a signal. What it says is in output.txt."""
+    """Run pytest in the copy, and return its exit status, negative after a signal. Its output is in output.txt."""
     code = CODE.format(copy=str(copy), plugins=str(Path(__file__).parent), folders=TESTS)
     output = copy / "output.txt"
     given = {**os.environ, "MUTANTS_LIMIT": str(limit), "TESTS_HANG": str(WAITING * limit)}
@@ -74,6 +92,7 @@ def copy_repository(root: Path, copy: Path) -> None:
 
 
 def status_of(code: int) -> str:
+    """Return the outcome's status for pytest's exit status. The timers of `watch` end a test that hangs by a signal."""
     if code in (-signal.SIGPROF, -signal.SIGALRM):
         return "hung"
     if code < 0:

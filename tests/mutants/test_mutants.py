@@ -1,6 +1,7 @@
-"""The finder of mutants, and their runner on a repository of three lines; a sample of the real ones is slow."""
+"""Tests of mutation testing: the finder, and the runner on a tiny repository. A sample of real mutants is slow."""
 
 import ast
+import re
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ def mutants() -> list[Mutant]:
 
 
 def found(source: str, folder: Path) -> dict[str, set[str]]:
-    """What the finder would write in a kernel of this source, by kind."""
+    """Return the mutated code that the finder makes of a kernel with this source, by kind."""
     kernels = folder / "tritonconv/kernels"
     kernels.mkdir(parents=True)
     (kernels / "some.py").write_text(source)
@@ -36,7 +37,7 @@ def test_there_are_many_of_every_kind() -> None:
 
 
 def same(before: bytes, after: bytes) -> int:
-    """How many bytes two files start with in common."""
+    """Return how many bytes two files have in common at their start."""
     return next(place for place, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
 
 
@@ -52,33 +53,42 @@ def test_each_is_one_change_that_parses() -> None:
 
 
 def test_no_reason_is_stale() -> None:
-    assert stale(mutants()) == []
-    assert len({entry.key for entry in EQUIVALENT}) == len(EQUIVALENT)
+    gone_by = [f"{entry.file} {entry.function}: {entry.old} -> {entry.new}" for entry in stale(mutants())]
+    assert not gone_by, (
+        "entries of EQUIVALENT in tests/mutants/equivalent.py describe no mutant, because the code has changed. "
+        "Adapt them if the mutant still exists and computes the same, else remove them:\n" + "\n".join(gone_by)
+    )
+    assert len({entry.key for entry in EQUIVALENT}) == len(EQUIVALENT), "an equivalent mutant is listed twice"
 
 
 def test_what_is_not_mutated_exists(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gone() == []
+    assert gone() == [], "tests/mutants/finder.py lists code that does not exist: correct or remove these entries"
     monkeypatch.setitem(finder.NOT_MUTATED, "tritonconv/no_such_file.py", "a reason")
     monkeypatch.setitem(finder.FUNCTIONS_NOT_MUTATED, "tritonconv/launch/start.py", {"no_such_function": "a reason"})
     assert gone() == ["tritonconv/no_such_file.py", "tritonconv/launch/start.py: no_such_function"]
-    with pytest.raises(SystemExit, match="names what is gone: tritonconv/no_such_file"):
+    with pytest.raises(SystemExit, match="name missing code: tritonconv/no_such_file"):
         main(["--list"])
 
 
-# Files in which there is nothing that the kinds of mutants change.
+# Files that have nothing to mutate.
 HARMLESS = {"tritonconv/launch/start.py"}
 
 
 def test_all_else_is_mutated() -> None:
-    """Every function that has something to change is changed, in files that nobody thought of too."""
+    """A new file must give mutants, or be listed in `NOT_MUTATED` or `HARMLESS`."""
     files = {path.relative_to(ROOT) for path in (ROOT / "tritonconv").rglob("*.py") if path.name != "__init__.py"}
     mutated = {mutant.file for mutant in mutants()}
-    assert {file.as_posix() for file in files if not finder.is_left_out(file)} - mutated == HARMLESS
+    harmless = {file.as_posix() for file in files if not finder.is_left_out(file)} - mutated
+    assert harmless == HARMLESS, (
+        f"these files give no mutants: {sorted(harmless - HARMLESS)}. List them, if that is right, in NOT_MUTATED of "
+        "tests/mutants/finder.py with a reason, or in HARMLESS here if they have nothing to mutate. "
+        f"These give mutants or are gone, so HARMLESS must not list them: {sorted(HARMLESS - harmless)}"
+    )
 
 
 def test_the_tests_exist() -> None:
     for name in TESTS:
-        assert list((ROOT / name).glob("test_*.py"))
+        assert list((ROOT / name).glob("test_*.py")), f"{name} has no tests: correct TESTS in tests/mutants/runner.py"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +137,7 @@ def test_them():
 
 
 def repository(folder: Path, half: int = 3) -> list[str]:
-    """Two functions and a test of them; the options to run their mutants."""
+    """Write a repository with two functions and a test of them. Returns the options that run its mutants."""
     (folder / "tritonconv/kernels").mkdir(parents=True)
     for name in TESTS:
         (folder / name).mkdir(parents=True)
@@ -139,17 +149,18 @@ def repository(folder: Path, half: int = 3) -> list[str]:
 
 @pytest.mark.long
 def test_survivors_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`n >= 0` takes one turn more and no one sees it; without its step the loop never ends."""
+    """`n >= 0` makes one iteration more, which no test notices. Without `n -= 1` the loop never ends."""
     options = repository(tmp_path)
     assert main(options) == 1
     said = capsys.readouterr().out
     test = f"{TESTS[0]}/test_some.py::test_them"
-    assert f"signs: return n // 2 -> return n % 2\n    killed {test}" in said
-    assert "bounds: n > 0 -> n >= 0\n    survived" in said
-    assert f"skips: n -= 1 -> pass\n    hung {test}" in said
-    assert "killed 3, survived 1, equivalent 0 of 4" in said
+    assert f"signs: return n // 2 -> return n % 2\n    killed by {test}" in said
+    assert "bounds: n > 0 -> n >= 0\n    survived: all tests passed" in said
+    assert f"skips: n -= 1 -> pass\n    hung, and so killed, in {test}" in said
+    assert re.search(r"an entry with the reason in tests/mutants/equivalent.py:\n.* n > 0 -> n >= 0\n4 mutants", said)
+    assert "4 mutants: 3 killed, 1 survived, 0 equivalent" in said
     assert main([*options, "--resume", options[-1], "--only", "half"]) == 0
-    assert "killed 1, survived 0, equivalent 0 of 1" in capsys.readouterr().out
+    assert "1 mutants: 1 killed, 0 survived, 0 equivalent" in capsys.readouterr().out
 
 
 def test_tests_that_fail_anyway_mean_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,12 +180,12 @@ def test_a_sample_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--count", "3", "--seed", "1"]) == 0
     said = capsys.readouterr().out
     assert said.endswith("3 mutants\n")
-    assert "tritonconv/geometry.py flops: it says" in said
+    assert "tritonconv/geometry.py flops: it reports" in said
 
 
 @pytest.mark.slow
 def test_ten_real_mutants_are_killed() -> None:
-    """Others every day."""
+    """The sample changes every day."""
     seed = date.today().toordinal()
     assert main(["--count", "10", "--seed", str(seed)]) == 0, f"python -m tests.mutants --count 10 --seed {seed}"
 

@@ -1,11 +1,11 @@
-"""A source file as bytes, in which nodes of its syntax tree can be found and changed."""
+"""A source file with its syntax tree, and the bytes of the source that each node stands for."""
 
 import ast
 from itertools import accumulate
 
 
 class Text:
-    """The source, its tree, and the parent of each node."""
+    """A source, its syntax tree, and the parent of each node."""
 
     def __init__(self, source: bytes) -> None:
         self.source = source
@@ -14,19 +14,21 @@ class Text:
         self._lines = [0, *accumulate(len(line) for line in source.splitlines(keepends=True))]
 
     def span(self, node: ast.AST) -> tuple[int, int]:
+        """Return where the node's code starts and ends in the source, in bytes."""
         start = self._lines[node.lineno - 1] + node.col_offset
         return start, self._lines[node.end_lineno - 1] + node.end_col_offset
 
     def of(self, node: ast.AST) -> str:
+        """Return the node's code."""
         start, end = self.span(node)
         return self.source[start:end].decode()
 
     def operand(self, node: ast.AST) -> str:
-        """`node` as it may stand in a longer expression: with the parentheses that its span leaves out."""
+        """Return the node's code for use in a longer expression: with parentheses, which its span leaves out."""
         return f"({self.of(node)})" if isinstance(node, ast.Compare | ast.BoolOp | ast.BinOp) else self.of(node)
 
     def context(self, node: ast.AST, most: int = 100) -> ast.AST:
-        """The largest part of the code around `node` that is written on one line of at most `most` characters."""
+        """Return the largest node around `node` whose code is on one line, with at most `most` characters."""
         while (parent := self.parents.get(node)) is not None and not isinstance(parent, ast.Module | ast.match_case):
             if hasattr(parent, "lineno"):
                 text = self.of(parent)

@@ -1,18 +1,21 @@
-"""A pytest plugin that is loaded by its path: a time limit for each test, and a note of which one is running."""
+"""A pytest plugin for mutants: it limits the time of each test, and writes the running test's name to a file.
+
+runner.py puts this folder on Python's path and loads the plugin as `watch`.
+"""
 
 import os
 import signal
 from pathlib import Path
 
-# Seconds of processor time that one test may take; the slowest takes some ten of them. On a busy machine they last.
+# Seconds of processor time that one test may take. The slowest takes about ten, so this is enough on a busy machine.
 LIMIT = int(os.environ.get("MUTANTS_LIMIT", "90"))
-# How many times as long a test may wait for something else, another process say.
+# A test that waits, for another process say, may take so many times `LIMIT` in real time.
 WAITING = 4
 RUNNING = Path("running.txt")
 
 
 def watch(name: str, limit: int = LIMIT) -> None:
-    """From here on `name` is what fails. The timer ends the process, wherever it is."""
+    """Note `name` as what is running, and restart both timers. Each ends the process by a signal, wherever it is."""
     RUNNING.write_text(name)
     signal.setitimer(signal.ITIMER_PROF, limit)
     signal.alarm(WAITING * limit)

@@ -1,4 +1,7 @@
-"""The one table of named problems. Defaults are dull, so that a case says only what is special about it."""
+"""The table of named problems that all tests of kernels share.
+
+The defaults of `Case` describe a plain convolution, so an entry states only what is special about it.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -25,11 +28,13 @@ LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "o
 
 @dataclass(frozen=True)
 class Case:
-    """One call of conv2d or conv_transpose2d, or of one of those whose weight, and perhaps bias, varies over samples
-    ("b") or positions ("p q"). `channels` are those of input and result.
+    """One problem: a call of conv2d or conv_transpose2d, or of a function whose weight varies.
 
-    Where a `padding_mode` other than zeros is given, it is a call of the module Conv2d. `dtype` and `gradient`, the
-    layout of the incoming gradient, are for the tests that do not go through several themselves.
+    - `channels` are the channels of input and result, `size` is height and width of the input.
+    - `x`, `weight` and `bias_layout` name memory layouts, see `laid_out`.
+    - `varies` and `bias_varies` say over what weight and bias vary: samples "b", locations "p q", both, or nothing "".
+    - With a `padding_mode` other than "zeros" the case is a call of the module Conv2d.
+    - `dtype` and `gradient` (the layout of the incoming gradient) are used by tests that do not loop over them.
     """
 
     name: str
@@ -58,12 +63,12 @@ class Case:
 
     @property
     def title(self) -> str:
-        """The name of a test of this case: one name may be that of a convolution and of a transposed one."""
+        """The name for test ids. It is unique, unlike `name`, which a transposed case may share."""
         return f"{'transposed_' * self.transposed}{self.name}"
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the functions take after input, weight and bias."""
+        """The keyword arguments that the function takes beside input, weight and bias."""
         names = ["stride", "padding", "dilation", "groups"] + ["output_padding"] * self.transposed
         return {name: getattr(self, name) for name in names}
 
@@ -90,13 +95,13 @@ class Case:
 
     @property
     def line(self) -> str:
-        """What makes this case, as it would stand in the table below: the name, and what is not as by default."""
+        """The case as a line for the table below: its name, and each field that differs from its default."""
         special = [f for f in fields(self) if f.name == "name" or getattr(self, f.name) != f.default]
         return f"Case({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in special)})".replace("name=", "", 1)
 
     @property
     def geometry(self) -> ConvGeometry:
-        """As the operators see it. Raises what torch raises where there is no such convolution."""
+        """The geometry that the operators get. Raises torch's error if there is no such convolution."""
         input, weight = (torch.empty(shape, device="meta") for shape in (self.input_shape, self.weight_shape))
         check = arguments.conv_transpose2d if self.transposed else arguments.conv2d
         given, weight, _, *settings = check(input, weight, None, **self.arguments, varies=self.varies)
@@ -108,7 +113,10 @@ class Case:
         return FUNCTIONS[self.varies][self.transposed]
 
     def function(self, package: Any) -> Callable[..., Tensor]:
-        """Of (input, weight, bias): what `package`, one with torch.nn's names, computes for this case."""
+        """Return the function of (input, weight, bias) that computes this case with `package`.
+
+        `package` has torch.nn's names: torch.nn itself, tritonconv or its reference.
+        """
         if self.varies:
             return partial(getattr(package, self.name_of_function), **self.arguments)
         if self.padding_mode == "zeros":
@@ -123,7 +131,10 @@ class Case:
     def operands(
         self, dtype: torch.dtype = torch.float32, device: str = "cpu", integer: bool = False, seed: int = 0
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Input, weight and bias in the case's layouts: normal, or small integers whose sums are exact in any dtype."""
+        """Draw input, weight and bias (or None) in the case's layouts.
+
+        The numbers are normal or, if `integer`, small integers: their sums are exact in every dtype.
+        """
         generator = torch.Generator().manual_seed(seed)
 
         def draw(shape: tuple[int, ...]) -> Tensor:
@@ -137,12 +148,16 @@ class Case:
 
 
 def extents(letters: str, B: int, P: int, Q: int) -> tuple[int, ...]:
-    """Of what the letters name, in their order."""
+    """Return the sizes of the axes that `letters` names ("b p q", say), in their order."""
     return tuple({"b": B, "p": P, "q": Q}[letter] for letter in letters.split())
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
-    """A tensor of the same shape in `layout`, with the same values but where one channel or column is repeated."""
+    """Return a tensor of the same shape whose memory has this layout.
+
+    The values stay the same, except in "expanded" and "repeated", which repeat the first channel or column. Gaps in
+    the memory hold NaN.
+    """
     match layout:
         case "contiguous":
             return tensor
@@ -156,11 +171,11 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
             return tensor.mT.contiguous().mT
         case "expanded":
             return tensor[..., :1, :, :].expand(tensor.shape)
-        case "some_channels":  # the first of a channels_last tensor, as split and chunk cut them out
+        case "some_channels":  # the first channels of a wider channels_last tensor, as split and chunk return
             C, H, W = tensor.shape[-3:]
             wide = tensor.new_full((*tensor.shape[:-3], H, W, C + 4), float("nan")).movedim(-1, -3)
             return wide[..., :C, :, :].copy_(tensor)
-        case "padded_rows":  # channels_last, with one element between a row and the next
+        case "padded_rows":  # channels_last, with a gap of one element after each row
             C, H, W = tensor.shape[-3:]
             rows = tensor.new_full((*tensor.shape[:-3], H, W * C + 1), float("nan"))
             inside = rows[..., :-1].unflatten(-1, (W, C)).movedim(-1, -3)
@@ -220,12 +235,12 @@ CONV = [
     Case("offset", x="offset", weight="offset", channels=(8, 8)),
 ]
 
-# Large images when transposed.
+# Not in TRANSPOSED, because the transposed image would be large.
 CONV_ONLY = ("many_tiles_in_a_phase",)
 
 
 def transposable(case: Case) -> bool:
-    """Whether there is such a transposed convolution, too."""
+    """Whether the case is legal as a transposed convolution, too."""
     if isinstance(case.padding, str) or case.padding_mode != "zeros" or case.name in CONV_ONLY:
         return False
     try:
@@ -249,4 +264,5 @@ TRANSPOSED = [
 
 
 def pair(value: Any) -> tuple[int, int]:
+    """Return an int twice, or a pair as it is."""
     return value if isinstance(value, tuple) else (value, value)

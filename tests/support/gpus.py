@@ -1,4 +1,4 @@
-"""GPUs that tiles are chosen for, which need not be there."""
+"""Descriptions of GPUs, so that tests can choose tiles for a GPU that this computer does not have."""
 
 from tritonconv.gpu import Gpu
 

@@ -1,7 +1,7 @@
-"""Fences around tensors, and the address check for Triton's interpreter.
+"""Guard bands around tensors, NaN-filled outputs, and an address check for Triton's interpreter.
 
-A fence is memory before and after a tensor. Around inputs it holds NaN, so that a stray load shows in the result.
-Around outputs it holds a value that must still be there afterwards.
+A guard band ("fence") is memory directly before and after a tensor. Around inputs it holds NaN, so that a load out of
+bounds shows in the result. Around outputs it holds a constant that must be unchanged after the kernels ran.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,35 +15,39 @@ from torch import Tensor
 from tritonconv.launch import layout, plan_cache
 from tritonconv.runtime import interpreted
 
-MARGIN = 64  # elements; keeps every alignment that the tensor had
+MARGIN = 64  # elements in a guard band; a multiple of every alignment, so the guarded tensor keeps its own
 FENCE = -777.0
-# What allocates outputs without fences, of which a test may want none.
+# The allocator without guard bands, for tests that must not have them.
 unguarded = layout.allocate
 
 
 def guardable(tensor: Tensor) -> bool:
+    """Whether `tensor` can be copied between guard bands: a plain floating-point tensor that is not empty."""
     return type(tensor) is Tensor and tensor.dtype.is_floating_point and tensor.numel() > 0
 
 
 def fence(tensor: Tensor, value: float = float("nan")) -> tuple[Tensor, Tensor]:
-    """A copy of `tensor` with the same strides and alignment between two fences, and the storage that holds them."""
+    """Copy `tensor` between two guard bands that hold `value`, with its strides and alignment.
+
+    Returns the copy, and the storage that holds it and the guard bands.
+    """
     span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     start = MARGIN + tensor.storage_offset() % MARGIN
     storage = torch.full((start + span + MARGIN,), value, dtype=tensor.dtype, device=tensor.device)
     storage[start : start + span] = tensor.as_strided((span,), (1,), tensor.storage_offset())
-    # Not as a view, of which autograd would think otherwise.
+    # Not a view: autograd treats views differently.
     return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
         storage.untyped_storage(), start, tensor.shape, tensor.stride()
     ), storage
 
 
 def guarded(tensor: Tensor | None) -> Tensor | None:
-    """`tensor` between fences of NaN."""
+    """Return a copy of `tensor` between guard bands of NaN, or `tensor` itself if it can have none."""
     return fence(tensor)[0] if tensor is not None and guardable(tensor) else tensor
 
 
 def fences_stand(result: Tensor, storage: Tensor) -> bool:
-    """Whether nothing was written before or after `result`."""
+    """Whether the guard bands of `result` are unchanged."""
     start = result.storage_offset()
     span = sum((n - 1) * s for n, s in zip(result.shape, result.stride(), strict=True)) + 1
     return bool((storage[:start] == FENCE).all() and (storage[start + span :] == FENCE).all())
@@ -51,7 +55,10 @@ def fences_stand(result: Tensor, storage: Tensor) -> bool:
 
 @contextmanager
 def guarded_memory() -> Iterator[None]:
-    """Every output starts as NaN between two fences, which must stand at the end; the interpreter checks addresses."""
+    """Fill every output and workspace with NaN, put guard bands around it, and check the guard bands at the end.
+
+    An element that no kernel writes then stays NaN. In the interpreter every address is checked, too.
+    """
     outputs: list[tuple[Tensor, Tensor]] = []
 
     def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -70,14 +77,18 @@ def guarded_memory() -> Iterator[None]:
         patch.setattr(plan_cache, "allocate_as", poisoned(plan_cache.allocate_as))
         yield
     for result, storage in outputs:
-        assert fences_stand(result, storage), "a kernel wrote outside its output"
+        assert fences_stand(result, storage), (
+            f"a kernel wrote outside its output: the memory around a result or workspace of shape {tuple(result.shape)}"
+            " has changed, so a store's mask or offset is wrong"
+        )
 
 
 @contextmanager
 def checked_addresses() -> Iterator[None]:
-    """In the interpreter: every address that a kernel really loads or stores lies inside a tensor of its launch.
+    """In Triton's interpreter, check that kernels load and store only inside the tensors of their launch.
 
-    Loads and stores without a mask, and those of descriptors, end in the same two functions.
+    Only addresses whose mask is true count. This covers loads and stores without a mask, and those of TMA descriptors:
+    they end in the same two functions of the interpreter.
     """
     if not interpreted():
         yield
@@ -107,7 +118,7 @@ def checked_addresses() -> Iterator[None]:
     def noted_run(self: Any, *args: Any, **kwargs: Any) -> Any:
         spans.clear()
         for given in (*args, *kwargs.values()):
-            tensor = getattr(given, "base", given)  # what a descriptor describes
+            tensor = getattr(given, "base", given)  # a TMA descriptor's tensor is its `base`
             if isinstance(tensor, Tensor) and tensor.numel() > 0:
                 span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
                 spans.append((tensor.data_ptr(), tensor.data_ptr() + span * tensor.element_size()))

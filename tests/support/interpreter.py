@@ -1,10 +1,11 @@
-"""Triton's interpreter without the work that it repeats: the same numbers sooner, for the tests.
+"""A quicker variant of Triton's interpreter for the tests. It skips repeated work and gives the same bits.
 
-- Triton's own looks up and replaces the members of its language for each jit function that is called. Here they are
-  looked up once in a process, replaced once for a launch, and put back after it.
-- Triton's own computes each sum, difference and product of integers a second time in 64 bits, to find overflows. It
-  drops the answer outside debug mode. Here it does not compute it.
-- Triton's own looks for casts and broadcasts in each operation. Here the types of the operands are compared first.
+- Triton's interpreter looks up and replaces the members of `triton.language` for every call of a jit function. The
+  quick one looks them up once in a process, replaces them once in a launch, and restores them after it.
+- Triton's interpreter repeats each integer sum, difference and product in 64 bits, to find overflows, and ignores
+  the answer outside debug mode. The quick one leaves this out.
+- Triton's interpreter looks for casts and broadcasts in every operation. The quick one first compares the types of the
+  operands, which mostly agree.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +23,10 @@ Settings = list[tuple[Any, str, Any]]
 
 
 class Replacements:
-    """What Triton's interpreter puts in the place of members of Triton's language, as `patch_lang` of Triton says."""
+    """The members of `triton.language` that the interpreter replaces, before and during a launch.
+
+    They are found by calling Triton's own `_patch_lang` once, on a function that refers to the language.
+    """
 
     def __init__(self, patch_lang: Callable[[Any], Any], missing: object) -> None:
         import triton.language as tl
@@ -39,7 +43,7 @@ class Replacements:
         self.entered = False
 
     def enter(self, _: Any) -> "Replacements":
-        """Triton calls this for each launch, and for each jit function in it, where there is nothing left to do."""
+        """Replace the members. Triton calls this for a launch and for each jit function in it; only the first acts."""
         if not self.entered:
             self.entered = True
             for (owner, name), member in self.during.items():
@@ -47,7 +51,7 @@ class Replacements:
         return self
 
     def restore(self) -> None:
-        """Triton calls this at the end of each launch."""
+        """Put the original members back. Triton calls this at the end of each launch."""
         for (owner, name), member in self.before.items():
             if member is self.missing:
                 delattr(owner, name)
@@ -57,7 +61,7 @@ class Replacements:
 
 
 def looked_up_once(np_dtype_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """numpy's dtype for a type of Triton's, which depends on its scalars only."""
+    """Wrap Triton's look-up of numpy dtypes with a cache. The answer depends on the scalar type only."""
     kept: dict[str, Any] = {}
 
     def found(dtype: Any) -> Any:
@@ -71,7 +75,7 @@ def looked_up_once(np_dtype_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def equal_types_first(checked: Callable[..., Any]) -> Callable[..., Any]:
-    """How Triton makes two operands agree: there is nothing to do for numbers of one type and blocks of one shape."""
+    """Wrap Triton's type check of two operands: return operands of the same type and shape as they are."""
     from triton.language import tensor
 
     def agreed(semantic: Any, left: Any, right: Any, *how: Any, **more: Any) -> Any:
@@ -86,7 +90,7 @@ def equal_types_first(checked: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def settings() -> dict[str, Settings]:
-    """What is set where in Triton's interpreter, for Triton's own and for the quick one."""
+    """Return the attributes to set (owner, name, value) for each kind of interpreter: "own" (Triton's) and "quick"."""
     from triton.runtime import interpreter
 
     builder, semantic = interpreter.interpreter_builder, type(interpreter.interpreter_semantic)
@@ -108,7 +112,10 @@ def settings() -> dict[str, Settings]:
 
 @contextmanager
 def interpreting(kind: Literal["own", "quick"] = "quick") -> Iterator[None]:
-    """Within this block kernels that are interpreted run in Triton's own interpreter or in the quick one."""
+    """Run interpreted kernels by Triton's own interpreter ("own") or by the quick one, within this block.
+
+    Does nothing where kernels are compiled.
+    """
     if not interpreted():
         yield
         return

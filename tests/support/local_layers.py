@@ -1,4 +1,4 @@
-"""What the tests of locally connected layers share: the packages, the two layers, arguments and a size of images."""
+"""Parameters and helpers that the tests of locally connected layers share."""
 
 from typing import Any
 
@@ -12,23 +12,24 @@ from tritonconv import reference
 Module = Any
 PACKAGES = pytest.mark.parametrize("package", [reference, tritonconv], ids=lambda package: package.__name__)
 BOTH = pytest.mark.parametrize("name", ["LocallyConnected2d", "LocallyConnectedTranspose2d"])
-# Shared and local layers of the same arguments.
+# Constructor arguments, without channels and image size, of layers with shared weights and of local layers.
 ARGUMENTS = [
     dict(kernel_size=3),
     dict(kernel_size=(2, 3), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2),
     dict(kernel_size=[3, 2], stride=[2, 3], padding=1, bias=False),
 ]
 SIZE = (7, 6)
-# A size with which no dimension can be taken for another.
+# An image size that equals no other dimension, so that a mixed-up dimension shows.
 INPUT_SIZE = (5, 7)
 
 
 def integers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Draw integers from -3 to 3, whose sums are exact in every dtype."""
     return torch.randint(-3, 4, shape).to(dtype)
 
 
 def filled(module: Any) -> Any:
-    """`module` with other integers in every parameter."""
+    """Fill every parameter of `module` with random integers, in place, and return `module`."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(integers(*parameter.shape))
@@ -36,9 +37,11 @@ def filled(module: Any) -> Any:
 
 
 def kept(layer: Any) -> dict[str, Tensor]:
+    """Return a copy of the layer's state_dict."""
     return {name: value.clone() for name, value in layer.state_dict().items()}
 
 
 def assert_same(state: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """Assert that two state_dicts have the same names in the same order, with the same values."""
     assert list(state) == list(other)
     assert all(torch.equal(state[name], other[name]) for name in state)

@@ -1,8 +1,10 @@
-"""Run by its path: a process that has imported torch, which takes long, and runs code in copies of itself.
+"""A fork server: a process that imports torch once and then runs code in forked copies of itself.
 
-It reads a run from each line of its input, as JSON: the code, the folder, the environment, and the files for what it
-writes. It answers with the exit status, less than zero after a signal. Nothing of the package is imported here, nor is
-Triton: the code may want to change either before it is imported.
+A test's code then starts without waiting for that import, which takes long. `processes.Nursery` starts this file by
+its path. Each line of its standard input is a job: the arguments of `run` as JSON. The answer to each is a line with
+the exit status, which is negative after a signal.
+
+Neither tritonconv nor Triton is imported here, because the code may want to change something before it imports them.
 """
 
 import ctypes
@@ -19,7 +21,7 @@ import torch  # noqa: F401
 
 
 def run(code: str, folder: str, environment: dict[str, str], stdout: str, stderr: str) -> int:
-    """In a copy: as `python -c code` would. Returns the exit status."""
+    """Run the code in this process, a forked copy, as `python -c code` would. Returns the exit status."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -41,13 +43,17 @@ def run(code: str, folder: str, environment: dict[str, str], stdout: str, stderr
 
 
 def end_with_parent() -> None:
-    """On Linux. Elsewhere what hangs stays behind if the tests are killed."""
+    """On Linux, have the kernel end this process when its parent ends.
+
+    Elsewhere a process that hangs outlives tests that were killed.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def serve() -> None:
+    """Run the jobs of standard input one after the other, each in a forked copy, and print their exit statuses."""
     end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""What is right: torch in float64 on the rounded operands. And how far from it a result may be."""
+"""The oracle: torch in float64, on operands that were rounded to the tested dtype; and the check of tolerances."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,23 +17,30 @@ Function = Callable[..., Tensor]
 
 
 def precision_on(device: torch.device | str, dtype: str) -> str:
-    """The row of the table for results of the kernels on `device`: on a CPU, Triton's interpreter has computed them."""
+    """Return the row of the tolerance table for results of the kernels on `device`.
+
+    On a CPU the results come from Triton's interpreter, which truncates to bfloat16 instead of rounding.
+    """
     return "bfloat16 cut" if dtype == "bfloat16" and torch.device(device).type == "cpu" else dtype
 
 
 def assert_close(actual: Tensor, expected: Tensor, precision: str, what: str = "", scale: float = 1e-30) -> None:
-    """Both errors within the table's tolerances. NaN fails."""
+    """Assert that RMS error and maximum error are within the tolerances of `precision`. NaN fails.
+
+    Errors are relative to the expected values, whose RMS counts as at least `scale`.
+    """
     rms, most = errors(actual, expected, scale)
     allowed_rms, allowed_most = TOLERANCES[precision]
     message = (
-        f"{what} {precision}: RMS {rms:.2e} (allowed {allowed_rms:.1e}), max {most:.2e} (allowed {allowed_most:.1e})"
+        f"{what} {precision}: relative error RMS {rms:.2e} (allowed {allowed_rms:.1e}), "
+        f"max {most:.2e} (allowed {allowed_most:.1e})"
     )
     assert rms <= allowed_rms, message
     assert most <= allowed_most, message
 
 
 def assert_same(actual: Any, expected: Any) -> None:
-    """The tensors of two trees are equal to rounding in float64."""
+    """Assert that the tensors of two trees (nested tuples, lists, dicts) agree within float64's tolerances."""
     for a, e in zip(tree_leaves(actual), tree_leaves(expected), strict=True):
         assert_close(a, e, "float64")
         assert e.abs().sum() > 0, "zeros would be no evidence"
@@ -41,7 +48,7 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 @contextmanager
 def convolution_precision(precision: str) -> Iterator[None]:
-    """torch's switch for float32 convolutions, for a while."""
+    """Set torch's switch for float32 convolutions ("ieee" or "tf32") within this block."""
     before = torch.backends.cudnn.conv.fp32_precision
     torch.backends.cudnn.conv.fp32_precision = precision
     try:
@@ -51,20 +58,21 @@ def convolution_precision(precision: str) -> Iterator[None]:
 
 
 def widened(tensor: Tensor | None) -> Tensor | None:
-    """The same numbers in float64, or complex128."""
+    """Return the same numbers in float64, or in complex128 if they are complex."""
     return None if tensor is None else tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def forward(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """torch's own convolution, on operands raised to float64."""
+    """Compute the case with torch's own convolutions, on operands cast to float64."""
     if case.varies:
         return one_by_one(case, widened(input), widened(weight), widened(bias))
     return case.function(torch.nn)(widened(input), widened(weight), widened(bias))
 
 
 def one_by_one(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A convolution with a weight that varies, by torch's own with each of the weights: of that of a position, only
-    what it gives there counts, or, transposed, what it makes of that position alone.
+    """Compute a convolution whose weight varies, by one of torch's convolutions for each of the weights.
+
+    See `at_each_position` for weights that vary over positions.
     """
     convolve = partial(torch.conv_transpose2d if case.transposed else torch.conv2d, **case.arguments)
     images = input if input.ndim == 4 else input[None]
@@ -82,6 +90,11 @@ def one_by_one(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -
 
 
 def at_each_position(convolve: Function, transposed: bool, images: Tensor, weight: Tensor) -> Tensor:
+    """Convolve with the weight of each position (p, q), and combine what belongs to that position.
+
+    A convolution's result at (p, q) is taken from the convolution with the weight of (p, q). Transposed, the results
+    are added, each of an input that is zero except at (p, q).
+    """
     positions = list(product(range(weight.shape[0]), range(weight.shape[1])))
     if transposed:
         only = [torch.zeros_like(images[0, 0]) for _ in positions]
@@ -96,21 +109,26 @@ PARTS = ("result", "gradient of input", "gradient of weight", "gradient of bias"
 
 
 def step(function: Function, operands: Sequence[Tensor | None], gradient: Tensor) -> list[Tensor]:
-    """The result of `function` and the gradients of its operands, those that are there."""
+    """Return the result of `function` and the gradients of its operands, in the order of `PARTS`.
+
+    Operands that are None have no gradient.
+    """
     leaves = [None if t is None else t.detach().requires_grad_() for t in operands]
     result = function(*leaves)
     return [result.detach(), *torch.autograd.grad(result, [t for t in leaves if t is not None], gradient)]
 
 
 def expected_step(case: Case, operands: Sequence[Tensor | None], gradient: Tensor) -> list[Tensor]:
-    """`step` of torch's own convolution, on operands raised to float64."""
+    """Return the result and gradients of torch's own convolution, on operands cast to float64."""
     wide = [widened(t) for t in operands]
     return step(lambda *leaves: forward(case, *leaves), wide, gradient.to(torch.float64))
 
 
 def scales(case: Case, operands: Sequence[Tensor | None], gradient: Tensor) -> list[float]:
-    """How large the parts of a step are if their terms have random signs: a few sums may cancel to much less than that,
-    and then to less than their rounding errors.
+    """Return how large each part of a step would be if the terms of its sums had random signs.
+
+    Some sums may cancel to much less than that, and then to less than their rounding errors. So errors are measured
+    against at least this size.
     """
     squares = [None if t is None else widened(t).square() for t in operands]
     parts = expected_step(case, squares, widened(gradient).square())
@@ -118,11 +136,11 @@ def scales(case: Case, operands: Sequence[Tensor | None], gradient: Tensor) -> l
 
 
 def hostile(shape: torch.Size, dtype: torch.dtype, layout: str, integer: bool = False, device: str = "cpu") -> Tensor:
-    """An incoming gradient in a layout that backward has been known to mishandle.
+    """Draw an incoming gradient in a layout that backward passes have been known to mishandle.
 
-    It is laid out on its device: on the way to another, a tensor loses its strides if it has gaps or overlaps.
+    The layout is made on the device, because a copy to another device drops strides with gaps or overlaps.
     """
-    if layout == "all_zero_strides":  # what y.sum().backward() hands over
+    if layout == "all_zero_strides":  # the gradient that y.sum().backward() passes on
         return torch.ones((), dtype=dtype, device=device).expand(shape)
     generator = torch.Generator().manual_seed(1)
     if integer:

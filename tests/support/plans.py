@@ -1,4 +1,4 @@
-"""Plans of calls for a geometry, on operands that the test lays out."""
+"""Make a `Call` or a plan for a geometry, on operands that the test has made."""
 
 from typing import Any
 
@@ -17,16 +17,19 @@ from tritonconv.tiling.tile import Tile
 def call_of(
     operator: Operator, geometry: ConvGeometry, factors: dict[Factor, Tensor], bias: Tensor | None = None, **how: Any
 ) -> Call:
-    """The call of an operator on those of the factors that it takes, as `Call.of_geometry` makes it."""
+    """Return the call of an operator, which takes two of the three `factors`. `how` goes to `Call.of_geometry`."""
     return Call.of_geometry(operator, geometry, taken(operator, factors), bias, **how)
 
 
 def meta_factors(geometry: ConvGeometry, dtype: torch.dtype = torch.float32) -> dict[Factor, Tensor]:
-    """The three factors, in NCHW on the meta device."""
+    """Return x, weight and y of this geometry: contiguous, on the meta device, so without data."""
     names: tuple[Factor, ...] = ("x", "weight", "y")
     return {name: torch.empty(geometry.shape_of(name), dtype=dtype, device="meta") for name in names}
 
 
 def planned(call: Call, tile: Tile | None = None, gpu: Gpu | None = None) -> Plan:
-    """The plan of `call` with this tile: on `gpu`, or on what computes in this process."""
+    """Return the plan of `call`, with this tile if one is given.
+
+    It is planned for `gpu` or, without one, for the GPU or interpreter that runs kernels in this process.
+    """
     return planners.plan(call, gpu or runtime.gpu_of(call.device), tile)

@@ -1,7 +1,9 @@
-"""A GPU that is not there. Triton compiles for it and loads what it compiled, and the interpreter computes the results.
+"""A fake GPU for tests of compiling, loading and launching on a computer without one.
 
-For a process of its own, which imports this before anything that imports Triton: kernels that were imported to be
-interpreted can not be compiled, so a forked process does the interpreting.
+Triton really compiles kernels for the fake GPU and loads them. Its launches are computed by Triton's interpreter, in a
+forked process, because kernels that were imported to be interpreted can not be compiled.
+
+Use it in a process of its own (`processes.seen`), and import it before anything that imports Triton.
 """
 
 import json
@@ -23,7 +25,10 @@ torch.set_num_threads(1)
 
 
 def interpreter() -> Connection:
-    """A process that runs kernels in Triton's interpreter: it takes a call, and answers with its tensors."""
+    """Fork a process that runs kernels in Triton's interpreter, and return the connection to it.
+
+    It receives the arguments of `interpreted`, pickled, and sends back what that returns.
+    """
     here, there = Pipe()
     if os.fork():
         there.close()
@@ -44,10 +49,13 @@ def interpreter() -> Connection:
 
 
 def interpreted(module: str, name: str, programs: int, arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """Run so many programs of the kernel `module.name` in the interpreter, and return the tensors of `arguments`."""
     import triton.language as tl
 
     if "DOT_DTYPE" in arguments:
-        arguments["DOT_DTYPE"] = tl.float32  # as tritonconv.launch.kernel_arguments says it to the interpreter
+        arguments["DOT_DTYPE"] = (
+            tl.float32
+        )  # the dtype that tritonconv.launch.kernel_arguments passes in the interpreter
     getattr(import_module(module), name)[(programs,)](**arguments)
     return {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
 
@@ -56,10 +64,11 @@ INTERPRETER = interpreter()
 
 
 class Gpu:
-    """In the place of Triton's driver, of its functions in C, and of CUDA. The target is sm_90.
+    """A fake sm_90 GPU. It takes the place of Triton's driver, of the driver's functions in C, and of CUDA.
 
-    `shared` is the shared memory in bytes that it has for one block. `hook`, if given, is called with "build", "load"
-    and "start" before each, and may raise. What was started is listed with its tile in `started`.
+    - `shared` is the shared memory of one block, in bytes.
+    - `hook` is called with "build", "load" or "start" before that happens, and may raise an error to fake a fault.
+    - `started` lists the kernels that were started, each with its tile.
     """
 
     def __init__(self, shared: int = 232_448, hook: Callable[[str], None] = lambda _: None) -> None:
@@ -89,11 +98,12 @@ class Gpu:
         return "module", name, 32, 0, 1024
 
     def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
+        """Return the function that starts this compiled kernel. It refuses starts from two threads at once."""
         self.hook("build")
 
         def start(x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
-            assert function == src.fn.__name__, "started before it was loaded"
-            assert self.busy.acquire(blocking=False), "two threads start kernels at once"
+            assert function == src.fn.__name__, "the kernel was started before it was loaded"
+            assert self.busy.acquire(blocking=False), "two threads started kernels at the same time"
             try:
                 self.hook("start")
                 self.start(src.fn, x, dict(zip(src.fn.arg_names, rest[-len(src.fn.arg_names) :], strict=True)))
@@ -103,6 +113,7 @@ class Gpu:
         return start
 
     def start(self, kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
+        """Have the interpreter compute a launch, copy its results into the tensors, and note it in `started`."""
         INTERPRETER.send_bytes(pickle.dumps((kernel.__module__, kernel.__name__, programs, arguments)))
         for name, computed in pickle.loads(INTERPRETER.recv_bytes()).items():
             arguments[name].untyped_storage().copy_(computed.untyped_storage())
@@ -112,7 +123,7 @@ class Gpu:
 
 
 def install(gpu: Gpu) -> Gpu:
-    """Have tritonconv take CPU tensors for tensors on `gpu`, and start results and workspaces as NaN."""
+    """Make tritonconv treat CPU tensors as tensors on `gpu`, and fill new results and workspaces with NaN."""
     from triton.runtime import driver
 
     from tests.support.gpus import H100
@@ -130,7 +141,10 @@ def install(gpu: Gpu) -> Gpu:
 
 
 def operands(dtype: torch.dtype = torch.float16) -> tuple[Tensor, Tensor, Tensor]:
-    """An image, a weight and a bias of small integers, whose sums are exact, with channels that kernels gather."""
+    """Draw an image, a weight and a bias of small integers, whose sums are exact.
+
+    The channel counts are such that the gathering kernels run, not those that use TMA.
+    """
     generator = torch.Generator().manual_seed(0)
     shapes: tuple[Sequence[int], ...] = ((2, 16, 6, 6), (20, 16, 3, 3), (20,))
     x, weight, bias = (torch.randint(-2, 3, shape, generator=generator).to(dtype) for shape in shapes)
@@ -138,7 +152,7 @@ def operands(dtype: torch.dtype = torch.float16) -> tuple[Tensor, Tensor, Tensor
 
 
 def forward(**wish: str) -> bool:
-    """Whether conv2d is right."""
+    """Whether conv2d gives the right result. `wish` goes to conv2d, `implementation="triton"` for example."""
     import tritonconv
 
     x, weight, bias = operands()
@@ -147,7 +161,7 @@ def forward(**wish: str) -> bool:
 
 
 def step() -> bool:
-    """Whether conv2d and its three gradients are right."""
+    """Whether conv2d gives the right result and the right gradients of image, weight and bias."""
     import tritonconv
 
     found = []
@@ -160,7 +174,12 @@ def step() -> bool:
 
 
 def observe(*calls: Callable[[], bool], gpu: Gpu | None = None) -> None:
-    """Print as JSON whether each call is right or which error it ends in, the warnings, and what was started."""
+    """Make the calls and print, as JSON, what happened. `processes.seen` reads it.
+
+    - "results": for each call, what it returned, or its error with the error's cause
+    - "warnings": all warnings
+    - "started": the kernels that the fake GPU started
+    """
     results: list[bool | str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,4 +1,4 @@
-"""Code in a process of its own, in which faults can be planted."""
+"""Run a test's code in a separate process, in which it may plant faults without harm to other tests."""
 
 import atexit
 import json
@@ -15,23 +15,26 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-# Seconds after which a process of a test is ended. On a busy machine the slowest takes a few minutes: only what hangs
-# takes as long as this. Mutants, which may hang, have a shorter time.
+# Seconds after which a test's process is killed. The slowest takes a few minutes on a busy machine, so only a process
+# that hangs takes this long. Mutation testing sets a shorter limit, because mutants often hang.
 HANG = int(os.environ.get("TESTS_HANG", "900"))
-# What a process of a test does not inherit.
+# Environment variables that a test's process does not inherit.
 OWN = ("TRITON_INTERPRET", "TRITONCONV_IMPLEMENTATION", "CC")
 
 Done = subprocess.CompletedProcess[str]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """That of a test's process: this one's, with the repository on Python's path, and these variables."""
+    """Return the environment for a test's process.
+
+    It is this process's, without `OWN`, with the repository on PYTHONPATH, and with the variables in `more`.
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {name: value for name, value in os.environ.items() if name not in OWN} | {"PYTHONPATH": path} | more
 
 
 def python(*arguments: str, cwd: Path = ROOT, **more: str) -> Done:
-    """`python` with these arguments, and these variables in its environment."""
+    """Run `python` with these arguments in a new process. `more` are variables for its environment."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -44,7 +47,7 @@ def python(*arguments: str, cwd: Path = ROOT, **more: str) -> Done:
 
 
 class Nursery:
-    """A process that has imported torch and starts what it is told to run as copies of itself."""
+    """A fork server (nursery.py): a process that has imported torch, and runs code in forked copies of itself."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -66,9 +69,10 @@ class Nursery:
         stderr: Path,
         limit: float | None = None,
     ) -> int:
-        """Run the code in a folder. Returns its exit status, or less than zero after a signal.
+        """Run `code` in `folder` and return its exit status, which is negative after a signal.
 
-        What it writes goes to two files, or to one. After `limit` seconds it is ended, with a TimeoutError.
+        Its output goes to the files `stdout` and `stderr`, which may be the same file. After `limit` seconds the code
+        and the server are killed, and TimeoutError is raised.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -80,15 +84,17 @@ class Nursery:
             print(json.dumps(wanted), file=self.process.stdin, flush=True)
             if not select.select([self.process.stdout], [], [], limit)[0]:
                 self.close()
-                raise TimeoutError(f"this took more than {limit} s: {code}")
+                raise TimeoutError(f"this took more than {limit} s and was killed: {code}")
             answer = self.process.stdout.readline()
         if not answer:
             self.close()
-            raise RuntimeError(f"the process that starts tests is gone: exit status {self.process.returncode}")
+            raise RuntimeError(
+                f"the process that starts tests is gone: exit status {self.process.returncode}; running: {code}"
+            )
         return int(answer)
 
     def close(self) -> None:
-        """End it, and what it runs."""
+        """Kill the server and the code that it runs."""
         atexit.unregister(self.close)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -98,12 +104,15 @@ class Nursery:
 
 @cache
 def nursery() -> Nursery:
-    """One for all tests of this process."""
+    """Return the server that all tests of this process share."""
     return Nursery(environment())
 
 
 def ran(code: str, cwd: Path = ROOT, **more: str) -> Done:
-    """`python -c code` with these variables in its environment, but for the time that it takes to import torch."""
+    """Run code as `python -c code` would, but in a forked copy that has already imported torch.
+
+    `more` are variables for its environment. If the shared server hangs or dies, the next call starts another.
+    """
     with TemporaryDirectory() as folder:
         stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
         try:
@@ -115,10 +124,10 @@ def ran(code: str, cwd: Path = ROOT, **more: str) -> Done:
 
 
 def seen(code: str, cache: Path, anew: bool = False, **more: str) -> Any:
-    """What `tests.support.pretend.observe` prints at the end of `code`, with Triton's cache in the folder `cache`.
+    """Run code that ends with `tests.support.pretend.observe(...)`, and return what that printed.
 
-    The code runs in a copy of a process that imported torch. If `anew`, it runs in a new process, whose hashes and
-    addresses are its own.
+    Triton's disk cache is the folder `cache`. The code runs in a forked copy that has imported torch or, if `anew`, in
+    a new process, with hashes and addresses of its own.
     """
     code = "from tests.support.pretend import *\n" + code
     run = partial(python, "-c", code) if anew else partial(ran, code)
@@ -128,6 +137,7 @@ def seen(code: str, cache: Path, anew: bool = False, **more: str) -> Any:
 
 
 def one_warning(found: Any, *words: str) -> None:
+    """Assert that `seen` returned exactly one warning, a FallbackWarning that contains all these words."""
     assert len(found["warnings"]) == 1, found
     for word in ("FallbackWarning: tritonconv: ", *words):
         assert word in found["warnings"][0], found

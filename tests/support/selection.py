@@ -1,6 +1,7 @@
-"""Which tests run and in what order, and what the end of a run says about those that were skipped.
+"""Test selection: which tests pytest runs, in which order, and a summary of those that were skipped.
 
-Slow tests run with `--all`, and where they are chosen by `-m slow` or named one by one (`tests/test_x.py::test_y`).
+Tests marked `slow` run only with `--all`, with `-m slow`, or if named one by one (`tests/test_x.py::test_y`).
+tests/conftest.py imports the hooks of pytest below, which makes them active.
 """
 
 from collections import Counter
@@ -13,12 +14,13 @@ import torch
 
 from tests.support.cases import Case
 
-# Quick tests that notice most mistakes in the kernels come first, then all that run kernels. Then those begin that
-# take longest, so that no worker is left with one at the end.
+# Tests run in the order of their markers. First come quick tests that find most mistakes in the kernels, then all
+# others that run kernels. Then the longest begin, so that no worker of pytest-xdist still runs one at the end.
 ORDER = ("first", "gpu", "long", "slow")
 
-# Cases whose kernels load, store or choose blocks otherwise in another dtype: of few channels and of many, one by one,
-# by two, by vectors, in blocks of pixels, with phases, padding, groups and taps that are not packed into bits.
+# Named cases that run in every dtype, because there the dtype changes how kernels load, store or choose blocks. They
+# cover few and many channels, and loads of one element, of two and of vectors. They also cover blocks of pixels,
+# sub-images of a stride, padding, groups, and filters with too many taps to pack their masks into bits.
 TELLING = (
     "plain",
     "transposed_plain",
@@ -42,10 +44,10 @@ def in_dtypes(
     dtypes: Sequence[str] = ("float32", "bfloat16", "float16"),
     telling: Sequence[str] = TELLING,
 ) -> list[Any]:
-    """Each case in each dtype, as parameters `case` and `dtype` of a test.
+    """Return pytest parameters (`case`, `dtype`): each case in each dtype.
 
-    Triton's interpreter multiplies and adds every dtype as float32. So without a GPU `make test` takes the telling
-    cases in every dtype and the others in the first only. `make test-all` takes all.
+    Triton's interpreter multiplies and adds every dtype as float32. So without a GPU all but the first dtype are marked
+    slow, except for the cases in `telling`: `make test` leaves them to `make test-all`.
     """
     everywhere = torch.cuda.is_available()
     return [
@@ -61,8 +63,15 @@ def in_dtypes(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="run slow tests, too")
-    parser.addoption("--seed", type=int, default=0, help="each test draws its numbers from this seed and its name")
+    parser.addoption(
+        "--all", action="store_true", help="also run the tests that are marked slow, as make test-all does"
+    )
+    parser.addoption(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the random numbers in all tests; each test adds its own name (default: 0)",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -76,7 +85,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def turn(item: pytest.Item) -> int:
-    """The place of a test in the order. What runs on the reference tells nothing about kernels, on a GPU or without."""
+    """Return the place of a test in `ORDER`.
+
+    A test that uses the fixture `on_reference` runs no kernels, so its marker `gpu` does not count.
+    """
     markers = {marker.name for marker in item.iter_markers()}
     if "on_reference" in getattr(item, "fixturenames", ()):
         markers -= {"gpu"}
@@ -84,7 +96,7 @@ def turn(item: pytest.Item) -> int:
 
 
 def named(item: pytest.Item, arguments: list[str]) -> bool:
-    """Whether one of the arguments of the command is the name of this test, or of the function that has its cases."""
+    """Whether one of the command line's `arguments` names this test, or its function without the parameters."""
     _, _, name = item.nodeid.partition("::")
     for argument in arguments:
         file, _, wanted = argument.partition("::")
@@ -94,7 +106,7 @@ def named(item: pytest.Item, arguments: list[str]) -> bool:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """One line for each reason why tests were skipped."""
+    """Print each reason for which tests were skipped, with the number of these tests."""
     reasons = Counter(reason(report) for report in terminalreporter.stats.get("skipped", []))
     if reasons:
         terminalreporter.section("skipped tests by reason", sep="=")
@@ -103,5 +115,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def reason(report: pytest.TestReport) -> str:
+    """Return the reason that a skipped test gave, on one line."""
     why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     return " ".join(why.removeprefix("Skipped: ").split())

@@ -1,4 +1,4 @@
-"""Forward and backward of a case, from the kernels and from torch in float64."""
+"""Run forward and backward of a case in the kernels, and compare them with torch in float64."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,10 @@ from tests.support.oracle import (
 
 
 class Part(NamedTuple):
-    """The result of a step, or a gradient: from the kernels, and from torch in float64."""
+    """The result or one gradient of a case: `actual` from the kernels, `expected` from torch in float64.
+
+    `scale` is how large it would be if its terms had random signs (`oracle.scales`).
+    """
 
     name: str
     actual: Tensor
@@ -30,13 +33,14 @@ class Part(NamedTuple):
     scale: float
 
     def check(self, precision: str, what: str = "") -> None:
-        """Within the table's tolerances."""
+        """Assert that the errors are within the tolerances of `precision`."""
         assert_close(self.actual, self.expected, precision, f"{self.name} {what}", self.scale)
 
     def check_exact(self, what: str = "") -> None:
-        """Not one wrong number, for operands whose sums are exact in float32.
+        """Assert that every number is exactly right. For operands whose sums are exact in float32.
 
-        The interpreter cuts to bfloat16 instead of rounding, but for the bias gradients that torch sums up.
+        Triton's interpreter truncates to bfloat16 instead of rounding. Bias gradients that torch sums up are rounded.
+        So on a CPU either is right.
         """
         rounded = self.expected.to(self.actual.dtype)
         right = self.actual == rounded
@@ -49,9 +53,10 @@ class Part(NamedTuple):
 def steps(
     case: Case, dtype: str, device: str, gradient: str, integer: bool = False, seed: int = 0, *, guard: bool = True
 ) -> list[Part]:
-    """Forward and backward of `case` in Triton, with an incoming gradient in the layout `gradient`.
+    """Run forward and backward of `case` in Triton, and return the result and each gradient beside the oracle's.
 
-    The operands are those of `case.operands`, with NaN before and after them in memory if there is a `guard`.
+    `gradient` is the layout of the incoming gradient. The operands are those of `case.operands`, between guard bands of
+    NaN unless `guard` is false.
     """
     given = [guarded(t) if guard else t for t in case.operands(DTYPES[dtype], device, integer, seed)]
     shape = forward(case, *given).shape
@@ -63,13 +68,15 @@ def steps(
 
 
 def check(case: Case, device: str, integer: bool, seed: int = 0) -> None:
-    """A step of `case` as it stands: exact for integers, else within the table's tolerances."""
+    """Check forward and backward of `case` in its own dtype: exactly for integers, else within the tolerances."""
     with convolution_precision("tf32" if case.dtype == "tf32" else "ieee"):
         parts = steps(case, case.dtype, device, case.gradient, integer, seed)
     for part in parts:
         if integer:
             part.check_exact(f"in {case.dtype}")
-        elif case.dtype == "tf32" and part.name == "gradient of bias":  # nothing is multiplied
+        elif (
+            case.dtype == "tf32" and part.name == "gradient of bias"
+        ):  # a sum without products, so TF32 does not round it
             part.check("float32")
         else:
             part.check(precision_on(device, case.dtype))

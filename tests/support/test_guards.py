@@ -1,4 +1,4 @@
-"""The guards themselves: each finds the error that it is for."""
+"""Tests of the guards: each guard finds the error that it is for."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def copy_kernel(x_ptr, y_ptr, length, SHIFT: tl.constexpr, UNMASKED: tl.constexp
 
 @triton.jit
 def copy_described_kernel(x_ptr, y_ptr, rows, DECLARED: tl.constexpr):
-    """Copies 8 x 16 elements by descriptors that are told of `DECLARED` rows."""
+    """y[i,j] = x[i,j] for 8 x 16 elements, by TMA descriptors. The descriptor of x says that x has `DECLARED` rows."""
     x = tl.make_tensor_descriptor(x_ptr, [DECLARED, 16], [16, 1], [8, 16])
     y = tl.make_tensor_descriptor(y_ptr, [rows, 16], [16, 1], [8, 16])
     y.store([0, 0], x.load([0, 0]))
@@ -46,7 +46,7 @@ def test_addresses_of_loads_are_checked() -> None:
 
 @needs_interpreter
 def test_addresses_of_stores_are_checked_in_every_launch_anew() -> None:
-    """That an earlier launch was given more memory is no excuse."""
+    """Memory that only an earlier launch was given counts as outside."""
     x, y = torch.arange(16.0), torch.zeros(16)
     with guards.checked_addresses():
         copy_kernel[(1,)](x, y, 16, SHIFT=0, UNMASKED=False)
@@ -80,7 +80,7 @@ def test_a_guarded_tensor_is_the_same_between_nan(layout: str, device: str) -> N
 
 @pytest.mark.parametrize("at", [-1, 0, 1])
 def test_a_write_beside_an_output_is_found(at: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One element before its first, nowhere, and one after its last."""
+    """A write one element before an output, or one element after it, must be found; no stray write is no error."""
 
     def stray(plan: Plan) -> list[None]:
         (result,) = plan.results

@@ -1,4 +1,4 @@
-"""The quick interpreter gives the bits of Triton's own, does its work once for a launch, and takes all of it back."""
+"""Tests of the quick interpreter: same bits as Triton's own, one replacement a launch, and everything restored."""
 
 import inspect
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from triton.runtime.errors import InterpreterError
 
 pytestmark = pytest.mark.oldest
 
-# Gathered, in blocks, in phases, and with products of few rows, which `tl.sum` adds up.
+# Gathered pixels, blocks of pixels, sub-images of a stride, and products of few rows, which are added by `tl.sum`.
 LAST = dict(x="channels_last", weight="channels_last")
 CASES = [
     Case("gathered", 2, (5, 6), (5, 4), stride=(1, 2), padding=1),
@@ -51,7 +51,7 @@ def test_the_same_bits(case: Case, dtype: str) -> None:
 
 
 def language() -> dict[tuple[str, str], Any]:
-    """The members of Triton's language as they are at this moment."""
+    """Return the members of Triton's language as they are now."""
     owners = (tl, tl.core, tl.math, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base)
     return {(owner.__name__, name): member for owner in owners for name, member in vars(owner).items()}
 
@@ -60,6 +60,7 @@ SEEN: list[dict[tuple[str, str], Any]] = []
 
 
 def look() -> None:
+    """Note the members of Triton's language. `outer_kernel` calls this while it is interpreted."""
     SEEN.append(language())
 
 
@@ -78,7 +79,7 @@ def outer_kernel(x_ptr, BLOCK: tl.constexpr, FAILS: tl.constexpr):
 
 @triton.jit
 def mixed_kernel(x_ptr, factor, BLOCK: tl.constexpr, FAILS: tl.constexpr):
-    """Integers with other integers and with what x holds, blocks with scalars and with blocks of other shapes."""
+    """Mix operands that need casts and broadcasts: integer types, x's dtype, blocks of different shapes, scalars."""
     row, column = tl.arange(0, 2), tl.arange(0, BLOCK)
     if FAILS:
         row += column
@@ -94,14 +95,14 @@ def launch(fails: bool = False) -> float:
 
 @pytest.fixture(autouse=True)
 def nothing_left_by_triton() -> None:
-    """Triton's own leaves some replacements behind; a launch of the quick one puts these back, too."""
+    """Undo replacements that Triton's own interpreter left behind: a launch of the quick one restores them, too."""
     with interpreting("quick"):
         launch()
     SEEN.clear()
 
 
 def test_after_a_launch_the_language_is_as_before() -> None:
-    """Also after one that fails."""
+    """A launch restores the members of the language, also a launch that fails."""
     before = language()
     assert tl.core.is_builtin(tl.load)
     assert launch() == 4
@@ -124,7 +125,7 @@ def test_the_language_is_looked_up_once_for_all_launches(monkeypatch: pytest.Mon
 
 
 def replaced() -> list[Any]:
-    """What is set now in the places where the quick interpreter sets something else."""
+    """Return the current values of the attributes that the quick interpreter sets."""
     return [getattr(owner, name) for owner, name, _ in settings()["own"]]
 
 
@@ -140,7 +141,7 @@ def test_within_a_block_it_is_tritons_own() -> None:
 
 @pytest.mark.parametrize("kind", ["own", "quick"])
 def test_operands_that_do_not_agree(kind: Literal["own", "quick"]) -> None:
-    """What is cast or broadcast, and what is refused, is the same."""
+    """Both interpreters cast, broadcast and refuse the same operands."""
 
     def of(dtype: torch.dtype) -> list[float]:
         x = torch.ones(8, dtype=dtype)

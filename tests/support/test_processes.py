@@ -1,4 +1,4 @@
-"""A process of a test behaves as `python -c`, however it was started, and one that hangs or dies is no mystery."""
+"""A test's process behaves like `python -c`, new or forked, and one that hangs or dies gives a clear error."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Which tests a command runs, in which order, and what its end says of those that were skipped."""
+"""Tests of test selection: which tests a command runs, in which order, and the summary of skipped tests."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +42,7 @@ SLOW = ["test_slow[1]", "test_slow[2]"]
 
 @pytest.fixture
 def pytest_says(tmp_path: Any) -> Any:
-    """What pytest says of the file above, with the hooks of these tests and some options."""
+    """Return a function that runs pytest with our hooks and some options on the file above, and returns its lines."""
     path = tmp_path / "test_file.py"
     path.write_text(FILE)
 
@@ -65,7 +65,7 @@ def pytest_says(tmp_path: Any) -> Any:
 
 
 def names(lines: list[str]) -> list[str]:
-    """The tests that ran, in their order."""
+    """Return the names of the tests that ran, in their order."""
     return [line.partition("::")[2].split()[0] for line in lines if "::" in line and "%]" in line]
 
 

@@ -1,4 +1,7 @@
-"""Named problems whose weight varies: over samples, over positions, or both. Few positions: each is a program."""
+"""The table of named problems whose weight varies: over samples, over positions, or both.
+
+They have few positions, because kernels run a program for each position and the interpreter is slow.
+"""
 
 from dataclasses import replace
 from itertools import cycle
@@ -7,7 +10,7 @@ from tests.support.cases import Case
 
 
 def in_turn(*cases: Case) -> list[Case]:
-    """The cases, the first in float32, the next in bfloat16, and so on."""
+    """Give the cases dtypes in turn: the first gets float32, then bfloat16, float16, float32 and so on."""
     return [replace(case, dtype=dtype) for case, dtype in zip(cases, cycle(("float32", "bfloat16", "float16")))]
 
 
@@ -46,7 +49,7 @@ VARYING = in_turn(
     Case("dynamic_bias_of_positions", 2, (17, 3), (2, 3), (2, 2), varies="b p q", bias_varies="p q"),
     Case("dynamic_aligned", 2, (16, 8), (2, 2), (1, 2), x="channels_last", weight="channels_last", varies="b p q"),
 )
-# The other way round images are larger: those that stay small.
+# The local cases that are used transposed, too. Transposed, the images get larger; in these they stay small.
 SMALL = ("", "_shared_bias", "_unbatched", "_many_images", "_empty_batch", "_pointwise", "_grouped", "_aligned")
 VARYING_TRANSPOSED = in_turn(
     *(

@@ -1,5 +1,9 @@
-"""Random problems, over every parameter together, until one comes out wrong.
+"""Fuzzing: random problems that vary every parameter at once, and shrinking of those that come out wrong.
 
-`problems` draws a problem from a seed, `shrink` finds the least of a problem that is still wrong, `replay` computes
-what `tritonconv.verify` complained about. `python -m tests.sweep` runs them.
+- `problems` draws a problem from a seed.
+- `check` runs it and compares it with the oracle.
+- `shrink` finds the simplest problem that is still wrong.
+- `replay` repeats a call that `tritonconv.verify` reported.
+
+`python -m tests.sweep` runs them.
 """

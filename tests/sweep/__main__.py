@@ -1,8 +1,16 @@
-"""`python -m tests.sweep`: random problems, forward and all gradients, until one is wrong or there are no more.
+"""Fuzz the Triton kernels: run random convolutions, forward and all gradients.
 
-Half of them are of small integers, which must come out exact, and half are compared with torch in float64. The first
-that is wrong ends the sweep, with exit status 1, the seed that replays it, and the least of it that is still wrong, as
-a line for the table in tests/support/cases.py. Without a GPU the kernels run in Triton's interpreter.
+Half of the problems have small integers, whose results must be exact. The
+others are compared with torch in float64. The sweep stops at the first problem
+that is wrong. It then prints the command that repeats it, and shrinks it to the
+simplest problem that is still wrong: a line for tests/support/cases.py.
+
+Without a GPU the kernels run in Triton's interpreter. There 100 problems take
+about half a minute on one CPU core. With --problem, it repeats one call that
+`tritonconv.verify` reported instead.
+
+Exit status: 0 if nothing is wrong, 1 if a problem is wrong, 2 if the options
+are not understood.
 """
 
 import argparse
@@ -26,14 +34,15 @@ from tests.sweep.shrink import shrink
 
 def main() -> int:
     args = arguments()
-    warnings.filterwarnings("ignore", "Using padding='same'")  # torch's, of the yardstick
+    warnings.filterwarnings("ignore", "Using padding='same'")  # torch's own warning, in the oracle
     torch.set_num_threads(1)
     if args.problem is not None:
         try:
             found = replay.wrong(args.problem, args.device)
         except (ValueError, KeyError) as error:
-            raise SystemExit(f"--problem takes what tritonconv.verify prints, not this: {error!r}") from error
-        print(found or "nothing is wrong with it")
+            print(f"--problem takes the JSON that tritonconv.verify prints; this gave {error!r}", file=sys.stderr)
+            return 2
+        print(f"The call is wrong: {found}" if found else "The call is right.")
         return int(found is not None)
     start, done = time.monotonic(), 0
     for seed in range(args.seed, args.seed + args.count):
@@ -44,9 +53,8 @@ def main() -> int:
         if found is not None:
             return report(seed, case, found, args)
         done += 1
-    print(
-        f"{done} problems, seeds {args.seed} to {args.seed + done - 1}: none is wrong; {time.monotonic() - start:.0f} s"
-    )
+    seeds = f"seeds {args.seed} to {args.seed + done - 1}"
+    print(f"{done} random problems ({seeds}), none is wrong. {time.monotonic() - start:.0f} s")
     return 0
 
 
@@ -54,25 +62,52 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--count", type=int, default=100, metavar="N", help="how many problems (100)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first; the next has the next (0)")
-    parser.add_argument("--seconds", type=float, metavar="T", help="begin no problem after so long")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=[name for name in DTYPES if name != "float64"], help="instead of the drawn")
-    parser.add_argument("--problem", metavar="JSON", help="one call of an operator, as tritonconv.verify names it")
+    parser.add_argument(
+        "--count", type=int, default=100, metavar="N", help="how many problems to run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="seed of the first problem; each next problem has the next seed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="T", help="start no further problem after T seconds (default: no limit)"
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where to run (default: cuda if there is a GPU, else cpu)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=[name for name in DTYPES if name != "float64"],
+        help="run all problems in this dtype, but for those that torch pads (default: each problem draws its own)",
+    )
+    parser.add_argument(
+        "--problem",
+        metavar="JSON",
+        help="repeat the call that a message of tritonconv.verify names; of the other options only --device counts",
+    )
     return parser.parse_args()
 
 
 def report(seed: int, case: Case, found: str, args: argparse.Namespace) -> int:
-    """Print what was found, and the least that shows it, unless the GPU is lost. Returns the exit status."""
+    """Print what is wrong, how to repeat it, and the shrunk problem. Returns the exit status.
+
+    If the error has left the GPU unusable, synchronizing raises, and the problem is not shrunk.
+    """
     chosen = f" --dtype {args.dtype}" if args.dtype else ""
-    print(f"seed {seed}: {found}\n  {case.line}")
-    print(f"replay: python -m tests.sweep --seed {seed} --count 1 --device {args.device}{chosen}")
+    print(f"The problem of seed {seed} is wrong: {found}\n    {case.line}")
+    print(f"To repeat it: python -m tests.sweep --seed {seed} --count 1 --device {args.device}{chosen}", flush=True)
     if torch.device(args.device).type == "cuda":
         torch.cuda.synchronize()
     integer = integers(seed)
     least = shrink(case, lambda each: wrong(each, args.device, integer, seed) is not None)
-    print(f"shrunk: {wrong(least, args.device, integer, seed)}\nfor tests/support/cases.py:\n    {least.line},")
+    table = "tests/support/varying.py" if least.varies else "tests/support/cases.py"
+    print(f"The simplest problem that is still wrong: {wrong(least, args.device, integer, seed)}")
+    print(f"To make it a named test, add this line to {table}:\n    {least.line},")
     return 1
 
 

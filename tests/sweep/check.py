@@ -1,4 +1,4 @@
-"""What is wrong with one problem, if anything is."""
+"""Run one random problem and compare it with the oracle."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,10 @@ from tritonconv.launch import tile_choice
 
 
 def wrong(case: Case, device: str, integer: bool, seed: int) -> str | None:
-    """What is wrong with a step of `case`, in guarded memory and, in the interpreter, with the tiles of that seed."""
+    """Run forward and backward of `case` between guard bands. Return what is wrong, or None.
+
+    Triton's interpreter runs it with the small tiles that `seed` draws, a GPU with the tiles that are picked for it.
+    """
     try:
         with guarded_memory(), small_tiles(seed):
             check(case, device, integer, seed)
@@ -25,7 +28,8 @@ def wrong(case: Case, device: str, integer: bool, seed: int) -> str | None:
 
 @contextmanager
 def small_tiles(seed: int) -> Iterator[None]:
-    if not runtime.interpreted():  # or each problem would be compiled anew
+    """In the interpreter, run kernels with the tiles that `seed` draws, within this block."""
+    if not runtime.interpreted():  # on a GPU, every problem would compile kernels for its own tiles
         yield
         return
     with pytest.MonkeyPatch.context() as patch:

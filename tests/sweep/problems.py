@@ -1,4 +1,4 @@
-"""A legal problem from each seed, over every parameter together."""
+"""Draw a legal random problem, and small tiles for it, from a seed."""
 
 import random
 from dataclasses import replace
@@ -13,15 +13,16 @@ from tritonconv.tiling.tile import Operands, Tile
 
 DTYPES = ("float32", "bfloat16", "float16")
 GRADIENTS = ("all_zero_strides", *LAYOUTS)
-# Steps of a tile, of which Triton's interpreter takes 11 to 18 ms each, that one operator may take.
+# The most steps of a tile that one operator of a problem may take. Triton's interpreter takes 11 to 18 ms for each.
 MOST_STEPS = 60
 MOST_CHANNELS = 40
 
 
 def problem(seed: int, dtype: str | None = None) -> Case:
-    """The same problem for the same seed: of Conv2d if it is even, of ConvTranspose2d if it is odd.
+    """Draw the problem of this seed, always the same one: Conv2d if the seed is even, ConvTranspose2d if it is odd.
 
-    In the dtype it draws, or in `dtype` unless torch does the padding. The weight of every third varies.
+    The dtype is drawn, too. `dtype` replaces it, except where torch does the padding. The weight of about every third
+    problem varies.
     """
     rng = random.Random(seed)
     while True:
@@ -32,11 +33,16 @@ def problem(seed: int, dtype: str | None = None) -> Case:
 
 
 def integers(seed: int) -> bool:
-    """Whether the problem's operands are small integers, which must come out exact: every other one of each layer."""
+    """Whether the operands of this seed's problem are small integers, whose results must be exact.
+
+    They are in half of the problems of each layer: seeds 0 and 1 of every four.
+    """
     return seed // 2 % 2 == 0
 
 
 def draw(rng: random.Random, seed: int) -> Case:
+    """Draw all parameters independently. The result may be illegal, or too large for the interpreter."""
+
     def two(*choices: int) -> tuple[int, int]:
         return rng.choice(choices), rng.choice(choices)
 
@@ -70,20 +76,24 @@ def draw(rng: random.Random, seed: int) -> Case:
     if rng.random() < 0.15:
         case = replace(case, stride=1, padding="same")
     if rng.random() < 0.15:
-        # torch pads, and adds up the gradients of what it repeated in the dtype: 16 bits are rounded more than once.
+        # torch does this padding. Backward adds the gradients of repeated pixels in the image's dtype, so in 16 bits
+        # they would be rounded more than once.
         case = replace(case, padding_mode=rng.choice(["reflect", "replicate", "circular"]), dtype="float32")
     return case
 
 
 def varied(case: Case, rng: random.Random) -> Case:
-    """`case` with a weight that varies, on fewer pixels if that would be too much for the interpreter; or as it is."""
+    """Return `case` with a weight that varies, or, in two of three draws, as it is.
+
+    If it takes too many steps, image and kernel are drawn smaller. If that does not help, `case` stays as it is.
+    """
     if case.padding_mode != "zeros" or rng.random() < 0.65:
         return case
     varies = "p q" if case.transposed else rng.choice(["p q", "p q", "b", "b p q"])
     own = ["", "b", "p q", "b p q"]
     bias_varies = rng.choice([letters for letters in own if set(letters) <= set(varies)])
     each = replace(case, varies=varies, bias_varies=bias_varies)
-    if each.batch and varies == "p q":  # which tensor cores multiply if there are many
+    if each.batch and varies == "p q":  # larger batches run on tensor cores
         each = replace(each, batch=rng.choice([each.batch, each.batch, 6, 9, 17]))
     for _ in range(20):
         if legal(each) and max(steps(each.geometry).values()) <= MOST_STEPS:
@@ -95,7 +105,7 @@ def varied(case: Case, rng: random.Random) -> Case:
 
 
 def legal(case: Case) -> bool:
-    """Whether the other side has at least one pixel, and padding other than with zeros finds enough of them."""
+    """Whether the result has at least one pixel, and the image is large enough for a padding mode other than zeros."""
     reach = [d * (k - 1) for k, d in zip(case.kernel, pair(case.dilation), strict=True)]
     if case.padding == "same":
         pads = [ceil(r / 2) for r in reach]
@@ -112,8 +122,9 @@ def legal(case: Case) -> bool:
 
 
 def steps(geometry: ConvGeometry) -> dict[Operator, int]:
-    """How many steps of the tiles that are picked for it the interpreter takes for each operator, whether pixels can be
-    copied in blocks or not.
+    """Return how many steps of its tile the interpreter takes for each operator, with the tiles that `pick` chooses.
+
+    It is the larger number of two: pixels copied in blocks, or gathered.
     """
     return {
         operator: max(steps_of(operator, geometry, picked(operator, geometry, blocks)) for blocks in (False, True))
@@ -122,21 +133,23 @@ def steps(geometry: ConvGeometry) -> dict[Operator, int]:
 
 
 def picked(operator: Operator, geometry: ConvGeometry, blocks: bool) -> Tile:
+    """Return the tile that `pick` chooses for the interpreter. `blocks`: pixels can be copied in blocks."""
     operands = Operands(itemsize=4, vector=1, varies=geometry.varies, blocks=blocks)
     return pick(geometry, operator, operands, INTERPRETER)
 
 
 def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
-    """How many steps of `tile` the interpreter takes; a program without any counts as one."""
+    """Return how many steps of `tile` the interpreter takes. A program without a step counts as one."""
     phases = geometry.phases if operator == "dgrad" else 1
     return tile.blocks(geometry, operator) // phases * max(tile.steps(geometry, operator), phases, tile.SPLIT_K)
 
 
 def drawn_tile(seed: int, operator: Operator, geometry: ConvGeometry, blocks: bool = False) -> Tile:
-    """The tile of the interpreter for the problem of that seed: a small one, if that does not take too many steps; if
-    `blocks` of pixels can be copied, most of the time one of some shape of them.
+    """Draw a small tile for one operator of this seed's problem, or return the picked one if small ones are too slow.
 
-    The one that is picked covers most problems whole. So several of rows, columns and steps meet, and split sums.
+    The tile that `pick` chooses covers most of these problems whole. A small one makes a problem take several tiles of
+    rows and of columns, several steps, and split-K sums. If pixels can be copied in `blocks`, most tiles get a block
+    shape, so the kernels with TMA descriptors run.
     """
     rng = random.Random(f"{operator} of {seed}")
     for _ in range(12):

@@ -1,4 +1,4 @@
-"""Compute again what `tritonconv.verify` complained about: the same launch, on other numbers."""
+"""Repeat a call that `tritonconv.verify` reported: the same operator, geometry and memory layouts, other numbers."""
 
 import json
 from typing import Any
@@ -16,7 +16,10 @@ from tritonconv.operators.compute import compute
 
 
 def wrong(text: str, device: str) -> str | None:
-    """What is wrong with one call of an operator, named in JSON as by `tritonconv.verify`; on random normal numbers."""
+    """Make the call that `text` describes, on random normal numbers. Return what is wrong with it, or None.
+
+    `text` is the JSON in the message of `tritonconv.verify`.
+    """
     about: dict[str, Any] = json.loads(text)
     geometry, operator = ConvGeometry(**about["geometry"]), about["operator"]
     dtype = torch.float32 if about["dtype"] == "tf32" else getattr(torch, about["dtype"])
@@ -53,7 +56,7 @@ def wrong(text: str, device: str) -> str | None:
 def drawn(
     shape: tuple[int, ...], strides: list[int], offset: int, dtype: torch.dtype, device: str, generator: torch.Generator
 ) -> Tensor:
-    """Normal numbers in memory with these strides, that begins `offset` elements after a multiple of 16 bytes."""
+    """Draw normal numbers in memory with these strides, `offset` elements after an address aligned to 16 bytes."""
     span = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1 if all(shape) else 0
     storage = torch.randn(offset + span, generator=generator, dtype=torch.float32).to(device, dtype)
     return storage.as_strided(shape, strides, offset)

@@ -1,4 +1,4 @@
-"""The least of a problem that is still wrong."""
+"""Shrinking: find the simplest problem that is still wrong."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -9,7 +9,10 @@ from tests.sweep.problems import legal
 
 
 def shrink(case: Case, wrong: Callable[[Case], bool]) -> Case:
-    """`case` with as much as possible as dull as in the table's defaults, and the rest as small, while it is wrong."""
+    """Simplify `case` step by step as long as `wrong` holds.
+
+    In the result, any further change to a default of `Case`, or to a smaller number, makes the error go away.
+    """
     smaller: Case | None = case
     while smaller is not None:
         case, smaller = smaller, next((each for each in simpler(smaller) if wrong(each)), None)
@@ -17,7 +20,7 @@ def shrink(case: Case, wrong: Callable[[Case], bool]) -> Case:
 
 
 def simpler(case: Case) -> Iterator[Case]:
-    """Legal cases with one thing less about them than `case`, those first that take most away."""
+    """Yield the legal cases that differ from `case` in one field that is simpler, the largest steps first."""
     for field in fields(case):
         value = getattr(case, field.name)
         if field.name in ("name", "transposed") or value == field.default:
@@ -29,7 +32,7 @@ def simpler(case: Case) -> Iterator[Case]:
 
 
 def changes(name: str, value: Any, default: Any, groups: int) -> Iterator[Any]:
-    """What may take the place of `value`: the default, and numbers closer to the least there is."""
+    """Yield simpler values for a field: the default, and smaller numbers."""
     match name:
         case "channels" | "size" | "kernel":
             step = groups if name == "channels" else 1
@@ -53,7 +56,7 @@ def changes(name: str, value: Any, default: Any, groups: int) -> Iterator[Any]:
 
 
 def possible(case: Case) -> bool:
-    """Whether there is such a convolution."""
+    """Whether torch and tritonconv accept such a convolution."""
     if any(n % case.groups for n in case.channels):
         return False
     if not set(case.bias_varies) <= set(case.varies) or (case.transposed and "b" in case.varies):

@@ -1,4 +1,4 @@
-"""Random problems, and the sweep itself: what it draws, that it finds a planted error, and how it names it."""
+"""The random problems as tests, and tests of the fuzzer: what it draws, and that it finds and shrinks an error."""
 
 import sys
 from collections import Counter
@@ -36,6 +36,7 @@ BLOCK = 20
 
 @cache
 def drawn() -> list[Case]:
+    """Return the problems of the first 2,000 seeds."""
     return [problem(seed) for seed in range(2000)]
 
 
@@ -43,10 +44,13 @@ def drawn() -> list[Case]:
     "block", [pytest.param(n, marks=[pytest.mark.slow] if n >= 120 // BLOCK else []) for n in range(2000 // BLOCK)]
 )
 def test_random_problems(block: int, device: str) -> None:
-    """Forward and all gradients: each problem is one for all three operators."""
+    """Forward and all gradients must be right, so each problem tests all three operators."""
     for seed in range(BLOCK * block, BLOCK * block + BLOCK):
         found = wrong(problem(seed), device, integers(seed), seed)
-        assert found is None, f"seed {seed}: {found}"
+        assert found is None, (
+            f"the random problem of seed {seed} is wrong: {found}\n"
+            f"to repeat and shrink it: python -m tests.sweep --seed {seed} --count 1"
+        )
 
 
 def test_a_seed_always_means_the_same_problem() -> None:
@@ -56,7 +60,7 @@ def test_a_seed_always_means_the_same_problem() -> None:
 
 
 def test_every_parameter_is_drawn() -> None:
-    """Everything that the sweep promises occurs, and often enough to meet the rest."""
+    """Every value that the sweep promises must occur, often enough to be combined with the others."""
     conv = [case for case in drawn() if not case.transposed]
     assert len(conv) == 1000
     found = {field.name: Counter(getattr(case, field.name) for case in drawn()) for field in fields(Case)}
@@ -88,7 +92,7 @@ def test_every_parameter_is_drawn() -> None:
 
 
 def test_several_tiles_meet() -> None:
-    """Of rows, of columns, and blocks of the reduction, also all at once, and for wgrad several parts of it."""
+    """Problems must take several tiles of rows, of columns and of the reduction, also all at once, and split-K sums."""
     met: Counter[str] = Counter()
     for seed, case in enumerate(drawn()):
         if case.batch == 0:
@@ -117,7 +121,7 @@ def test_problems_are_legal_and_small() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_steps_are_those_that_are_launched(seed: int) -> None:
-    """As many as the programs and loops of the plans take, or a few more."""
+    """The estimate of steps must be at least the number of programs that are launched."""
     case = drawn()[seed]
     promised, geometry = steps(case.geometry), case.geometry
     for operator in OPERATORS:
@@ -137,7 +141,7 @@ def test_shrinking_ends_where_nothing_simpler_is_wrong() -> None:
 
 
 def off_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A launcher that forgets the leading padding of the rows, if it is two or more."""
+    """Plant an error: a padding of rows of two or more counts as one."""
     plain = planners.integers
 
     def planted(*args: Any) -> dict[str, int]:
@@ -169,4 +173,4 @@ def test_a_planted_error_is_found_shrunk_and_named(
 def test_as_a_command() -> None:
     done = python("-m", "tests.sweep", "--seed", "4", "--count", "2", "--dtype", "float16")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("2 problems, seeds 4 to 5: none is wrong")
+    assert done.stdout.startswith("2 random problems (seeds 4 to 5), none is wrong")
