@@ -214,6 +214,24 @@ def test_the_way_of_a_call_is_what_the_imports_say() -> None:
         )
 
 
+# The arrows of the picture that are no imports: a call passes on there, but by torch's dispatcher or by a value.
+DOTTED = {("operators.library", "operators.compute"), ("launch.start", "kernels"), ("operators.compute", "reference")}
+
+
+def test_the_picture_of_a_call_shows_imports() -> None:
+    text = (ROOT / "docs/design.md").read_text()
+    picture, way = text.partition("```mermaid\n")[2].partition("```")[0], drawn(text)
+    arrows = set(re.findall(r"^ *([\w.]+) --(?: [^\n>]* --)?> ([\w.]+)$", picture, re.MULTILINE))
+    dotted = set(re.findall(r"^ *([\w.]+) -\.(?: [^\n>]* \.)?-> ([\w.]+)$", picture, re.MULTILINE))
+    assert len(arrows) + len(dotted) == picture.count("->"), "an arrow of the picture in docs/design.md was not read"
+    wrong = {(start, end) for start, end in arrows if end not in way.get(start, ())}
+    assert not wrong, f"the picture in docs/design.md has arrows that the table below it does not have: {sorted(wrong)}"
+    assert {start for start, _ in arrows} | {end for _, end in arrows} == set(way), (
+        "the picture in docs/design.md must show each module of the table below it"
+    )
+    assert dotted == DOTTED
+
+
 def test_the_two_families_of_kernels_do_not_import_each_other() -> None:
     for family, other in (("gather", "tma"), ("tma", "gather")):
         for name, imported in inside(f"tritonconv.kernels.{family}").items():
