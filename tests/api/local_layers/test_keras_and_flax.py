@@ -189,14 +189,18 @@ KERNEL, BIAS = (4 * 6, 2 * 2 * 3, 4), (4, 6, 4)
     ("arguments", "shapes", "message"),
     [
         (dict(), [KERNEL], "expected Keras weights of shapes"),
-        (dict(), [KERNEL, BIAS, BIAS], "but got"),
-        (dict(), [KERNEL, (4,)], "but got"),
-        (dict(), [KERNEL, (6, 4, 4)], "but got"),
-        (dict(), [(4, 6, 2 * 2 * 3, 4), BIAS], "but got"),
-        (dict(), [(4 * 6, 4, 2 * 2 * 3), BIAS], "but got"),
-        (dict(bias=False), [KERNEL, BIAS], "but got"),
-        (dict(bias="shared"), [KERNEL, BIAS], "the locations of the Keras bias differ"),
-        (dict(groups=2, in_channels=6), [KERNEL, BIAS], "Keras has no groups, but got groups=2"),
+        (dict(), [KERNEL, BIAS, BIAS], "but got shapes"),
+        (dict(), [KERNEL, (4,)], "but got shapes"),
+        (dict(), [KERNEL, (6, 4, 4)], "but got shapes"),
+        (dict(), [(4, 6, 2 * 2 * 3, 4), BIAS], "but got shapes"),
+        (dict(), [(4 * 6, 4, 2 * 2 * 3), BIAS], "but got shapes"),
+        (dict(bias=False), [KERNEL, BIAS], "but got shapes"),
+        (
+            dict(bias="shared"),
+            [KERNEL, BIAS],
+            "the Keras bias differs between locations, but .* has one bias for all locations",
+        ),
+        (dict(groups=2, in_channels=6), [KERNEL, BIAS], "layer of Keras has no groups, but got groups=2"),
     ],
 )
 def test_nothing_is_loaded_if_something_is_wrong(
@@ -216,6 +220,6 @@ def test_flax_says_what_is_wrong() -> None:
         layer.load_flax({"kernel": params["kernel"]})
     with pytest.raises(ValueError, match="expected Flax weights of shapes"):
         layer.load_flax(dict(kernel=params["bias"], bias=params["kernel"]))
-    with pytest.raises(ValueError, match="Flax has no groups, but got groups=2"):
+    with pytest.raises(ValueError, match="layer of Flax has no groups, but got groups=2"):
         local(kernel_size=2, in_channels=6, groups=2).to_flax()
     assert_same(before, layer.state_dict())
