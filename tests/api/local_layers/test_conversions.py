@@ -1,6 +1,6 @@
-"""Locally connected layers from convolutions, and convolutions from these.
+"""Conversions of locally connected layers from and to convolutions.
 
-The numbers are small integers, so that what must be equal is equal in every bit.
+The numbers are small integers, so that equal results are equal in every bit.
 """
 
 from typing import Any
@@ -57,7 +57,7 @@ def test_from_and_to_a_transposed_convolution(package: Any, bias: bool | str, ar
 
 
 def check_conversion(conv: Any, layer: Any, back: Any, images: Tensor, bias: bool | str) -> None:
-    """There and back: the same outputs, the same convolution, and the bias as it was asked for."""
+    """Check that both conversions keep the outputs and parameters, and that the bias has the wanted shape."""
     assert torch.equal(layer(images), conv(images))
     assert_same(back.state_dict(), conv.state_dict())
     assert repr(back) == repr(conv)

@@ -48,7 +48,7 @@ def test_a_lazy_layer_waits_for_an_input_that_it_can_take(package: Module, name:
 @PACKAGES
 @BOTH
 def test_a_lazy_layer_takes_no_parameters_of_another_shape(package: Module, name: str) -> None:
-    """Not even such as could be repeated to the right one."""
+    """Loaded parameters of another shape are refused, even if they could be broadcast to the right shape."""
     trained = getattr(package, name)(1, 6, 3, (3, 3), padding=1)
     lazy = getattr(package, f"Lazy{name}")(6, 3, padding=1)
     lazy.load_state_dict(trained.state_dict())
