@@ -1,6 +1,7 @@
 """A minimal training loop with tritonconv, to be copied: `python examples/minimal.py`.
 
-The network learns to remove noise from images of squares. Nothing is downloaded.
+The network learns to remove noise from images of squares. Nothing is downloaded. In a checkout that is not installed,
+run `PYTHONPATH=. python examples/minimal.py`.
 """
 
 import torch

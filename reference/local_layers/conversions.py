@@ -32,7 +32,7 @@ class OfConv2d(nn.Module):
                 a bias gives a layer without one.
 
         Raises:
-            TypeError: `conv` is no such layer, or a lazy one that has had no input.
+            TypeError: `conv` has another class, or is a lazy layer whose parameters are not initialized yet.
             ValueError: `conv` has a bias and `bias` is False.
 
         >>> import torch

@@ -1,4 +1,4 @@
-"""`LocallyConnected2d` and `LocallyConnectedTranspose2d`, two layers in the style of torch.nn, which has none such.
+"""`LocallyConnected2d` and `LocallyConnectedTranspose2d`, in the style of torch.nn, which lacks such layers.
 
 The weight has the shape (P, Q, F, C/groups, R, S), but lies in memory in the order (P, Q, F, R, S, C/groups). So the
 numbers that one sum of `LocallyConnected2d` runs over are contiguous.

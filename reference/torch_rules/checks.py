@@ -43,6 +43,7 @@ def pair(name: str, numbers: dict[str, tuple[int, ...]]) -> Pair:
 
 
 def check_tensors(function: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise TypeError unless input and weight are tensors, and the bias is a tensor or None."""
     for name, value in (("input", input), ("weight", weight)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {type(value).__name__}")
@@ -51,6 +52,7 @@ def check_tensors(function: str, input: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def check_ranks(function: str, input: Tensor, weight: Tensor, varies: str = "") -> None:
+    """Raise RuntimeError if input or weight has a wrong number of dimensions."""
     if input.ndim not in (3, 4):
         raise RuntimeError(
             f"Expected 3D (unbatched) or 4D (batched) input to {function}, but got input of size: {list(input.shape)}"
