@@ -131,8 +131,7 @@ class LocallyConnected2d(OfConv2d, _LocallyConnected):
         device, dtype: where and in which dtype the parameters are made.
 
     The weight has the shape (P, Q, F, C/groups, R, S), where P x Q is the size of the output. `layer(input)` takes
-    images (B, C, H, W) or one image (C, H, W) in the dtype of the weight, and returns (B, F, P, Q)
-    or (F, P, Q).
+    images (B, C, H, W) or one image (C, H, W) in the dtype of the weight. The result is (B, F, P, Q) or (F, P, Q).
 
     Raises:
         TypeError: `input_size` is neither an int nor a list or tuple of ints.
