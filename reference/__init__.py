@@ -1,6 +1,7 @@
 """Convolution written out in plain PyTorch, to be read, understood and changed.
 
-Start with `reference/functional.py`; weights that vary over samples or locations are in `reference/local.py`.
+Start with `reference/functional.py`. Then read `reference/local.py`, about weights that vary over samples or positions.
+`layers.py` and `local_layers/` wrap these functions as modules. `torch_rules/` checks arguments as torch does.
 """
 
 from tritonconv.reference.functional import conv2d, conv_transpose2d, dgrad, fold, fprop, unfold, wgrad

@@ -1,22 +1,37 @@
-"""Convolution in unfold, multiply-sum and fold.
+"""Convolution in plain PyTorch, from three steps: unfold, multiply-sum and fold. Read this file first.
 
-Everything here follows from one sum of products over three factors, an image x, a weight and features y:
+One letter has one meaning everywhere. A capital is an extent, its small letter an index:
+
+    B        images in the batch
+    C, H, W  the image x: channels, rows and columns of pixels
+    F, P, Q  the features y: channels, rows and columns of positions. F is also the number of filters
+    R, S     the taps of a filter: rows and columns
+    G        groups of channels. A filter sees only the C/G channels of its group
+
+A convolution is one sum of products over three factors, an image x, a weight and features y:
 
     sum over b,f,c,p,q,r,s of  x[b,c,h,w] * weight[f,c,r,s] * y[b,f,p,q]
         with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-Leave y out and the sum is `fprop`, the image seen through the filters. Leave x out and it is `dgrad`, the features
-spread back over the image. Leave the weight out and it is `wgrad`, the image correlated with the features. `conv2d` is
-fprop plus a bias, `conv_transpose2d` is dgrad plus a bias, and each one's gradients are the other two.
+The second line says which pixel (h, w) position (p, q) sees through tap (r, s). Pixels outside the image count as zero.
+With groups, c runs over the channels of f's group. Leaving one factor out of the sum gives one of three primitives:
 
-The letters: batch b; channels c of an image of h by w pixels; f filters, hence f feature maps of p by q positions;
-filter taps r by s; groups g. In the three primitives `size` is always that of the result, and a `Pair` holds a number
-for the rows and one for the columns. What the positions reach beyond the image is zero, so only the leading `pad` is an
-argument: the trailing one follows from the sizes.
+    fprop  leaves out y:       the image seen through the filters
+    dgrad  leaves out x:       the features spread back over the image
+    wgrad  leaves out weight:  the image correlated with the features
 
-A weight may vary: the letters it then carries in front, `varies`, are "b" for one of each sample, "p q" for one of each
-position, or "b p q" for both. Nothing else in the sum changes, and `wgrad` sums over what the weight does not carry.
-The functions with such weights are in `reference/local.py`.
+`conv2d` is fprop plus a bias, and its gradients are dgrad (input) and wgrad (weight). `conv_transpose2d` is dgrad plus
+a bias, and its gradients are fprop (input) and wgrad (weight).
+
+A `Pair` is a tuple (rows, columns) of ints. In the primitives, `size` is always the extent of the result. `pad` is the
+number of zeros before the first row and column only. The number after the last ones follows from the sizes.
+
+`varies` is for weights that differ between samples or positions. It names the letters that such a weight has in front
+of F: "b" for one weight per sample, "p q" for one per position, "b p q" for both. The rest of the sum stays the same,
+and wgrad does not sum over these letters. `reference/local.py` has the functions that use it.
+
+The same sums with pictures: Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learning",
+https://arxiv.org/abs/1603.07285.
 """
 
 from einops import einsum, rearrange
@@ -39,13 +54,36 @@ def conv2d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Slide the filters over the image: unfold -> multiply-sum (both in `fprop`) -> bias.
+    """Return the 2-d convolution of images with filters: unfold -> multiply-sum (both in `fprop`) -> bias.
 
-    input (B, C, H, W) or (C, H, W), weight (F, C/groups, R, S), bias (F,) -> (B, F, P, Q) or (F, P, Q). Sizes are in
-    pixels. Any dtype that `torch.nn.functional.unfold` takes. Arguments and errors are those of
-    `torch.nn.functional.conv2d`; the formula is the one in the documentation of `torch.nn.Conv2d`.
+    The filters slide over the image. At each position every filter is multiplied with the pixels under it and summed:
 
-    The block 3,4,6,7 of the image under the kernel 0,1,2,3 gives 0*3 + 1*4 + 2*6 + 3*7 = 37:
+        y[b,f,p,q] = bias[f] + sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    The result has P = floor((H + 2*pad_h - dilation_h*(R-1) - 1) / stride_h) + 1 rows. Q follows from W alike.
+    Source: the documentation of `torch.nn.Conv2d`. As there, filters are not flipped: it is a cross-correlation.
+
+    Args:
+        input: images x of shape (B, C, H, W), or one image (C, H, W). float16, bfloat16, float32, float64 or complex.
+        weight: filters of shape (F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
+        bias: one number per filter, shape (F,), in the dtype of `input`; or None.
+        stride: step from one position to the next, in pixels. An int, or (rows, columns).
+        padding: rows and columns of zeros added on each side of the image, in pixels. An int, or (rows, columns).
+            "valid" adds none. "same" adds so many that (P, Q) = (H, W), and needs a stride of 1.
+        dilation: step from one tap to the next, in pixels. An int, or (rows, columns).
+        groups: number of groups into which channels and filters are divided.
+
+    Returns:
+        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast).
+        The memory format is channels_last if that of `input` or `weight` is.
+
+    Raises:
+        TypeError: an argument is not a tensor or not an int.
+        RuntimeError: shapes, sizes, dtypes or devices do not fit together. The message is torch's own.
+        NotImplementedError: the dtype is bool or an integer.
+
+    The pixels 3,4,6,7 lie under the kernel 0,1,2,3 at position (1, 0): 0*3 + 1*4 + 2*6 + 3*7 = 37.
 
     >>> import torch
     >>> image = torch.arange(9.0).reshape(1, 1, 3, 3)
@@ -72,13 +110,39 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Tensor:
-    """Stamp the filters onto the image, scaled by the features: multiply -> fold (both in `dgrad`) -> bias.
+    """Return the transposed 2-d convolution: multiply -> fold (both in `dgrad`) -> bias.
 
-    input (B, F, P, Q) or (F, P, Q), weight (F, C/groups, R, S), bias (C,) -> (B, C, H, W) or (C, H, W). Sizes are in
-    pixels. Any dtype that `torch.nn.functional.fold` takes. Arguments and errors are those of
-    `torch.nn.functional.conv_transpose2d`; the formula is the adjoint of `conv2d`'s.
+    Every position stamps its filters onto the image, scaled by its features. Where stamps overlap, they add up:
 
-    Four stamps of the kernel 0,1,2,3 overlap in the centre: 0*3 + 1*2 + 2*1 + 3*0 = 0 + 2 + 2 + 0 = 4:
+        x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    The result has H = (P-1)*stride_h - 2*pad_h + dilation_h*(R-1) + 1 + output_padding_h rows. W follows from Q in the
+    same way. Without its bias, the function is the adjoint of `conv2d`: it maps a gradient of `conv2d`'s output to the
+    gradient of its input. Source: the documentation of `torch.nn.ConvTranspose2d`, and chapter 4 of Dumoulin & Visin
+    2016, "A guide to convolution arithmetic for deep learning".
+
+    Args:
+        input: features y of shape (B, F, P, Q) or (F, P, Q). float16, bfloat16, float32, float64 or complex.
+        weight: filters of shape (F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
+        bias: one number per channel of the result, shape (C,), in the dtype of `input`; or None.
+        stride: step from one stamp to the next, in pixels of the result. An int, or (rows, columns).
+        padding: rows and columns cut off on each side of the result, in pixels. An int, or (rows, columns).
+        output_padding: rows and columns added after the last ones of the result, in pixels. An int, or (rows, columns).
+            It must be smaller than the stride or the dilation.
+        groups: number of groups into which filters and channels are divided.
+        dilation: step from one tap to the next, in pixels of the result. An int, or (rows, columns).
+
+    Returns:
+        Images x of shape (B, C, H, W) or (C, H, W), in the dtype of `input` (or that of autocast).
+        The memory format is channels_last if that of `input` or `weight` is.
+
+    Raises:
+        TypeError: an argument is not a tensor or not an int.
+        RuntimeError: shapes, sizes, dtypes or devices do not fit together. The message is torch's own.
+        NotImplementedError: the dtype is bool or an integer.
+
+    Four stamps of the kernel 0,1,2,3 overlap in the centre. There they add up to 0*3 + 1*2 + 2*1 + 3*0 = 4.
 
     >>> import torch
     >>> features = torch.arange(4.0).reshape(1, 1, 2, 2)
@@ -102,7 +166,30 @@ def fprop(
 ) -> Tensor:
     """y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s].
 
-    x (B, C, H, W), weight (F, C/groups, R, S) with the letters of `varies` in front -> (B, F, *size).
+    Return the features that the filters see in the image. `unfold` copies out the patch of pixels under each position,
+    and the sum multiplies every patch with every filter of its group.
+
+        h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    Source: the documentation of `torch.nn.Conv2d`. Arguments are not checked here: `conv2d` does that.
+
+    Args:
+        x: images of shape (B, C, H, W). Floating point or complex. 16-bit factors are multiplied and summed in float32.
+        weight: shape (F, C/G, R, S), with the extents of `varies` in front. The dtype of `x`.
+        size: (P, Q), the positions of the result.
+        stride, pad, dilation: pairs in pixels of the image, for the formula above.
+        groups: number of groups G.
+        varies: the letters in front of F that the weight has, "", "b", "p q" or "b p q".
+
+    Returns:
+        Features y of shape (B, F, P, Q) in the dtype of `x`.
+
+    The sum of every two neighbours in a row of pixels 0 1 2 3:
+
+    >>> import torch
+    >>> row, ones = torch.arange(4.0).reshape(1, 1, 1, 4), torch.ones(1, 1, 1, 2)
+    >>> fprop(row, ones, (1, 3), stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1)
+    tensor([[[[1., 3., 5.]]]])
     """
     filters = rearrange(weight, f"{varies} (g f) c r s -> {varies} g f c r s", g=groups)
     R, S = weight.shape[-2:]
@@ -117,7 +204,32 @@ def dgrad(
 ) -> Tensor:
     """x[b,c,h,w] = sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q].
 
-    y (B, F, P, Q), weight (F, C/groups, R, S) with the letters of `varies` in front -> (B, C, *size).
+    Return the image that the features are spread back over. Every feature is multiplied with its filter, which gives
+    one patch per position, and `fold` adds the patches up where they overlap.
+
+        h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    It is the gradient of `fprop` with respect to its data x, hence the name. Source: the documentation of
+    `torch.nn.ConvTranspose2d`. Arguments are not checked here: `conv_transpose2d` does that.
+
+    Args:
+        y: features of shape (B, F, P, Q). Floating point or complex. 16-bit factors are multiplied and summed in
+            float32.
+        weight: shape (F, C/G, R, S), with the extents of `varies` in front. The dtype of `y`.
+        size: (H, W), the pixels of the result.
+        stride, pad, dilation: pairs in pixels of the image, for the formula above.
+        groups: number of groups G.
+        varies: the letters in front of F that the weight has, "", "b", "p q" or "b p q".
+
+    Returns:
+        Images x of shape (B, C, H, W) in the dtype of `y`.
+
+    Each of three features is spread over two pixels:
+
+    >>> import torch
+    >>> features, ones = torch.tensor([[[[1.0, 3.0, 5.0]]]]), torch.ones(1, 1, 1, 2)
+    >>> dgrad(features, ones, (1, 4), stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1)
+    tensor([[[[1., 4., 8., 5.]]]])
     """
     filters = rearrange(weight, f"{varies} (g f) c r s -> {varies} g f c r s", g=groups)
     features = rearrange(y, "b (g f) p q -> b g f p q", g=groups)
@@ -129,9 +241,33 @@ def dgrad(
 def wgrad(
     x: Tensor, y: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair, groups: int, varies: str = ""
 ) -> Tensor:
-    """weight[f,c,r,s] = sum over b,p,q, but for those of `varies`, of x[b,c,h,w] * y[b,f,p,q].
+    """weight[f,c,r,s] = sum over b,p,q of x[b,c,h,w] * y[b,f,p,q]; letters in `varies` are not summed over.
 
-    x (B, C, H, W), y (B, F, P, Q) -> (F, C/groups, *size) with the letters of `varies` in front.
+    Return how the image correlates with the features at each tap. `unfold` copies out the pixels that each tap sees,
+    and the sum multiplies them with the features of the same positions.
+
+        h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    It is the gradient of `fprop` with respect to the weight if y is the gradient of `fprop`'s result. Source: the
+    derivative of the formula in the documentation of `torch.nn.Conv2d`. Arguments are not checked.
+
+    Args:
+        x: images of shape (B, C, H, W). Floating point or complex. 16-bit factors are multiplied and summed in float32.
+        y: features of shape (B, F, P, Q), in the dtype of `x`.
+        size: (R, S), the taps of the result.
+        stride, pad, dilation: pairs in pixels of the image, for the formula above.
+        groups: number of groups G.
+        varies: the letters in front of F that the weight has, "", "b", "p q" or "b p q".
+
+    Returns:
+        A weight of shape (F, C/G, R, S), with the extents of `varies` in front, in the dtype of `x`.
+
+    The left tap sees the pixels 0 1 2, the right tap 1 2 3. Their products with the features 1 3 5 are added:
+
+    >>> import torch
+    >>> row, features = torch.arange(4.0).reshape(1, 1, 1, 4), torch.tensor([[[[1.0, 3.0, 5.0]]]])
+    >>> wgrad(row, features, (1, 2), stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1)
+    tensor([[[[13., 22.]]]])
     """
     features = rearrange(y, "b (g f) p q -> b g f p q", g=groups)
     P, Q = y.shape[2:]
@@ -141,9 +277,33 @@ def wgrad(
 
 
 def unfold(x: Tensor, taps: Pair, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair, groups: int) -> Tensor:
-    """Copy out what each of `size` positions sees: patches[b,g,c,r,s,p,q] = x[b,(g c),h,w], and zero outside x.
+    """patches[b,g,c,r,s,p,q] = x[b,(g c),h,w], and zero where h,w lies outside the image.
 
-    x is first padded, or cut, to exactly the pixels that the positions reach.
+    Copy out the patch of pixels that each position sees (im2col). A pixel is copied once for each patch that it is in.
+    (g c) is channel c of group g.
+
+        h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    The image is first padded, or cut, to exactly the pixels that the positions reach. `torch.nn.functional.unfold`, the
+    source of the formula, does the rest.
+
+    Args:
+        x: images of shape (B, C, H, W). Floating point or complex.
+        taps: (R, S), the pixels of a patch.
+        size: (P, Q), the number of positions.
+        stride, pad, dilation: pairs in pixels of the image, for the formula above.
+        groups: number of groups G.
+
+    Returns:
+        Patches of shape (B, G, C/G, R, S, P, Q) in the dtype of `x`.
+
+    Two patches of two pixels each, at a stride of two:
+
+    >>> import torch
+    >>> row = torch.arange(4.0).reshape(1, 1, 1, 4)
+    >>> patches = unfold(row, (1, 2), (1, 2), stride=(1, 2), pad=(0, 0), dilation=(1, 1), groups=1)
+    >>> [patches[0, 0, 0, 0, :, 0, q].tolist() for q in (0, 1)]
+    [[0.0, 1.0], [2.0, 3.0]]
     """
     (R, S), (H, W) = taps, x.shape[2:]
     reach_h, reach_w = reach(taps, size, stride, dilation)
@@ -156,10 +316,31 @@ def unfold(x: Tensor, taps: Pair, size: Pair, *, stride: Pair, pad: Pair, dilati
 
 
 def fold(patches: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair) -> Tensor:
-    """Add every patch back to the pixels it was copied from, on an image of `size`: the adjoint of `unfold`.
+    """x[b,(g c),h,w] = sum over all p,q,r,s that fall on h,w of patches[b,g,c,r,s,p,q].
 
-    torch's fold refuses some images that a transposed convolution allows (`output_padding` beyond the last stamp), so
-    the patches are folded to exactly the pixels they reach, and the image is cut, or padded, from that.
+    Add every patch back to the pixels that `unfold` copied it from (col2im). It is the adjoint of `unfold`, not its
+    inverse: a pixel that lies in two patches is added twice. (g c) is channel c of group g.
+
+        h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    `torch.nn.functional.fold`, the source of the formula, refuses some images that a transposed convolution allows:
+    `output_padding` can reach beyond the last stamp. So the patches are folded to exactly the pixels that they reach,
+    and that image is then cut, or padded, to `size`.
+
+    Args:
+        patches: shape (B, G, C/G, R, S, P, Q). Floating point or complex.
+        size: (H, W), the pixels of the result.
+        stride, pad, dilation: pairs in pixels of the image, for the formula above.
+
+    Returns:
+        Images of shape (B, C, H, W) in the dtype of `patches`.
+
+    Three patches of two ones overlap on a row of four pixels. The inner pixels lie in two patches each:
+
+    >>> import torch
+    >>> ones = torch.ones(1, 1, 1, 1, 2, 1, 3)
+    >>> fold(ones, (1, 4), stride=(1, 1), pad=(0, 0), dilation=(1, 1))
+    tensor([[[[1., 2., 2., 1.]]]])
     """
     (R, S, P, Q), (H, W) = patches.shape[3:], size
     reach_h, reach_w = reach((R, S), (P, Q), stride, dilation)
@@ -170,7 +351,10 @@ def fold(patches: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair
 
 
 def reach(taps: Pair, size: Pair, stride: Pair, dilation: Pair) -> Pair:
-    """From the first pixel that the first position sees to the last that the last one sees, along each axis."""
+    """Return how many pixels, in rows and columns, lie between the first pixel seen and the last, both included.
+
+    The first pixel is seen by the first position through the first tap, the last one by the last through the last.
+    """
     return (
         (size[0] - 1) * stride[0] + (taps[0] - 1) * dilation[0] + 1,
         (size[1] - 1) * stride[1] + (taps[1] - 1) * dilation[1] + 1,

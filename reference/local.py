@@ -1,13 +1,16 @@
-"""The same convolutions with a weight that varies: unfold -> multiply-sum -> bias, and multiply -> fold -> bias.
+"""Convolutions whose weight varies from sample to sample or from position to position.
 
-Beside `reference/functional.py` only the pattern of the sum changes: the weight carries more letters.
+The steps are those of `reference/functional.py`: unfold -> multiply-sum -> bias, and multiply -> fold -> bias. Only the
+pattern of the sum changes: the weight carries more letters in front. That file explains all letters.
 
-| function | weight | bias, any of |
-|---|---|---|
-| `conv2d` | f c r s | f |
-| `per_sample_conv2d` | b f c r s | f, b f |
-| `locally_connected2d` | p q f c r s | f, f p q |
-| `dynamic_conv2d` | b p q f c r s | f, b f, f p q, b f p q |
+| function | weight varies over | its letters | letters that a bias may have |
+|---|---|---|---|
+| `conv2d` | nothing | f c r s | f |
+| `per_sample_conv2d` | samples | b f c r s | f, b f |
+| `locally_connected2d` | positions | p q f c r s | f, f p q |
+| `dynamic_conv2d` | samples and positions | b p q f c r s | f, b f, f p q, b f p q |
+
+`locally_connected_transpose2d` has the weight of `locally_connected2d`. Its bias has the letters c or c h w.
 """
 
 from einops import rearrange
@@ -18,7 +21,7 @@ from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.checks import Ints
 from tritonconv.reference.torch_rules.formats import laid_out
 
-# A bias of so many dimensions, as it is added to features b f p q or to an image b c h w.
+# How to add a bias of 1, 2, 3 or 4 dimensions to an image b c h w. For features, read f p q in place of c h w.
 BIAS = {1: "c -> 1 c 1 1", 2: "b c -> b c 1 1", 3: "c h w -> 1 c h w", 4: "b c h w -> b c h w"}
 
 
@@ -31,15 +34,32 @@ def locally_connected2d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
-    """A convolution whose every position has filters of its own: unfold -> multiply-sum -> bias.
+    """Return a convolution that has different filters at every position: unfold -> multiply-sum -> bias.
 
-    input (B, C, H, W) or (C, H, W), weight (P, Q, F, C/groups, R, S), bias (F, P, Q) or (F,) -> (B, F, P, Q) or
-    (F, P, Q). Sizes are in pixels. Any dtype that `torch.nn.functional.unfold` takes. Arguments and errors are those of
-    `conv2d`; RuntimeError too for an input whose output has not as many positions as the weight.
+        y[b,f,p,q] = bias[f,p,q] + sum over c,r,s of x[b,c,h,w] * weight[p,q,f,c,r,s]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-        y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[p,q,f,c,r,s]
+    P and Q follow from the image as in `conv2d`. Source: the formula of `torch.nn.Conv2d` with p,q added to the weight,
+    as in Keras 2's `LocallyConnected2D` and Flax's `ConvLocal`.
 
-    Of four positions with the same kernel 0,1,2,3, one has it doubled:
+    Args:
+        input: images x of shape (B, C, H, W), or one image (C, H, W). float16, bfloat16, float32, float64 or complex.
+        weight: shape (P, Q, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
+        bias: shape (F, P, Q), or (F,) for one number per filter at all positions; or None.
+        stride: step from one position to the next, in pixels. An int, or (rows, columns).
+        padding: rows and columns of zeros on each side of the image, in pixels; or "valid" or "same", as in `conv2d`.
+        dilation: step from one tap to the next, in pixels. An int, or (rows, columns).
+        groups: number of groups into which channels and filters are divided.
+
+    Returns:
+        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast).
+        The memory format is channels_last if that of `input` is.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError: as `conv2d`.
+        RuntimeError: the output does not have the P x Q positions of `weight`.
+
+    Four positions, with the same kernel 0,1,2,3 at three of them. At position (1, 0) the kernel is doubled:
 
     >>> import torch
     >>> image = torch.arange(9.0).reshape(1, 1, 3, 3)
@@ -63,14 +83,38 @@ def locally_connected_transpose2d(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Tensor:
-    """A transposed convolution whose every position has a stamp of its own: multiply -> fold -> bias.
+    """Return a transposed convolution that has different filters at every position: multiply -> fold -> bias.
 
-    input (B, F, P, Q) or (F, P, Q), weight (P, Q, F, C/groups, R, S), bias (C, H, W) or (C,) -> (B, C, H, W) or
-    (C, H, W). Sizes are in pixels. Any dtype that `torch.nn.functional.fold` takes. Arguments and errors are those of
-    `conv_transpose2d`; RuntimeError too for an input that has not as many positions as the weight. It is the adjoint of
-    `locally_connected2d`:
+        x[b,c,h,w] = bias[c,h,w] + sum over f and all p,q,r,s that fall on h,w of weight[p,q,f,c,r,s] * y[b,f,p,q]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-        x[b,c,h,w] = sum over f and all p,q,r,s that fall on h,w of weight[p,q,f,c,r,s] * y[b,f,p,q]
+    H and W follow from the features as in `conv_transpose2d`. Without its bias, it is the adjoint of
+    `locally_connected2d`. Source: the formula of `torch.nn.ConvTranspose2d` with p,q added to the weight.
+
+    Args:
+        input: features y of shape (B, F, P, Q) or (F, P, Q). float16, bfloat16, float32, float64 or complex.
+        weight: shape (P, Q, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
+        bias: shape (C, H, W), or (C,) for one number per channel at all pixels; or None.
+        stride: step from one stamp to the next, in pixels of the result. An int, or (rows, columns).
+        padding: rows and columns cut off on each side of the result, in pixels. An int, or (rows, columns).
+        output_padding: rows and columns added after the last ones of the result, in pixels. An int, or (rows, columns).
+        groups: number of groups into which filters and channels are divided.
+        dilation: step from one tap to the next, in pixels of the result. An int, or (rows, columns).
+
+    Returns:
+        Images x of shape (B, C, H, W) or (C, H, W), in the dtype of `input` (or that of autocast).
+        The memory format is channels_last if that of `input` is.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError: as `conv_transpose2d`.
+        RuntimeError: `input` does not have the P x Q positions of `weight`.
+
+    Two features 1 and 1 side by side. The first stamps 1 2 onto the row, the second 3 4, one pixel further:
+
+    >>> import torch
+    >>> stamps = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 2, 1, 1, 1, 2)
+    >>> locally_connected_transpose2d(torch.ones(1, 1, 1, 2), stamps)
+    tensor([[[[1., 5., 4.]]]])
     """
     checked = arguments.conv_transpose2d(
         input,
@@ -99,12 +143,39 @@ def per_sample_conv2d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
-    """A convolution of every sample with filters of its own, as a hypernetwork makes them.
+    """Return a convolution that has different filters for every sample, for instance made by a hypernetwork.
 
-    input (B, C, H, W), weight (B, F, C/groups, R, S), bias (B, F) or (F,) -> (B, F, P, Q); an input (C, H, W) is one
-    sample. Arguments and errors are those of `conv2d`; RuntimeError too for another number of samples.
+        y[b,f,p,q] = bias[b,f] + sum over c,r,s of x[b,c,h,w] * weight[b,f,c,r,s]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-        y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,f,c,r,s]
+    P and Q follow from the image as in `conv2d`. Source: the formula of `torch.nn.Conv2d` with b added to the weight.
+
+    Args:
+        input: images x of shape (B, C, H, W), or one image (C, H, W), for which B is 1. float16, bfloat16, float32,
+            float64 or complex.
+        weight: shape (B, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
+        bias: shape (B, F), or (F,) for the same numbers in all samples; or None.
+        stride: step from one position to the next, in pixels. An int, or (rows, columns).
+        padding: rows and columns of zeros on each side of the image, in pixels; or "valid" or "same", as in `conv2d`.
+        dilation: step from one tap to the next, in pixels. An int, or (rows, columns).
+        groups: number of groups into which channels and filters are divided.
+
+    Returns:
+        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast).
+        The memory format is channels_last if that of `input` is.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError: as `conv2d`.
+        RuntimeError: `input` does not have the B samples of `weight`.
+
+    The filter of the first sample adds two neighbours, that of the second subtracts them:
+
+    >>> import torch
+    >>> rows = torch.tensor([[5.0, 7.0, 8.0], [5.0, 7.0, 8.0]]).reshape(2, 1, 1, 3)
+    >>> filters = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).reshape(2, 1, 1, 1, 2)
+    >>> per_sample_conv2d(rows, filters).flatten(1)
+    tensor([[12., 15.],
+            [ 2.,  1.]])
     """
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b")
     return features(checked, unbatched=input.ndim == 3)
@@ -119,20 +190,46 @@ def dynamic_conv2d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
-    """A convolution with filters of their own for every sample and position, as a network makes them from the image.
+    """Return a convolution that has different filters for every sample and position, made from the image by a network.
 
-    input (B, C, H, W), weight (B, P, Q, F, C/groups, R, S), bias (F,), (B, F), (F, P, Q) or (B, F, P, Q) ->
-    (B, F, P, Q); an input (C, H, W) is one sample. Arguments and errors are those of `conv2d`; RuntimeError too for
-    another number of samples or positions.
+        y[b,f,p,q] = bias[b,f,p,q] + sum over c,r,s of x[b,c,h,w] * weight[b,p,q,f,c,r,s]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-        y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,p,q,f,c,r,s]
+    P and Q follow from the image as in `conv2d`. Source: the formula of `torch.nn.Conv2d` with b,p,q added to the
+    weight.
+
+    Args:
+        input: images x of shape (B, C, H, W), or one image (C, H, W), for which B is 1. float16, bfloat16, float32,
+            float64 or complex.
+        weight: shape (B, P, Q, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
+        bias: shape (B, F, P, Q). Without the letters over which it does not vary: (F,), (B, F) or (F, P, Q); or None.
+        stride: step from one position to the next, in pixels. An int, or (rows, columns).
+        padding: rows and columns of zeros on each side of the image, in pixels; or "valid" or "same", as in `conv2d`.
+        dilation: step from one tap to the next, in pixels. An int, or (rows, columns).
+        groups: number of groups into which channels and filters are divided.
+
+    Returns:
+        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast).
+        The memory format is channels_last if that of `input` is.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError: as `conv2d`.
+        RuntimeError: `input` does not have the B samples of `weight`, or the output not its P x Q positions.
+
+    One sample of three pixels and two positions. The first filter adds two neighbours, the second subtracts them:
+
+    >>> import torch
+    >>> row = torch.tensor([5.0, 7.0, 8.0]).reshape(1, 1, 1, 3)
+    >>> filters = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).reshape(1, 1, 2, 1, 1, 1, 2)
+    >>> dynamic_conv2d(row, filters)
+    tensor([[[[12.,  1.]]]])
     """
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b p q")
     return features(checked, unbatched=input.ndim == 3)
 
 
 def features(checked: arguments.Checked, unbatched: bool) -> Tensor:
-    """What the functions above compute of checked arguments."""
+    """Return fprop of the checked arguments plus their bias, without the batch if the input had none."""
     y = fprop(checked.input, checked.weight, checked.size, **checked.sampling)
     if checked.bias is not None:
         y = y + rearrange(checked.bias, BIAS[checked.bias.ndim])

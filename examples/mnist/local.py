@@ -1,13 +1,16 @@
-"""What a locally connected layer is worth on aligned images: `python examples/mnist/train.py --local`.
+"""Compare a locally connected layer with a convolution on aligned images: `python examples/mnist/train.py --local`.
 
-The same small classifier learns twice for each seed, from the same images in the same order. Its middle layer is once a
-convolution and once locally connected: as many channels and multiplications, but filters of their own for every
-location. There are two such classifiers. One's last layer reads the features of all locations, and so can tell places
-apart behind either layer. The other's reads their mean: what depends on the place must then be in the features, and a
-convolution knows of places only what the padding at the rim tells it.
+For each seed the same small classifier is trained twice, on the same images in the same order. Its middle layer is a
+convolution in one run and a locally connected layer in the other. Both have the same channels and multiplications, but
+the locally connected layer has different filters at every location.
 
-The local layer has more parameters, as the table says. A convolution with as many would have more channels, and hence
-more multiplications; it is not in the comparison.
+The comparison is made for two classifiers. The last layer of one reads the features of all locations. So it can tell
+locations apart whatever the middle layer is. The last layer of the other reads only the mean over all locations. There
+the features themselves must depend on the location, and a convolution knows of locations only by the padding at the
+rim.
+
+The locally connected layer has more parameters, as the table shows. A convolution with as many parameters would have
+more channels and more multiplications. It is not in the comparison.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from statistics import mean, stdev
 import images
 import torch
 from arguments import DTYPES
+from compare import CHOICES
 from images import Images
 from network import autocast, choose, placed, wide
 from torch import nn
@@ -27,15 +31,16 @@ from torch.nn.functional import cross_entropy
 import tritonconv
 
 READERS = ("all locations", "their mean")
-# Of the table: whether the last layer reads the mean, and whether the middle one is locally connected.
+# The columns of the table: (the last layer reads the mean, the middle layer is locally connected).
 COLUMNS = [(pooled, local) for pooled in (False, True) for local in (False, True)]
 
-# Student's t: the standard errors that 5 % of differences over so many seeds exceed by chance. For more: as for ten.
+# Critical values of Student's t (5 %, two-sided) by the number of seeds. A mean difference of fewer standard errors may
+# be chance. More than ten seeds use the value of ten, which is slightly too strict.
 BY_CHANCE = {2: 12.7, 3: 4.3, 4: 3.2, 5: 2.8, 6: 2.6, 7: 2.4, 8: 2.4, 9: 2.3, 10: 2.3}
 
 
 def main(chosen: argparse.Namespace) -> None:
-    """Print the accuracies for each seed, and what they come to."""
+    """Train for each seed, then print all accuracies, their means and which layer wins."""
     device, dtype, seeds = chosen.device, DTYPES[chosen.dtype], range(chosen.seed, chosen.seed + chosen.seeds)
     try:
         train, test = images.load(chosen.data, chosen.seed, chosen.limit)
@@ -44,13 +49,14 @@ def main(chosen: argparse.Namespace) -> None:
         with autocast(device, dtype):
             explanation = tritonconv.explain(network, test.to(device, wide(dtype)).pixels[: chosen.batch_size])
     except ModuleNotFoundError as missing:
-        sys.exit(f'error: {missing}; pip install ".[examples]"')
+        sys.exit(f'error: {missing}. Install what the examples need: pip install ".[examples]"')
     except NotImplementedError as refusal:
         sys.exit(f"error: {refusal}")
 
-    print(f"{len(train.labels)} images to learn from, {len(test.labels)} to test with, shuffled anew for each seed")
-    print(f"{chosen.data}, {chosen.epochs} epochs; {device}, {chosen.dtype}\n")
-    print("test accuracy in %, where the last layer reads")
+    print(f"{len(train.labels)} training images, {len(test.labels)} test images, shuffled anew for each seed")
+    print(f"data {chosen.data}, epochs {chosen.epochs}, device {device}, dtype {chosen.dtype}\n")
+    print("Test accuracy in %, with a convolution and with a locally connected layer (local) in its place.")
+    print("The last layer of the classifier reads the features of all locations, or their mean.\n")
     print(f"{'':20}" + "".join(f"{reader:26}" for reader in READERS).rstrip())
     row("", ["convolution", "local"] * len(READERS))
     counts = [sum(p.numel() for p in build(chosen, *column, size).parameters()) for column in COLUMNS]
@@ -66,26 +72,39 @@ def main(chosen: argparse.Namespace) -> None:
     print()
     for reader, convolution, local in zip(READERS, columns[::2], columns[1::2], strict=True):
         print(f"reading {reader}: {verdict(convolution, local)}")
-    print("\nwhich implementation runs the convolution (0) and the locally connected layer (2), and why\n")
+    print("A layer wins if the mean difference is significant: two-sided t-test over the seeds, 5 % level.")
+    print("\nWhich implementation runs the convolution (layer 0) and the locally connected layer (layer 2), and why")
+    print(CHOICES + "\n")
     print(explanation)
 
 
 def row(title: str, cells: Sequence[str]) -> None:
+    """Print a row of the table."""
     print(f"{title:20}" + "".join(f"{cell:13}" for cell in cells).rstrip(), flush=True)
 
 
 def verdict(convolution: Sequence[float], local: Sequence[float]) -> str:
-    """Which won, from accuracies that belong together in pairs: both of a seed share the images."""
+    """Return which layer wins, from two accuracies in % for each seed: the i-th of both were trained with one seed."""
     differences = [b - a for a, b in zip(convolution, local, strict=True)]
     difference, error = mean(differences), stdev(differences) / sqrt(len(differences))
-    figures = f"{difference:+.2f} for local, with a standard error of {error:.2f} over {len(differences)} seeds"
+    figures = (
+        f"{difference:+.2f} percentage points for local, with a standard error of {error:.2f} "
+        f"over {len(differences)} seeds"
+    )
     if abs(difference) <= BY_CHANCE[min(len(differences), 10)] * error:
         return f"no winner: {figures}"
     return f"the {'local layer' if difference > 0 else 'convolution'} wins: {figures}"
 
 
 def build(chosen: argparse.Namespace, pooled: bool, local: bool, size: int) -> nn.Sequential:
-    """Image (B, 1, size, size) -> logits (B, 10), with `size` in pixels and divisible by 4."""
+    """Return a classifier that maps images (B, 1, size, size) to logits (B, 10).
+
+    Args:
+        chosen: the command line.
+        pooled: whether the last layer reads the mean over all locations.
+        local: whether the middle layer is locally connected.
+        size: rows and columns of the images in pixels, divisible by 4.
+    """
     middle: nn.Module
     if local:
         middle = tritonconv.LocallyConnected2d(16, 32, 3, input_size=size // 2, stride=2, padding=1)
@@ -105,14 +124,15 @@ def build(chosen: argparse.Namespace, pooled: bool, local: bool, size: int) -> n
 
 
 def accuracy(chosen: argparse.Namespace, seed: int, pooled: bool, local: bool, train: Images, test: Images) -> float:
-    """Of one classifier on the test images, in per cent."""
+    """Train one classifier and return its accuracy on the test images in per cent."""
     dtype, batch_size = DTYPES[chosen.dtype], chosen.batch_size
     torch.manual_seed(seed)
     network = build(chosen, pooled, local, train.pixels.shape[-1])
     if chosen.device.type == "cuda":
         with autocast(chosen.device, dtype):
             tritonconv.warmup(network, train.pixels[:batch_size])
-    torch.manual_seed(seed)  # the layers have drawn differently many numbers, and the order is to be the same
+    # The two layers drew different amounts of random numbers. Seeding again gives both the same order of images.
+    torch.manual_seed(seed)
     fit(network, train, chosen.epochs, batch_size, dtype)
     with torch.no_grad(), autocast(chosen.device, dtype):
         read = torch.cat([network(batch).argmax(1) for batch in test.pixels.split(batch_size)])
@@ -120,7 +140,7 @@ def accuracy(chosen: argparse.Namespace, seed: int, pooled: bool, local: bool, t
 
 
 def fit(network: nn.Sequential, train: Images, epochs: int, batch_size: int, dtype: torch.dtype) -> None:
-    """Train for `epochs`. The images stay where they are: shifted, they would not be aligned."""
+    """Train for `epochs`. Unlike in `train.py`, images are not shifted, because they must stay aligned."""
     device, count = train.pixels.device, len(train.labels)
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)

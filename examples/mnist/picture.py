@@ -1,4 +1,4 @@
-"""Digits, and what the network drew of them."""
+"""Draw test images above their reconstructions."""
 
 from pathlib import Path
 
@@ -11,7 +11,10 @@ import matplotlib.pyplot as plt
 
 
 def save(path: Path, test: Images, predictions: Tensor, reconstructions: Tensor) -> None:
-    """One image of each digit above its reconstruction, titled with what the network read: in red if it is wrong."""
+    """Save a picture with one test image of each digit above its reconstruction.
+
+    The title of each image is the predicted digit, in red if it is wrong.
+    """
     found = [(test.labels == digit).nonzero().flatten() for digit in range(10)]
     shown = [int(indices[0]) for indices in found if len(indices) > 0]
     figure, axes = plt.subplots(2, len(shown), figsize=(1 + len(shown), 2.5), squeeze=False, layout="constrained")

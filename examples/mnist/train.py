@@ -1,17 +1,21 @@
-"""Learn to read handwritten digits and to draw them again, with convolutions from torch.nn or from tritonconv.
+"""Train a small network to classify handwritten digits and to draw them again.
+
+Its layers are Conv2d and ConvTranspose2d of tritonconv, or of torch.nn for comparison:
 
     python examples/mnist/train.py
     python examples/mnist/train.py --implementation torch --dtype bfloat16 --picture digits.png
 
-Where nothing is installed but torch, einops and scikit-learn, this runs in a checkout:
+After training, the script prints the accuracy on test images. Then it prints which implementation ran each
+layer and why, and how far one training step of each implementation is from float64.
 
-    PYTHONPATH=. python examples/mnist/train.py --data digits
-
-Afterwards it says which implementation ran each layer and why, and how far each implementation is from float64.
+With --local, the script compares a locally connected layer with a convolution instead. It trains a classifier
+with each of them, for several seeds, and prints the accuracies:
 
     python examples/mnist/train.py --local
 
-does something else: it compares a locally connected layer with the convolution in its place, over several seeds.
+To run it in a checkout where only torch, einops and scikit-learn are installed:
+
+    PYTHONPATH=. python examples/mnist/train.py --data digits
 """
 
 import sys
@@ -32,7 +36,7 @@ import tritonconv
 
 def main() -> None:
     chosen = arguments.parse(sys.argv[1:], __doc__)
-    # Layers this small gain little from more threads, and where cores are shared, threads wait for one another.
+    # Layers this small gain little from more threads. Where cores are shared, threads would wait for one another.
     torch.set_num_threads(1)
     if chosen.local:
         local.main(chosen)
@@ -43,7 +47,7 @@ def main() -> None:
         if chosen.picture:
             import picture
     except ModuleNotFoundError as missing:
-        sys.exit(f'error: {missing}; pip install ".[examples]"')
+        sys.exit(f'error: {missing}. Install what the examples need: pip install ".[examples]"')
     train, test = train.to(device, wide(dtype)), test.to(device, wide(dtype))
     torch.manual_seed(chosen.seed)
     network = build(implementation, train.pixels.shape[-1], device, dtype)
@@ -53,7 +57,7 @@ def main() -> None:
     except NotImplementedError as refusal:
         sys.exit(f"error: {refusal}")
 
-    print(f"{len(train.labels)} images to learn from, {len(test.labels)} to test with; {device}, {chosen.dtype}")
+    print(f"{len(train.labels)} training images, {len(test.labels)} test images; device {device}, dtype {chosen.dtype}")
     if device.type == "cuda" and implementation != "torch":
         with autocast(device, dtype):
             tritonconv.warmup(network, train.pixels[: chosen.batch_size])
@@ -63,23 +67,24 @@ def main() -> None:
     if chosen.picture:
         picture.save(chosen.picture, test, logits.argmax(1), reconstructions)
 
-    print("\nwhich implementation runs each convolution, and why\n")
-    print("torch.nn runs them all" if implementation == "torch" else explanation)
-    print("\none training step against torch.nn in float64: RMS and maximum of the relative error\n")
+    print("\nWhich implementation runs each convolution, and why")
+    print("torch.nn runs them all" if implementation == "torch" else f"{compare.CHOICES}\n\n{explanation}")
+    print("\nErrors of one training step, relative to torch.nn in float64")
+    print(compare.ERRORS + "\n")
     print(compare.table(network.state_dict(), compare.hardest(test, logits), dtype))
 
 
 def fit(network: Network, train: Images, epochs: int, batch_size: int, dtype: torch.dtype) -> None:
-    """Train for `epochs`, with a line of output for each."""
+    """Train for `epochs` and print one line for each."""
     device, count = train.pixels.device, len(train.labels)
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    # Without a factor on the loss, small gradients would vanish in float16.
+    # The scaler multiplies the loss by a factor: without it, small gradients would vanish in float16.
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     network.train()
     for epoch in range(1, epochs + 1):
         title, start = f"epoch {epoch:2}/{epochs}", time.perf_counter()
-        # Summed on the device: to read the loss after each batch would make a GPU wait for Python.
+        # The sums stay on the device. Reading the loss after each batch would make a GPU wait for Python.
         totals = torch.zeros(2, dtype=torch.float64, device=device)
         for batch in progress(torch.randperm(count).to(device).split(batch_size), title):
             pixels, labels = shift(train.pixels[batch]), train.labels[batch]
@@ -98,7 +103,11 @@ def fit(network: Network, train: Images, epochs: int, batch_size: int, dtype: to
 
 
 def shift(pixels: Tensor) -> Tensor:
-    """The batch, moved by up to two pixels, so that few images go further. MNIST's rim is empty; 8x8 images stay."""
+    """Return the batch, moved at random by up to two pixels along each axis, to augment the few training images.
+
+    Pixels that leave on one side come back on the other, but the rim of MNIST's images is empty. 8x8 images stay in
+    place.
+    """
     most = pixels.shape[-1] // 14
     along_h, along_w = torch.randint(-most, most + 1, (2,)).tolist()
     return pixels.roll((along_h, along_w), dims=(2, 3))
@@ -106,7 +115,7 @@ def shift(pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def predict(network: Network, pixels: Tensor, batch_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Logits and reconstructions of all images, in the dtype of `pixels`."""
+    """Return logits and reconstructions of all images, in the dtype of `pixels`."""
     network.eval()
     with autocast(pixels.device, dtype):
         outputs = [network(batch) for batch in pixels.split(batch_size)]
@@ -115,7 +124,7 @@ def predict(network: Network, pixels: Tensor, batch_size: int, dtype: torch.dtyp
 
 
 def progress(batches: Sequence[Tensor], title: str) -> Iterable[Tensor]:
-    """The batches, behind a bar that vanishes with the last, where there is a terminal to draw on and rich to draw."""
+    """Return the batches, with a progress bar if the output is a terminal and the package rich is installed."""
     if not sys.stdout.isatty():
         return batches
     try:

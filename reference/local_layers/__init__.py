@@ -1,4 +1,4 @@
-"""The layers whose weights vary over locations, their lazy forms, and what they are converted from and to."""
+"""Locally connected layers: their weights vary over locations. With lazy forms and conversions."""
 
 from tritonconv.reference.local_layers.layers import LocallyConnected2d, LocallyConnectedTranspose2d
 from tritonconv.reference.local_layers.lazy import LazyLocallyConnected2d, LazyLocallyConnectedTranspose2d

@@ -1,7 +1,7 @@
-"""`LocallyConnected2d` and `LocallyConnectedTranspose2d`: torch has no such layers, so these are written as it would.
+"""`LocallyConnected2d` and `LocallyConnectedTranspose2d`, in the style of torch.nn, which lacks such layers.
 
-The weight has the shape (P, Q, F, C/groups, R, S) and lies in memory as (P, Q, F, R, S, C/groups), so that what one sum
-runs over is contiguous.
+The weight has the shape (P, Q, F, C/groups, R, S), but lies in memory in the order (P, Q, F, R, S, C/groups). So the
+numbers that one sum of `LocallyConnected2d` runs over are contiguous.
 """
 
 from math import prod, sqrt
@@ -19,12 +19,12 @@ from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.arguments import output_padding, padded
 from tritonconv.reference.torch_rules.checks import Ints, Pair, check_positive, integers, pair
 
-# The dimensions of the weight, from the farthest apart in memory to the closest.
+# The dimensions of the weight in memory order, from the largest stride to the smallest: channels come last.
 IN_MEMORY = (0, 1, 2, 4, 5, 3)
 
 
 class _LocallyConnected(_ConvNd):
-    """What the two layers share. Without an `input_size` the parameters wait for the first input."""
+    """The base class of both layers. In a lazy layer, `input_size` is None until the first input comes."""
 
     input_size: Pair | None
 
@@ -65,7 +65,7 @@ class _LocallyConnected(_ConvNd):
         self.reset_parameters()
 
     def _shapes(self, in_channels: int, input_size: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Those of weight and bias. Raises RuntimeError, as the function would, for an input too small."""
+        """Return the shapes of weight and bias. Raise RuntimeError, as the function does, if the input is too small."""
         channels = (in_channels, self.out_channels // self.groups)
         if not self.transposed:
             channels = (self.out_channels, in_channels // self.groups)
@@ -81,8 +81,9 @@ class _LocallyConnected(_ConvNd):
         return (*positions, *shared.shape), (self.out_channels, *(() if self._bias == "shared" else size))
 
     def reset_parameters(self) -> None:
-        """Each location's filters and bias as torch.nn initialises those of a convolution: uniform in
-        +-1/sqrt(channels * taps), the channels of one group.
+        """Initialise each location's filters and bias as torch.nn initialises a convolution.
+
+        Values are uniform in +-1/sqrt(channels * taps). The channels are those of one group.
         """
         fan_in = prod(self.weight.shape[-3:])
         bound = 1 / sqrt(fan_in) if fan_in > 0 else 0
@@ -95,6 +96,7 @@ class _LocallyConnected(_ConvNd):
         return said + ", bias='shared'" if self._bias == "shared" and self.bias is not None else said
 
     def _check_size(self, input: Tensor) -> None:
+        """Raise RuntimeError for an input of another size than `input_size`."""
         if input.ndim in (3, 4) and tuple(input.shape[-2:]) != self.input_size:
             assert self.input_size is not None
             (H, W), (h, w) = self.input_size, input.shape[-2:]
@@ -105,20 +107,37 @@ class _LocallyConnected(_ConvNd):
 
 
 def size_of_input(layer: str, input_size: Ints) -> Pair:
-    """`input_size` as a pair; TypeError or RuntimeError, in torch's words, if it is none, of positive ints."""
+    """Return `input_size` as (rows, columns). Raise TypeError or RuntimeError unless it is one or two positive ints."""
     sizes = pair("input_size", {"input_size": integers(layer, "input_size", input_size)})
     check_positive(input_size=sizes)
     return sizes
 
 
 class LocallyConnected2d(OfConv2d, _LocallyConnected):
-    """`torch.nn.Conv2d` with filters of their own for every location, and hence for images of one size.
+    """`torch.nn.Conv2d` with different filters at every location of the output, for images of one size.
 
-    in_channels, out_channels, kernel_size, stride, padding, dilation, groups and padding_mode are those of
-    `torch.nn.Conv2d`; `input_size` is that of the images in pixels, H and W or one number for both, before padding.
-    Weight (P, Q, out_channels, in_channels/groups, R, S), where P x Q is the size of the output; bias
-    (out_channels, P, Q), or (out_channels,) with `bias="shared"`, or None with `bias=False`. Raises RuntimeError for
-    inputs of another size.
+        y[b,f,p,q] = bias[f,p,q] + sum over c,r,s of x[b,c,h,w] * weight[p,q,f,c,r,s]
+
+    Source: the formula of `torch.nn.Conv2d` with p,q added to the weight. `reference.locally_connected2d` computes it.
+
+    Args:
+        in_channels: C, the channels of the input.
+        out_channels: F, the channels of the output.
+        kernel_size: taps of a filter. An int, or (R, S).
+        input_size: the size of the images in pixels, before padding. (H, W), or one int for both.
+        stride, padding, dilation, groups, padding_mode: as in `torch.nn.Conv2d`. Sizes are in pixels.
+        bias: True for one number per filter and location, shape (F, P, Q). "shared" for one per filter, shape (F,).
+            False for none.
+        device, dtype: where and in which dtype the parameters are made.
+
+    The weight has the shape (P, Q, F, C/groups, R, S), where P x Q is the size of the output. `layer(input)` takes
+    images (B, C, H, W) or one image (C, H, W) in the dtype of the weight. The result is (B, F, P, Q) or (F, P, Q).
+
+    Raises:
+        TypeError: `input_size` is neither an int nor a list or tuple of ints.
+        ValueError: an argument has a value that `torch.nn.Conv2d` refuses, or `bias` is another string than "shared".
+        RuntimeError: `input_size` is not positive, or the filters do not fit into it. When the layer is called: the
+            input has another size.
 
     >>> import torch
     >>> layer = LocallyConnected2d(3, 8, kernel_size=3, input_size=(10, 12), padding=1)
@@ -149,7 +168,7 @@ class LocallyConnected2d(OfConv2d, _LocallyConnected):
         )
 
     def forward(self, input: Tensor) -> Tensor:
-        """input (B, C, H, W) or (C, H, W) -> (B, F, P, Q) or (F, P, Q)."""
+        """Return features (B, F, P, Q) of images (B, C, H, W), or (F, P, Q) of one image (C, H, W)."""
         return self._conv_forward(input, self.weight, self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -159,12 +178,39 @@ class LocallyConnected2d(OfConv2d, _LocallyConnected):
 
 
 class LocallyConnectedTranspose2d(OfConvTranspose2d, _LocallyConnected):
-    """`torch.nn.ConvTranspose2d` with a stamp of its own for every location, and hence for images of one size.
+    """`torch.nn.ConvTranspose2d` with different filters at every location of the input, for inputs of one size.
 
-    in_channels, out_channels, kernel_size, stride, padding, output_padding, groups and dilation are those of
-    `torch.nn.ConvTranspose2d`; `input_size` is that of its inputs in pixels, P and Q or one number for both. Weight
-    (P, Q, in_channels, out_channels/groups, R, S); bias (out_channels, H, W), where H x W is the size of the output, or
-    (out_channels,) with `bias="shared"`, or None with `bias=False`. Raises RuntimeError for inputs of another size.
+        x[b,c,h,w] = bias[c,h,w] + sum over f and all p,q,r,s that fall on h,w of weight[p,q,f,c,r,s] * y[b,f,p,q]
+
+    Source: the formula of `torch.nn.ConvTranspose2d` with p,q added to the weight. The function
+    `reference.locally_connected_transpose2d` computes it.
+
+    Args:
+        in_channels: F, the channels of the input.
+        out_channels: C, the channels of the output.
+        kernel_size: taps of a filter. An int, or (R, S).
+        input_size: the size of the inputs in pixels. (P, Q), or one int for both.
+        stride, padding, output_padding, groups, dilation: as in `torch.nn.ConvTranspose2d`. Sizes are in pixels.
+        bias: True for one number per channel and pixel of the output, shape (C, H, W). "shared" for one per channel,
+            shape (C,). False for none.
+        padding_mode: only "zeros".
+        device, dtype: where and in which dtype the parameters are made.
+
+    The weight has the shape (P, Q, F, C/groups, R, S).
+
+    Raises:
+        TypeError: `input_size` is neither an int nor a list or tuple of ints.
+        ValueError: an argument has a value that `torch.nn.ConvTranspose2d` refuses, or `bias` is another string than
+            "shared".
+        RuntimeError: `input_size` is not positive, or the output would be too small. When the layer is called: the
+            input has another size.
+
+    >>> import torch
+    >>> layer = LocallyConnectedTranspose2d(8, 3, kernel_size=3, input_size=(5, 6), stride=2, padding=1)
+    >>> layer.weight.shape, layer.bias.shape
+    (torch.Size([5, 6, 8, 3, 3, 3]), torch.Size([3, 9, 11]))
+    >>> layer(torch.zeros(2, 8, 5, 6)).shape
+    torch.Size([2, 3, 9, 11])
     """
 
     _output_padding = nn.ConvTranspose2d._output_padding
@@ -193,10 +239,11 @@ class LocallyConnectedTranspose2d(OfConvTranspose2d, _LocallyConnected):
         )
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """input (B, F, P, Q) or (F, P, Q) -> (B, C, H, W) or (C, H, W).
+        """Return images (B, C, H, W) of features (B, F, P, Q), or (C, H, W) of features (F, P, Q).
 
-        `output_size`, of 2 or all entries in pixels, overrides `output_padding`: another than that needs a shared bias,
-        or none.
+        `output_size` is the wanted size of the result in pixels: [H, W], or the whole shape. It replaces the layer's
+        `output_padding`. With `bias=True` the bias has the size of the result, so another size raises RuntimeError.
+        Raises ValueError if no output padding gives `output_size`.
         """
         self._check_size(input)
         return self._forward(input, output_padding(self, input, output_size))

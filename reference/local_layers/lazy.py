@@ -1,4 +1,4 @@
-"""`LocallyConnected2d` and `LocallyConnectedTranspose2d` whose parameters wait for the first input."""
+"""Lazy forms of the locally connected layers, which create their parameters when the first input comes."""
 
 from typing import Any
 
@@ -11,16 +11,17 @@ from tritonconv.reference.torch_rules.checks import Ints
 
 
 class _Lazy(_LazyConvXdMixin):
-    """The part of a lazy layer that waits for the first input's channels and size."""
+    """The part of a lazy layer that takes `in_channels` and `input_size` from the first input."""
 
     def initialize_parameters(self: Any, input: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Create the parameters that the first input needs, or check those that `load_state_dict` has loaded."""
         if self.input_size is not None:
             return
         in_channels, size = self._get_in_channels(input), tuple(input.shape[-2:])
         if in_channels % self.groups != 0:
             raise ValueError("in_channels must be divisible by groups")
         shape, bias_shape = self._shapes(in_channels, size)
-        # Loaded ones are there already, but not in the right order in memory.
+        # load_state_dict may have made the parameters already, but with a weight that is not in IN_MEMORY order.
         loaded = not self.has_uninitialized_params()
         for name, wanted in (("weight", shape), ("bias", bias_shape)):
             parameter = getattr(self, name)
@@ -31,7 +32,7 @@ class _Lazy(_LazyConvXdMixin):
             elif parameter.shape != wanted:
                 raise RuntimeError(
                     f"Given input{list(input.shape)}, expected {name} of size {list(wanted)}, "
-                    f"but one of size {list(parameter.shape)} was loaded"
+                    f"but the loaded {name} has size {list(parameter.shape)}"
                 )
         self.in_channels, self.input_size = in_channels, size
         with torch.no_grad():
@@ -46,7 +47,19 @@ class _Lazy(_LazyConvXdMixin):
 
 
 class LazyLocallyConnected2d(_Lazy, LocallyConnected2d):  # type: ignore[misc]
-    """A `LocallyConnected2d` that takes `in_channels` and `input_size` from its first input."""
+    """A `LocallyConnected2d` that takes `in_channels` and `input_size` from its first input.
+
+    All other arguments are those of `LocallyConnected2d`. With its first input the layer creates its parameters and
+    becomes a `LocallyConnected2d`. The first call raises what the constructor of that layer would, and RuntimeError if
+    loaded parameters do not fit the input.
+
+    >>> import torch
+    >>> layer = LazyLocallyConnected2d(8, kernel_size=3, padding=1)
+    >>> layer(torch.zeros(2, 3, 10, 12)).shape
+    torch.Size([2, 8, 10, 12])
+    >>> layer.in_channels, layer.input_size
+    (3, (10, 12))
+    """
 
     cls_to_become = LocallyConnected2d
 
@@ -68,7 +81,19 @@ class LazyLocallyConnected2d(_Lazy, LocallyConnected2d):  # type: ignore[misc]
 
 
 class LazyLocallyConnectedTranspose2d(_Lazy, LocallyConnectedTranspose2d):  # type: ignore[misc]
-    """A `LocallyConnectedTranspose2d` that takes `in_channels` and `input_size` from its first input."""
+    """A `LocallyConnectedTranspose2d` that takes `in_channels` and `input_size` from its first input.
+
+    All other arguments are those of `LocallyConnectedTranspose2d`. With its first input the layer creates its
+    parameters and becomes a `LocallyConnectedTranspose2d`. The first call raises what the constructor of that layer
+    would, and RuntimeError if loaded parameters do not fit the input.
+
+    >>> import torch
+    >>> layer = LazyLocallyConnectedTranspose2d(3, kernel_size=3, stride=2, padding=1)
+    >>> layer(torch.zeros(2, 8, 5, 6)).shape
+    torch.Size([2, 3, 9, 11])
+    >>> layer.in_channels, layer.input_size
+    (8, (5, 6))
+    """
 
     cls_to_become = LocallyConnectedTranspose2d
 

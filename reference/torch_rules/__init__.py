@@ -1,1 +1,4 @@
-"""What torch accepts, refuses and returns: its checks, words, dtypes and memory formats. A student may skip this."""
+"""What torch accepts, refuses and returns: its argument checks, error texts, dtypes and memory formats.
+
+You can understand convolution without reading this folder.
+"""

@@ -1,8 +1,10 @@
-"""What torch's convolutions accept: one place for both implementations, and for the weights that vary.
+"""Check and normalise the arguments of all convolution functions, in the reference and in the Triton implementation.
 
-Ints, pairs and padding strings become pairs, an image without a batch gets one, dtypes follow autocast, and every call
-that torch refuses is refused here in its words. `varies` has the letters of what a weight varies over, which stand in
-front of a shared one's: "b" for samples, "p q" for positions, "b p q" for both. A bias may vary over as much.
+Ints, pairs and padding strings become pairs. An image without a batch gets one. Dtypes follow autocast. A call that
+torch refuses is refused here, in torch's words.
+
+`varies` names the letters that the weight has in front of F: "", "b" for samples, "p q" for positions, or "b p q" for
+both. A bias may vary over the same letters.
 """
 
 from typing import Any, NamedTuple
@@ -30,7 +32,7 @@ from tritonconv.reference.torch_rules.checks import (
 )
 from tritonconv.reference.torch_rules.formats import autocast, channels_last
 
-# What the functions are called, by what their weight varies over; the second is the transposed one.
+# The names of the functions for each `varies`, for error messages. The second name is that of the transposed function.
 FUNCTIONS = {
     "": ("conv2d", "conv_transpose2d"),
     "b": ("per_sample_conv2d",),
@@ -40,9 +42,10 @@ FUNCTIONS = {
 
 
 class Checked(NamedTuple):
-    """A convolution whose arguments have been checked.
+    """The arguments of a convolution after all checks, as the primitives take them.
 
-    `size` is the result's pixels, `pad` the leading padding, `channels_last` the memory format of result and gradients.
+    `size` is the size of the result in rows and columns. `pad` is the padding before the first row and column.
+    `channels_last` says whether result and gradients have this memory format.
     """
 
     input: Tensor
@@ -58,7 +61,7 @@ class Checked(NamedTuple):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What the primitives take by name."""
+        """The keyword arguments of `fprop`, `dgrad` and `wgrad`."""
         return dict(stride=self.stride, pad=self.pad, dilation=self.dilation, groups=self.groups, varies=self.varies)
 
 
@@ -73,9 +76,9 @@ def conv2d(
     *,
     varies: str = "",
 ) -> Checked:
-    """Check the arguments of `torch.nn.functional.conv2d`; `size` is that of its output.
+    """Check the arguments of `torch.nn.functional.conv2d` and return them normalised.
 
-    Raises TypeError, RuntimeError or NotImplementedError where torch does.
+    Raises TypeError, RuntimeError or NotImplementedError in the cases in which torch does.
     """
     function = FUNCTIONS[varies][0]
     check_tensors(function, input, weight, bias)
@@ -109,7 +112,7 @@ def conv2d(
     extent = (x.shape[2] + total[0], x.shape[3] + total[1])
     reach = tuple(dilations[i] * (kernel[i] - 1) + 1 for i in (0, 1))
     room = tuple(extent[i] - reach[i] for i in (0, 1))
-    # torch looks at the bias first, but of one that varies the size is not known before.
+    # torch checks the bias before the size of the image. A bias that varies needs the output size, so it comes later.
     if not varies:
         check_bias(bias, weight, (filters,), "")
     if min(room) < 0:
@@ -121,7 +124,7 @@ def conv2d(
     size = (room[0] // strides[0] + 1, room[1] // strides[1] + 1)
     if varies:
         check_samples(x, weight, varies)
-        check_positions(weight, varies, f"an output of {size[0]} x {size[1]} for input{list(x.shape)}", size)
+        check_positions(weight, varies, f"the output for input{list(x.shape)}", size)
         check_bias(bias, weight, (filters,), "", varies, (x.shape[0], *size))
     check_same("bias", input, bias)
     check_multiplied(function, input)
@@ -150,9 +153,9 @@ def conv_transpose2d(
     *,
     varies: str = "",
 ) -> Checked:
-    """Check the arguments of `torch.nn.functional.conv_transpose2d`; `size` is that of its output.
+    """Check the arguments of `torch.nn.functional.conv_transpose2d` and return them normalised.
 
-    Raises TypeError, RuntimeError or NotImplementedError where torch does.
+    Raises TypeError, RuntimeError or NotImplementedError in the cases in which torch does.
     """
     function = FUNCTIONS[varies][1]
     check_tensors(function, input, weight, bias)
@@ -190,7 +193,7 @@ def conv_transpose2d(
         )
     if varies:
         check_samples(y, weight, varies)
-        check_positions(weight, varies, f"input{list(y.shape)}, of {y.shape[2]} x {y.shape[3]} pixels", y.shape[2:])
+        check_positions(weight, varies, f"input{list(y.shape)}", y.shape[2:])
         check_bias(bias, weight, (channels * groups,), "transposed=1, ", varies, (y.shape[0], *size))
     check_multiplied(function, input)
     check_same("weight", input, weight)
@@ -208,14 +211,20 @@ def conv_transpose2d(
 
 
 def padded(layer: Any, input: Tensor) -> tuple[Tensor, str | tuple[int, ...]]:
-    """The input of a Conv2d padded as its `padding_mode` says, and the padding that is left for the convolution."""
+    """Return the input of a Conv2d and the padding argument of its convolution.
+
+    With a `padding_mode` other than "zeros", the input is padded here and nothing is left for the convolution to pad.
+    """
     if layer.padding_mode == "zeros":
         return input, layer.padding
     return torch_pad(input, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), (0, 0)
 
 
 def output_padding(layer: Any, input: Tensor, output_size: list[int] | None) -> list[int]:
-    """The output padding of a ConvTranspose2d, or that which makes its result `output_size`; else ValueError."""
+    """Return the output padding of a ConvTranspose2d: its own, or the one with which the result has `output_size`.
+
+    Raises ValueError if no output padding gives `output_size`, or for a `padding_mode` other than "zeros".
+    """
     if layer.padding_mode != "zeros":
         raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")
     assert isinstance(layer.padding, tuple), "self.padding must be a tuple"

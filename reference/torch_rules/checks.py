@@ -1,4 +1,7 @@
-"""What is refused, in torch's words."""
+"""Checks of arguments. Each raises torch's exception with torch's words, or returns a normalised value.
+
+The checks of weights that vary, which torch does not have, are written in the same style.
+"""
 
 from collections.abc import Sequence
 from operator import index
@@ -13,7 +16,7 @@ Ints = int | Sequence[int]
 
 
 def integer(expected: str, value: int) -> int:
-    """`value` as an int; else TypeError. Symbolic sizes, which `torch.compile` traces with, pass through."""
+    """Return `value` as an int, or raise TypeError. Symbolic sizes, which `torch.compile` traces with, pass through."""
     if type(value) is int or isinstance(value, torch.SymInt):
         return value
     if hasattr(value, "__index__") and not isinstance(value, bool):
@@ -22,14 +25,14 @@ def integer(expected: str, value: int) -> int:
 
 
 def integers(function: str, name: str, value: Ints) -> tuple[int, ...]:
-    """`value` as a tuple: an int, or a list or tuple of them."""
+    """Return an int, or a list or tuple of ints, as a tuple. Raise TypeError for anything else."""
     expected = f"{function}(): argument '{name}' must be tuple of ints"
     values = value if isinstance(value, list | tuple) else (value,)
     return tuple([integer(expected, v) for v in values])
 
 
 def pair(name: str, numbers: dict[str, tuple[int, ...]]) -> Pair:
-    """The numbers of that name for both axes, of which there must be one or two."""
+    """Return `numbers[name]` as (rows, columns). Raise RuntimeError unless it has one or two entries."""
     values = numbers[name]
     if len(values) not in (1, 2):
         raise RuntimeError(
@@ -40,6 +43,7 @@ def pair(name: str, numbers: dict[str, tuple[int, ...]]) -> Pair:
 
 
 def check_tensors(function: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise TypeError unless input and weight are tensors, and the bias is a tensor or None."""
     for name, value in (("input", input), ("weight", weight)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{function}(): argument '{name}' must be Tensor, not {type(value).__name__}")
@@ -48,6 +52,7 @@ def check_tensors(function: str, input: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def check_ranks(function: str, input: Tensor, weight: Tensor, varies: str = "") -> None:
+    """Raise RuntimeError if input or weight has a wrong number of dimensions."""
     if input.ndim not in (3, 4):
         raise RuntimeError(
             f"Expected 3D (unbatched) or 4D (batched) input to {function}, but got input of size: {list(input.shape)}"
@@ -55,7 +60,9 @@ def check_ranks(function: str, input: Tensor, weight: Tensor, varies: str = "") 
     if varies:
         letters = f"({', '.join([*varies.upper().split(), 'F', 'C/groups', 'R', 'S'])})"
         if weight.ndim != 4 + len(varies.split()):
-            raise RuntimeError(f"Expected weight {letters} of {function}, but got weight of size {list(weight.shape)}")
+            raise RuntimeError(
+                f"Expected weight of shape {letters} for {function}, but got weight of size {list(weight.shape)}"
+            )
     elif weight.ndim != 4:
         size = [1, *input.shape] if input.ndim == 3 else list(input.shape)
         raise RuntimeError(
@@ -77,7 +84,7 @@ def check_not_negative(**values: Sequence[int]) -> None:
 
 
 def check_weight(weight: Tensor, groups: int) -> None:
-    """Its filters must hold every group, equally often, and it must have taps."""
+    """Raise RuntimeError unless the number of filters is a positive multiple of `groups` and filters have taps."""
     size, dim = weight.shape, weight.ndim - 4
     if size[dim] < groups:
         raise RuntimeError(
@@ -94,7 +101,7 @@ def check_weight(weight: Tensor, groups: int) -> None:
 
 
 def check_samples(input: Tensor, weight: Tensor, varies: str) -> None:
-    """A weight that varies over samples must have one for each."""
+    """Raise RuntimeError if the weight varies over samples but does not have as many as the input."""
     if "b" in varies and weight.shape[0] != input.shape[0]:
         raise RuntimeError(
             f"Given weight of size {list(weight.shape)}, expected input{list(input.shape)} to have "
@@ -102,11 +109,17 @@ def check_samples(input: Tensor, weight: Tensor, varies: str) -> None:
         )
 
 
-def check_positions(weight: Tensor, varies: str, got: str, size: Sequence[int]) -> None:
-    """A weight that varies over positions must have one for each, of `size`."""
+def check_positions(weight: Tensor, varies: str, features: str, size: Sequence[int]) -> None:
+    """Raise RuntimeError if the weight varies over positions but not over `size`, the positions of `features`.
+
+    `features` is a phrase for the error message that says which tensor has these positions.
+    """
     if "p" in varies and tuple(weight.shape[-6:-4]) != tuple(size):
         P, Q = weight.shape[-6:-4]
-        raise RuntimeError(f"Given weight of size {list(weight.shape)}, for {P} x {Q} positions, but got {got}")
+        raise RuntimeError(
+            f"Given weight of size {list(weight.shape)}, expected {P} x {Q} positions, "
+            f"but {features} has {size[0]} x {size[1]} positions"
+        )
 
 
 def check_bias(
@@ -117,7 +130,11 @@ def check_bias(
     varies: str = "",
     extents: tuple[int, ...] = (),
 ) -> None:
-    """One number for each of `channels`, or for each sample or pixel of `extents`, too, that the weight varies over."""
+    """Raise RuntimeError unless the bias has an allowed shape.
+
+    The shape `channels` is always allowed. A weight that varies over samples or positions also allows a bias that
+    varies over them: `extents` has the number of samples, and the rows and columns of the result.
+    """
     if bias is None or bias.shape == channels:
         return
     sizes: list[tuple[int, ...]] = [channels]
@@ -136,19 +153,19 @@ def check_bias(
 
 
 def check_not_empty(input: Tensor) -> None:
-    """An empty batch is a legal input; an image without pixels or channels is not."""
+    """Raise RuntimeError for images without pixels or channels. An empty batch is legal."""
     if min(input.shape[1:]) == 0:
         raise RuntimeError(f"Only zero batch inputs are supported, but got input shape: {list(input.shape)}")
 
 
 def check_multiplied(function: str, input: Tensor) -> None:
-    """torch has no sums of products of truth values."""
+    """Raise NotImplementedError for the dtype bool, which torch does not multiply and sum."""
     if input.dtype == torch.bool:
         raise NotImplementedError(f"\"{function}\" not implemented for 'Bool'")
 
 
 def check_same(name: str, input: Tensor, other: Tensor | None) -> None:
-    """One dtype and one device, unless autocast is about to settle the dtype."""
+    """Raise RuntimeError if dtypes or devices differ. Dtypes may differ if autocast makes them equal."""
     if other is None or (input.dtype == other.dtype and input.device == other.device):
         return
     if input.device != other.device:

@@ -1,4 +1,4 @@
-"""The dtypes that a convolution computes in, and the memory formats of what it returns: torch's rules."""
+"""torch's rules for the dtype that a convolution computes in and the memory format of its result."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,7 +12,10 @@ Form = Callable[..., Tensor]
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype torch's convolutions read `tensor` in: under autocast its dtype, but for float64 and complex."""
+    """Return the dtype to which torch's convolutions convert `tensor`.
+
+    Under autocast it is autocast's dtype, except that float64, complex and integer tensors keep their own.
+    """
     device = tensor.device.type
     if autocasting(device) and tensor.is_floating_point() and tensor.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
@@ -20,11 +23,15 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def autocasting(device: str) -> bool:
+    """Whether autocast is enabled for this type of device."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The operands as torch's convolutions read them: `unfold` and `fold` are not on autocast's list."""
+    """Return the operands in autocast's dtype, as torch's convolutions read them.
+
+    The reference must convert them itself, because autocast does not act on `unfold` and `fold`.
+    """
     if not autocasting(input.device.type):
         return input, weight, bias
     return (
@@ -35,17 +42,19 @@ def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor
 
 
 def channels_last(input: Tensor, weight: Tensor, varies: str = "") -> bool:
-    """Whether a convolution of these, and its gradients, have the memory format channels_last: if either is.
+    """Whether the convolution's result and gradients are channels_last: if input or weight is.
 
-    Of a weight that varies torch knows no such format, and the input decides.
+    torch has no such format for a weight that varies. There the input alone decides.
     """
     return strides_are_channels_last(input) or (not varies and strides_are_channels_last(weight))
 
 
 def strides_are_channels_last(tensor: Tensor) -> bool:
-    """Whether the strides grow in the order c, w, h, b, gaps allowed; not so where one pixel or channel leaves it open.
+    """Whether torch would call the memory format of this 4-d tensor channels_last.
 
-    The rule by which torch suggests a memory format (`c10/core/MemoryFormat.h`).
+    The strides must grow in the order c, w, h, b, also along axes of extent 1. Gaps are allowed. One pixel of one
+    channel with equal strides fits both formats, and the answer is no. This is the rule by which torch suggests a
+    memory format (`c10/core/MemoryFormat.h`).
     """
     sizes, strides = tensor.shape, tensor.stride()
     if strides[1] == 0 or 0 in sizes:
@@ -59,12 +68,15 @@ def strides_are_channels_last(tensor: Tensor) -> bool:
 
 
 def laid_out(result: Tensor, channels_last: bool) -> Tensor:
-    """`result` in the memory format that torch would give it."""
+    """Return `result` in the memory format channels_last, or else contiguous."""
     return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def rounded_once(form: Form) -> Form:
-    """Multiply and add 16-bit factors in float32, also under autocast, and round the result once."""
+    """Decorate a primitive so that it computes 16-bit factors in float32 and rounds only its result.
+
+    Autocast is off meanwhile: it would convert the factors back to 16 bits.
+    """
 
     @wraps(form)
     def wide(first: Tensor, second: Tensor, *args: Any, **kwargs: Any) -> Tensor:

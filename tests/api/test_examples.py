@@ -1,5 +1,6 @@
-"""The training example, as a user runs it."""
+"""The examples, as a user runs them."""
 
+import ast
 import re
 import sys
 from importlib import import_module
@@ -82,7 +83,9 @@ def test_local() -> None:
     assert max(seeds[0]) > 20
     means = [sum(column) / 2 for column in zip(*seeds, strict=True)]
     assert [float(cell) for cell in rows["mean"]] == pytest.approx(means, abs=0.02)
-    verdicts = re.findall(r"^reading .*: .*: (\S+) for local, .* over 2 seeds$", done.stdout, re.MULTILINE)
+    verdicts = re.findall(
+        r"^reading .*: .*: (\S+) percentage points for local, .* over 2 seeds$", done.stdout, re.MULTILINE
+    )
     differences = [means[1] - means[0], means[3] - means[2]]
     assert [float(verdict) for verdict in verdicts] == pytest.approx(differences, abs=0.02)
 
@@ -108,8 +111,8 @@ def test_who_wins(monkeypatch: pytest.MonkeyPatch, local: list[float], said: str
     [
         (["--epochs", "0"], "must be at least 1"),
         (["--local", "--implementation", "torch"], "torch.nn has no locally connected layer"),
-        (["--local", "--picture", "digits.png"], "--local draws no picture"),
-        (["--seeds", "3"], "--seeds goes with --local"),
+        (["--local", "--picture", "digits.png"], "--picture does not work with --local"),
+        (["--seeds", "3"], "--seeds works only with --local"),
         (["--implementation", "cudnn"], "invalid choice"),
     ],
 )
@@ -133,3 +136,21 @@ def test_what_can_not_run_is_said_in_one_line(more: list[str]) -> None:
     assert done.returncode != 0
     assert "error: triton: the tensors are on the CPU" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_minimal_example_is_short_and_learns() -> None:
+    """It fits on a screen and needs only torch and tritonconv, so that a reader can copy it."""
+    source = (ROOT / "examples/minimal.py").read_text()
+    assert len(source.splitlines()) <= 60
+    nodes = list(ast.walk(ast.parse(source)))
+    assert not any(isinstance(node, ast.ImportFrom) for node in nodes)
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    assert imported == {"torch", "tritonconv"}
+    # One thread, because the layers are small: where tests share the cores, more threads would wait for one another.
+    done = python("examples/minimal.py", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    losses = [float(loss) for loss in re.findall(r"^step +\d+  loss (\d+\.\d+)$", done.stdout, re.MULTILINE)]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0] / 3
+    for layer in (0, 2, 4):
+        assert re.search(rf"^{layer} +forward", done.stdout, re.MULTILINE)

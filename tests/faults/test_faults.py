@@ -1,4 +1,7 @@
-"""Faults of kernels and GPUs end in a right result and one warning, or in an error: each in a process of its own."""
+"""Faults of kernels and GPUs must end in a correct result with one warning, or in an error.
+
+Each test plants its fault in a new process, with a pretended GPU (`tests/support/pretend.py`).
+"""
 
 from dataclasses import replace
 from itertools import product
@@ -26,7 +29,7 @@ kernel._unsafe_update_src(kernel.src + "    tl.static_assert(False, 'planted')\\
 
 
 def test_a_kernel_that_does_not_compile(tmp_path: Path) -> None:
-    """Its operator runs as the reference, the others do not, and nobody tries again."""
+    """Its operator falls back to the reference and is not compiled again. The other operators run in Triton."""
     code = """
 import tritonconv
 tries = []
@@ -85,7 +88,7 @@ observe(forward, forward, gpu=install(Gpu()))
 
 
 def test_out_of_resources(tmp_path: Path) -> None:
-    """The smallest tile takes over, and stays; where that is too large, too, the reference."""
+    """The smallest tile runs instead, also in later calls. If even that does not fit, the reference runs."""
     found = seen("observe(forward, forward, gpu=install(Gpu(shared=16_000)))", tmp_path)
     one_warning(found, "64x32x32w4s4 does not fit this GPU: out of resource: shared memory", "tile 64x16x32w8s2")
     assert (found["results"], found["started"]) == ([True, True], ["fprop_kernel 64x16x32"] * 2)
@@ -107,7 +110,7 @@ observe(call, lambda: call(implementation="triton"), gpu=gpu)
 
 
 def test_blocks_of_pixels_that_can_not_be_copied(tmp_path: Path) -> None:
-    """Where the kernel for them does not compile, the one that gathers runs from then on, with one warning."""
+    """If the TMA kernel does not compile, the gather kernel runs from then on, with one warning."""
     found = seen(ALIGNED, tmp_path)
     assert (found["results"], found["warnings"]) == ([True, True], [])
     assert {name.split()[0] for name in found["started"]} == {"fprop_tma_kernel"}
@@ -118,7 +121,10 @@ def test_blocks_of_pixels_that_can_not_be_copied(tmp_path: Path) -> None:
 
 
 def test_what_did_not_help_is_taken_back(tmp_path: Path) -> None:
-    """An error of the compiler that looks like one of its cache leaves the cache of other users of Triton alone."""
+    """A compiler error that looks like an error of Triton's cache must not change the cache folder for good.
+
+    Recovery tries a temporary cache folder. It did not help, so the folder before is set again.
+    """
     code = """
 from triton import knobs
 from triton.backends.nvidia.compiler import CUDABackend
@@ -151,9 +157,9 @@ observe(strict, strict, forward, forward, gpu=install(Gpu(shared=16_000)))
 
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_the_smallest_tile_fits_everywhere(itemsize: int) -> None:
-    """It is a shipped one, which others compile and compare, and the smallest of all that may be tuned."""
+    """The smallest tile is one that is shipped, so other tests compile and check it. No tunable tile is smaller."""
     sm_86 = ARCHITECTURES["sm_86"]
-    # Of which a block has 48 KiB, as on GPUs that are asked for no more.
+    # Of these 49 KiB a block may have 48: the limit on GPUs for a kernel that does not opt in to more.
     multiprocessor = sm_86.multiprocessor._replace(shared_bytes=49 * KIB)
     gpu = Gpu(replace(sm_86, multiprocessor=multiprocessor), 1)
     for operator, varies in product(OPERATORS, VARIES):
@@ -182,7 +188,7 @@ observe(step, step, lambda: forward(implementation="triton"))
 
 
 def test_triton_can_not_be_imported(tmp_path: Path) -> None:
-    """Where it is installed but does not fit the system, say. On the CPU nothing is said of it."""
+    """Triton may be installed but not fit the system. On the CPU nothing warns about it."""
     (tmp_path / "triton").mkdir()
     (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('GLIBC_2.99 not found')")
     code = f"""
@@ -203,7 +209,7 @@ observe(step, gpu, step, wish)
 
 
 def test_an_error_of_the_gpu_is_raised(tmp_path: Path) -> None:
-    """When a kernel is loaded or started, and however often; nothing is computed in its place, and nothing said."""
+    """An error while a kernel is loaded or started is raised in every call. There is no fallback and no warning."""
     code = """
 from tritonconv import reference
 from triton import knobs
@@ -249,7 +255,7 @@ observe(*calls, healthy, gpu=gpu)
 
 
 def test_what_the_gpu_says_comes_first(tmp_path: Path) -> None:
-    """Where something fails before a start, it is asked, and its error is raised: nothing is computed, nothing said."""
+    """If a call fails before its kernel starts, the GPU is checked first. Its error is raised, without any fallback."""
     code = """
 from tritonconv import reference
 from tritonconv.launch import recovery
@@ -266,7 +272,7 @@ observe(forward, forward, gpu=gpu)
 
 
 def test_the_gpu_is_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it is well, before anything else is tried on it; not while it records a graph."""
+    """`check_gpu` raises a pending error of the GPU. It does not synchronize while a CUDA graph is captured."""
 
     def unwell(_: torch.device) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")

@@ -1,4 +1,4 @@
-"""Faults around the kernels, of disk, compiler and memory, and threads and forks, each in a process of its own."""
+"""Faults around the kernels: disk, compiler, memory, threads and forks. Each test plants its fault in a new process."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ observe(step, step, folder, gpu=gpu)
 
 
 def test_an_unwritable_cache(tmp_path: Path) -> None:
-    """A folder below a file: not even root can write there."""
+    """The cache folder is below a file, where not even root can write."""
     (tmp_path / "file").touch()
     found = seen(CACHE, tmp_path / "file" / "cache")
     one_warning(found, f"Triton's cache in {tmp_path / 'file' / 'cache'} failed", "NotADirectoryError")
@@ -32,7 +32,7 @@ def test_an_unwritable_cache(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_damaged_cache(tmp_path: Path) -> None:
-    """Metadata cut off in the middle, and binaries without content, after a process that filled the cache."""
+    """One process fills the cache. Then metadata is cut off in the middle, or replaced, and binaries are emptied."""
     healthy = tmp_path / "healthy"
     found = seen(CACHE, healthy, anew=True)
     assert (found["warnings"], found["results"]) == ([], [True, True, str(healthy)])
@@ -60,7 +60,10 @@ def test_a_damaged_cache(tmp_path: Path) -> None:
 
 
 def test_no_c_compiler(tmp_path: Path) -> None:
-    """One warning for all operators, because none can run. Triton builds what starts kernels in this way."""
+    """There is one warning for all operators, because none can run.
+
+    The hook compiles a C module, as Triton does to build its launcher.
+    """
     code = """
 from triton.runtime.build import compile_module_from_src
 def hook(event):
@@ -95,7 +98,7 @@ observe(step, step, lambda: splits)
 
 @pytest.mark.long
 def test_too_little_memory_for_the_workspace(tmp_path: Path) -> None:
-    """Fewer partial sums; and torch's error where there is no memory for one, with nothing tried in its place."""
+    """wgrad uses fewer partial sums. Without memory for even one, torch's error is raised and there is no fallback."""
     found = seen(MEMORY.format(parts=100, splits=7), tmp_path, TRITON_INTERPRET="1")
     assert (found["results"], found["warnings"]) == ([True, True, [7, 7, 7] * 2], [])
     for splits, parts, fewer in ((7, 6, 1), (8, 6, 2)):
@@ -123,7 +126,10 @@ def threads(n=8):
 
 @pytest.mark.long
 def test_eight_threads_at_once(tmp_path: Path) -> None:
-    """The first call compiles: with a cache that works, with one that does not, and in the interpreter."""
+    """All threads make the first call, which compiles, at once.
+
+    This must work with a writable cache, with one that is not writable, and in the interpreter.
+    """
     on_gpu = THREADS.format(call="forward") + "observe(threads, gpu=install(Gpu()))"
     found = seen(on_gpu, tmp_path / "cache")
     assert (found["results"], found["warnings"], len(found["started"])) == ([8], [], 8)
@@ -137,10 +143,10 @@ def test_eight_threads_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("interpret", ["0", "1"])
 def test_forked_workers(tmp_path: Path, interpret: str) -> None:
-    """Of a DataLoader: after the import, after a first call, and while another thread of the parent starts kernels.
+    """Workers of a DataLoader can be forked after the import, after a first call, and while a thread starts kernels.
 
-    That thread goes on for half a second from when the parent begins to fork. A fork that did not wait for it would
-    leave the workers with a lock that nobody opens.
+    That thread of the parent holds the lock for half a second after the fork begins. A fork that did not wait for the
+    thread would leave the workers with a lock that nobody releases.
     """
     code = """
 import os, threading, time

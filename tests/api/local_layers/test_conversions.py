@@ -1,6 +1,6 @@
-"""Locally connected layers from convolutions, and convolutions from these.
+"""Conversions of locally connected layers from and to convolutions.
 
-The numbers are small integers, so that what must be equal is equal in every bit.
+The numbers are small integers, so that equal results are equal in every bit.
 """
 
 from typing import Any
@@ -57,7 +57,7 @@ def test_from_and_to_a_transposed_convolution(package: Any, bias: bool | str, ar
 
 
 def check_conversion(conv: Any, layer: Any, back: Any, images: Tensor, bias: bool | str) -> None:
-    """There and back: the same outputs, the same convolution, and the bias as it was asked for."""
+    """Check that both conversions keep the outputs and parameters, and that the bias has the wanted shape."""
     assert torch.equal(layer(images), conv(images))
     assert_same(back.state_dict(), conv.state_dict())
     assert repr(back) == repr(conv)
@@ -116,14 +116,14 @@ def test_no_convolution_computes_what_differs_between_locations(
     layer = getattr(getattr(reference, name), f"from_{shared}")(torch_class(2, 3, 2), INPUT_SIZE)
     with torch.no_grad():
         getattr(layer, what)[-1, -1] += 1
-    with pytest.raises(ValueError, match=r"the locations of LocallyConnected.* have different weights"):
+    with pytest.raises(ValueError, match=r"at all locations, but those of LocallyConnected.* differ"):
         getattr(layer, f"to_{shared}")()
 
 
 @PACKAGES
 @pytest.mark.parametrize(("torch_class", "name", "shared"), FACTORIES)
 def test_a_bias_is_not_dropped(package: Any, torch_class: Any, name: str, shared: str) -> None:
-    with pytest.raises(ValueError, match="has a bias, which a layer without one does not add"):
+    with pytest.raises(ValueError, match=r"bias=False would drop the bias of Conv.*: use True or 'shared'"):
         getattr(getattr(package, name), f"from_{shared}")(torch_class(2, 3, 2), INPUT_SIZE, bias=False)
 
 

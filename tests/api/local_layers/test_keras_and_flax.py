@@ -1,6 +1,6 @@
-"""Weights of locally connected layers from and for Keras 2 and Flax, and JAX as a judge of what the layers compute.
+"""Conversions of weights from and to Keras 2 and Flax, and a comparison of the layers with JAX.
 
-Where the numbers are small integers, what must be equal is equal in every bit.
+Most numbers are small integers, so that equal results are equal in every bit.
 """
 
 from itertools import product
@@ -16,7 +16,7 @@ from tritonconv import reference
 from tritonconv.tools.tolerance import errors
 
 pytestmark = pytest.mark.usefixtures("on_reference")
-# Both dimensions differ everywhere, so that none can be taken for the other.
+# Rows and columns always differ, so that a test notices if they are swapped.
 SAMPLINGS = [
     dict(kernel_size=(2, 3)),
     dict(kernel_size=(3, 2), stride=(2, 1), padding=(1, 2)),
@@ -35,8 +35,9 @@ def local(package: Any = reference, **arguments: Any) -> Any:
 def keras_forward(
     images: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None, taps: tuple[int, int], strides: tuple[int, int]
 ) -> np.ndarray:
-    """What LocallyConnected2D computes (channels_last, padding valid): position by position, row by row, the patch
-    (h, w, c) flattened, times that position's matrix.
+    """Compute what Keras' LocallyConnected2D does with channels_last and padding="valid".
+
+    Positions are visited row by row. Each patch (h, w, c) is flattened and multiplied with the position's matrix.
     """
     (R, S), (along_h, along_w) = taps, strides
     P, Q = (images.shape[1] - R) // along_h + 1, (images.shape[2] - S) // along_w + 1
@@ -70,14 +71,14 @@ def test_keras(package: Any, taps: tuple[int, int], strides: tuple[int, int], bi
 
 @pytest.fixture
 def jax() -> Any:
-    """On the CPU even where JAX could take a GPU, most of whose memory it would reserve."""
+    """Return the module jax, restricted to the CPU: on a GPU it would reserve most of the memory."""
     module = pytest.importorskip("jax")
     module.config.update("jax_platforms", "cpu")
     return module
 
 
 def jax_forward(lax: Any, images: Any, kernel: Any, layer: Any) -> Any:
-    """`conv_general_dilated_local` as Flax's ConvLocal calls it: images (B, H, W, C), kernel (P, Q, C*R*S, F)."""
+    """Call `conv_general_dilated_local` as Flax's ConvLocal does: images (B, H, W, C), kernel (P, Q, C*R*S, F)."""
     return lax.conv_general_dilated_local(
         images,
         kernel,
@@ -91,7 +92,7 @@ def jax_forward(lax: Any, images: Any, kernel: Any, layer: Any) -> Any:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_jax_computes_the_same(jax: Any, sampling: dict[str, Any]) -> None:
-    """`reference.locally_connected2d` and both gradients, from the kernel that `to_flax` gives."""
+    """JAX, given the kernel of `to_flax`, computes the outputs and both gradients of the reference."""
     layer = local(**sampling, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(torch.rand_like(layer.weight) - 0.5)
@@ -110,7 +111,7 @@ def test_jax_computes_the_same(jax: Any, sampling: dict[str, Any]) -> None:
     assert all(tensor.dtype == torch.float64 for tensor in found)
 
     judge = local(**sampling, dtype=torch.float64, bias=False)
-    judge.load_flax({"kernel": found[2]})  # a gradient has the order of its weight
+    judge.load_flax({"kernel": found[2]})  # a gradient has the layout of its weight
     for actual, wanted in [
         (outputs.permute(0, 2, 3, 1), found[0]),
         (images.grad.permute(0, 2, 3, 1), found[1]),
@@ -122,7 +123,7 @@ def test_jax_computes_the_same(jax: Any, sampling: dict[str, Any]) -> None:
 @PACKAGES
 @pytest.mark.parametrize(("sampling", "bias"), [*product(SAMPLINGS, [True]), (SAMPLINGS[0], False)], ids=str)
 def test_flax(jax: Any, package: Any, sampling: dict[str, Any], bias: bool) -> None:
-    """ConvLocal itself, for those who have Flax, which the extras leave out."""
+    """Compare with ConvLocal itself. Flax is not among the extras, so this runs only where it is installed."""
     linen = pytest.importorskip("flax.linen")
     layer = local(package, **sampling, bias=bias)
     arguments = dict(
@@ -162,7 +163,7 @@ def test_there_and_back(library: str, sampling: dict[str, Any], bias: bool | str
 
 @pytest.mark.parametrize("library", ["keras", "flax"])
 def test_what_is_given_is_a_copy(library: str) -> None:
-    # One channel and one filter: here an order of the dimensions is the layer's own, and no copy comes by itself.
+    # With one channel and one filter the rearranged weight is a view of the layer's, so only `clone` makes a copy.
     layer = local(in_channels=1, out_channels=1, kernel_size=(2, 3))
     before, given = kept(layer), getattr(layer, f"to_{library}")()
     for tensor in given.values() if library == "flax" else given:
@@ -189,14 +190,18 @@ KERNEL, BIAS = (4 * 6, 2 * 2 * 3, 4), (4, 6, 4)
     ("arguments", "shapes", "message"),
     [
         (dict(), [KERNEL], "expected Keras weights of shapes"),
-        (dict(), [KERNEL, BIAS, BIAS], "but got"),
-        (dict(), [KERNEL, (4,)], "but got"),
-        (dict(), [KERNEL, (6, 4, 4)], "but got"),
-        (dict(), [(4, 6, 2 * 2 * 3, 4), BIAS], "but got"),
-        (dict(), [(4 * 6, 4, 2 * 2 * 3), BIAS], "but got"),
-        (dict(bias=False), [KERNEL, BIAS], "but got"),
-        (dict(bias="shared"), [KERNEL, BIAS], "the locations of the Keras bias differ"),
-        (dict(groups=2, in_channels=6), [KERNEL, BIAS], "Keras has no groups, but got groups=2"),
+        (dict(), [KERNEL, BIAS, BIAS], "but got shapes"),
+        (dict(), [KERNEL, (4,)], "but got shapes"),
+        (dict(), [KERNEL, (6, 4, 4)], "but got shapes"),
+        (dict(), [(4, 6, 2 * 2 * 3, 4), BIAS], "but got shapes"),
+        (dict(), [(4 * 6, 4, 2 * 2 * 3), BIAS], "but got shapes"),
+        (dict(bias=False), [KERNEL, BIAS], "but got shapes"),
+        (
+            dict(bias="shared"),
+            [KERNEL, BIAS],
+            "the Keras bias differs between locations, but .* has one bias for all locations",
+        ),
+        (dict(groups=2, in_channels=6), [KERNEL, BIAS], "layer of Keras has no groups, but got groups=2"),
     ],
 )
 def test_nothing_is_loaded_if_something_is_wrong(
@@ -216,6 +221,6 @@ def test_flax_says_what_is_wrong() -> None:
         layer.load_flax({"kernel": params["kernel"]})
     with pytest.raises(ValueError, match="expected Flax weights of shapes"):
         layer.load_flax(dict(kernel=params["bias"], bias=params["kernel"]))
-    with pytest.raises(ValueError, match="Flax has no groups, but got groups=2"):
+    with pytest.raises(ValueError, match="layer of Flax has no groups, but got groups=2"):
         local(kernel_size=2, in_channels=6, groups=2).to_flax()
     assert_same(before, layer.state_dict())

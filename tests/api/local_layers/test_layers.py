@@ -1,4 +1,4 @@
-"""The locally connected layers as modules: what a user of torch.nn expects of them, in tritonconv and its reference."""
+"""The locally connected layers as modules must behave as users of torch.nn expect, in tritonconv and its reference."""
 
 import copy
 import io
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_reference")]
 
 
 def pair_of(package: Module, name: str, arguments: dict[str, Any], **more: Any) -> tuple[nn.Module, nn.Module]:
-    """torch's layer and the local one with its weights at every location."""
+    """Return torch's layer, and the local layer that has its weights at every location."""
     shared = name.replace("LocallyConnected", "Conv")
     layer = getattr(nn, shared)(4, 6, **arguments, dtype=torch.float64)
     convert = {"Conv2d": "from_conv2d", "ConvTranspose2d": "from_conv_transpose2d"}[shared]
@@ -32,7 +32,7 @@ def pair_of(package: Module, name: str, arguments: dict[str, Any], **more: Any) 
 def test_expanded_weights_are_a_convolution(
     package: Module, name: str, arguments: dict[str, Any], batch: tuple[int, ...]
 ) -> None:
-    """Forward, and gradients: that of the shared weight is the sum over locations."""
+    """Outputs and gradients agree. The gradient of the shared weight is the sum over all locations."""
     theirs, ours = pair_of(package, name, arguments)
     images = [torch.randn(*batch, 4, *SIZE, dtype=torch.float64).requires_grad_() for _ in range(2)]
     images[1].data.copy_(images[0])
@@ -61,7 +61,7 @@ def test_padding(package: Module, mode: str, padding: Any) -> None:
 @PACKAGES
 @BOTH
 def test_parameters(package: Module, name: str) -> None:
-    """Shapes, the reduction contiguous in memory, and initial values as torch's for each location."""
+    """Shapes, the order in memory, and initial values, which each location draws as torch does."""
     layer = getattr(package, name)(8, 12, 3, (9, 10), stride=2, padding=1, groups=2, dtype=torch.float32)
     local, fan_in = ((5, 5), 4 * 9) if name == "LocallyConnected2d" else ((9, 10), 6 * 9)
     channels = (12, 4) if name == "LocallyConnected2d" else (8, 6)
@@ -96,7 +96,7 @@ def test_bias(package: Module, name: str) -> None:
 @PACKAGES
 @BOTH
 def test_moved_and_stored(package: Module, name: str) -> None:
-    """Copies, dtypes, state dicts: the values, and the order of the weight in memory, survive."""
+    """Values and the weight's order in memory survive copies, changes of dtype and state dicts."""
     layer = getattr(package, name)(4, 6, (2, 3), SIZE, padding=1)
     file = io.BytesIO()
     torch.save(layer.state_dict(), file)
@@ -168,18 +168,30 @@ X, WEIGHT = torch.zeros(2, 4, 5, 5), torch.zeros(3, 3, 6, 4, 3, 3)
 @pytest.mark.parametrize(
     ("name", "operands", "message"),
     [
-        ("locally_connected2d", (X, WEIGHT[0]), r"Expected weight \(P, Q, F, C/groups, R, S\) of locally_connected2d"),
-        ("locally_connected2d", (X, WEIGHT[:2]), "for 2 x 3 positions, but got an output of 3 x 3 for input"),
+        (
+            "locally_connected2d",
+            (X, WEIGHT[0]),
+            r"Expected weight of shape \(P, Q, F, C/groups, R, S\) for locally_conn",
+        ),
+        (
+            "locally_connected2d",
+            (X, WEIGHT[:2]),
+            r"expected 2 x 3 positions, but the output for input\[.*\] has 3 x 3 positions",
+        ),
         ("locally_connected2d", (X, WEIGHT, torch.zeros(3)), r"bias to be of size \[6\] or \[6, 3, 3\], but got"),
         ("locally_connected2d", (X, WEIGHT, torch.zeros(3, 3, 6)), r"but got bias of size \[3, 3, 6\] instead"),
         ("locally_connected2d", (X, WEIGHT[..., :0]), "Kernel size should be greater than zero"),
         ("locally_connected2d", (X, WEIGHT[:, :, :0]), "to be at least 1 at dimension 2"),
         ("locally_connected2d", (X, WEIGHT.to("meta")), "on cpu.* and weight type .* on meta.* should be the same"),
         ("locally_connected_transpose2d", (X, WEIGHT), "to have 6 channels, but got 4 channels"),
-        ("locally_connected_transpose2d", (X, WEIGHT[:, :, :4]), r"for 3 x 3 positions, but got input\[2, 4, 5, 5\]"),
+        (
+            "locally_connected_transpose2d",
+            (X, WEIGHT[:, :, :4]),
+            r"expected 3 x 3 positions, but input\[2, 4, 5, 5\] has 5 x 5",
+        ),
         ("per_sample_conv2d", (X, WEIGHT[0]), "to have 3 samples, but got 2 samples instead"),
         ("per_sample_conv2d", (X, WEIGHT[0, :2], torch.zeros(3, 6)), r"bias to be of size \[6\] or \[2, 6\]"),
-        ("dynamic_conv2d", (X, WEIGHT), r"Expected weight \(B, P, Q, F, C/groups, R, S\) of dynamic_conv2d"),
+        ("dynamic_conv2d", (X, WEIGHT), r"Expected weight of shape \(B, P, Q, F, C/groups, R, S\) for dynamic_conv2d"),
         ("dynamic_conv2d", (X, WEIGHT[None]), "to have 1 samples, but got 2 samples"),
         ("dynamic_conv2d", (X, WEIGHT.half().expand(2, *WEIGHT.shape)), "Input type .* should be the same"),
     ],
@@ -191,7 +203,7 @@ def test_what_the_functions_refuse(package: Module, name: str, operands: tuple[T
 
 @PACKAGES
 def test_output_size(package: Module) -> None:
-    """It may differ from that of `output_padding` where the bias does not depend on it."""
+    """A size other than that of `output_padding` is allowed unless the bias depends on the size."""
     shared = package.LocallyConnectedTranspose2d(4, 6, 3, SIZE, stride=2, bias="shared")
     local = package.LocallyConnectedTranspose2d(4, 6, 3, SIZE, stride=2)
     image = torch.randn(2, 4, *SIZE)
@@ -233,7 +245,7 @@ def test_autocast(package: Module, name: str) -> None:
 @BOTH
 @pytest.mark.parametrize("implementation", ["reference", "triton"])
 def test_memory_formats(name: str, implementation: str, device: str) -> None:
-    """Results and the input's gradient follow the input, the weight's gradient follows the weight of the layer."""
+    """Result and input gradient have the input's memory format. The weight gradient has the weight's strides."""
     layer = getattr(tritonconv, name)(2, 3, 2, (2, 3), device=device)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         image = torch.randn(2, 2, 2, 3, device=device).contiguous(memory_format=memory_format).requires_grad_()

@@ -48,16 +48,16 @@ def test_a_lazy_layer_waits_for_an_input_that_it_can_take(package: Module, name:
 @PACKAGES
 @BOTH
 def test_a_lazy_layer_takes_no_parameters_of_another_shape(package: Module, name: str) -> None:
-    """Not even such as could be repeated to the right one."""
+    """Loaded parameters of another shape are refused, even if they could be broadcast to the right shape."""
     trained = getattr(package, name)(1, 6, 3, (3, 3), padding=1)
     lazy = getattr(package, f"Lazy{name}")(6, 3, padding=1)
     lazy.load_state_dict(trained.state_dict())
-    with pytest.raises(RuntimeError, match=r"expected weight of size .* but one of size \[.*\] was loaded"):
+    with pytest.raises(RuntimeError, match=r"expected weight of size .* but the loaded weight has size \["):
         lazy(torch.zeros(1, 4, *SIZE))
     assert lazy.weight.shape == trained.weight.shape
     assert torch.equal(lazy(torch.ones(1, 1, 3, 3)), trained(torch.ones(1, 1, 3, 3)))
     shared = getattr(package, name)(1, 6, 3, (3, 3), padding=1, bias="shared")
     lazy = getattr(package, f"Lazy{name}")(6, 3, padding=1)
     lazy.load_state_dict(shared.state_dict())
-    with pytest.raises(RuntimeError, match=r"expected bias of size \[6, 3, 3\], but one of size \[6\] was loaded"):
+    with pytest.raises(RuntimeError, match=r"expected bias of size \[6, 3, 3\], but the loaded bias has size \[6\]"):
         lazy(torch.zeros(1, 1, 3, 3))

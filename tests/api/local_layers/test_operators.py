@@ -1,4 +1,4 @@
-"""The operators of weights that vary: adjoints, what is not finite, biases, FLOPs, and what is explained."""
+"""The operators with weights that vary: adjoints, NaN and infinity, biases, FLOPs, `explain` and `warmup`."""
 
 from typing import Any
 
@@ -36,8 +36,9 @@ def test_adjoint(arguments: dict[str, Any]) -> None:
 @pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning")  # numpy's, in the interpreter
 @pytest.mark.parametrize("batch", [2, 10])
 def test_what_is_not_finite_in_a_weight_stays_at_its_location(batch: int, device: str) -> None:
-    """It reaches what the reference lets it reach, and where its tap lies outside the image, forward, zeros do not stop
-    it; no other location.
+    """NaN and infinity in a weight reach the same results as in the reference, and no other location.
+
+    In the forward pass that includes a tap outside the image: NaN times a padded zero is NaN.
     """
     weight = torch.ones(2, 3, 4, 3, 2, 2, device=device)
     weight[0, 0, 1, 2, 0, 0], weight[1, 2, 3, 0, 1, 1], weight[1, 0, 0, 0, 1, 0] = torch.nan, torch.inf, torch.nan
@@ -60,7 +61,7 @@ def test_no_bias_is_summed_on_the_way_to_a_weight_that_varies(varies: str) -> No
 
 @pytest.mark.parametrize(("varies", "bias"), [("b", (3, 4)), ("b p q", (3, 4)), ("b p q", (3, 4, 2, 3))])
 def test_dgrad_adds_a_bias_of_each_sample(varies: str, bias: tuple[int, ...], device: str) -> None:
-    """Which no function calls it with, but the operator takes."""
+    """The operator accepts such a bias, though no public function passes one."""
     weight = torch.randint(-2, 3, (3, *((1, 2) if "p" in varies else ()), 5, 4, 2, 2), device=device).float()
     y, extra = (torch.randint(-2, 3, shape, device=device).float() for shape in ((3, 5, 1, 2), bias))
     results = [
@@ -71,7 +72,7 @@ def test_dgrad_adds_a_bias_of_each_sample(varies: str, bias: tuple[int, ...], de
 
 
 def test_flops_are_those_of_a_convolution() -> None:
-    """A filter of its own changes where a factor comes from, and not how many there are."""
+    """Different filters at each location do not change the number of multiplications."""
     counts = []
     for layer in (nn.Conv2d(4, 6, 3, padding=1), tritonconv.LocallyConnected2d(4, 6, 3, SIZE, padding=1)):
         with FlopCounterMode(display=False) as counter:
