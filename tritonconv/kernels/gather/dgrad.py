@@ -1,11 +1,11 @@
-"""dgrad, one implicit GEMM for each phase of the stride: rows are the phase's pixels, columns channels.
+"""dgrad as one implicit GEMM for each phase of the stride: rows are the phase's pixels, columns are channels.
 
-A stride of s puts every s-th pixel of an axis into the same phase: they see the same taps. Within one phase those taps
-stand at equal distances, and neighbouring pixels look at neighbouring positions, so a phase is a convolution of stride
-one over the features, with filters of its own. No tap that falls between two positions is ever multiplied.
+With a stride of s, every s-th pixel of an axis is in the same phase: these pixels see the same taps. The taps of a
+phase stand at equal distances, and its neighbouring pixels look at neighbouring positions. So a phase is a convolution
+of stride one over the features, with filters of its own. No tap that falls between two positions is ever multiplied.
 
-A weight that varies over locations is used by one pixel for each of its taps, so each pixel of a phase has a GEMM of
-its own, whose rows are the images, and takes the weight of another location with each tap.
+If the weight varies over locations, only one pixel uses a given tap of a given location. So each pixel of a phase has a
+GEMM of its own, whose rows are the images. It takes the weight of another location with each tap.
 """
 
 import triton
@@ -75,20 +75,24 @@ def dgrad_kernel(
     """x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
-    C and F count the channels and filters of one group. The weight lies as (C, R, S, F) without gaps, group by group.
-    One that varies lies as (F, R, S, C), C a multiple of ALIGN_WEIGHT, behind b if PER_SAMPLE, p and q if PER_LOCATION.
-    ALIGN_Y > 1 says that filters are adjacent in y, and that F and every stride of y were divided by ALIGN_Y; ALIGN_X
-    says the same of C and x. WIDE says that x is too large for 32-bit offsets.
+
+    C and F count the channels and filters of one group. The weight lies as (C, R, S, F) without gaps, group by group. A
+    weight that varies lies as (F, R, S, C) instead, and C is a multiple of ALIGN_WEIGHT. The axes it varies over come
+    first: b if PER_SAMPLE, p and q if PER_LOCATION.
+
+    ALIGN_Y > 1 says that filters are adjacent in y, and that F and every stride of y were divided by ALIGN_Y. ALIGN_X
+    says the same of C and x. WIDE says that x is too large for 32-bit offsets. `multiply_sum` and `store_result`
+    explain the other constants.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
-    # Strides in 64 bits make every offset below 64 bits wide.
+    # With 64-bit strides, all offsets that follow have 64 bits.
     stride_yb = stride_yb.to(tl.int64) * ALIGN_Y
     stride_yp = stride_yp.to(tl.int64) * ALIGN_Y
     stride_yq = stride_yq.to(tl.int64) * ALIGN_Y
     stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)
 
-    # The largest phase decides how many programs each gets. Those that a smaller one can not use do nothing.
+    # Each phase gets as many programs as the largest one needs. The programs that a smaller one has left do nothing.
     samples = B
     if PER_SAMPLE:
         B = 1
@@ -133,11 +137,11 @@ def dgrad_kernel(
         start_w += cell_w.to(tl.int32) * stride_w
         pixels_h = 1
         pixels_w = 1
-    # Over what a bias varies the weight does, too.
+    # The weight varies over every axis that the bias varies over.
     if BIAS_VARIES:
         bias_ptr += sample * stride_bias_b
         if PER_LOCATION:
-            # What lies beyond the image has none.
+            # A pixel beyond the image has no bias to point to.
             bias_ptr += tl.where(
                 pixels > 0, start_h.to(tl.int64) * stride_bias_h + start_w.to(tl.int64) * stride_bias_w, 0
             )
@@ -151,7 +155,7 @@ def dgrad_kernel(
     c = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
 
-    # The next tap of the phase looks `step` positions back.
+    # The next tap of the phase looks further back, so steps are negative.
     step_h = -(dilation_h * period_h // stride_h)
     step_w = -(dilation_w * period_w // stride_w)
     if not PER_LOCATION:
@@ -162,14 +166,15 @@ def dgrad_kernel(
     y_ptrs = y_ptr + g * F * stride_yf + y_rows[:, None] + (k * stride_yf)[None, :]
 
     if PER_SAMPLE or PER_LOCATION:
-        # The weight as it is stored, with f apart: a step reads it transposed. C, so that the compiler sees alignment:
+        # The weight as it is stored: f is far apart, so a step reads it transposed. As a multiple of a constant, C lets
+        # the compiler see the alignment.
         C_stored = C // ALIGN_WEIGHT * ALIGN_WEIGHT
         stride_k = (R * S).to(tl.int64) * C_stored
         stride_r = period_h * S * C_stored
         stride_s = period_w * C_stored
         weight_index = g
         if PER_LOCATION:
-            # With the tap the location changes too.
+            # The location changes with the tap.
             stride_q = groups * F * stride_k
             stride_r += step_h * Q * stride_q
             stride_s += step_w * stride_q

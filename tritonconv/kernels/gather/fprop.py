@@ -1,6 +1,6 @@
 """fprop as one implicit GEMM: rows are output positions, columns filters, the reduction runs over channels and taps.
 
-Of a weight that varies each sample, or each location, has a GEMM of its own: one of one image, or of one position.
+If the weight varies, each sample or location has a GEMM of its own, of one image or of one position.
 """
 
 import triton
@@ -64,15 +64,18 @@ def fprop_kernel(
     """y[b,f,p,q] = bias[f] + sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
-    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps, behind what it
-    varies over: b if PER_SAMPLE, p and q if PER_LOCATION.
-    ALIGN_X > 1 says that channels are adjacent in x, and that C and every stride of x were divided by ALIGN_X; ALIGN_Y
-    says the same of F and y. Multiplying them back by a constant is what lets the compiler see the alignment and copy
-    16 bytes at a time. WIDE says that y is too large for 32-bit offsets.
+
+    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps. If it varies, the
+    axes it varies over come first: b if PER_SAMPLE, p and q if PER_LOCATION.
+
+    ALIGN_X > 1 says that channels are adjacent in x, and that C and every stride of x were divided by ALIGN_X. ALIGN_Y
+    says the same of F and y. Multiplying by the constant again lets the compiler see the alignment and copy 16 bytes at
+    a time. WIDE says that y is too large for 32-bit offsets. `multiply_sum` and `store_result` explain the other
+    constants.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
-    # Strides in 64 bits make every offset below 64 bits wide.
+    # With 64-bit strides, all offsets that follow have 64 bits.
     stride_xb = stride_xb.to(tl.int64) * ALIGN_X
     stride_xh = stride_xh.to(tl.int64) * ALIGN_X
     stride_xw = stride_xw.to(tl.int64) * ALIGN_X
@@ -106,7 +109,7 @@ def fprop_kernel(
         y_ptr += (i * stride_yp + j * stride_yq) * ALIGN_Y
         pad_h -= (i * stride_h).to(tl.int32)
         pad_w -= (j * stride_w).to(tl.int32)
-    # Over what a bias varies the weight does, too.
+    # The weight varies over every axis that the bias varies over.
     if BIAS_VARIES:
         bias_ptr += sample * stride_bias_b + i * stride_bias_h + j * stride_bias_w
 

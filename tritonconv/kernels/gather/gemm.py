@@ -1,4 +1,4 @@
-"""The implicit GEMM that fprop and dgrad share: rows gathered from one side, columns of filters."""
+"""The implicit GEMM of fprop and dgrad: rows are gathered from the image or the features, columns from the weight."""
 
 import triton
 import triton.language as tl
@@ -31,16 +31,24 @@ def multiply_sum(
 ):
     """sum over k, i, j of side[m; k, first + (i, j)*step] * weight[k, i, j; n], in float32.
 
-    `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
-    channels. `taps`, `first`, `extent` and `step` are pairs, of the vertical and the horizontal axis. The next tap lies
-    `step` positions further on the side. `side_strides` are those over rows, columns and k, and `weight_strides` those
-    over the taps of each axis and k. What lies outside the side's extent counts as zero. One integer has bits for all
-    taps if TAP_BITS is 2, for those of an axis if it is 1, and for none if it is 0. FAR says that the way from one step
-    to the next on the side takes 64 bits. If N_ADJACENT, n is contiguous in the weight, and loads of it are masked by
-    valid_n. Else k is contiguous, and the caller lets columns that are not valid point to another column. If
-    WEIGHT_ENDS, all rows look at one position, so `first` are scalars, and a tap outside the side has no weight to
-    load. BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K). Fewer than 16 rows are multiplied without tensor cores; then STAGES says
-    how far loads run ahead, and else is None.
+    The side is what is gathered: the image or the features. It counts as zero outside its extent.
+
+    - `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
+      channels.
+    - `taps`, `first`, `extent` and `step` are pairs, for rows and columns. Tap (0, 0) looks at position `first`, and
+      the next tap `step` positions further on.
+    - `side_strides` are the strides over rows, columns and k, and `weight_strides` those over row taps, column taps and
+      k.
+    - TAP_BITS says how each row notes which taps lie inside the extent. 2 means as the bits of one integer, 1 as the
+      bits of one integer for each axis. 0 means not at all: the loop compares instead.
+    - FAR says that the distance from one step to the next on the side takes 64 bits.
+    - If N_ADJACENT, n is contiguous in the weight, and loads of the weight are masked by valid_n. Otherwise k is
+      contiguous, and the caller lets invalid columns point to a valid one.
+    - If WEIGHT_ENDS, all rows look at the same position, so `first` are scalars. A tap outside the extent then has no
+      weight to load.
+    - BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K). Fewer than 16 rows are multiplied without tensor cores.
+    - STAGES is the number of software pipelining stages for fewer than 16 rows, and otherwise None. Without tensor
+      cores, Triton pipelines a loop only if told to.
     """
     BLOCK_M: tl.constexpr = BLOCK[0]
     BLOCK_N: tl.constexpr = BLOCK[1]
@@ -53,14 +61,14 @@ def multiply_sum(
     weight_stride_h, weight_stride_w, weight_stride_k = weight_strides
     k = tl.arange(0, BLOCK_K)
     if BLOCK_M < 16:
-        # Products along k are added up in the threads that load them, and the threads' sums at the end.
+        # Each thread adds up the products along k that it loads. The threads' sums are added up at the end.
         accumulator = tl.zeros((BLOCK_M, BLOCK_K, BLOCK_N), dtype=tl.float32)
     else:
         accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     if not FAR:
         side_stride_h = side_stride_h.to(tl.int32)
         side_stride_w = side_stride_w.to(tl.int32)
-    # From one step to the next: to the next tap, to the first one of the next row, to the first of the next channels.
+    # How far pointers move: to the next tap, to the first tap of the next row, to the first tap of the next channels.
     side_tap = step_w * side_stride_w
     side_row = step_h * side_stride_h - (taps_w - 1) * side_tap
     side_channels = BLOCK_K * side_stride_k - ((taps_h - 1) * (step_h * side_stride_h) + (taps_w - 1) * side_tap)
@@ -68,7 +76,7 @@ def multiply_sum(
         side_channels = side_channels.to(tl.int32)
     weight_row = weight_stride_h - (taps_w - 1) * weight_stride_w
     weight_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
-    # In two dimensions before the loop, so that no step has to move them from thread to thread.
+    # Expanded to two dimensions before the loop, so that no step moves them from thread to thread.
     if TAP_BITS == 2:
         bits = tap_bits(first=first, extent=extent, step=step, taps=taps)
         rows = tl.where(valid_m, bits, 0)[:, None]
@@ -86,7 +94,7 @@ def multiply_sum(
     for _ in tl.range(steps, num_stages=STAGES):
         valid_k = k < K - done
         valid_weight = valid_k[:, None]
-        # One tap, or none for a channel beyond the last: one operation tells both of each row.
+        # The bit of this tap, or none for a channel beyond the last: one operation tests both for each row.
         asked = tl.where(valid_k, tap, 0)
         if TAP_BITS == 2:
             inside = (rows & asked[None, :]) != 0

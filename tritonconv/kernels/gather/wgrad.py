@@ -1,10 +1,10 @@
 """wgrad as one matrix product: rows are filters, columns taps and channels, the reduction runs over all positions.
 
-The reduction is by far the longest of the three operators, and the result the smallest, so it is split over programs.
+The reduction is by far the longest of the three operators, and the result the smallest, so programs share it (split-K).
 Each writes its partial sums in float32; `sum_partials_kernel` adds them up, always in the same order.
 
-Of a weight that varies each sample, or each location, has a product of its own, whose reduction is the shorter for it.
-If one program sums it up, it writes the weight itself.
+If the weight varies, each sample or location has a product of its own, with a shorter reduction. If this reduction is
+not split, its program writes the weight itself.
 """
 
 import triton
@@ -57,13 +57,16 @@ def wgrad_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials of y alone
+    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials sum y alone
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
-    C and F count the channels and filters of one group. ALIGN_X > 1 says that channels are adjacent in x, and that C
-    and every stride of x were divided by ALIGN_X; ALIGN_Y says the same of F and y. WIDE says that x or y is too large
-    for 32-bit offsets. `splits` programs share a reduction, each a run of consecutive positions. If PER_SAMPLE or
-    PER_LOCATION, b, or p and q, stand before f in the partial sums, and are not summed over.
+
+    C and F count the channels and filters of one group. `splits` programs share a reduction; each sums up a run of
+    consecutive positions. If PER_SAMPLE, the partial sums have the axis b before f, and if PER_LOCATION the axes p and
+    q. These are not summed over.
+
+    ALIGN_X > 1 says that channels are adjacent in x, and that C and every stride of x were divided by ALIGN_X. ALIGN_Y
+    says the same of F and y. WIDE says that x or y is too large for 32-bit offsets.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
@@ -130,7 +133,7 @@ def wgrad_kernel(
     b = k // (P * Q)
     p = k // Q % P
     q = k % Q
-    # BLOCK_K positions further on, as the digits of a number: q counts to Q, and p to P.
+    # BLOCK_K positions further on, written as digits: q counts to Q, and p to P. So the loop needs no division.
     step_b = BLOCK_K // (P * Q)
     step_p = BLOCK_K // Q % P
     step_q = BLOCK_K % Q
@@ -157,7 +160,7 @@ def wgrad_kernel(
             other=0.0,
         )
         if BLOCK_K < 16:
-            # Too few for tensor cores: products one by one.
+            # Too few positions for tensor cores: multiply one by one.
             accumulator += tl.sum(y.to(tl.float32)[:, :, None] * x.to(tl.float32)[:, None, :], 0)
         else:
             accumulator = tl.dot(tl.trans(y).to(DOT_DTYPE), x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)

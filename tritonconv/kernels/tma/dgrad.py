@@ -1,6 +1,6 @@
 """dgrad in whole blocks of a phase's pixels: rows of the product are channels, columns pixels.
 
-The phases are those of `tritonconv.kernels.stride_phases`: each is a convolution of stride one over the features.
+The phases are those of `tritonconv.kernels.stride_phases`. Each is a convolution of stride one over the features.
 """
 
 import triton
@@ -68,11 +68,16 @@ def dgrad_tma_kernel(
     """x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
-    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) if TRANSPOSED, or else as
-    (C, R, S, F), group by group, with zeros behind F up to a multiple of BLOCK_K. Filters are adjacent in y, and F and
-    every stride of y were divided by ALIGN_Y; ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for
-    32-bit offsets. There is more than one phase only if STRIDED; then FOLDED says that one group has whole blocks of
-    channels, that the stride divides H and W, and that the pixels of a row of x lie without gaps.
+
+    C and F count the channels and filters of one group. Filters are adjacent in y, and F and every stride of y were
+    divided by ALIGN_Y. ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for 32-bit offsets.
+
+    If TRANSPOSED, the weight lies as (F, R, S, C), group by group. Otherwise it lies as (C, R, S, F), group by group,
+    with zeros behind F up to a multiple of BLOCK_K.
+
+    STRIDED says that there is more than one phase. FOLDED, possible only if STRIDED, says that results are copied out
+    by one descriptor for all phases. There is one group then, BLOCK_N divides C, the stride divides H and W, and the
+    pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
@@ -122,7 +127,7 @@ def dgrad_tma_kernel(
             [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
         )
 
-    # The largest phase decides how many tiles each gets. Of those that a smaller one can not use nothing is stored.
+    # Each phase gets as many tiles as the largest one needs. The tiles that a smaller one has left store nothing.
     cells_h = tl.cdiv(H, stride_h)
     cells_w = tl.cdiv(W, stride_w)
     tiles_m = blocks_of(images=B, extent=(cells_h, cells_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
@@ -130,7 +135,7 @@ def dgrad_tma_kernel(
     tiles = tiles_m * tiles_n
     tiles_in_all = tiles * groups * stride_h * stride_w
     # A persistent kernel: each program computes one tile after another. Flattened, the loops over tiles and steps are
-    # one, which loads what the next tile begins with while this one is stored.
+    # one loop: it loads the first operands of the next tile while this one is stored.
     for tile in tl.range(tl.program_id(0), tiles_in_all, tl.num_programs(0), flatten=not STRIDED):
         g = tile // tiles % groups
         tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
@@ -148,7 +153,7 @@ def dgrad_tma_kernel(
                 extent=(H, W),
             )
             steps = tl.where((i < pixels_h) & (j < pixels_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0)
-        else:  # with as many steps for each tile, as one loop needs
+        else:  # one phase: every tile takes as many steps, as a flattened loop needs
             r, taps_h, first_p, start_h, pixels_h = 0, R, pad_h, 0, H
             s, taps_w, first_q, start_w, pixels_w = 0, S, pad_w, 0, W
             steps = tl.cdiv(F, BLOCK_K) * R * S
@@ -160,7 +165,7 @@ def dgrad_tma_kernel(
             g=g,
             first_n=first_n,
             taps=(taps_h, taps_w),
-            # The next tap of the phase looks so many positions back.
+            # The next tap of the phase looks further back, so steps are negative.
             step=(-(dilation_h * period_h // stride_h), -(dilation_w * period_w // stride_w)),
             first_tap=r * S + s,
             tap_step=(period_h * S, period_w),

@@ -1,7 +1,8 @@
 """fprop in whole blocks of positions: an implicit GEMM whose rows are filters and whose columns are positions.
 
-With a stride, a tap sees every stride-th pixel of an axis: a sub-image. One loop runs over the taps of each sub-image.
-Where the stride divides the image, sub-images are further axes and channels of it, and one loop runs over all taps.
+With a stride, a tap sees a sub-image: every stride-th pixel of each axis. One loop runs over the taps of each
+sub-image. If the stride divides the image, sub-images can be further axes and channels of the image. One loop then runs
+over all taps.
 """
 
 import triton
@@ -16,7 +17,7 @@ from tritonconv.kernels.tma.store import copy_block_out, store_block
 
 @triton.jit
 def subimage_of(tap, stride, pad, dilation):
-    """The first row and column of the sub-image that tap (r, s) sees, and where in it position (0, 0) looks."""
+    """Return the first row and column of the sub-image that tap (r, s) sees, and where in it position (0, 0) looks."""
     r, s = tap
     stride_h, stride_w = stride
     pad_h, pad_w = pad
@@ -79,11 +80,14 @@ def fprop_tma_kernel(
     """y[b,f,p,q] = bias[f] + sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
+
     C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps. Channels are
-    adjacent in x, and C and every stride of x were divided by ALIGN_X; ALIGN_Y > 1 says the same of F and y. WIDE says
-    that y is too large for 32-bit offsets. Taps that are a period apart see the same sub-image, and all taps see
-    the same one if ONE_IMAGE. FOLDED says that one group has whole blocks of channels, that the stride divides H and W,
-    and that the pixels of a row lie without gaps: then one loop runs over all taps.
+    adjacent in x, and C and every stride of x were divided by ALIGN_X. ALIGN_Y > 1 says the same of F and y. WIDE says
+    that y is too large for 32-bit offsets.
+
+    Taps that are a period apart see the same sub-image. ONE_IMAGE says that all taps see the same one. FOLDED says that
+    one loop runs over all taps. There is one group then, BLOCK_K divides C, the stride divides H and W, and the pixels
+    of a row of x lie without gaps. `copy_block_out` explains HALVES.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
@@ -139,7 +143,7 @@ def fprop_tma_kernel(
     tiles_n = tl.cdiv(F, BLOCK_N)
     tiles = tiles_m * tiles_n
     # A persistent kernel: each program computes one tile after another. Flattened, the loops over tiles and steps are
-    # one, which loads what the next tile begins with while this one is stored.
+    # one loop: it loads the first operands of the next tile while this one is stored.
     for tile in tl.range(tl.program_id(0), tiles * groups, tl.num_programs(0), flatten=FOLDED or ONE_IMAGE):
         g = tile // tiles
         tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)

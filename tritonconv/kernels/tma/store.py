@@ -1,4 +1,4 @@
-"""Copy a block of results out by TMA, or store it element by element where memory does not allow that."""
+"""Store a block of pixels: copy it out by TMA, or store it element by element where memory does not allow that."""
 
 import triton
 import triton.language as tl
@@ -23,10 +23,11 @@ def copy_block_out(
 ):
     """result[m, g, n] = bias[g*N + n] + accumulator[n, m] for the block of pixels m at `corner`, rounded once.
 
-    `result` describes all of it, so the hardware leaves out what lies beyond; it goes on copying while the next tile is
-    computed. `corner` are the first image, row and column of the block, and n begins at first_n. If FOLDED, `result`
-    describes (B, H/stride, stride, W/stride, stride*N), and the pixels are those of the phase whose first row and
-    column are `start`. In two HALVES, the copy takes half the shared memory.
+    `corner` is the first image, row and column of the block, and n begins at first_n. `result` is the TMA descriptor of
+    the whole result, so the hardware leaves out what lies beyond it. The copy goes on while the next tile is computed.
+
+    If FOLDED, `result` describes (B, H/stride, stride, W/stride, stride*N). The pixels are then those of the phase
+    whose first row and column are `start`. If HALVES, two copies follow each other, and take half the shared memory.
     """
     BLOCK_N: tl.constexpr = accumulator.shape[0]
     if bias_ptr is not None:
@@ -73,7 +74,7 @@ def copy_block_out(
 
 @triton.jit
 def copy_out(result, block, corner, start, g, N, first_n, FOLDED: tl.constexpr, BLOCK_SHAPE: tl.constexpr):
-    """Copy `block` (n, m) to where `copy_block_out` says."""
+    """Copy `block` (n, m) to its place in `result`, as `copy_block_out` says."""
     BLOCK_B: tl.constexpr = BLOCK_SHAPE[0]
     BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
     BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]
@@ -104,10 +105,10 @@ def store_block(
     WIDE: tl.constexpr,
     BLOCK_SHAPE: tl.constexpr,
 ):
-    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n, m] for a block of pixels.
+    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n, m] for a block of pixels m.
 
-    The first of them (b, i, j) is `corner`. What lies beyond `images`, and beyond `extent` rows and columns, is left
-    out. The rest is as `store_result` says.
+    The first pixel (b, i, j) of the block is `corner`. Pixels beyond `images`, or beyond the rows and columns of
+    `extent`, are left out. `store_result` explains the rest.
     """
     BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
     BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]
