@@ -169,7 +169,7 @@ class ConvGeometry:
         )
 
     @property
-    def images_seen(self) -> int:
+    def subimages_seen(self) -> int:
         """How many different images, of every stride-th pixel, the taps see."""
         period_h, period_w = self.periods
         return min(period_h, self.R) * min(period_w, self.S)

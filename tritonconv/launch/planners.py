@@ -141,7 +141,7 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
 
     sides, (_, weight) = SideToSide.of(call, gpu, tile), call.factors
     geometry, tile, x, y = sides.geometry, sides.tile, sides.loaded, sides.stored
-    folded = tile.uses_tma and geometry.images_seen > 1 and can_fold(geometry, geometry.C, tile.BLOCK_K)
+    folded = tile.uses_tma and geometry.subimages_seen > 1 and can_fold(geometry, geometry.C, tile.BLOCK_K)
     if folded:  # also if x is a part of a wider tensor: its sums are then added up as those of its copy
         x = sides.copies.lay(x, dense_rows)
     arguments = dict(
@@ -155,7 +155,7 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     )
     if tile.uses_tma:
         more = period_arguments(geometry) | tma_arguments(geometry, tile)
-        more |= dict(ONE_IMAGE=geometry.images_seen == 1, FOLDED=folded)
+        more |= dict(ONE_SUBIMAGE=geometry.subimages_seen == 1, FOLDED=folded)
         return sides.plan_launch(fprop_tma_kernel, arguments | more)
     more = gather_arguments(geometry, x, sides.load_vector, sides.bias, y.shape, tile)
     return sides.plan_launch(fprop_kernel, arguments | more)

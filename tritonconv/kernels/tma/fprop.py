@@ -64,7 +64,7 @@ def fprop_tma_kernel(
     ALIGN_X: tl.constexpr,
     ALIGN_Y: tl.constexpr,
     WIDE: tl.constexpr,
-    ONE_IMAGE: tl.constexpr,
+    ONE_SUBIMAGE: tl.constexpr,
     FOLDED: tl.constexpr,
     HALVES: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -85,9 +85,9 @@ def fprop_tma_kernel(
     adjacent in x, and C and every stride of x were divided by ALIGN_X. ALIGN_Y > 1 says the same of F and y. WIDE says
     that y is too large for 32-bit offsets.
 
-    Taps that are a period apart see the same sub-image. ONE_IMAGE says that all taps see the same one. FOLDED says that
-    one loop runs over all taps. There is one group then, BLOCK_K divides C, the stride divides H and W, and the pixels
-    of a row of x lie without gaps. `copy_block_out` explains HALVES.
+    Taps that are a period apart see the same sub-image. ONE_SUBIMAGE says that all taps see the same one. FOLDED says
+    that one loop runs over all taps. There is one group then, BLOCK_K divides C, the stride divides H and W, and the
+    pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
@@ -115,7 +115,7 @@ def fprop_tma_kernel(
             BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             BLOCK_C=BLOCK_K,
         )
-    elif ONE_IMAGE:
+    elif ONE_SUBIMAGE:
         start_h, start_w, at_h, at_w = subimage_of(
             tap=(0, 0), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
         )
@@ -144,7 +144,7 @@ def fprop_tma_kernel(
     tiles = tiles_m * tiles_n
     # A persistent kernel: each program computes one tile after another. Flattened, the loops over tiles and steps are
     # one loop: it loads the first operands of the next tile while this one is stored.
-    for tile in tl.range(tl.program_id(0), tiles * groups, tl.num_programs(0), flatten=FOLDED or ONE_IMAGE):
+    for tile in tl.range(tl.program_id(0), tiles * groups, tl.num_programs(0), flatten=FOLDED or ONE_SUBIMAGE):
         g = tile // tiles
         tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
         b, p, q = block_of(tile=tile_m, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
@@ -168,15 +168,15 @@ def fprop_tma_kernel(
             )
         else:
             # One loop for each sub-image.
-            for tap in range(1 if ONE_IMAGE else tl.minimum(period_h, R) * tl.minimum(period_w, S)):
-                r = 0 if ONE_IMAGE else tap // tl.minimum(period_w, S)
-                s = 0 if ONE_IMAGE else tap % tl.minimum(period_w, S)
+            for tap in range(1 if ONE_SUBIMAGE else tl.minimum(period_h, R) * tl.minimum(period_w, S)):
+                r = 0 if ONE_SUBIMAGE else tap // tl.minimum(period_w, S)
+                s = 0 if ONE_SUBIMAGE else tap % tl.minimum(period_w, S)
                 taps_h = tl.cdiv(R - r, period_h)
                 taps_w = tl.cdiv(S - s, period_w)
                 start_h, start_w, at_h, at_w = subimage_of(
                     tap=(r, s), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
                 )
-                if not ONE_IMAGE:
+                if not ONE_SUBIMAGE:
                     image = describe_subimage(
                         x_ptr=x_ptr,
                         strides=(wide_xb, wide_xh, wide_xw, wide_C),
