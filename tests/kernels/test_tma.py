@@ -128,7 +128,9 @@ def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, shape: B
     call = fenced(operator, geometry, x, weight, y, bias=added, finds_bias=operator == "wgrad")
     plan = planned(call, tile_in(operator, shape))
     assert plan.launches[0].kernel.__name__ == f"{operator}_tma_kernel"
-    assert plan.launches[0].arguments.get("FOLDED", False) == (geometry in FOLDED and operator != "wgrad")
+    if operator != "wgrad":
+        name = {"fprop": "LOADS_FOLDED", "dgrad": "STORES_FOLDED"}[operator]
+        assert plan.launches[0].arguments[name] == (geometry in FOLDED)
     result, *bias = start.run(plan)
     wanted = expected(geometry, x, weight, y)[operator]
     if added is not None:
@@ -172,7 +174,7 @@ def test_a_part_of_a_wider_tensor_folds_as_well(device: str) -> None:
     tile = tile_in("fprop")
     images = (x, wider[:, : geometry.C])
     plans = [planned(Call.of_geometry("fprop", geometry, (each, weight)), tile) for each in images]
-    assert [plan.launches[0].arguments["FOLDED"] for plan in plans] == [True, True]
+    assert [plan.launches[0].arguments["LOADS_FOLDED"] for plan in plans] == [True, True]
     assert torch.equal(*(start.run(plan)[0] for plan in plans))
 
 

@@ -155,7 +155,7 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     )
     if tile.uses_tma:
         more = period_arguments(geometry) | tma_arguments(geometry, tile)
-        more |= dict(ONE_SUBIMAGE=geometry.subimages_seen == 1, FOLDED=folded)
+        more |= dict(ONE_SUBIMAGE=geometry.subimages_seen == 1, LOADS_FOLDED=folded)
         return sides.plan_launch(fprop_tma_kernel, arguments | more)
     more = gather_arguments(geometry, x, sides.load_vector, sides.bias, y.shape, tile)
     return sides.plan_launch(fprop_kernel, arguments | more)
@@ -187,7 +187,7 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
             **tma_arguments(geometry, tile),
             TRANSPOSED=transposed,
             STRIDED=geometry.phases > 1,
-            FOLDED=folded,
+            STORES_FOLDED=folded,
         )
         return sides.plan_launch(dgrad_tma_kernel, arguments)
     how = weight_channels_last if geometry.varies else partial(weight_filters_last, groups=geometry.G)

@@ -52,7 +52,7 @@ def dgrad_tma_kernel(
     ALIGN_Y: tl.constexpr,
     WIDE: tl.constexpr,
     STRIDED: tl.constexpr,
-    FOLDED: tl.constexpr,
+    STORES_FOLDED: tl.constexpr,
     HALVES: tl.constexpr,
     TRANSPOSED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -75,9 +75,9 @@ def dgrad_tma_kernel(
     If TRANSPOSED, the weight lies as (F, R, S, C), group by group. Otherwise it lies as (C, R, S, F), group by group,
     with zeros behind F up to a multiple of BLOCK_K.
 
-    STRIDED says that there is more than one phase. FOLDED, possible only if STRIDED, says that results are copied out
-    by one descriptor for all phases. There is one group then, BLOCK_N divides C, the stride divides H and W, and the
-    pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
+    STRIDED says that there is more than one phase. STORES_FOLDED, possible only if STRIDED, says that results are
+    copied out by one descriptor for all phases. There is one group then, BLOCK_N divides C, the stride divides H and W,
+    and the pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
@@ -108,7 +108,7 @@ def dgrad_tma_kernel(
         weight = tl.make_tensor_descriptor(
             weight_ptr, [groups, C, R * S * pitch], [C * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
         )
-    if FOLDED:
+    if STORES_FOLDED:
         result = describe_folded(
             x_ptr=x_ptr,
             strides=(wide_xb, wide_xh, wide_xw),
@@ -176,7 +176,7 @@ def dgrad_tma_kernel(
             DOT_DTYPE=DOT_DTYPE,
             BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
         )
-        if FOLDED or (ALIGN_X > 1 and not STRIDED):
+        if STORES_FOLDED or (ALIGN_X > 1 and not STRIDED):
             copy_block_out(
                 result=result,
                 dtype=x_ptr.dtype.element_ty,
@@ -187,7 +187,7 @@ def dgrad_tma_kernel(
                 g=g,
                 N=C,
                 first_n=first_n,
-                FOLDED=FOLDED,
+                STORES_FOLDED=STORES_FOLDED,
                 HALVES=HALVES,
                 BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )

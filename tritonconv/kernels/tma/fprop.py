@@ -65,7 +65,7 @@ def fprop_tma_kernel(
     ALIGN_Y: tl.constexpr,
     WIDE: tl.constexpr,
     ONE_SUBIMAGE: tl.constexpr,
-    FOLDED: tl.constexpr,
+    LOADS_FOLDED: tl.constexpr,
     HALVES: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
@@ -85,9 +85,9 @@ def fprop_tma_kernel(
     adjacent in x, and C and every stride of x were divided by ALIGN_X. ALIGN_Y > 1 says the same of F and y. WIDE says
     that y is too large for 32-bit offsets.
 
-    Taps that are a period apart see the same sub-image. ONE_SUBIMAGE says that all taps see the same one. FOLDED says
-    that one loop runs over all taps. There is one group then, BLOCK_K divides C, the stride divides H and W, and the
-    pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
+    Taps that are a period apart see the same sub-image. ONE_SUBIMAGE says that all taps see the same one. LOADS_FOLDED
+    says that one loop runs over all taps. There is one group then, BLOCK_K divides C, the stride divides H and W, and
+    the pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
     """
     C *= ALIGN_X
     F *= ALIGN_Y
@@ -104,7 +104,7 @@ def fprop_tma_kernel(
     weight = tl.make_tensor_descriptor(
         weight_ptr, [groups, F, R * S * C], [F * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
     )
-    if FOLDED:
+    if LOADS_FOLDED:
         image = describe_folded(
             x_ptr=x_ptr,
             strides=(wide_xb, wide_xh, wide_xw),
@@ -144,13 +144,13 @@ def fprop_tma_kernel(
     tiles = tiles_m * tiles_n
     # A persistent kernel: each program computes one tile after another. Flattened, the loops over tiles and steps are
     # one loop: it loads the first operands of the next tile while this one is stored.
-    for tile in tl.range(tl.program_id(0), tiles * groups, tl.num_programs(0), flatten=FOLDED or ONE_SUBIMAGE):
+    for tile in tl.range(tl.program_id(0), tiles * groups, tl.num_programs(0), flatten=LOADS_FOLDED or ONE_SUBIMAGE):
         g = tile // tiles
         tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
         b, p, q = block_of(tile=tile_m, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
         first_n = tile_n * BLOCK_N
         accumulator = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
-        if FOLDED:
+        if LOADS_FOLDED:
             accumulator = multiply_sum_folded(
                 accumulator=accumulator,
                 side=image,
@@ -220,7 +220,7 @@ def fprop_tma_kernel(
                 g=g,
                 N=F,
                 first_n=first_n,
-                FOLDED=False,
+                STORES_FOLDED=False,
                 HALVES=HALVES,
                 BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )

@@ -17,7 +17,7 @@ def copy_block_out(
     g,
     N,
     first_n,
-    FOLDED: tl.constexpr,
+    STORES_FOLDED: tl.constexpr,
     HALVES: tl.constexpr,
     BLOCK_SHAPE: tl.constexpr,
 ):
@@ -26,8 +26,9 @@ def copy_block_out(
     `corner` is the first image, row and column of the block, and n begins at first_n. `result` is the TMA descriptor of
     the whole result, so the hardware leaves out what lies beyond it. The copy goes on while the next tile is computed.
 
-    If FOLDED, `result` describes (B, H/stride, stride, W/stride, stride*N). The pixels are then those of the phase
-    whose first row and column are `start`. If HALVES, two copies follow each other, and take half the shared memory.
+    If STORES_FOLDED, `result` describes (B, H/stride, stride, W/stride, stride*N). The pixels are then those of the
+    phase whose first row and column are `start`. If HALVES, two copies follow each other, and take half the shared
+    memory.
     """
     BLOCK_N: tl.constexpr = accumulator.shape[0]
     if bias_ptr is not None:
@@ -44,7 +45,7 @@ def copy_block_out(
             g=g,
             N=N,
             first_n=first_n,
-            FOLDED=FOLDED,
+            STORES_FOLDED=STORES_FOLDED,
             BLOCK_SHAPE=BLOCK_SHAPE,
         )
         copy_out(
@@ -55,7 +56,7 @@ def copy_block_out(
             g=g,
             N=N,
             first_n=first_n + BLOCK_N // 2,
-            FOLDED=FOLDED,
+            STORES_FOLDED=STORES_FOLDED,
             BLOCK_SHAPE=BLOCK_SHAPE,
         )
     else:
@@ -67,20 +68,20 @@ def copy_block_out(
             g=g,
             N=N,
             first_n=first_n,
-            FOLDED=FOLDED,
+            STORES_FOLDED=STORES_FOLDED,
             BLOCK_SHAPE=BLOCK_SHAPE,
         )
 
 
 @triton.jit
-def copy_out(result, block, corner, start, g, N, first_n, FOLDED: tl.constexpr, BLOCK_SHAPE: tl.constexpr):
+def copy_out(result, block, corner, start, g, N, first_n, STORES_FOLDED: tl.constexpr, BLOCK_SHAPE: tl.constexpr):
     """Copy `block` (n, m) to its place in `result`, as `copy_block_out` says."""
     BLOCK_B: tl.constexpr = BLOCK_SHAPE[0]
     BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
     BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]
     b, i, j = corner
     start_h, start_w = start
-    if FOLDED:
+    if STORES_FOLDED:
         pixels = block.T.reshape(BLOCK_B, BLOCK_H, 1, BLOCK_W, block.shape[0])
         result.store([b, i, start_h, j, start_w * N + first_n], pixels)
     else:
