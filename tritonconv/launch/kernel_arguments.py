@@ -105,10 +105,10 @@ def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile)
     # Where addresses take most of the time, all taps in one integer gain little, and would be a variant to compile.
     whole_loads = vector * side.element_size() == 16
     return dict(
-        TAP_BITS=2
+        AXES_PER_INTEGER=2
         if whole_loads and geometry.R * geometry.S <= TAPS_IN_BITS
         else int(max(geometry.R, geometry.S) <= TAPS_IN_BITS),
-        FAR=reach + tile.BLOCK_K * stride_c >= 2**31,
+        WIDE_STEPS=reach + tile.BLOCK_K * stride_c >= 2**31,
     )
 
 

@@ -20,10 +20,10 @@ def multiply_sum(
     steps,
     valid_m,
     valid_n,
-    TAP_BITS: tl.constexpr,
-    FAR: tl.constexpr,
+    AXES_PER_INTEGER: tl.constexpr,
+    WIDE_STEPS: tl.constexpr,
     N_ADJACENT: tl.constexpr,
-    WEIGHT_ENDS: tl.constexpr,
+    MASKS_WEIGHT: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -39,12 +39,12 @@ def multiply_sum(
       the next tap `step` positions further on.
     - `side_strides` are the strides over rows, columns and k, and `weight_strides` those over row taps, column taps and
       k.
-    - TAP_BITS says how each row notes which taps lie inside the extent. 2 means as the bits of one integer, 1 as the
-      bits of one integer for each axis. 0 means not at all: the loop compares instead.
-    - FAR says that the distance from one step to the next on the side takes 64 bits.
+    - For each row of the product, the bits of integers say which taps lie inside the extent. AXES_PER_INTEGER is 2 if
+      one integer has the taps of both axes, and 1 if each axis has an integer. If it is 0, the loop compares instead.
+    - WIDE_STEPS says that the distance from one step to the next on the side takes 64 bits.
     - If N_ADJACENT, n is contiguous in the weight, and loads of the weight are masked by valid_n. Otherwise k is
       contiguous, and the caller lets invalid columns point to a valid one.
-    - If WEIGHT_ENDS, all rows look at the same position, so `first` are scalars. A tap outside the extent then has no
+    - If MASKS_WEIGHT, all rows look at the same position, so `first` are scalars. A tap outside the extent then has no
       weight to load.
     - BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K). Fewer than 16 rows are multiplied without tensor cores.
     - STAGES is the number of software pipelining stages for fewer than 16 rows, and otherwise None. Without tensor
@@ -65,22 +65,22 @@ def multiply_sum(
         accumulator = tl.zeros((BLOCK_M, BLOCK_K, BLOCK_N), dtype=tl.float32)
     else:
         accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    if not FAR:
+    if not WIDE_STEPS:
         side_stride_h = side_stride_h.to(tl.int32)
         side_stride_w = side_stride_w.to(tl.int32)
     # How far pointers move: to the next tap, to the first tap of the next row, to the first tap of the next channels.
     side_tap = step_w * side_stride_w
     side_row = step_h * side_stride_h - (taps_w - 1) * side_tap
     side_channels = BLOCK_K * side_stride_k - ((taps_h - 1) * (step_h * side_stride_h) + (taps_w - 1) * side_tap)
-    if not FAR:
+    if not WIDE_STEPS:
         side_channels = side_channels.to(tl.int32)
     weight_row = weight_stride_h - (taps_w - 1) * weight_stride_w
     weight_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
     # Expanded to two dimensions before the loop, so that no step moves them from thread to thread.
-    if TAP_BITS == 2:
+    if AXES_PER_INTEGER == 2:
         bits = tap_bits(first=first, extent=extent, step=step, taps=taps)
         rows = tl.where(valid_m, bits, 0)[:, None]
-    elif TAP_BITS == 1:
+    elif AXES_PER_INTEGER == 1:
         bits_h = axis_bits(first=first_h, extent=extent_h, step=step_h, taps=taps_h)
         bits_w = axis_bits(first=first_w, extent=extent_w, step=step_w, taps=taps_w)
         rows_h = tl.where(valid_m, bits_h, 0)[:, None]
@@ -96,17 +96,17 @@ def multiply_sum(
         valid_weight = valid_k[:, None]
         # The bit of this tap, or none for a channel beyond the last: one operation tests both for each row.
         asked = tl.where(valid_k, tap, 0)
-        if TAP_BITS == 2:
+        if AXES_PER_INTEGER == 2:
             inside = (rows & asked[None, :]) != 0
-        elif TAP_BITS == 1:
+        elif AXES_PER_INTEGER == 1:
             inside = ((rows_h >> i) & (rows_w >> j) & asked[None, :]) != 0
         else:
             tap_inside = within(first_h + i * step_h, extent_h) & within(first_w + j * step_w, extent_w)
             inside = (tap_inside & valid_m)[:, None] & valid_k[None, :]
-        if WEIGHT_ENDS:
-            if TAP_BITS == 2:
+        if MASKS_WEIGHT:
+            if AXES_PER_INTEGER == 2:
                 valid_weight = ((bits & asked) != 0)[:, None]
-            elif TAP_BITS == 1:
+            elif AXES_PER_INTEGER == 1:
                 valid_weight = (((bits_h >> i) & (bits_w >> j) & asked) != 0)[:, None]
             else:
                 valid_weight = valid_weight & tap_inside
@@ -119,12 +119,12 @@ def multiply_sum(
         else:
             accumulator = tl.dot(side.to(DOT_DTYPE), weight.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
         row_ends = j == taps_w - 1
-        last = tap == last_tap if TAP_BITS == 2 else row_ends & (i == taps_h - 1)
+        last = tap == last_tap if AXES_PER_INTEGER == 2 else row_ends & (i == taps_h - 1)
         side_ptrs += tl.where(last, side_channels, tl.where(row_ends, side_row, side_tap))
         weight_ptrs += tl.where(last, weight_channels, tl.where(row_ends, weight_row, weight_stride_w))
         done = tl.where(last, done + BLOCK_K, done)
         j = tl.where(row_ends, 0, j + 1)
-        if TAP_BITS == 2:
+        if AXES_PER_INTEGER == 2:
             tap = tl.where(last, 1, tap + tap)
         else:
             i = tl.where(last, 0, tl.where(row_ends, i + 1, i))
