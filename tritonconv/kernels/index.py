@@ -19,8 +19,8 @@ def raster(pid, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
     Tiles are taken in bands of GROUP_M rows of tiles. Within a band m counts fastest.
     """
-    column = pid // (GROUP_M * tiles_n)
-    first_m = column * GROUP_M
+    band = pid // (GROUP_M * tiles_n)
+    first_m = band * GROUP_M
     height = tl.minimum(tiles_m - first_m, GROUP_M)
-    index_in_column = pid - column * GROUP_M * tiles_n
-    return first_m + index_in_column % height, index_in_column // height
+    index_in_band = pid - band * GROUP_M * tiles_n
+    return first_m + index_in_band % height, index_in_band // height

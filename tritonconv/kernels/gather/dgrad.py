@@ -96,10 +96,10 @@ def dgrad_kernel(
     samples = B
     if PER_SAMPLE:
         B = 1
-    cells_h = tl.cdiv(H, stride_h)
-    cells_w = tl.cdiv(W, stride_w)
-    cells = 1 if PER_LOCATION else cells_h * cells_w
-    tiles_m = tl.cdiv(B * cells, BLOCK_M)
+    most_pixels_h = tl.cdiv(H, stride_h)
+    most_pixels_w = tl.cdiv(W, stride_w)
+    most_pixels = 1 if PER_LOCATION else most_pixels_h * most_pixels_w
+    tiles_m = tl.cdiv(B * most_pixels, BLOCK_M)
     tiles_n = tl.cdiv(C, BLOCK_N)
     pid = tl.program_id(0)
     tiles = tiles_m * tiles_n
@@ -115,11 +115,11 @@ def dgrad_kernel(
         extent=(H, W),
     )
     product = (pid // tiles % products).to(tl.int64)
-    sample, cell_h, cell_w, g, groups = place_of(
+    sample, pixel_h, pixel_w, g, groups = place_of(
         product=product,
         products=products,
         samples=samples,
-        extent=(cells_h, cells_w),
+        extent=(most_pixels_h, most_pixels_w),
         PER_SAMPLE=PER_SAMPLE,
         PER_LOCATION=PER_LOCATION,
     )
@@ -130,11 +130,11 @@ def dgrad_kernel(
         x_ptr += sample * stride_xb * ALIGN_X
         y_ptr += sample * stride_yb
     if PER_LOCATION:
-        pixels = tl.where((cell_h < pixels_h) & (cell_w < pixels_w), B, 0)
-        first_p += cell_h.to(tl.int32)
-        first_q += cell_w.to(tl.int32)
-        start_h += cell_h.to(tl.int32) * stride_h
-        start_w += cell_w.to(tl.int32) * stride_w
+        pixels = tl.where((pixel_h < pixels_h) & (pixel_w < pixels_w), B, 0)
+        first_p += pixel_h.to(tl.int32)
+        first_q += pixel_w.to(tl.int32)
+        start_h += pixel_h.to(tl.int32) * stride_h
+        start_w += pixel_w.to(tl.int32) * stride_w
         pixels_h = 1
         pixels_w = 1
     # The weight varies over every axis that the bias varies over.

@@ -69,45 +69,47 @@ def multiply_sum(
         side_stride_h = side_stride_h.to(tl.int32)
         side_stride_w = side_stride_w.to(tl.int32)
     # How far pointers move: to the next tap, to the first tap of the next row, to the first tap of the next channels.
-    side_tap = step_w * side_stride_w
-    side_row = step_h * side_stride_h - (taps_w - 1) * side_tap
-    side_channels = BLOCK_K * side_stride_k - ((taps_h - 1) * (step_h * side_stride_h) + (taps_w - 1) * side_tap)
+    side_next_tap = step_w * side_stride_w
+    side_next_row = step_h * side_stride_h - (taps_w - 1) * side_next_tap
+    side_next_channels = BLOCK_K * side_stride_k - (
+        (taps_h - 1) * (step_h * side_stride_h) + (taps_w - 1) * side_next_tap
+    )
     if not WIDE_STEPS:
-        side_channels = side_channels.to(tl.int32)
-    weight_row = weight_stride_h - (taps_w - 1) * weight_stride_w
-    weight_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
+        side_next_channels = side_next_channels.to(tl.int32)
+    weight_next_row = weight_stride_h - (taps_w - 1) * weight_stride_w
+    weight_next_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
     # Expanded to two dimensions before the loop, so that no step moves them from thread to thread.
     if AXES_PER_INTEGER == 2:
         bits = tap_bits(first=first, extent=extent, step=step, taps=taps)
-        rows = tl.where(valid_m, bits, 0)[:, None]
+        row_bits = tl.where(valid_m, bits, 0)[:, None]
     elif AXES_PER_INTEGER == 1:
         bits_h = axis_bits(first=first_h, extent=extent_h, step=step_h, taps=taps_h)
         bits_w = axis_bits(first=first_w, extent=extent_w, step=step_w, taps=taps_w)
-        rows_h = tl.where(valid_m, bits_h, 0)[:, None]
-        rows_w = tl.where(valid_m, bits_w, 0)[:, None]
+        row_bits_h = tl.where(valid_m, bits_h, 0)[:, None]
+        row_bits_w = tl.where(valid_m, bits_w, 0)[:, None]
     tap = 1
     last_tap = 1 << (taps_h * taps_w - 1)
     i = 0
     j = 0
-    done = 0
+    first_k = 0
     # Channel blocks outside, taps inside: neighbouring taps re-read the side from cache, and each load stays aligned.
     for _ in tl.range(steps, num_stages=STAGES):
-        valid_k = k < K - done
+        valid_k = k < K - first_k
         valid_weight = valid_k[:, None]
         # The bit of this tap, or none for a channel beyond the last: one operation tests both for each row.
-        asked = tl.where(valid_k, tap, 0)
+        tap_bit = tl.where(valid_k, tap, 0)
         if AXES_PER_INTEGER == 2:
-            inside = (rows & asked[None, :]) != 0
+            inside = (row_bits & tap_bit[None, :]) != 0
         elif AXES_PER_INTEGER == 1:
-            inside = ((rows_h >> i) & (rows_w >> j) & asked[None, :]) != 0
+            inside = ((row_bits_h >> i) & (row_bits_w >> j) & tap_bit[None, :]) != 0
         else:
             tap_inside = within(first_h + i * step_h, extent_h) & within(first_w + j * step_w, extent_w)
             inside = (tap_inside & valid_m)[:, None] & valid_k[None, :]
         if MASKS_WEIGHT:
             if AXES_PER_INTEGER == 2:
-                valid_weight = ((bits & asked) != 0)[:, None]
+                valid_weight = ((bits & tap_bit) != 0)[:, None]
             elif AXES_PER_INTEGER == 1:
-                valid_weight = (((bits_h >> i) & (bits_w >> j) & asked) != 0)[:, None]
+                valid_weight = (((bits_h >> i) & (bits_w >> j) & tap_bit) != 0)[:, None]
             else:
                 valid_weight = valid_weight & tap_inside
         if N_ADJACENT:
@@ -120,9 +122,9 @@ def multiply_sum(
             accumulator = tl.dot(side.to(DOT_DTYPE), weight.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
         row_ends = j == taps_w - 1
         last = tap == last_tap if AXES_PER_INTEGER == 2 else row_ends & (i == taps_h - 1)
-        side_ptrs += tl.where(last, side_channels, tl.where(row_ends, side_row, side_tap))
-        weight_ptrs += tl.where(last, weight_channels, tl.where(row_ends, weight_row, weight_stride_w))
-        done = tl.where(last, done + BLOCK_K, done)
+        side_ptrs += tl.where(last, side_next_channels, tl.where(row_ends, side_next_row, side_next_tap))
+        weight_ptrs += tl.where(last, weight_next_channels, tl.where(row_ends, weight_next_row, weight_stride_w))
+        first_k = tl.where(last, first_k + BLOCK_K, first_k)
         j = tl.where(row_ends, 0, j + 1)
         if AXES_PER_INTEGER == 2:
             tap = tl.where(last, 1, tap + tap)

@@ -36,14 +36,14 @@ def place_of(product, products, samples, extent, PER_SAMPLE: tl.constexpr, PER_L
 
 
 @triton.jit
-def within(position, extent):
-    """Whether 0 <= position < extent. As an unsigned number a negative position is huge: one comparison is enough."""
-    return position.to(tl.uint32) < extent.to(tl.uint32)
+def within(index, extent):
+    """Whether 0 <= index < extent. As an unsigned number a negative index is huge: one comparison is enough."""
+    return index.to(tl.uint32) < extent.to(tl.uint32)
 
 
 @triton.jit
 def axis_bits(first, extent, step, taps):
-    """Return an integer whose bit t says whether position first + t*step lies inside the extent.
+    """Return an integer whose bit t says whether index first + t*step lies inside the extent.
 
     At most 31 taps fit.
     """
@@ -55,7 +55,7 @@ def axis_bits(first, extent, step, taps):
 
 @triton.jit
 def tap_bits(first, extent, step, taps):
-    """Return an integer whose bit i*taps_w + j says whether position first + (i, j)*step lies inside the extent.
+    """Return an integer whose bit i*taps_w + j says whether index first + (i, j)*step lies inside the extent.
 
     At most 31 taps fit. In the main loop, one operation for each row and tap then replaces comparisons.
     """

@@ -128,9 +128,9 @@ def dgrad_tma_kernel(
         )
 
     # Each phase gets as many tiles as the largest one needs. The tiles that a smaller one has left store nothing.
-    cells_h = tl.cdiv(H, stride_h)
-    cells_w = tl.cdiv(W, stride_w)
-    tiles_m = blocks_of(images=B, extent=(cells_h, cells_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
+    most_pixels_h = tl.cdiv(H, stride_h)
+    most_pixels_w = tl.cdiv(W, stride_w)
+    tiles_m = blocks_of(images=B, extent=(most_pixels_h, most_pixels_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     tiles_n = tl.cdiv(C, BLOCK_N)
     tiles = tiles_m * tiles_n
     tiles_in_all = tiles * groups * stride_h * stride_w
@@ -139,7 +139,7 @@ def dgrad_tma_kernel(
     for tile in tl.range(tl.program_id(0), tiles_in_all, tl.num_programs(0), flatten=not STRIDED):
         g = tile // tiles % groups
         tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
-        b, i, j = block_of(tile=tile_m, extent=(cells_h, cells_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
+        b, i, j = block_of(tile=tile_m, extent=(most_pixels_h, most_pixels_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
         first_n = tile_n * BLOCK_N
         phase_index = tile // (tiles * groups)
         if STRIDED:

@@ -190,7 +190,7 @@ def fprop_tma_kernel(
                         BLOCK_C=BLOCK_K,
                     )
                 # No step runs for a sub-image without pixels.
-                there = (start_h < H) & (start_w < W)
+                has_pixels = (start_h < H) & (start_w < W)
                 accumulator = multiply_sum_blocks(
                     accumulator=accumulator,
                     side=image,
@@ -203,7 +203,7 @@ def fprop_tma_kernel(
                     first_tap=r * S + s,
                     tap_step=(period_h * S, period_w),
                     pitch=C,
-                    steps=tl.where(there, tl.cdiv(C, BLOCK_K) * taps_h * taps_w, 0),
+                    steps=tl.where(has_pixels, tl.cdiv(C, BLOCK_K) * taps_h * taps_w, 0),
                     TRANSPOSED=False,
                     PRECISION=PRECISION,
                     DOT_DTYPE=DOT_DTYPE,

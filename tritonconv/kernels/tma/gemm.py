@@ -46,22 +46,22 @@ def multiply_sum_blocks(
     tap_step_h, tap_step_w = tap_step
     i = 0
     j = 0
-    done = 0
+    first_k = 0
     h = first_h
     w = first_w
     tap = first_tap
     for _ in tl.range(steps):
-        pixels = side.load([b, h, w, g, done]).reshape(BLOCK_M, BLOCK_K)
+        pixels = side.load([b, h, w, g, first_k]).reshape(BLOCK_M, BLOCK_K)
         if TRANSPOSED:
-            filters = weight.load([g, done, tap * pitch + first_n]).reshape(BLOCK_K, BLOCK_N).T
+            filters = weight.load([g, first_k, tap * pitch + first_n]).reshape(BLOCK_K, BLOCK_N).T
         else:
-            filters = weight.load([g, first_n, tap * pitch + done]).reshape(BLOCK_N, BLOCK_K)
+            filters = weight.load([g, first_n, tap * pitch + first_k]).reshape(BLOCK_N, BLOCK_K)
         accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
         # The same order as in the kernels that gather: channel blocks outside, taps inside.
         j += 1
         i = tl.where(j == taps_w, i + 1, i)
         j = tl.where(j == taps_w, 0, j)
-        done = tl.where(i == taps_h, done + BLOCK_K, done)
+        first_k = tl.where(i == taps_h, first_k + BLOCK_K, first_k)
         i = tl.where(i == taps_h, 0, i)
         h = first_h + i * step_h
         w = first_w + j * step_w
@@ -110,13 +110,13 @@ def multiply_sum_folded(
     at_h = h + start_at_h
     column = start_w
     at_w = w + start_at_w
-    done = 0
+    first_k = 0
     r = 0
     s = 0
     tap = 0
     for _ in tl.range(C // BLOCK_K * R * S):
-        pixels = side.load([b, at_h, row, at_w, column * C + done]).reshape(BLOCK_M, BLOCK_K)
-        filters = weight.load([0, first_n, tap * C + done]).reshape(BLOCK_N, BLOCK_K)
+        pixels = side.load([b, at_h, row, at_w, column * C + first_k]).reshape(BLOCK_M, BLOCK_K)
+        filters = weight.load([0, first_n, tap * C + first_k]).reshape(BLOCK_N, BLOCK_K)
         accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
         # From tap to tap without a division: a row or column is counted in two digits, to the base of the stride.
         s += 1
@@ -135,7 +135,7 @@ def multiply_sum_folded(
         end = r == R
         row = tl.where(end, start_h, row)
         at_h = tl.where(end, h + start_at_h, at_h)
-        done = tl.where(end, done + BLOCK_K, done)
+        first_k = tl.where(end, first_k + BLOCK_K, first_k)
         tap = tl.where(end, 0, tap)
         r = tl.where(end, 0, r)
     return accumulator
