@@ -159,7 +159,7 @@ def kernels_for(geometry: ConvGeometry) -> list[str]:
 def of_plan(plan: Plan, kernel: str, dtype: str, arch: str) -> Job:
     """The job that compiles what is planned, up to where in memory operands begin and how far they reach."""
     given = plan.launches[0].arguments
-    return Job(kernel, dtype, Memory(given["ALIGN_X"], given["ALIGN_Y"]), replace(plan.tile, SPLIT_K=1), arch)
+    return Job(kernel, dtype, Memory(given["VECTOR_X"], given["VECTOR_Y"]), replace(plan.tile, SPLIT_K=1), arch)
 
 
 def call_for(
@@ -207,7 +207,7 @@ def for_memory(job: Job) -> Launch:
 
 
 def small_geometry(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
-    C, F = (64 + align % (16 // itemsize) for align in memory)
+    C, F = (64 + vector % (16 // itemsize) for vector in memory)
     return ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
 
 

@@ -156,7 +156,7 @@ def test_results_beyond_32_bits(
     monkeypatch.setattr(layout, "allocate", lambda *_: result)
     plan = planned(Call.of_geometry(operator, case.geometry, (input, weight), bias))
     arguments = plan.launches[0].arguments
-    assert arguments["ALIGN_Y" if operator == "fprop" else "ALIGN_X"] == (8 if channels == 8 else 1)
+    assert arguments["VECTOR_Y" if operator == "fprop" else "VECTOR_X"] == (8 if channels == 8 else 1)
     assert arguments["WIDE"]
     start.run(plan)
     assert torch.equal(result.double(), forward(case, input, weight, bias))

@@ -17,7 +17,7 @@ def store_result(
     first_n,
     valid_m,
     BIAS_VARIES: tl.constexpr,
-    ALIGN: tl.constexpr,
+    VECTOR: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once.
@@ -26,9 +26,9 @@ def store_result(
     `result_strides` are the strides over b, n, h and w. If BIAS_VARIES, `bias_ptr` points to the bias of this sample
     and pixel, and its channels are stride_bias_n apart.
 
-    If ALIGN > 1, channels are adjacent in memory, and N and the other strides are multiples of ALIGN. The strides over
-    b, h and w are passed divided by ALIGN. WIDE says that the result is too large for 32-bit offsets; 64-bit offsets
-    cost registers.
+    Stores take VECTOR channels at once. If that is more than one, channels are adjacent in memory, and N and the other
+    strides are multiples of VECTOR. The strides over b, h and w are passed divided by VECTOR. WIDE says that the result
+    is too large for 32-bit offsets; 64-bit offsets cost registers.
     """
     BLOCK_M: tl.constexpr = accumulator.shape[0]
     BLOCK_N: tl.constexpr = accumulator.shape[1]
@@ -46,14 +46,14 @@ def store_result(
     # The gather kernels widen b and it is narrowed here; the stride over n is widened only where it is used. Neither
     # changes a value. Written more simply, tests/bench/test_compiled_kernels.py finds a few bytes of register spills in
     # the float32 tiles.
-    if ALIGN == 1 and WIDE:
+    if VECTOR == 1 and WIDE:
         result_stride_n = result_stride_n.to(tl.int64)
-    if ALIGN > 1 or WIDE:
-        result_stride_b = result_stride_b.to(tl.int64) * ALIGN
-        result_stride_h = result_stride_h.to(tl.int64) * ALIGN
-        result_stride_w = result_stride_w.to(tl.int64) * ALIGN
+    if VECTOR > 1 or WIDE:
+        result_stride_b = result_stride_b.to(tl.int64) * VECTOR
+        result_stride_h = result_stride_h.to(tl.int64) * VECTOR
+        result_stride_w = result_stride_w.to(tl.int64) * VECTOR
     rows = b.to(tl.int32) * result_stride_b + h * result_stride_h + w * result_stride_w
-    if ALIGN > 1:
+    if VECTOR > 1:
         result_ptrs = result_ptr + (rows[:, None] + (g * N + n)[None, :])
         tl.store(result_ptrs, result, mask=valid_m[:, None] & valid_n[None, :])
     else:

@@ -16,36 +16,36 @@ from tritonconv.tiling.tile import Operands, Tile
 TAPS_IN_BITS = 31
 
 
-def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y: int) -> dict[str, int]:
+def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, vector_x: int, vector_y: int) -> dict[str, int]:
     """What every kernel takes: sizes, of one group, and strides, divided by what they are known to be multiples of."""
     stride_xb, stride_xc, stride_xh, stride_xw = x.stride()
     stride_yb, stride_yf, stride_yp, stride_yq = y.stride()
     return dict(
         B=geometry.B,
-        C=geometry.C // geometry.G // align_x,
+        C=geometry.C // geometry.G // vector_x,
         H=geometry.H,
         W=geometry.W,
-        F=geometry.F // geometry.G // align_y,
+        F=geometry.F // geometry.G // vector_y,
         P=geometry.P,
         Q=geometry.Q,
         R=geometry.R,
         S=geometry.S,
-        stride_xb=stride_xb // align_x,
+        stride_xb=stride_xb // vector_x,
         stride_xc=stride_xc,
-        stride_xh=stride_xh // align_x,
-        stride_xw=stride_xw // align_x,
-        stride_yb=stride_yb // align_y,
+        stride_xh=stride_xh // vector_x,
+        stride_xw=stride_xw // vector_x,
+        stride_yb=stride_yb // vector_y,
         stride_yf=stride_yf,
-        stride_yp=stride_yp // align_y,
-        stride_yq=stride_yq // align_y,
+        stride_yp=stride_yp // vector_y,
+        stride_yq=stride_yq // vector_y,
         stride_h=geometry.stride_h,
         stride_w=geometry.stride_w,
         pad_h=geometry.pad_h,
         pad_w=geometry.pad_w,
         dilation_h=geometry.dilation_h,
         dilation_w=geometry.dilation_w,
-        ALIGN_X=align_x,
-        ALIGN_Y=align_y,
+        VECTOR_X=vector_x,
+        VECTOR_Y=vector_y,
     )
 
 

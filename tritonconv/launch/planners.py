@@ -194,7 +194,7 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     arguments |= dict(
         weight_ptr=sides.copies.lay(weight, how),
         **gather_arguments(geometry, y, sides.load_vector, sides.bias, x.shape, tile),
-        ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1,
+        VECTOR_WEIGHT=weight_vector(weight) if geometry.varies else 1,
     )
     return sides.plan_launch(dgrad_kernel, arguments)
 
@@ -214,11 +214,11 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     results = layout.allocate_results(call, x)
     weight, bias = results[0], results[1] if call.finds_bias else None
     copies = Copies()
-    x, align_x = loaded_by_vectors(copies, x, geometry.C // geometry.G)
-    y, align_y = loaded_by_vectors(copies, y, geometry.F // geometry.G)
-    align_x, align_y = paired_vectors(align_x, align_y, 16 // x.element_size())
+    x, vector_x = loaded_by_vectors(copies, x, geometry.C // geometry.G)
+    y, vector_y = loaded_by_vectors(copies, y, geometry.F // geometry.G)
+    vector_x, vector_y = paired_vectors(vector_x, vector_y, 16 // x.element_size())
     geometry, x, y = flatten_product(geometry, x, y)
-    operands = described_operands(geometry, min(align_x, align_y), True, x, y)
+    operands = described_operands(geometry, min(vector_x, vector_y), True, x, y)
     # By TMA whole rows are blocks of a matrix of B*P*Q positions, whose rows 32 bits count.
     if not is_evenly_spaced(y) or geometry.gemm("wgrad").K >= 2**31:
         operands = replace(operands, blocks=False)
@@ -230,7 +230,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         y_ptr=y,
         partials_ptr=partials,
         bias_partials_ptr=bias_partials,
-        **integers(geometry, x, y, align_x, align_y),
+        **integers(geometry, x, y, vector_x, vector_y),
         splits=tile.SPLIT_K,
         **tile_arguments(x, tile),
     )

@@ -55,9 +55,9 @@ def dgrad_kernel(
     stride_bias_w,
     period_h,
     period_w,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
-    ALIGN_WEIGHT: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
+    VECTOR_WEIGHT: tl.constexpr,
     WIDE: tl.constexpr,
     AXES_PER_INTEGER: tl.constexpr,
     WIDE_STEPS: tl.constexpr,
@@ -77,20 +77,20 @@ def dgrad_kernel(
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
 
     C and F count the channels and filters of one group. The weight lies as (C, R, S, F) without gaps, group by group. A
-    weight that varies lies as (F, R, S, C) instead, and C is a multiple of ALIGN_WEIGHT. The axes it varies over come
+    weight that varies lies as (F, R, S, C) instead, and C is a multiple of VECTOR_WEIGHT. The axes it varies over come
     first: b if PER_SAMPLE, p and q if PER_LOCATION.
 
-    ALIGN_Y > 1 says that filters are adjacent in y, and that F and every stride of y were divided by ALIGN_Y. ALIGN_X
-    says the same of C and x. WIDE says that x is too large for 32-bit offsets. `multiply_sum` and `store_result`
-    explain the other constants.
+    Loads take VECTOR_Y filters of y at once. If that is more than one, filters are adjacent in y, and F and every
+    stride of y were divided by VECTOR_Y. VECTOR_X says the same of stores, C and x. WIDE says that x is too large for
+    32-bit offsets. `multiply_sum` and `store_result` explain the other constants.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
+    C *= VECTOR_X
+    F *= VECTOR_Y
     # With 64-bit strides, all offsets that follow have 64 bits.
-    stride_yb = stride_yb.to(tl.int64) * ALIGN_Y
-    stride_yp = stride_yp.to(tl.int64) * ALIGN_Y
-    stride_yq = stride_yq.to(tl.int64) * ALIGN_Y
-    stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)
+    stride_yb = stride_yb.to(tl.int64) * VECTOR_Y
+    stride_yp = stride_yp.to(tl.int64) * VECTOR_Y
+    stride_yq = stride_yq.to(tl.int64) * VECTOR_Y
+    stride_yf = 1 if VECTOR_Y > 1 else stride_yf.to(tl.int64)
 
     # Each phase gets as many programs as the largest one needs. The programs that a smaller one has left do nothing.
     samples = B
@@ -127,7 +127,7 @@ def dgrad_kernel(
 
     pixels = B * pixels_h * pixels_w
     if PER_SAMPLE:
-        x_ptr += sample * stride_xb * ALIGN_X
+        x_ptr += sample * stride_xb * VECTOR_X
         y_ptr += sample * stride_yb
     if PER_LOCATION:
         pixels = tl.where((pixel_h < pixels_h) & (pixel_w < pixels_w), B, 0)
@@ -168,7 +168,7 @@ def dgrad_kernel(
     if PER_SAMPLE or PER_LOCATION:
         # The weight as it is stored: f is far apart, so a step reads it transposed. As a multiple of a constant, C lets
         # the compiler see the alignment.
-        C_stored = C // ALIGN_WEIGHT * ALIGN_WEIGHT
+        C_stored = C // VECTOR_WEIGHT * VECTOR_WEIGHT
         stride_k = (R * S).to(tl.int64) * C_stored
         stride_r = period_h * S * C_stored
         stride_s = period_w * C_stored
@@ -222,6 +222,6 @@ def dgrad_kernel(
         first_n=tile_n * BLOCK_N,
         valid_m=valid_m,
         BIAS_VARIES=BIAS_VARIES,
-        ALIGN=ALIGN_X,
+        VECTOR=VECTOR_X,
         WIDE=WIDE,
     )

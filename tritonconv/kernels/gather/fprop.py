@@ -45,8 +45,8 @@ def fprop_kernel(
     stride_bias_n,
     stride_bias_h,
     stride_bias_w,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
     WIDE: tl.constexpr,
     AXES_PER_INTEGER: tl.constexpr,
     WIDE_STEPS: tl.constexpr,
@@ -68,18 +68,18 @@ def fprop_kernel(
     C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps. If it varies, the
     axes it varies over come first: b if PER_SAMPLE, p and q if PER_LOCATION.
 
-    ALIGN_X > 1 says that channels are adjacent in x, and that C and every stride of x were divided by ALIGN_X. ALIGN_Y
-    says the same of F and y. Multiplying by the constant again lets the compiler see the alignment and copy 16 bytes at
-    a time. WIDE says that y is too large for 32-bit offsets. `multiply_sum` and `store_result` explain the other
-    constants.
+    Loads take VECTOR_X channels of x at once. If that is more than one, channels are adjacent in x, and C and every
+    stride of x were divided by VECTOR_X. VECTOR_Y says the same of stores, F and y. Multiplying by the constant again
+    lets the compiler see the alignment and copy 16 bytes at a time. WIDE says that y is too large for 32-bit offsets.
+    `multiply_sum` and `store_result` explain the other constants.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
+    C *= VECTOR_X
+    F *= VECTOR_Y
     # With 64-bit strides, all offsets that follow have 64 bits.
-    stride_xb = stride_xb.to(tl.int64) * ALIGN_X
-    stride_xh = stride_xh.to(tl.int64) * ALIGN_X
-    stride_xw = stride_xw.to(tl.int64) * ALIGN_X
-    stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
+    stride_xb = stride_xb.to(tl.int64) * VECTOR_X
+    stride_xh = stride_xh.to(tl.int64) * VECTOR_X
+    stride_xw = stride_xw.to(tl.int64) * VECTOR_X
+    stride_xc = 1 if VECTOR_X > 1 else stride_xc.to(tl.int64)
 
     samples, positions_h, positions_w = B, P, Q
     if PER_SAMPLE:
@@ -104,9 +104,9 @@ def fprop_kernel(
     )
     if PER_SAMPLE:
         x_ptr += sample * stride_xb
-        y_ptr += sample * stride_yb * ALIGN_Y
+        y_ptr += sample * stride_yb * VECTOR_Y
     if PER_LOCATION:
-        y_ptr += (i * stride_yp + j * stride_yq) * ALIGN_Y
+        y_ptr += (i * stride_yp + j * stride_yq) * VECTOR_Y
         pad_h -= (i * stride_h).to(tl.int32)
         pad_w -= (j * stride_w).to(tl.int32)
     # The weight varies over every axis that the bias varies over.
@@ -158,6 +158,6 @@ def fprop_kernel(
         first_n=tile_n * BLOCK_N,
         valid_m=valid_m,
         BIAS_VARIES=BIAS_VARIES,
-        ALIGN=ALIGN_Y,
+        VECTOR=VECTOR_Y,
         WIDE=WIDE,
     )

@@ -45,8 +45,8 @@ def wgrad_kernel(
     dilation_h,
     dilation_w,
     splits,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
     WIDE: tl.constexpr,
     PER_SAMPLE: tl.constexpr,
     PER_LOCATION: tl.constexpr,
@@ -65,13 +65,14 @@ def wgrad_kernel(
     consecutive positions. If PER_SAMPLE, the partial sums have the axis b before f, and if PER_LOCATION the axes p and
     q. These are not summed over.
 
-    ALIGN_X > 1 says that channels are adjacent in x, and that C and every stride of x were divided by ALIGN_X. ALIGN_Y
-    says the same of F and y. WIDE says that x or y is too large for 32-bit offsets.
+    Loads take VECTOR_X channels of x at once. If that is more than one, channels are adjacent in x, and C and every
+    stride of x were divided by VECTOR_X. VECTOR_Y says the same of F and y. WIDE says that x or y is too large for
+    32-bit offsets.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
-    stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
-    stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)
+    C *= VECTOR_X
+    F *= VECTOR_Y
+    stride_xc = 1 if VECTOR_X > 1 else stride_xc.to(tl.int64)
+    stride_yf = 1 if VECTOR_Y > 1 else stride_yf.to(tl.int64)
     if WIDE:
         stride_xb = stride_xb.to(tl.int64)
         stride_xh = stride_xh.to(tl.int64)
@@ -79,12 +80,12 @@ def wgrad_kernel(
         stride_yb = stride_yb.to(tl.int64)
         stride_yp = stride_yp.to(tl.int64)
         stride_yq = stride_yq.to(tl.int64)
-    stride_xb *= ALIGN_X
-    stride_xh *= ALIGN_X
-    stride_xw *= ALIGN_X
-    stride_yb *= ALIGN_Y
-    stride_yp *= ALIGN_Y
-    stride_yq *= ALIGN_Y
+    stride_xb *= VECTOR_X
+    stride_xh *= VECTOR_X
+    stride_xw *= VECTOR_X
+    stride_yb *= VECTOR_Y
+    stride_yp *= VECTOR_Y
+    stride_yq *= VECTOR_Y
 
     columns = R * S * C
     tiles_m = tl.cdiv(F, BLOCK_M)

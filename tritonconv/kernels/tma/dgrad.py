@@ -48,8 +48,8 @@ def dgrad_tma_kernel(
     period_h,
     period_w,
     groups,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
     WIDE: tl.constexpr,
     STRIDED: tl.constexpr,
     STORES_FOLDED: tl.constexpr,
@@ -70,7 +70,7 @@ def dgrad_tma_kernel(
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
 
     C and F count the channels and filters of one group. Filters are adjacent in y, and F and every stride of y were
-    divided by ALIGN_Y. ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for 32-bit offsets.
+    divided by VECTOR_Y. VECTOR_X > 1 says the same of C and x. WIDE says that x is too large for 32-bit offsets.
 
     If TRANSPOSED, the weight lies as (F, R, S, C), group by group. Otherwise it lies as (C, R, S, F), group by group,
     with zeros behind F up to a multiple of BLOCK_K.
@@ -79,16 +79,16 @@ def dgrad_tma_kernel(
     copied out by one descriptor for all phases. There is one group then, BLOCK_N divides C, the stride divides H and W,
     and the pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
+    C *= VECTOR_X
+    F *= VECTOR_Y
     wide_C = C.to(tl.int64)
     wide_F = F.to(tl.int64)
-    wide_xb = stride_xb.to(tl.int64) * ALIGN_X
-    wide_xh = stride_xh.to(tl.int64) * ALIGN_X
-    wide_xw = stride_xw.to(tl.int64) * ALIGN_X
-    wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
-    wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
-    wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    wide_xb = stride_xb.to(tl.int64) * VECTOR_X
+    wide_xh = stride_xh.to(tl.int64) * VECTOR_X
+    wide_xw = stride_xw.to(tl.int64) * VECTOR_X
+    wide_yb = stride_yb.to(tl.int64) * VECTOR_Y
+    wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
+    wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
 
     features = tl.make_tensor_descriptor(
         y_ptr,
@@ -119,7 +119,7 @@ def dgrad_tma_kernel(
             BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             BLOCK_C=BLOCK_N // 2 if HALVES else BLOCK_N,
         )
-    elif ALIGN_X > 1 and not STRIDED:
+    elif VECTOR_X > 1 and not STRIDED:
         result = tl.make_tensor_descriptor(
             x_ptr,
             [B, H, W, groups, C],
@@ -176,7 +176,7 @@ def dgrad_tma_kernel(
             DOT_DTYPE=DOT_DTYPE,
             BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
         )
-        if STORES_FOLDED or (ALIGN_X > 1 and not STRIDED):
+        if STORES_FOLDED or (VECTOR_X > 1 and not STRIDED):
             copy_block_out(
                 result=result,
                 dtype=x_ptr.dtype.element_ty,
@@ -205,7 +205,7 @@ def dgrad_tma_kernel(
                 g=g.to(tl.int64),
                 N=C,
                 first_n=first_n,
-                ALIGN=ALIGN_X,
+                VECTOR=VECTOR_X,
                 WIDE=WIDE,
                 BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )

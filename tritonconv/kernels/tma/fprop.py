@@ -61,8 +61,8 @@ def fprop_tma_kernel(
     period_h,
     period_w,
     groups,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
     WIDE: tl.constexpr,
     ONE_SUBIMAGE: tl.constexpr,
     LOADS_FOLDED: tl.constexpr,
@@ -82,23 +82,23 @@ def fprop_tma_kernel(
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
 
     C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps. Channels are
-    adjacent in x, and C and every stride of x were divided by ALIGN_X. ALIGN_Y > 1 says the same of F and y. WIDE says
-    that y is too large for 32-bit offsets.
+    adjacent in x, and C and every stride of x were divided by VECTOR_X. VECTOR_Y > 1 says the same of F and y. WIDE
+    says that y is too large for 32-bit offsets.
 
     Taps that are a period apart see the same sub-image. ONE_SUBIMAGE says that all taps see the same one. LOADS_FOLDED
     says that one loop runs over all taps. There is one group then, BLOCK_K divides C, the stride divides H and W, and
     the pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
+    C *= VECTOR_X
+    F *= VECTOR_Y
     wide_C = C.to(tl.int64)
     wide_F = F.to(tl.int64)
-    wide_xb = stride_xb.to(tl.int64) * ALIGN_X
-    wide_xh = stride_xh.to(tl.int64) * ALIGN_X
-    wide_xw = stride_xw.to(tl.int64) * ALIGN_X
-    wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
-    wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
-    wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    wide_xb = stride_xb.to(tl.int64) * VECTOR_X
+    wide_xh = stride_xh.to(tl.int64) * VECTOR_X
+    wide_xw = stride_xw.to(tl.int64) * VECTOR_X
+    wide_yb = stride_yb.to(tl.int64) * VECTOR_Y
+    wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
+    wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
 
     columns = R * S * wide_C
     weight = tl.make_tensor_descriptor(
@@ -131,7 +131,7 @@ def fprop_tma_kernel(
             BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             BLOCK_C=BLOCK_K,
         )
-    if ALIGN_Y > 1:
+    if VECTOR_Y > 1:
         result = tl.make_tensor_descriptor(
             y_ptr,
             [B, P, Q, groups, F],
@@ -209,7 +209,7 @@ def fprop_tma_kernel(
                     DOT_DTYPE=DOT_DTYPE,
                     BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
                 )
-        if ALIGN_Y > 1:
+        if VECTOR_Y > 1:
             copy_block_out(
                 result=result,
                 dtype=y_ptr.dtype.element_ty,
@@ -238,7 +238,7 @@ def fprop_tma_kernel(
                 g=g.to(tl.int64),
                 N=F,
                 first_n=first_n,
-                ALIGN=ALIGN_Y,
+                VECTOR=VECTOR_Y,
                 WIDE=WIDE,
                 BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )

@@ -102,7 +102,7 @@ def store_block(
     g,
     N,
     first_n,
-    ALIGN: tl.constexpr,
+    VECTOR: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_SHAPE: tl.constexpr,
 ):
@@ -133,6 +133,6 @@ def store_block(
         first_n=first_n,
         valid_m=(b < images) & (i < extent_h) & (j < extent_w),
         BIAS_VARIES=False,
-        ALIGN=ALIGN,
+        VECTOR=VECTOR,
         WIDE=WIDE,
     )

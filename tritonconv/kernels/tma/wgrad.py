@@ -46,8 +46,8 @@ def wgrad_tma_kernel(
     dilation_h,
     dilation_w,
     splits,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -63,16 +63,16 @@ def wgrad_tma_kernel(
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
 
     C and F count the channels and filters of one group. Channels are adjacent in x, and C and every stride of x were
-    divided by ALIGN_X. ALIGN_Y says the same of F and y. `splits` programs share a reduction; each sums up a run of
+    divided by VECTOR_X. VECTOR_Y says the same of F and y. `splits` programs share a reduction; each sums up a run of
     blocks.
 
     A block is a line of images, a line of a row, or whole rows. For whole rows, the positions of y lie at equal
     distances.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
-    stride_xh = stride_xh.to(tl.int64) * ALIGN_X
-    stride_xw = stride_xw.to(tl.int64) * ALIGN_X
+    C *= VECTOR_X
+    F *= VECTOR_Y
+    stride_xh = stride_xh.to(tl.int64) * VECTOR_X
+    stride_xw = stride_xw.to(tl.int64) * VECTOR_X
 
     tiles_m = tl.cdiv(F, BLOCK_M)
     tiles_c = tl.cdiv(C, BLOCK_N)
@@ -92,10 +92,10 @@ def wgrad_tma_kernel(
     # The rows and columns of the sub-image. It ends with x, or with the pixel that the last position sees.
     extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)
     extent_w = tl.minimum(tl.cdiv(W - start_w, stride_w), Q + at_w)
-    wide_xb = stride_xb.to(tl.int64) * ALIGN_X
-    wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
-    wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
-    wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    wide_xb = stride_xb.to(tl.int64) * VECTOR_X
+    wide_yb = stride_yb.to(tl.int64) * VECTOR_Y
+    wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
+    wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
     first_x = x_ptr + g * C + start_h * stride_xh + start_w * stride_xw
     # No axis of a descriptor may be empty.
     shape_h = tl.maximum(extent_h, 1)
