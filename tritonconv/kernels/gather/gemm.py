@@ -35,8 +35,8 @@ def multiply_sum(
 
     - `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
       channels.
-    - `taps`, `first`, `extent` and `step` are pairs, for rows and columns. Tap (0, 0) looks at position `first`, and
-      the next tap `step` positions further on.
+    - `taps`, `first`, `extent` and `step` are pairs, for rows and columns. Tap (0, 0) looks at `first`, and the next
+      tap `step` positions further on.
     - `side_strides` are the strides over rows, columns and k, and `weight_strides` those over row taps, column taps and
       k.
     - For each row of the product, the bits of integers say which taps lie inside the extent. AXES_PER_INTEGER is 2 if
@@ -69,15 +69,13 @@ def multiply_sum(
         side_stride_h = side_stride_h.to(tl.int32)
         side_stride_w = side_stride_w.to(tl.int32)
     # How far pointers move: to the next tap, to the first tap of the next row, to the first tap of the next channels.
-    side_next_tap = step_w * side_stride_w
-    side_next_row = step_h * side_stride_h - (taps_w - 1) * side_next_tap
-    side_next_channels = BLOCK_K * side_stride_k - (
-        (taps_h - 1) * (step_h * side_stride_h) + (taps_w - 1) * side_next_tap
-    )
+    side_to_tap = step_w * side_stride_w
+    side_to_row = step_h * side_stride_h - (taps_w - 1) * side_to_tap
+    side_to_channels = BLOCK_K * side_stride_k - ((taps_h - 1) * (step_h * side_stride_h) + (taps_w - 1) * side_to_tap)
     if not WIDE_STEPS:
-        side_next_channels = side_next_channels.to(tl.int32)
-    weight_next_row = weight_stride_h - (taps_w - 1) * weight_stride_w
-    weight_next_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
+        side_to_channels = side_to_channels.to(tl.int32)
+    weight_to_row = weight_stride_h - (taps_w - 1) * weight_stride_w
+    weight_to_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
     # Expanded to two dimensions before the loop, so that no step moves them from thread to thread.
     if AXES_PER_INTEGER == 2:
         bits = tap_bits(first=first, extent=extent, step=step, taps=taps)
@@ -122,8 +120,8 @@ def multiply_sum(
             accumulator = tl.dot(side.to(DOT_DTYPE), weight.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
         row_ends = j == taps_w - 1
         last = tap == last_tap if AXES_PER_INTEGER == 2 else row_ends & (i == taps_h - 1)
-        side_ptrs += tl.where(last, side_next_channels, tl.where(row_ends, side_next_row, side_next_tap))
-        weight_ptrs += tl.where(last, weight_next_channels, tl.where(row_ends, weight_next_row, weight_stride_w))
+        side_ptrs += tl.where(last, side_to_channels, tl.where(row_ends, side_to_row, side_to_tap))
+        weight_ptrs += tl.where(last, weight_to_channels, tl.where(row_ends, weight_to_row, weight_stride_w))
         first_k = tl.where(last, first_k + BLOCK_K, first_k)
         j = tl.where(row_ends, 0, j + 1)
         if AXES_PER_INTEGER == 2:
