@@ -207,7 +207,7 @@ def for_memory(job: Job) -> Launch:
 
 
 def small_geometry(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
-    C, F = (64 + vector % (16 // itemsize) for vector in memory)
+    C, F = (64 + align % (16 // itemsize) for align in memory)
     return ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
 
 

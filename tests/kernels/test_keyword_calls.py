@@ -1,8 +1,8 @@
-"""Calls between jit functions pass all arguments by name, in the order of the signature.
+"""Between jit functions all arguments go by name, in the order of the signature.
 
-Nobody can check thirty arguments by position. Triton evaluates arguments in the order of the signature, and writes its
-code in that order. Passing some by position and some by name would change it. One or two arguments whose meaning is
-plain may be passed by position, but not one of two.
+Nobody can check thirty arguments by their places. The order of the signature is the order in which they are evaluated:
+Triton writes its code in that order, and by mixing both ways of passing it would change. One or two arguments whose
+meaning is plain may go by their places, both of them.
 """
 
 import ast
@@ -17,7 +17,7 @@ MAY_GO_BY_PLACE = 2
 
 
 def jit_functions(trees: list[ast.Module]) -> dict[str, list[str]]:
-    """Return the parameters of each jit function by its name. No two jit functions may have the same name."""
+    """The parameters of each jit function, by its name, which no other has."""
     found: dict[str, list[str]] = {}
     for tree in trees:
         for node in ast.walk(tree):
@@ -32,12 +32,12 @@ def is_jit(decorator: ast.expr) -> bool:
 
 
 def called(node: ast.Call) -> str:
-    """Return the name of the function that is called, without that of its module."""
+    """The name of what is called, without that of its module."""
     return ast.unparse(node.func).rpartition(".")[2]
 
 
 def fault(call: ast.Call, parameters: list[str]) -> str | None:
-    """Return in which way a call breaks the rule, or None."""
+    """What is wrong with how a call passes arguments."""
     given = [keyword.arg for keyword in call.keywords]
     if None in given or any(isinstance(argument, ast.Starred) for argument in call.args):
         return "unpacked"
@@ -51,14 +51,14 @@ def fault(call: ast.Call, parameters: list[str]) -> str | None:
 
 
 def calls(trees: list[ast.Module]) -> list[ast.Call]:
-    """Return all calls of jit functions that are defined in these modules."""
+    """All calls of jit functions that are defined in these modules."""
     names = jit_functions(trees)
     nodes = [node for tree in trees for node in ast.walk(tree)]
     return [node for node in nodes if isinstance(node, ast.Call) and called(node) in names]
 
 
 def faults(trees: list[ast.Module]) -> list[str]:
-    """Return a line for each call that breaks the rule, and for each import under another name, which hides calls."""
+    """A line for each call that breaks the rule, and each import that hides whom a call is of."""
     functions, found = jit_functions(trees), []
     for call in calls(trees):
         wrong = fault(call, functions[called(call)])
@@ -79,7 +79,7 @@ def test_kernels_pass_arguments_by_name() -> None:
 
 
 def test_every_function_between_kernels_is_looked_at() -> None:
-    """Each jit function is called by another one, except the kernels, which are launched."""
+    """All jit functions are called by another, but the kernels, which are launched."""
     functions = jit_functions(modules())
     uncalled = set(functions) - {called(call) for call in calls(modules())}
     assert {name for name in functions if name.endswith("_kernel")} == uncalled
@@ -129,7 +129,7 @@ def test_what_is_refused(call: str, wrong: str | None) -> None:
 
 
 def nested(tree: ast.Module) -> list[str]:
-    """Return the targets that are nested tuples. On these, Triton's hash of a kernel's source raises a TypeError."""
+    """What is unpacked over two levels, where Triton's hash of a kernel's source raises a TypeError."""
     targets = [target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets]
     outer = [target for target in targets if isinstance(target, ast.Tuple)]
     return [ast.unparse(target) for target in outer if any(isinstance(each, ast.Tuple) for each in target.elts)]
