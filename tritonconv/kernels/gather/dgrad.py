@@ -92,7 +92,7 @@ def dgrad_kernel(
     stride_yq = stride_yq.to(tl.int64) * VECTOR_Y
     stride_yf = 1 if VECTOR_Y > 1 else stride_yf.to(tl.int64)
 
-    # Each phase gets as many programs as the largest one needs. The programs that a smaller one has left do nothing.
+    # Each phase gets as many programs as the largest one needs. Programs beyond the pixels of a smaller one do nothing.
     samples = B
     if PER_SAMPLE:
         B = 1

@@ -127,7 +127,7 @@ def dgrad_tma_kernel(
             [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
         )
 
-    # Each phase gets as many tiles as the largest one needs. The tiles that a smaller one has left store nothing.
+    # Each phase gets as many tiles as the largest one needs. Tiles beyond the pixels of a smaller one store nothing.
     most_pixels_h = tl.cdiv(H, stride_h)
     most_pixels_w = tl.cdiv(W, stride_w)
     tiles_m = blocks_of(images=B, extent=(most_pixels_h, most_pixels_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
@@ -153,7 +153,7 @@ def dgrad_tma_kernel(
                 extent=(H, W),
             )
             steps = tl.where((i < pixels_h) & (j < pixels_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0)
-        else:  # one phase: every tile takes as many steps, as a flattened loop needs
+        else:  # one phase: all tiles take equally many steps, as a flattened loop needs
             r, taps_h, first_p, start_h, pixels_h = 0, R, pad_h, 0, H
             s, taps_w, first_q, start_w, pixels_w = 0, S, pad_w, 0, W
             steps = tl.cdiv(F, BLOCK_K) * R * S

@@ -1,8 +1,8 @@
 """fprop in whole blocks of positions: an implicit GEMM whose rows are filters and whose columns are positions.
 
-With a stride, a tap sees a sub-image: every stride-th pixel of each axis. One loop runs over the taps of each
-sub-image. If the stride divides the image, sub-images can be further axes and channels of the image. One loop then runs
-over all taps.
+With a stride, a tap sees a sub-image: every stride-th pixel of each axis. Each sub-image has a loop over its taps. If
+the stride divides the image, one TMA descriptor can have all sub-images, as further axes and channels. Then there is
+one loop over all taps.
 """
 
 import triton
@@ -86,8 +86,9 @@ def fprop_tma_kernel(
     says that y is too large for 32-bit offsets.
 
     Taps that are a period apart see the same sub-image. ONE_SUBIMAGE says that all taps see the same one. LOADS_FOLDED
-    says that one loop runs over all taps. There is one group then, BLOCK_K divides C, the stride divides H and W, and
-    the pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
+    says that one descriptor has all sub-images, and one loop runs over all taps. There is one group then, BLOCK_K
+    divides C, the stride divides H and W, and the pixels of a row of x lie without gaps. `copy_block_out` explains
+    HALVES.
     """
     C *= VECTOR_X
     F *= VECTOR_Y

@@ -19,7 +19,7 @@ def block_of(tile, extent, BLOCK_SHAPE: tl.constexpr):
 
 @triton.jit
 def blocks_of(images, extent, BLOCK_SHAPE: tl.constexpr):
-    """Return how many blocks cover these images, rows and columns."""
+    """Return how many blocks cover this many images, rows and columns."""
     extent_h, extent_w = extent
     return tl.cdiv(images, BLOCK_SHAPE[0]) * tl.cdiv(extent_h, BLOCK_SHAPE[1]) * tl.cdiv(extent_w, BLOCK_SHAPE[2])
 

@@ -4,8 +4,8 @@ The pixels that the positions see with one tap are a sub-image: every stride-th 
 with the pixel that the last position sees. So both the image and the features are zero where a block overhangs.
 
 A step takes a block of positions from both the image and the features. On the left of the product, only a matrix stays
-in shared memory. So a block of the features is a line: along a row, along the images, or, in whole rows, along all
-positions.
+in shared memory. So a block of the features is a line: along a row, along the images, or, if it has whole rows, along
+all positions.
 """
 
 import triton
@@ -66,8 +66,8 @@ def wgrad_tma_kernel(
     divided by VECTOR_X. VECTOR_Y says the same of F and y. `splits` programs share a reduction; each sums up a run of
     blocks.
 
-    A block is a line of images, a line of a row, or whole rows. For whole rows, the positions of y lie at equal
-    distances.
+    A block is one position of BLOCK_K images, BLOCK_K positions of one row, or whole rows. For whole rows, the
+    positions of y lie at equal distances.
     """
     C *= VECTOR_X
     F *= VECTOR_Y
