@@ -56,7 +56,9 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def test_sentences_are_found() -> None:
-    text = "# One two\nThree `four five` six. Seven (eight).\n\n- nine\n- ten [eleven](twelve.md)\n\n| a b | c |\n|---|\n"
+    text = (
+        "# One two\nThree `four five` six. Seven (eight).\n\n- nine\n- ten [eleven](twelve.md)\n\n| a b | c |\n|---|\n"
+    )
     assert [each for each in sentences(text) if re.search(r"\w", each)] == [
         *("# One two Three code six.", "Seven (eight).", "- nine", "- ten [eleven]", "a b", "c")
     ]

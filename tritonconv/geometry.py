@@ -179,7 +179,7 @@ class ConvGeometry:
         )
 
     @property
-    def images_seen(self) -> int:
+    def subimages_seen(self) -> int:
         """How many different sub-images of the stride the taps see. Each sub-image has every stride-th pixel."""
         period_h, period_w = self.periods
         return min(period_h, self.R) * min(period_w, self.S)

@@ -159,7 +159,7 @@ def kernels_for(geometry: ConvGeometry) -> list[str]:
 def of_plan(plan: Plan, kernel: str, dtype: str, arch: str) -> Job:
     """The job that compiles what is planned, up to where in memory operands begin and how far they reach."""
     given = plan.launches[0].arguments
-    return Job(kernel, dtype, Memory(given["ALIGN_X"], given["ALIGN_Y"]), replace(plan.tile, SPLIT_K=1), arch)
+    return Job(kernel, dtype, Memory(given["VECTOR_X"], given["VECTOR_Y"]), replace(plan.tile, SPLIT_K=1), arch)
 
 
 def call_for(

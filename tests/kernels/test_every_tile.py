@@ -1,4 +1,4 @@
-"""Every tile that can be chosen, for every operator: not only those that are chosen for the tests' small problems."""
+"""Every tile that can be picked gives exact results, also those that the small problems of other tests never pick."""
 
 from dataclasses import replace
 from itertools import product
@@ -23,7 +23,7 @@ from tritonconv.tiling import catalogue, fits
 from tritonconv.tiling.tile import Operands, Tile
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# On a GPU these say most, and come first.
+# On a GPU these tests find most mistakes, so they run first.
 pytestmark = [pytest.mark.gpu, pytest.mark.oldest, *[pytest.mark.first] * (DEVICE.type == "cuda")]
 
 
@@ -40,7 +40,7 @@ def every_tile() -> list[tuple[Operator, str, Operands, Tile]]:
 
 
 def every_tma_tile() -> list[tuple[Operator, str, Operands, Tile]]:
-    """Of those whose pixels come in blocks; without a GPU in one dtype, since to the interpreter all are float32."""
+    """Return the tiles for blocks of pixels. Without a GPU in one dtype: to the interpreter, all are float32."""
     rows = []
     for operator, dtype in product(OPERATORS, ["bfloat16", "float16", "float32"][: 3 if DEVICE.type == "cuda" else 1]):
         itemsize = DTYPES[dtype].itemsize
@@ -51,7 +51,7 @@ def every_tma_tile() -> list[tuple[Operator, str, Operands, Tile]]:
 
 
 def every_local_tile() -> list[tuple[Operator, str, Operands, Tile]]:
-    """Of those for a weight of each location, each in one alignment that it ships for."""
+    """Return the tiles for weights of locations, each in one alignment that it is shipped for."""
     rows: dict[tuple[Operator, str, Tile], Operands] = {}
     for operator, dtype, whole in product(OPERATORS, ["bfloat16", "float32"], [True, False]):
         itemsize = DTYPES[dtype].itemsize
@@ -70,8 +70,10 @@ def name(value: Any) -> str:
 
 
 def geometry_for(operator: Operator, tile: Tile, vector: int, varies: str) -> ConvGeometry:
-    """Two tiles of rows, columns and reduction, ragged in each, and channels that are multiples of `vector`. With a
-    weight of each location there are two of these, each of one tile of columns, and images in the place of positions.
+    """Return a problem of two tiles of rows, columns and reduction, ragged in each. Channels are multiples of `vector`.
+
+    If each location has a weight, there are two locations, each with one tile of columns, and images in place of
+    positions.
     """
     if operator == "wgrad":
         F, C, Q = tile.BLOCK_M + vector, tile.BLOCK_N // 2 + 8 - 8 % vector, tile.BLOCK_K + 3
@@ -85,7 +87,7 @@ def geometry_for(operator: Operator, tile: Tile, vector: int, varies: str) -> Co
 
 
 def factors_of(operator: Operator, geometry: ConvGeometry, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Small integers, and the bias that is added."""
+    """Return both factors, of small integers, and the bias that is added."""
     generator = torch.Generator().manual_seed(0)
     x, weight, y = (
         laid_out(torch.randint(-2, 3, shape, generator=generator).to(DEVICE, dtype), "channels_last")
@@ -101,7 +103,7 @@ def factors_of(operator: Operator, geometry: ConvGeometry, dtype: torch.dtype) -
 
 
 def bias_of(side: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Small integers, for each channel of `side`, or for each of its pixels."""
+    """Return small integers for each channel of `side`, or for each channel and pixel if the weight varies."""
     shape = side.shape[1:] if geometry.varies else side.shape[1:2]
     return (torch.arange(shape.numel(), device=side.device) % 16 - 8).to(side.dtype).reshape(shape)
 
@@ -122,7 +124,7 @@ def expected(
 
 
 def at_each_position(operator: Operator, first: Tensor, second: Tensor, bias: Any, geometry: ConvGeometry) -> Tensor:
-    """By torch's convolutions with the weight of one position q, which sees the pixels q and q + 1."""
+    """Return torch's result with the weight of each position q, which sees the pixels q and q + 1."""
     positions = range(geometry.Q)
     match operator:
         case "fprop":
@@ -137,7 +139,10 @@ def at_each_position(operator: Operator, first: Tensor, second: Tensor, bias: An
 
 
 def parameters() -> list[Any]:
-    """Without a GPU float16 is slow: its tiles are bfloat16's, and to the interpreter both are float32."""
+    """Return the parameters of the test. float16 is slow without a GPU.
+
+    Its tiles are those of bfloat16, and the interpreter computes both in float32.
+    """
     slow = [] if DEVICE.type == "cuda" else [pytest.mark.slow]
     rows = [*every_tile(), *every_tma_tile(), *every_local_tile()]
     return [pytest.param(*row, id="-".join(map(name, row)), marks=slow if row[1] == "float16" else []) for row in rows]

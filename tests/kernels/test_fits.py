@@ -1,4 +1,4 @@
-"""Which tiles fit a GPU, how their pixels lie in blocks, and how many programs they make."""
+"""Which tiles fit a GPU, which shape their blocks of pixels have, and how many programs they make."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def test_few_filters_get_a_narrow_tile() -> None:
     "tile",
     [
         Tile(96, 64, 64, 4, 3),  # no power of two
-        Tile(8, 64, 64, 4, 3),  # below what tensor cores take
+        Tile(8, 64, 64, 4, 3),  # smaller than tensor cores take
         Tile(256, 256, 64, 8, 3),  # 256 accumulators per thread
         Tile(128, 128, 128, 8, 4),  # 262,144 bytes of operands
     ],
@@ -56,7 +56,7 @@ def test_shared_memory() -> None:
 
 
 def test_programs_that_compute_one_tile_after_another() -> None:
-    """Of fprop and dgrad in blocks, so many as run at the same time, if there are so many tiles."""
+    """Persistent kernels, which are fprop and dgrad by TMA, start at most as many programs as run at the same time."""
     geometry = ConvGeometry(128, 256, 56, 56, 256, 56, 56, 3, 3, pad_h=1, pad_w=1)
     tile = with_shape(Tile(128, 128, 64, 4, 3), (2, 8, 8))
     assert tile.together("fprop", 2, H100) == 2
@@ -80,7 +80,7 @@ def test_programs_that_compute_one_tile_after_another() -> None:
     ids=str,
 )
 def test_results_leave_in_halves_where_warps_have_rows_of_both(tile: tuple[int, ...], halves: bool) -> None:
-    """So that shared memory holds the next tile's operands beside them."""
+    """Halves leave room in shared memory for the operands of the next tile."""
     tiled = with_shape(Tile(*tile), (1, 1, tile[0]))
     M, N, K, _, stages = tile
     assert tiled.halves == halves
@@ -93,7 +93,7 @@ def test_results_leave_in_halves_where_warps_have_rows_of_both(tile: tuple[int, 
 
 
 def test_wgrad_takes_lines_or_whole_rows() -> None:
-    """Whole rows and whole images where a block can have such, or else a line, but not of images that lie far apart."""
+    """A block has whole rows or whole images if it can, and otherwise is a line. Images far apart make no line."""
 
     def shape(geometry: ConvGeometry, pixels: int) -> tuple[int, int, int]:
         tile = with_best_shape(with_shape(Tile(64, 64, pixels, 4, 4), (1, 1, pixels)), geometry, "wgrad")
@@ -115,7 +115,7 @@ def test_wgrad_takes_lines_or_whole_rows() -> None:
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("pixels", [16, 32, 64, 128, 256])
 def test_shapes(pixels: int, operator: Operator) -> None:
-    """Of as many pixels, each once, and none longer than hardware copies."""
+    """Every shape has as many pixels as asked for and occurs once. No side is longer than TMA copies."""
     found = candidate_shapes(pixels, operator)
     assert all(pixels == B * H * W for B, H, W in found)
     assert len(set(found)) == len(found)
@@ -126,7 +126,7 @@ def test_shapes(pixels: int, operator: Operator) -> None:
 
 @pytest.mark.parametrize("size", [7, 14, 28, 56])
 def test_usual_images_fill_their_blocks(size: int) -> None:
-    """Of a batch of 128 to the last pixel, in blocks of several images where one can not be divided."""
+    """A batch of 128 fills its blocks to the last pixel. A block spans several images if one image does not divide."""
     geometry = ConvGeometry(128, 64, size, size, 64, size, size, 3, 3, pad_h=1, pad_w=1)
     for pixels in (64, 128):
         tile = with_best_shape(with_shape(Tile(pixels, 64, 64, 4, 3), (1, 1, pixels)), geometry, "fprop")

@@ -33,7 +33,7 @@ def test_flops_and_bytes() -> None:
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
 def test_torch_counts_the_same_flops(name: str, groups: int) -> None:
-    """Forward and backward, also where torch counts too many: with groups, in the gradient of the weight."""
+    """Forward and backward have as many FLOPs as torch counts, also where it counts too many: for wgrad with groups."""
     x = torch.randn(2, 4, 5, 6, requires_grad=True)
     counts = []
     for module in (tritonconv, torch.nn):

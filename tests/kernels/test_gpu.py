@@ -1,4 +1,4 @@
-"""Every row of the facts about GPUs makes sense, and what has no row is taken for one that is known."""
+"""Each row of facts about GPUs is consistent, and a GPU without a row is treated as a known one."""
 
 import pickle
 from dataclasses import replace
@@ -18,8 +18,8 @@ from tritonconv.tiling.tile import Operands, Tile
 
 ROWS = pytest.mark.parametrize("row", ARCHITECTURES.values(), ids=repr)
 NVIDIA = [row for row in ARCHITECTURES.values() if row.vendor == "NVIDIA"]
-# TFLOP/s by the data sheets in 16 bits, TF32 and float32: dense, summed in float32. The float32 of the H100 and the
-# B200 is at the clock of their matrix rates.
+# TFLOP/s in 16 bits, TF32 and float32, from data sheets: dense, summed in float32. The float32 rates of the H100 and
+# the B200 are those at the clock of their matrix rates.
 PEAKS = {
     "sm_80": (312, 156, 19.5),
     "sm_86": (154.8, 77.4, 38.7),
@@ -29,7 +29,7 @@ PEAKS = {
     "sm_120": (504, 252, 126),
     "gfx942": (1307, 653, 163),
 }
-# KiB of shared memory that one block may hold: CUDA C++ Programming Guide, and AMD's MI300X data sheet.
+# KiB of shared memory that one block may use, from the CUDA C++ Programming Guide and AMD's MI300X data sheet.
 SHARED_KIB = dict(sm_80=163, sm_86=99, sm_87=163, sm_89=99, sm_90=227, sm_100=227, sm_103=227, sm_120=99, gfx942=64)
 OPERANDS = [
     *(Operands(2, vector, varies=varies) for vector, varies in product((1, 2, 8), ("", "b", "p q", "b p q"))),
@@ -43,7 +43,7 @@ OPERANDS = [
 
 @ROWS
 def test_a_row(row: Architecture) -> None:
-    """A block fits its multiprocessor, a thread its registers, and there are rates, of its own or of one other."""
+    """A block fits its multiprocessor, a thread fits its registers, and rates are its own or those of another row."""
     there = row.multiprocessor
     assert ARCHITECTURES[row.name] is row
     assert row.name.startswith({"NVIDIA": "sm_", "AMD": "gfx"}[row.vendor])
@@ -98,7 +98,7 @@ def test_only_what_has_a_data_sheet_has_bounds() -> None:
 @ROWS
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_every_row_leaves_tiles(row: Architecture, operator: Operator) -> None:
-    """That fit it, for all operands, and one is picked. Blocks of pixels are copied where there is TMA alone."""
+    """Some tiles fit the GPU for all operands, and one of them is picked. TMA tiles are available only with TMA."""
     gpu = Gpu(row, 100)
     for operands in OPERANDS:
         tiles = fits.available(operator, operands, gpu)
@@ -127,7 +127,7 @@ def test_every_row_leaves_tiles(row: Architecture, operator: Operator) -> None:
     ],
 )
 def test_an_unknown_compute_capability(arch: str, rates_of: str, tma: bool, products_from_shared: bool) -> None:
-    """It is taken for the newest known one before it, with the least limits of all."""
+    """It is treated as the newest known one before it, with the lowest limits of all."""
     found = architecture(arch)
     assert (found.name, found.vendor, found.data_sheet) == (arch, "NVIDIA", None)
     assert found.capability == int(arch[3:])
@@ -140,14 +140,14 @@ def test_an_unknown_compute_capability(arch: str, rates_of: str, tma: bool, prod
 
 
 def test_sm_103_computes_as_sm_100_does() -> None:
-    """What is known of the two differs in the name and the data sheet alone."""
+    """The rows of both differ only in the name and the data sheet."""
     known = ARCHITECTURES["sm_100"]
     described = replace(known, name="sm_103", products=None, bandwidth=None, rates_from="sm_100", data_sheet=None)
     assert ARCHITECTURES["sm_103"] == described
 
 
 def test_amd_gets_two_stages_and_as_large_tiles() -> None:
-    """As those of NVIDIA's GPUs with the fewest accumulators: 64 of each thread of a warp of 32."""
+    """Its tiles are as large as on the NVIDIA GPUs with the fewest accumulators: 64 for each thread of a warp of 32."""
     gpu = Gpu.of("gfx942", 304)
     stages = {tile.num_stages for operator in OPERATORS for tile in fits.legal(operator, Operands(2, 8), gpu)}
     assert stages == {2}
@@ -173,7 +173,7 @@ def test_an_unknown_gpu_of_amd() -> None:
 def test_the_gpu_of_a_device(
     hip: str | None, properties: dict[str, Any], gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By what torch says of it."""
+    """It is built from what torch reports of the device."""
     said = SimpleNamespace(multi_processor_count=132, name="its name", **properties)
     monkeypatch.setattr(runtime, "interpreted", lambda: False)
     monkeypatch.setattr(torch.version, "hip", hip)
@@ -182,7 +182,7 @@ def test_the_gpu_of_a_device(
 
 
 def test_the_interpreter_runs_out_of_nothing() -> None:
-    """But blocks are powers of two, and as large as tensor cores want."""
+    """Its blocks still must be powers of two, and not smaller than tensor cores take."""
     here = INTERPRETER.architecture
     assert (here.vendor, here.capability, here.shared_bytes) == (None, None, None)
     huge = Tile(4096, 4096, 4096, 1, 16)
@@ -195,7 +195,7 @@ def test_the_interpreter_runs_out_of_nothing() -> None:
 
 
 def test_gpus_are_equal_by_what_they_are() -> None:
-    """In another process too: they are among what plans are kept for."""
+    """Equality and hashes survive pickling to another process, because a GPU is part of a plan's key."""
     for gpu in (Gpu.of("sm_90", 132, "its name"), Gpu.of("sm_110", 20), Gpu.of("gfx942", 304), INTERPRETER):
         again = pickle.loads(pickle.dumps(gpu))
         assert again == gpu

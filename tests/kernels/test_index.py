@@ -1,4 +1,4 @@
-"""The order in which programs take tiles, against the same order written as loops."""
+"""The order in which programs take tiles equals the same order written as loops."""
 
 import pytest
 import torch

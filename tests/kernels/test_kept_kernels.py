@@ -1,4 +1,4 @@
-"""What a kept plan starts: compiled kernels, without Triton's look-up, on a GPU that is not there."""
+"""A kept plan starts its compiled kernels without Triton's look-up. A fake GPU stands in for a real one."""
 
 from pathlib import Path
 
@@ -26,7 +26,10 @@ def counts(): return [len(looked_up), len(gpu.started), len(plan_cache._kept)]
 
 
 def test_a_compiled_kernel_is_started_without_looking_it_up(tmp_path: Path) -> None:
-    """A step of three operators, one of them with a second kernel, three times; with copies of operands."""
+    """Only the first of three steps looks kernels up.
+
+    A step has three operators, one of them with a second kernel, and copies of operands.
+    """
     found = seen(f"{OBSERVED}observe(step, counts, step, step, counts, gpu=gpu)", tmp_path)
     assert found["results"] == [True, [4, 4, 3], True, True, [4, 12, 3]]
     assert found["warnings"] == []
@@ -54,7 +57,7 @@ observe(blocks, blocks, counts, lambda: asked, gpu=gpu)
 
 
 def test_a_kernel_that_is_compiled_in_the_background_is_looked_up(tmp_path: Path) -> None:
-    """What Triton returns then is no kernel yet."""
+    """Triton then returns something that is not a compiled kernel yet."""
     code = """
 from concurrent.futures import ThreadPoolExecutor
 def background():
@@ -68,7 +71,7 @@ observe(background, forward, forward, gpu=gpu)
 
 
 def test_what_failed_since_then_is_not_started_again(tmp_path: Path) -> None:
-    """Once the compiler has failed for an operator, it runs as the reference, whatever was compiled before."""
+    """Once an operator has failed to compile, the reference runs it, even where a compiled kernel was kept."""
     code = """
 from triton.backends.nvidia.compiler import CUDABackend
 def fails(*_): raise RuntimeError("planted")
@@ -85,8 +88,9 @@ observe(forward, counts, others, counts, forward, counts, gpu=gpu)
 
 
 def test_a_kept_plan_takes_few_steps_of_python(tmp_path: Path) -> None:
-    """How many functions of the package are entered, forward without gradients and in a whole step, is a limit that
-    only comes down: for a small layer they take longer than the GPU.
+    """A forward pass without gradients, and a whole step, enter few functions of the package.
+
+    Lower the limits, never raise them: for a small layer these functions take longer than the GPU.
     """
     code = """
 import sys

@@ -1,4 +1,4 @@
-"""Images of more than 2^31 elements, really there: one case for each operator, on a GPU with room for it."""
+"""Real images of more than 2^31 elements: one case for each operator, on a GPU with enough memory."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def integers(shape: tuple[int, ...], memory_format: torch.memory_format) -> Tens
 
 
 def corners() -> list[tuple[slice, ...]]:
-    """The first pixels of the first image, and the last of the last, where offsets are largest."""
+    """Return the first pixels of the first image and the last of the last one, where offsets are largest."""
     return [
         (slice(0, 1), slice(None), slice(0, EDGE), slice(0, EDGE)),
         (slice(-1, None), slice(None), slice(-EDGE, None), slice(-EDGE, None)),
@@ -39,7 +39,7 @@ def corners() -> list[tuple[slice, ...]]:
 
 
 def inner(corner: tuple[slice, ...]) -> tuple[slice, ...]:
-    """The pixels of a corner, cut out, that see no cut."""
+    """Return the pixels of a cut-out corner whose windows do not cross the cut."""
     kept = slice(0, EDGE - 1) if corner[2].start == 0 else slice(1, None)
     return slice(None), slice(None), kept, kept
 
@@ -63,7 +63,7 @@ def test_dgrad_writes_it(memory_format: torch.memory_format) -> None:
 
 
 def test_wgrad_reads_it(memory_format: torch.memory_format) -> None:
-    """Features that are zero but near two corners, so that the sums are small enough to be exact."""
+    """Features are zero except near two corners, so that sums are small enough to be exact."""
     x = integers(SHAPE, memory_format)
     weight = integers((FILTERS, 64, 3, 3), memory_format).requires_grad_()
     gradient = torch.zeros((2, FILTERS, *SHAPE[2:]), dtype=x.dtype, device="cuda").to(memory_format=memory_format)

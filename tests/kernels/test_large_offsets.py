@@ -1,4 +1,4 @@
-"""Offsets that pass 2^31 on the way to elements that a test can afford to touch: few pages of large tensors."""
+"""Offsets beyond 2^31, on tensors that are too large to fill: tests touch only a few pages of their memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def sparse(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype = torch.float16) -> Tensor:
-    """Uninitialised memory with these strides."""
+    """Return uninitialised memory with these strides."""
     span = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
     return torch.empty(span, dtype=dtype, device=DEVICE).as_strided(shape, strides)
 
@@ -46,7 +46,7 @@ def computed(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGe
 
 
 def last_computed(plan: Plan) -> Tensor:
-    """The result, of which only the last program of each kernel has computed its part."""
+    """Run only the last program of each kernel, and return the result, of which just its part is computed."""
     for kernel, programs, arguments in plan.launches:
         with guards.checked_addresses(), alone(programs - 1, programs):
             kernel[(1,)](**arguments)
@@ -55,7 +55,7 @@ def last_computed(plan: Plan) -> Tensor:
 
 @contextmanager
 def alone(program: int, programs: int) -> Iterator[None]:
-    """In the interpreter: a grid of one program, which takes itself for one of many."""
+    """Run one program in the interpreter, as the given one of many."""
     from triton.runtime.interpreter import InterpreterBuilder
 
     dim, idx = InterpreterBuilder.set_grid_dim, InterpreterBuilder.set_grid_idx
@@ -67,7 +67,7 @@ def alone(program: int, programs: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
 def test_images_2_to_the_31_apart_with_channels_in_vectors(operator: Operator) -> None:
-    """The stride itself passes 32 bits once it is multiplied by the 8 channels that it was divided by."""
+    """The stride exceeds 32 bits only when it is multiplied again by the 8 channels that it was divided by."""
     near, weight = integers((2, 8, 2, 1)), integers((8, 8, 1, 1), seed=1)
     far = sparse(near.shape, (2**31, 1, 8, 8)).copy_(near)
     geometry = ConvGeometry(2, 8, 2, 1, 8, 2, 1, 1, 1)
@@ -78,7 +78,7 @@ def test_images_2_to_the_31_apart_with_channels_in_vectors(operator: Operator) -
 
 @pytest.mark.parametrize("far", [0, 1])
 def test_wgrad_steps_over_images_far_apart(far: int) -> None:
-    """16 positions further on are 4 images, 2^29 elements each."""
+    """A step of 16 positions moves by 4 images of 2^29 elements each."""
     sides = [integers((5, 3, 2, 2), seed) for seed in (0, 1)]
     expected = torch.einsum("bchw,bfhw->fc", *(side.double() for side in sides))
     sides[far] = sparse((5, 3, 2, 2), (2**29, 4, 2, 1)).copy_(sides[far])
@@ -88,7 +88,7 @@ def test_wgrad_steps_over_images_far_apart(far: int) -> None:
 
 @pytest.mark.parametrize("axis", [2, 3])
 def test_wgrad_taps_far_apart(axis: int) -> None:
-    """Where all positions of an image lie within 32 bits, the taps of the last may not."""
+    """The taps of an image's last position may lie beyond 32 bits, even if all its positions lie within 32 bits."""
     near, y = integers((2, 3, 4, 4)), integers((2, 5, 1, 1), seed=1)
     strides = list(near.stride())
     strides[axis] = 2**30
@@ -125,7 +125,7 @@ def test_dgrad_with_a_weight_beyond_32_bits() -> None:
 
 @needs_interpreter
 def test_wgrad_of_a_weight_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In memory that is left as it is found: to make it NaN would take 20 GB."""
+    """The result is allocated without guard bands, and not filled with NaN: that would take 20 GB."""
     monkeypatch.setattr(layout, "allocate", guards.unguarded)
     C, F = 2**15, 2**16 + 16
     x, y = integers((1, C, 1, 1)), integers((1, F, 1, 1), seed=1)
@@ -133,13 +133,13 @@ def test_wgrad_of_a_weight_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(weight[-1, -16:, 0, 0], y[0, -1, 0, 0] * x[0, -16:, 0, 0])
 
 
-# Filters of one location, and so many locations that their weights pass 2^31.
+# The filters and channels of one location, and enough locations for their weights to exceed 2^31 elements.
 FILTERS, CHANNELS, COLUMNS = 64, 2**11, 2**14 + 1
 ONE_IMAGE = Tile(1, 16, 2048, 4, 1)
 
 
 def weights_of_locations(rows: int, taps: int) -> Tensor:
-    """As a layer's lie in memory: (rows, COLUMNS, FILTERS, CHANNELS, taps, 1) with the channels last."""
+    """Return weights as a layer's lie in memory: (rows, COLUMNS, FILTERS, CHANNELS, taps, 1) with the channels last."""
     shape = (rows, COLUMNS, FILTERS, CHANNELS, taps, 1)
     filters = taps * CHANNELS
     row = COLUMNS * FILTERS * filters
@@ -161,7 +161,7 @@ def test_fprop_with_weights_of_locations_beyond_32_bits(tile: Tile) -> None:
 @needs_interpreter
 @pytest.mark.parametrize("tile", [TILE, ONE_IMAGE], ids=["dot", "products"])
 def test_dgrad_with_weights_of_locations_beyond_32_bits(tile: Tile) -> None:
-    """The last pixel sees the last location with the first tap, and one 2^31 elements before it with the second."""
+    """The last pixel sees the last location with the first tap, and one 2^31 elements earlier with the second tap."""
     y, last = sparse((1, FILTERS, 2, COLUMNS), (0, 1, COLUMNS * FILTERS, FILTERS)), integers((2, FILTERS, CHANNELS))
     weight = weights_of_locations(rows=2, taps=2)
     for tap in (0, 1):

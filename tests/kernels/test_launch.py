@@ -1,4 +1,4 @@
-"""What is planned, before a kernel is started: copies, arguments, workspaces and tiles."""
+"""A plan before a kernel is started: its copies, arguments, workspaces and tile."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def test_precision_follows_the_switch(setting: str, expected: str) -> None:
 
 
 def test_what_is_copied() -> None:
-    """Sides whose whole vectors of channels are not adjacent, and weights in another order: nothing else."""
+    """Sides are copied if whole vectors of channels are not adjacent, and weights if they lie in another order."""
     image = torch.randn(1, 16, 4, 4)
     copied = layout.adjacent_channels(image, 16)
     assert torch.equal(copied, image)
@@ -66,7 +66,10 @@ def test_what_is_copied() -> None:
 
 
 def test_when_offsets_are_wide() -> None:
-    """From the first that does not fit in 32 bits; in wgrad, for each position's first tap within one image."""
+    """Offsets are wide from the first that does not fit in 32 bits.
+
+    wgrad counts from the first window to one beyond the last.
+    """
     assert layout.is_wide(torch.empty_strided((2, 1, 1, 1), (2**31, 1, 1, 1), device="meta"))
     assert not layout.is_wide(torch.empty_strided((2, 1, 1, 1), (2**31 - 1, 1, 1, 1), device="meta"))
     x = torch.empty_strided((1, 1, 5, 1), (1, 1, 3 * 2**28, 1), device="meta")
@@ -90,7 +93,7 @@ def wide_in_wgrad(geometry: ConvGeometry, x: Tensor, y: Tensor) -> bool:
 
 
 def test_only_a_tile_that_was_too_large_is_replaced() -> None:
-    """For its operator on its device; for wgrad however it splits its sum, which stays as it is."""
+    """It is replaced for its operator on its device, for wgrad with any SPLIT_K. The picked SPLIT_K is kept."""
     gpu, long = Gpu.of("sm_90", 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
     aligned = Operands(2, 8)
 
@@ -109,7 +112,7 @@ def test_only_a_tile_that_was_too_large_is_replaced() -> None:
 
 
 def test_pixels_are_gathered_where_blocks_turned_out_not_to_be_copied() -> None:
-    """By that operator on that device, in the tile that is picked without them."""
+    """If TMA failed, that operator on that device gathers, with the tile that is picked without blocks."""
     gpu, operands = Gpu.of("sm_90", 132), Operands(2, 8, blocks=True)
     geometry = ConvGeometry(128, 256, 28, 28, 256, 28, 28, 3, 3, pad_h=1, pad_w=1)
     request = TileRequest(geometry, "fprop", operands, gpu)
@@ -120,7 +123,7 @@ def test_pixels_are_gathered_where_blocks_turned_out_not_to_be_copied() -> None:
 
 
 def test_one_shared_workspace_is_all_the_memory(device: str) -> None:
-    """wgrad takes SPLIT_K weights and, for the bias, SPLIT_K times the tiles of columns, in float32."""
+    """wgrad allocates SPLIT_K weights, and for each tile of columns SPLIT_K biases, in float32."""
     x, y = torch.randn(2, 16, 6, 6, device=device), torch.randn(2, 32, 6, 6, device=device)
     geometry = ConvGeometry(B=2, C=16, H=6, W=6, F=32, P=6, Q=6, R=1, S=1)
     tile = Tile(16, 16, 16, 4, 1, SPLIT_K=3)
@@ -135,7 +138,7 @@ def test_one_shared_workspace_is_all_the_memory(device: str) -> None:
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_weight_that_is_not_split_is_written_as_it_lies(channels_last: bool, with_bias: bool, device: str) -> None:
-    """By a kernel that copies blocks, into a weight with its channels last: then only a bias takes a second step."""
+    """A TMA kernel writes it itself if its channels are last. Then only a bias takes a second kernel."""
     x, y = (torch.randint(-2, 3, (2, 16, n, n), device=device).half() for n in (6, 4))
     geometry = ConvGeometry(2, 16, 6, 6, 16, 4, 4, 3, 3)
     plan = planned(Call.of_geometry("wgrad", geometry, (x, y), finds_bias=with_bias, channels_last=channels_last))
@@ -148,7 +151,7 @@ def test_a_weight_that_is_not_split_is_written_as_it_lies(channels_last: bool, w
 
 
 def test_a_weight_that_varies_is_written_without_a_workspace() -> None:
-    """Unless its sum is split; and a bias that does not vary is loaded as it always is."""
+    """It takes a workspace only if its sum is split. A bias that does not vary is loaded as for any weight."""
     x, y = torch.empty(2, 16, 4, 4), torch.empty(2, 16, 4, 4)
     geometry = ConvGeometry(2, 16, 4, 4, 16, 4, 4, 1, 1, varies="b")
     for splits, starts in ((1, 1), (2, 2)):

@@ -1,4 +1,4 @@
-"""What is asked of the memory of operands: each answer, on tensors without data, where one stride or size differs."""
+"""The answers of `launch.layout` about the memory of operands, on tensors that differ in one stride or size."""
 
 import pytest
 import torch
@@ -22,8 +22,8 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
         ((2, 4, 3, 5), (64, 1, 20, 4), False),  # a gap after each image
         ((2, 4, 3, 5), (60, 15, 5, 1), False),  # NCHW: the other channels lie between two images
         ((1, 4, 3, 5), (60, 15, 5, 1), True),
-        ((1, 4, 3, 5), (999, 1, 20, 4), True),  # of one image, nobody asks where the next one would begin
-        ((2, 4, 1, 5), (20, 1, 999, 4), True),  # nor of one row where the next would
+        ((1, 4, 3, 5), (999, 1, 20, 4), True),  # one image: the stride to the next does not matter
+        ((2, 4, 1, 5), (20, 1, 999, 4), True),  # one row: nor does the stride to the next row
         ((2, 4, 3, 1), (12, 1, 4, 4), True),
     ],
 )
@@ -47,7 +47,7 @@ def test_folds(sizes: dict[str, int], channels: int, block: int, folds: bool) ->
 
 
 def test_dense_rows() -> None:
-    """What is dense stays where it is; a part of wider pixels and NCHW are copied, values and all."""
+    """A dense side is returned itself. A part of wider pixels, and NCHW, are copied with their values."""
     dense = torch.arange(2.0 * 4 * 3 * 5).reshape(2, 4, 3, 5).contiguous(memory_format=torch.channels_last)
     assert layout.dense_rows(dense) is dense
     apart = torch.arange(100.0).as_strided((1, 4, 2, 3), (0, 20, 12, 4))  # pixels where they should be, channels not

@@ -1,4 +1,4 @@
-"""The Triton kernels against torch in float64: on the GPU if there is one, else in the interpreter."""
+"""The Triton kernels against torch in float64: on the GPU if there is one, or else in the interpreter."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -33,7 +33,7 @@ def without_tf32() -> Iterator[None]:
 SHARED = CONV + TRANSPOSED
 VARIED = VARYING + VARYING_TRANSPOSED
 ALL = [pytest.param(case, id=case.title) for case in SHARED + VARIED]
-# Of these the first notices most mistakes, the next most of those that are left, and so on.
+# The first case notices most mistakes, the next one most of the remaining mistakes, and so on.
 FIRST = (
     "strided",
     "aligned_grouped",
@@ -75,7 +75,7 @@ def test_integers_are_exact(case: Case, dtype: str, device: str) -> None:
 
 
 def test_an_empty_batch_of_a_pointwise_convolution(device: str) -> None:
-    """Kernels divide by the pixels of an image, of which there are some."""
+    """It is not flattened to one row of pixels: kernels divide by the pixels of an image, which would be zero."""
     for part in steps(Case("empty", 0, (3, 5), kernel=(1, 1)), "float32", device, "contiguous", integer=True):
         part.check_exact()
 
@@ -90,7 +90,7 @@ def test_16_bits_are_rounded_once(case: Case, dtype: str, device: str) -> None:
 
 @pytest.mark.first
 def test_padding_does_not_spread_nan(device: str) -> None:
-    """NaN in one pixel reaches the positions that see it, and no other; in dgrad the other way round."""
+    """NaN in one pixel reaches only the positions that see it. In dgrad, NaN in a position reaches only its pixels."""
     x, weight = torch.ones(2, 8, 6, 6, device=device), torch.ones(16, 8, 3, 3, device=device)
     x[0, 3, 0, 0] = float("nan")
     y = tritonconv.conv2d(x, weight, padding=1, implementation="triton")
@@ -105,7 +105,7 @@ def test_padding_does_not_spread_nan(device: str) -> None:
 
 @pytest.mark.first
 def test_nan_stays_in_its_filter(device: str) -> None:
-    """In wgrad NaN in one feature reaches the weights of its filter, and no other, nor another group's."""
+    """In wgrad, NaN in one feature reaches the weights of its filter, but no other filter or group."""
     x, weight = torch.ones(2, 8, 6, 6, device=device), torch.ones(20, 4, 3, 3, device=device, requires_grad=True)
     y = tritonconv.conv2d(x, weight, groups=2, implementation="triton")
     gradient = torch.ones_like(y)
@@ -117,7 +117,7 @@ def test_nan_stays_in_its_filter(device: str) -> None:
 
 
 def far_apart(shape: Sequence[int], axis: int, device: str) -> Tensor:
-    """Uninitialised float16 with 2^30 elements from one index of `axis` to the next, of which few pages are touched."""
+    """Return uninitialised float16 with 2^30 elements from one index of `axis` to the next. Tests touch few pages."""
     strides = list(torch.empty(shape, device="meta").permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).stride())
     strides[axis] = 2**30
     storage = torch.empty((shape[axis] - 1) * 2**30 + 1024, dtype=torch.float16, device=device)
@@ -129,7 +129,7 @@ def far_apart(shape: Sequence[int], axis: int, device: str) -> Tensor:
 @pytest.mark.parametrize("far", ["input", "gradient"])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_operands_beyond_32_bits(transposed: bool, far: str, axis: int, device: str) -> None:
-    """Image and features, in every operator that reads them."""
+    """The image or the features are that large, in every operator that reads them."""
     case = Case("far", 4, (3, 3), (4, 4), (3, 3), padding=1, transposed=transposed)
     near, weight, bias = case.operands(torch.float16, device, integer=True)
     gradient = hostile(forward(case, near, weight, bias).shape, torch.float16, "contiguous", integer=True).to(device)
@@ -149,14 +149,14 @@ def test_operands_beyond_32_bits(transposed: bool, far: str, axis: int, device: 
 def test_results_beyond_32_bits(
     operator: Operator, axis: int, channels: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight adjacent channels are stored as a vector, four, or those far apart, one by one."""
+    """Eight adjacent channels are stored as a vector. Four channels, or channels far apart, are stored one by one."""
     case = Case("far", 4, (4, channels), (4, 4), (1, 1), transposed=operator == "dgrad")
     input, weight, bias = case.operands(torch.float16, device, integer=True)
     result = far_apart((4, channels, 4, 4), axis, device)
     monkeypatch.setattr(layout, "allocate", lambda *_: result)
     plan = planned(Call.of_geometry(operator, case.geometry, (input, weight), bias))
     arguments = plan.launches[0].arguments
-    assert arguments["ALIGN_Y" if operator == "fprop" else "ALIGN_X"] == (8 if channels == 8 else 1)
+    assert arguments["VECTOR_Y" if operator == "fprop" else "VECTOR_X"] == (8 if channels == 8 else 1)
     assert arguments["WIDE"]
     start.run(plan)
     assert torch.equal(result.double(), forward(case, input, weight, bias))
@@ -166,7 +166,7 @@ def test_results_beyond_32_bits(
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("splits", [1, 2, 3, 7])
 def test_split_reductions(splits: int, groups: int, device: str) -> None:
-    """Steps that the splits do not divide, fewer steps than splits, several tiles each way, and the bias's turns."""
+    """Splits do not divide the steps, or exceed them. With several tiles each way, programs sum the bias in turns."""
     for B, P, Q in ((2, 9, 7), (1, 3, 5)):
         geometry = ConvGeometry(B, 5 * groups, P + 1, Q, 18 * groups, P, Q, 2, 3, groups, pad_w=1)
         generator = torch.Generator().manual_seed(0)
@@ -185,7 +185,7 @@ def test_split_reductions(splits: int, groups: int, device: str) -> None:
 
 
 def test_sums_of_the_bias_are_rounded_once(device: str) -> None:
-    """Two programs sum parts of it: 2049, which float16 does not hold, and -2048."""
+    """Two programs sum parts of the bias: 2049, which float16 can not hold, and -2048."""
     geometry = ConvGeometry(1, 65, 1, 128, 1, 1, 128, 1, 1)
     x, y = torch.zeros(1, 65, 1, 128, device=device).half(), torch.zeros(1, 1, 1, 128, device=device).half()
     y[0, 0, 0, [0, 1, 64]] = torch.tensor([2048.0, 1, -2048], device=device).half()
@@ -195,7 +195,7 @@ def test_sums_of_the_bias_are_rounded_once(device: str) -> None:
 
 
 def test_more_filters_than_one_program_sums(device: str) -> None:
-    """The second step of wgrad takes two programs, also for the bias."""
+    """Two programs of the kernel that adds up partial sums also add up the bias."""
     geometry = ConvGeometry(2, 1, 1, 1, split_k.SUM_BLOCK + 8, 1, 1, 1, 1)
     generator = torch.Generator().manual_seed(0)
     x, y = (
@@ -209,7 +209,7 @@ def test_more_filters_than_one_program_sums(device: str) -> None:
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_same_bits_every_time(transposed: bool, device: str) -> None:
-    """A hundred times on a GPU; in the interpreter, which runs programs one after another, a few."""
+    """A hundred times on a GPU. The interpreter runs programs one after another, so a few times there."""
     case = Case("repeat", 4, (16, 24), (9, 8), padding=1, stride=(1, 2), transposed=transposed)
     operands = case.operands(torch.float32, device)
     function = tritonconv.conv_transpose2d if transposed else tritonconv.conv2d

@@ -1,4 +1,4 @@
-"""NaN and infinity spread as in torch.nn, 16 bits saturate as there, and the same call gives the same bits."""
+"""NaN and infinity spread as in torch.nn, 16-bit results saturate as there, and equal calls give equal bits."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -38,16 +38,17 @@ INPUTS = [
 
 
 def kinds(tensor: Tensor) -> Tensor:
-    """0 for a finite number, 1 for NaN, 2 and 3 for the infinities."""
+    """Return 0 for a finite number, 1 for NaN, 2 for infinity and 3 for minus infinity."""
     return tensor.isnan() * 1 + tensor.isposinf() * 2 + tensor.isneginf() * 3
 
 
 @pytest.mark.parametrize("values", [("nan", "nan"), ("inf", "-inf")], ids=["nan", "inf"])
 @pytest.mark.parametrize(("case", "dtype"), in_dtypes(INPUTS))
 def test_what_is_not_finite_spreads_as_in_torch(case: Case, values: tuple[str, str], dtype: str, device: str) -> None:
-    """From the input to the result, and from the incoming gradient to both others: nowhere else, and nowhere less.
+    """NaN and infinity spread as in torch: from the input to the result, and from its gradient to both other gradients.
 
-    As in torch on a CPU, whose weight's gradient multiplies the zeros of the padding, too: on an H200 it skips them.
+    They do so in torch on a CPU, where the gradient of the weight also multiplies the zeros of the padding. On an H200,
+    torch skips those zeros.
     """
     input, weight, bias = case.operands(DTYPES[dtype], device)
     special = torch.tensor([float(value) for value in values], device=device).to(input.dtype)
@@ -67,9 +68,9 @@ def test_what_is_not_finite_spreads_as_in_torch(case: Case, values: tuple[str, s
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bits_saturate_as_in_torch(dtype: str, transposed: bool, device: str) -> None:
-    """Beyond the largest number infinity, with its sign; sums that pass it on the way and come back are kept.
+    """Results beyond the largest number become infinity with their sign. A sum may exceed that number and come back.
 
-    But for bfloat16: its range is float32's, and on which way a sum leaves that depends on the order of its terms.
+    For bfloat16 it may not: its range is that of float32, so the order of the terms decides whether a sum leaves it.
     """
     largest = torch.finfo(DTYPES[dtype]).max
     way = 1.0 if dtype == "float16" else 0.25
@@ -88,7 +89,7 @@ def test_16_bits_saturate_as_in_torch(dtype: str, transposed: bool, device: str)
 
 
 def test_a_weight_that_is_not_finite_spreads_to_its_filter(device: str) -> None:
-    """To all positions, also those where its tap falls outside, and to no other filter nor group."""
+    """NaN reaches all positions of its filter, even where its tap falls outside, but no other filter or group."""
     x, weight = torch.ones(2, 8, 5, 5, device=device), torch.ones(12, 4, 3, 3, device=device)
     weight[7, 1, 0, 2] = float("nan")
     y = tritonconv.conv2d(x, weight, padding=1, groups=2, implementation="triton")
@@ -107,7 +108,7 @@ REPEATED = [
 
 
 def bits(case: Case, device: str) -> str:
-    """A digest of the result and all gradients."""
+    """Return a digest of the result and all gradients."""
     operands = case.operands(torch.float32, device)
     gradient = hostile(forward(case, *operands).shape, torch.float32, "contiguous", device=device)
     with tritonconv.using("triton"):
@@ -117,7 +118,7 @@ def bits(case: Case, device: str) -> str:
 
 @pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.title)
 def test_same_bits_every_time_in_any_thread_and_process(case: Case, device: str) -> None:
-    """A hundred times on a GPU; in the interpreter, which takes a second for each, a few."""
+    """A hundred times on a GPU. In the interpreter, where each time takes a second, a few times."""
     times = 100 if device == "cuda" else 4
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(lambda _: bits(case, device), range(times)))
@@ -130,9 +131,9 @@ def test_same_bits_every_time_in_any_thread_and_process(case: Case, device: str)
 
 @pytest.fixture
 def products_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The products of a step are added up one after another, as far as the interpreter adds them up.
+    """Make the interpreter add up the products of a step one after another.
 
-    It leaves that to numpy, whose library chooses another order for another number of rows. Tensor cores do not.
+    It leaves this to numpy, whose library may choose another order for another number of rows. Tensor cores do not.
     """
     if not runtime.interpreted():
         return
@@ -154,9 +155,9 @@ SPLIT = [*INPUTS, *REPEATED, Case("odd", 3, (3, 5), (5, 3), x="channels_last"), 
 @pytest.mark.usefixtures("products_in_order")
 @pytest.mark.parametrize(("case", "dtype"), in_dtypes(SPLIT, telling=(*TELLING, "odd")))
 def test_splitting_a_batch_changes_nothing(case: Case, dtype: str, device: str) -> None:
-    """Images one by one, of which most do not begin at a multiple of 16 bytes, give the bits of the whole batch.
+    """Images computed one by one give the bits of the whole batch, though most do not begin at a multiple of 16 bytes.
 
-    So they do where they are no longer channels_last.
+    The same holds if the images are no longer channels_last.
     """
     input, weight, bias = case.operands(DTYPES[dtype], device)
     with tritonconv.using("triton"):
@@ -171,7 +172,7 @@ def test_splitting_a_batch_changes_nothing(case: Case, dtype: str, device: str) 
 @pytest.mark.skipif(not runtime.interpreted(), reason="a GPU may add up all steps of one tap in one chain")
 @pytest.mark.usefixtures("products_in_order")
 def test_the_depth_of_a_step_does_change_bits(device: str) -> None:
-    """So that the tests above would see it."""
+    """So the tests above would notice another order of a sum."""
     x, weight, _ = DEEP.operands(torch.float32, device)
     found = []
     for depth in (16, 32):

@@ -56,7 +56,7 @@ def test_what_is_picked_fits(gpu: Gpu, operands: Operands, operator: Operator) -
 @pytest.mark.parametrize("gpu", [H100, A100, RTX4090, MI300, Gpu.of("sm_120", 170), INTERPRETER], ids=str)
 @pytest.mark.parametrize("varies", ["b", "p q", "b p q"])
 def test_what_is_picked_for_a_weight_that_varies_fits(varies: str, gpu: Gpu, operator: Operator) -> None:
-    """And where each location has a weight, tensor cores, which take 16 images, are for more than FEW."""
+    """If each location has a weight, tensor cores, which take 16 images, are used only for more than FEW images."""
     rng = random.Random(2)
     for operands, B in product(OPERANDS, (1, 4, 8, 9, 128)):
         geometry = replace(some_geometry(rng), B=B, varies=varies)
@@ -75,7 +75,7 @@ LOCAL = ConvGeometry(128, 16, 63, 63, 16, 55, 55, 9, 9, varies="p q")
     [(1, {1}, {1}), (2, {4}, {1}), (4, {4}, {1}), (5, {8}, {1}), (8, {8}, {1}), (9, {16, 64, 128}, {32})],
 )
 def test_the_tiles_for_so_many_images(B: int, rows: set[int], summed: set[int]) -> None:
-    """No more rows than there are images, rounded up to what there is a tile for; wgrad sums them one by one."""
+    """Tiles have no more rows than images, rounded up to a tile that exists. wgrad sums few images one by one."""
     operands, geometry = Operands(2, 8, varies="p q"), replace(LOCAL, B=B)
     found = [
         {
@@ -107,9 +107,9 @@ def test_few_channels_get_a_narrow_local_tile() -> None:
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
 @pytest.mark.parametrize("gpu", [H100, H200, A100, RTX4090, MI300, Gpu.of("sm_100", 148), INTERPRETER], ids=str)
 def test_the_order_of_a_sum_does_not_depend_on_the_batch(gpu: Gpu, operator: Operator) -> None:
-    """So that splitting a batch changes no bit: whatever tile is picked, a step takes as many products.
+    """All tiles picked for a layer multiply equally many products in a step, so splitting a batch changes no bit.
 
-    And whether results are stored by 16 bytes does not matter: an image of a batch may have another memory format.
+    It does not depend on whether results are stored by 16 bytes: an image of a batch may have another memory format.
     """
     rng, tiles_seen = random.Random(1), 0
     for _ in range(60):
@@ -125,7 +125,7 @@ def test_the_order_of_a_sum_does_not_depend_on_the_batch(gpu: Gpu, operator: Ope
 
 
 def test_nor_does_it_on_the_memory_format_of_the_result() -> None:
-    """A layer for which the model would choose another depth if results could not be stored by 16 bytes."""
+    """The model alone would choose another BLOCK_K for this layer if results could not be stored by 16 bytes."""
     geometry = ConvGeometry(64, 448, 15, 15, 288, 8, 8, 3, 3, 1, 2, 2, 1, 1)
     whole, single = (pick.pick(geometry, "dgrad", Operands(2, 8, whole), H100) for whole in (True, False))
     assert whole.BLOCK_K == single.BLOCK_K
@@ -141,7 +141,10 @@ def test_a_large_layer_gets_a_large_tile() -> None:
 
 
 def test_a_long_reduction_is_split() -> None:
-    """Into programs for every multiprocessor, where the weight alone would occupy a few. A short one is not."""
+    """A long reduction gets programs for every multiprocessor, where the weight alone would occupy only a few.
+
+    A short reduction is not split.
+    """
     long = ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
     tile = pick.pick(long, "wgrad", Operands(2, 8), H100)
     programs = -(-64 // tile.BLOCK_M) * -(-64 * 9 // tile.BLOCK_N) * tile.SPLIT_K
@@ -151,7 +154,7 @@ def test_a_long_reduction_is_split() -> None:
 
 
 def test_dgrad_counts_the_taps_it_multiplies() -> None:
-    """A stride of two divides the arithmetic by four, and so the time that the model expects of a large layer."""
+    """A stride of two divides the arithmetic by four, and so the expected time of a large layer."""
     tile, operands = Tile(128, 128, 64, 8, 3), Operands(2, 8)
     dense, strided = (ConvGeometry(64, 512, 56, 56, 2048, 56 // s, 56 // s, 4, 4, 1, s, s) for s in (1, 2))
     times = [expected(tile, geometry, "dgrad", operands, H100).cycles for geometry in (dense, strided)]
@@ -159,7 +162,7 @@ def test_dgrad_counts_the_taps_it_multiplies() -> None:
 
 
 def test_the_workspace_is_small_beside_what_is_read() -> None:
-    """Partial sums, written and read in float32, are at most a tenth of the bytes that programs read of operands."""
+    """Partial sums, written and read in float32, are at most a tenth of the bytes of operands that programs read."""
     rng, split = random.Random(3), 0
     for _ in range(100):
         geometry, operands = some_geometry(rng), rng.choice(OPERANDS)
@@ -188,7 +191,7 @@ def test_what_the_model_expects_to_bound_a_layer(geometry: ConvGeometry, limit: 
 
 
 def test_less_overhang_is_expected_to_take_less_time() -> None:
-    """7x7 images in squares of eight pixels, or each pixel of 128 images."""
+    """For images of 7x7 pixels, a block of one pixel of 128 images is picked, and not 8x8 pixels of 2 images."""
     geometry, operands = ConvGeometry(128, 512, 7, 7, 512, 7, 7, 3, 3, pad_h=1, pad_w=1), Operands(2, 8, blocks=True)
     squares, pixels = (block_shapes.with_shape(Tile(128, 256, 64, 8, 4), shape) for shape in ((2, 8, 8), (128, 1, 1)))
     assert [tile.pixel_blocks(geometry, "fprop") for tile in (squares, pixels)] == [64, 49]
@@ -196,7 +199,10 @@ def test_less_overhang_is_expected_to_take_less_time() -> None:
 
 
 def test_every_measured_tile_is_picked() -> None:
-    """Those of the tables of the package, for what they were measured for: none is too large, or of another order."""
+    """The measured tiles of the package are picked for the layers that they were measured for.
+
+    So none is too large, or sums in another order.
+    """
     for path in sorted(measured.FOLDER.glob("*.json")):
         table = json.loads(path.read_text())
         assert path.name == measured.file_of(table["gpu"])
@@ -212,7 +218,7 @@ def test_every_measured_tile_is_picked() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_few_variants_are_compiled(dtype: torch.dtype) -> None:
-    """At most 64 of each kernel over a sweep of a thousand layers, in both memory formats, with and without a bias."""
+    """At most 64 variants of each kernel, for a thousand random layers in both memory formats, with bias or without."""
     rng = random.Random(1)
     found: dict[str, set[object]] = {}
     with convolution_precision("tf32"):
@@ -234,5 +240,5 @@ def test_few_variants_are_compiled(dtype: torch.dtype) -> None:
                 )
                 for each in planned(call, gpu=H100).launches:
                     found.setdefault(each.kernel.__name__, set()).add(each.variant)
-    assert len(found) == (7 if dtype == torch.bfloat16 else 6)  # wgrad tiles only pixels of 16 bits
+    assert len(found) == (7 if dtype == torch.bfloat16 else 6)  # wgrad has TMA tiles only for 16 bits
     assert max(len(variants) for variants in found.values()) <= 64, {k: len(v) for k, v in found.items()}

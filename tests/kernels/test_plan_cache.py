@@ -1,4 +1,4 @@
-"""Calls that were made before are made again without choosing, planning or compiling: with other numbers, and right."""
+"""A call that was planned before is not planned or compiled again, and its result is right for other numbers."""
 
 import gc
 import weakref
@@ -29,19 +29,20 @@ pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The operators that are planned."""
+    """The operators that were planned, in order."""
     made: list[str] = []
     plan = planners.plan
     monkeypatch.setattr(planners, "plan", lambda call, *more: made.append(call.operator) or plan(call, *more))
     return made
 
 
-# Gathered and in blocks; with copies of the weight, of images in NCHW, and of a bias; over samples and positions.
+# Both families of kernels; copies of the weight, of images in NCHW and of a bias; weights that vary over samples and
+# positions.
 LAST = dict(x="channels_last", weight="channels_last")
 CASES = [
     Case("blocks", 2, (16, 16), padding=1, **LAST),  # type: ignore[arg-type]
     Case("strided", 2, (16, 16), (6, 6), stride=2, padding=1, **LAST),  # type: ignore[arg-type]
-    Case("folded", 2, (16, 16), (8, 8), (2, 2), stride=2, x="some_channels"),  # which TF32 copies
+    Case("folded", 2, (16, 16), (8, 8), (2, 2), stride=2, x="some_channels"),  # copied in TF32
     Case("nchw", 2, (16, 8)),
     Case("few_channels", 2, (3, 5), bias_layout="sliced"),
     Case("pointwise", 2, (16, 16), kernel=(1, 1), **LAST),  # type: ignore[arg-type]
@@ -57,7 +58,7 @@ CASES = [
 )
 @pytest.mark.first
 def test_a_step_is_planned_once(case: Case, dtype: str, device: str, planned: list[str]) -> None:
-    """In memory that starts as NaN, between fences."""
+    """Three steps with other numbers give exact results, in memory that starts as NaN, between guard bands."""
     with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
         for seed in range(3):
             for part in steps(case, dtype, device, case.gradient, integer=True, seed=seed):
@@ -80,7 +81,7 @@ def right(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, **mo
 
 def test_whatever_else_differs_is_planned_anew(device: str, planned: list[str]) -> None:
     x, weight, bias = drawn(2, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device), drawn(6, device=device)
-    beside = torch.cat([drawn(1, device=device), x.flatten()])[1:].view(x.shape)  # four bytes further on
+    beside = torch.cat([drawn(1, device=device), x.flatten()])[1:].view(x.shape)  # starts four bytes further on
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
         ((x, weight), {}),
         ((x, weight, bias), {}),
@@ -103,7 +104,7 @@ def test_whatever_else_differs_is_planned_anew(device: str, planned: list[str]) 
 
 
 def test_a_wish_and_a_memory_format_make_plans_of_their_own(device: str, planned: list[str]) -> None:
-    """Of the same tensors."""
+    """Each implementation that is asked for, and each memory format of the result, has a plan for the same tensors."""
     x, weight = drawn(2, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device)
     geometry = ConvGeometry(B=2, C=4, H=5, W=5, F=6, P=3, Q=3, R=3, S=3)
     for _ in range(2):
@@ -117,7 +118,7 @@ def test_a_wish_and_a_memory_format_make_plans_of_their_own(device: str, planned
 
 
 def test_switches_of_torch_are_no_news_to_other_dtypes(device: str, planned: list[str]) -> None:
-    """TF32 makes another plan of float32, and the same of float16."""
+    """TF32 makes another plan for float32, but not for float16."""
     for dtype, plans in ((torch.float32, 2), (torch.float16, 1)):
         planned.clear()
         x, weight = drawn(1, 4, 4, 4, device=device, dtype=dtype), drawn(4, 4, 3, 3, device=device, dtype=dtype)
@@ -128,7 +129,7 @@ def test_switches_of_torch_are_no_news_to_other_dtypes(device: str, planned: lis
 
 
 def test_a_plan_that_was_chosen_before_a_failure_is_not_kept(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another thread finds that its tile is too large while this one computes."""
+    """Another thread finds that the tile is too large while this thread computes with it."""
     start_kernels = start.start_kernels
 
     def interrupted(plan: Plan) -> list[Any]:
@@ -146,7 +147,7 @@ def test_a_plan_that_was_chosen_before_a_failure_is_not_kept(device: str, monkey
 
 
 def test_a_tensor_that_is_two_operands_is_not_taken_for_one_again(device: str) -> None:
-    """Which of them a kernel was given can not be told from its address."""
+    """No plan is kept: from the address alone, the two operands of a kernel can not be told apart."""
     x, weight = drawn(4, 4, 3, 3, device=device), drawn(4, 4, 3, 3, device=device)
     assert right(conv2d(x, x), x, x)
     assert not plan_cache._kept
@@ -161,7 +162,7 @@ def test_an_empty_batch_is_planned_each_time(device: str) -> None:
 
 
 def test_no_tensor_is_kept_alive(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither operands nor their copies, here of the image."""
+    """The plan cache keeps neither operands nor copies of them, here of the image."""
     x, weight = drawn(2, 16, 5, 5, device=device), drawn(8, 16, 3, 3, device=device)
     copies: list[weakref.ref[Tensor]] = []
     adjacent = planners.adjacent_channels
@@ -206,7 +207,7 @@ def test_without_memory_it_is_planned_as_if_for_the_first_time(
 
 
 def test_what_lack_of_memory_made_of_a_plan_is_not_kept(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once there is memory again, the sum is split as it should be."""
+    """Once there is enough memory again, the sum is split as picked."""
     pick, partial_sums = tile_choice.pick, split_k.partial_sums
     monkeypatch.setattr(
         tile_choice, "pick", lambda *request: replace(pick(*request), SPLIT_K=4 if request[1] == "wgrad" else 1)

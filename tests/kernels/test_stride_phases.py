@@ -1,4 +1,4 @@
-"""The phases of dgrad, along one axis, against a list of all taps and pixels."""
+"""The phases of dgrad along one axis equal a list of all taps and pixels."""
 
 from itertools import product
 from math import gcd
@@ -37,7 +37,7 @@ def test_phases_cover_every_tap_of_every_pixel_once(stride: int, device: str) ->
         for first_tap, count, first_position, first_pixel, pixels in out.tolist():
             counts.append(count)
             for v in range(pixels):
-                # The t-th tap of a phase is `period` taps on, and looks dilation * period / stride positions back.
+                # Each tap of a phase is `period` taps further on and looks dilation * period / stride positions back.
                 found[first_pixel + v * stride] = {
                     (first_tap + t * period, first_position + v - t * dilation * period // stride) for t in range(count)
                 }

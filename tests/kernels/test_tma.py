@@ -1,4 +1,4 @@
-"""Whole blocks of pixels: every shape, ragged at every edge and in every sampling, and what they must not mix up."""
+"""Kernels that copy whole blocks of pixels: all block shapes, ragged at each edge, with strides, dilation and NaN."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ from tritonconv.launch import start
 from tritonconv.tiling.block_shapes import BlockShape, candidate_shapes, whole_rows, with_shape
 from tritonconv.tiling.tile import Tile
 
-# On a GPU these say most, and come first.
+# On a GPU these tests find most mistakes, so they run first.
 pytestmark = [pytest.mark.gpu, pytest.mark.oldest, *[pytest.mark.first] * torch.cuda.is_available()]
 
-# Of pixels, channels and products in a step: what is small enough for the interpreter, or large enough for a GPU.
+# BLOCK_M, BLOCK_N and BLOCK_K: small enough for the interpreter, or large enough for a GPU.
 LEAST = 64 if torch.cuda.is_available() else 16
 PROBLEMS = {
     "plain": ConvGeometry(B=3, C=16, H=5, W=6, F=24, P=5, Q=6, R=3, S=3, pad_h=1, pad_w=1),
@@ -51,14 +51,14 @@ PROBLEMS = {
 }
 
 
-# Of which one loop sees all of a window, though it is strided, and results are copied out, though they are phases.
+# Strided problems in which fprop runs one loop over all taps, and dgrad copies its results out though they are phases.
 FOLDED = [PROBLEMS[name] for name in ("folded", "folded_and_dilated", "folded_far")]
 
 
 def cases() -> list[Any]:
-    """Every problem in one shape, or wgrad's in both its lines and in whole rows; the plain one in all shapes.
+    """Return every problem in one block shape, the plain one in all shapes, and wgrad's in both lines and whole rows.
 
-    The first shape of each problem comes first.
+    The first shape of each problem runs first.
     """
     found = []
     for operator in OPERATORS:
@@ -82,14 +82,14 @@ def cases() -> list[Any]:
 
 
 def factors(geometry: ConvGeometry, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, weight and features of small integers in channels_last."""
+    """Return image, weight and features of small integers in channels_last."""
     sizes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
     x, weight, y = (laid_out(torch.randint(-2, 3, size).to(device, torch.float16), "channels_last") for size in sizes)
     return x, weight, y
 
 
 def expected(geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor) -> dict[Operator, Tensor]:
-    """By torch in float64, on an image that was padded to end where the last window does."""
+    """Return the results of torch in float64, on an image that is padded to end where the last window does."""
     x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
     after_h = (geometry.P - 1) * geometry.stride_h + (geometry.R - 1) * geometry.dilation_h + 1
     after_w = (geometry.Q - 1) * geometry.stride_w + (geometry.S - 1) * geometry.dilation_w + 1
@@ -103,12 +103,12 @@ def expected(geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor) -> di
 
 
 def fenced(operator: Operator, geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor, **more: Any) -> Call:
-    """A call on operands between fences."""
+    """Return a call on operands between guard bands."""
     return call_of(operator, geometry, dict(x=guarded(x), weight=guarded(weight), y=guarded(y)), **more)
 
 
 def tile_in(operator: Operator, shape: BlockShape | None = None) -> Tile:
-    """One of LEAST pixels, in that shape or the first of its shapes."""
+    """Return a tile of LEAST pixels in this block shape, or in the first of its shapes."""
     split = 2 if operator == "wgrad" else 1
     tile = Tile(LEAST, LEAST, LEAST, num_warps=4, num_stages=2, GROUP_M=2, SPLIT_K=split)
     return with_shape(tile, shape or candidate_shapes(LEAST, operator)[0])
@@ -128,7 +128,9 @@ def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, shape: B
     call = fenced(operator, geometry, x, weight, y, bias=added, finds_bias=operator == "wgrad")
     plan = planned(call, tile_in(operator, shape))
     assert plan.launches[0].kernel.__name__ == f"{operator}_tma_kernel"
-    assert plan.launches[0].arguments.get("FOLDED", False) == (geometry in FOLDED and operator != "wgrad")
+    if operator != "wgrad":
+        name = {"fprop": "LOADS_FOLDED", "dgrad": "STORES_FOLDED"}[operator]
+        assert plan.launches[0].arguments[name] == (geometry in FOLDED)
     result, *bias = start.run(plan)
     wanted = expected(geometry, x, weight, y)[operator]
     if added is not None:
@@ -140,7 +142,7 @@ def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, shape: B
 @pytest.mark.parametrize("name", ["plain", "valid", "groups", "stride_2", "folded", "far_padding"])
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
 def test_results_that_leave_in_halves(operator: Operator, name: str, device: str) -> None:
-    """As those of most tiles do that are shipped: whose warps have rows of both halves."""
+    """Results are stored in halves, as by most shipped tiles: those whose warps have rows of both halves."""
     geometry = PROBLEMS[name]
     x, weight, y = factors(geometry, device)
     tile = with_shape(Tile(LEAST, 2 * LEAST, LEAST, LEAST // 16, num_stages=2), candidate_shapes(LEAST, operator)[0])
@@ -155,7 +157,7 @@ def test_results_that_leave_in_halves(operator: Operator, name: str, device: str
 @pytest.mark.parametrize("name", ["plain", "folded"])
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
 def test_programs_that_compute_several_tiles(operator: Operator, name: str, device: str) -> None:
-    """One after the other: here one program all of them."""
+    """One program computes all tiles, one after the other."""
     geometry = PROBLEMS[name]
     x, weight, y = factors(geometry, device)
     plan = planned(fenced(operator, geometry, x, weight, y), tile_in(operator))
@@ -164,7 +166,7 @@ def test_programs_that_compute_several_tiles(operator: Operator, name: str, devi
 
 
 def test_a_part_of_a_wider_tensor_folds_as_well(device: str) -> None:
-    """So its sums are added up in the same order as those of its copy."""
+    """A part of a wider tensor sums in the same order as its copy."""
     geometry = PROBLEMS["folded"]
     x, weight, _ = factors(geometry, device)
     x, weight = torch.randn_like(x), torch.randn_like(weight)
@@ -172,13 +174,13 @@ def test_a_part_of_a_wider_tensor_folds_as_well(device: str) -> None:
     tile = tile_in("fprop")
     images = (x, wider[:, : geometry.C])
     plans = [planned(Call.of_geometry("fprop", geometry, (each, weight)), tile) for each in images]
-    assert [plan.launches[0].arguments["FOLDED"] for plan in plans] == [True, True]
+    assert [plan.launches[0].arguments["LOADS_FOLDED"] for plan in plans] == [True, True]
     assert torch.equal(*(start.run(plan)[0] for plan in plans))
 
 
 @pytest.mark.parametrize("cropped", ["rows", "columns"])
 def test_a_cropped_gradient(cropped: str, device: str) -> None:
-    """Its positions lie at unequal distances, but those of the rows of one image."""
+    """The positions of a crop are unevenly spaced, unless only rows of one image are cropped: TMA can copy these."""
     geometry = ConvGeometry(B=1, C=LEAST, H=5, W=8, F=LEAST, P=5, Q=8, R=3, S=3, pad_h=1, pad_w=1)
     x, weight, _ = factors(geometry, device)
     whole = laid_out(torch.randint(-2, 3, (1, LEAST, 7, 10)).to(device, torch.float16), "channels_last")
@@ -192,7 +194,7 @@ def test_a_cropped_gradient(cropped: str, device: str) -> None:
 @pytest.mark.parametrize("name", ["plain", "valid", "groups", "stride_2", "far_padding", "pixels_without_taps"])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_nan_goes_no_further_than_its_pixel_is_seen(operator: Operator, name: str, device: str) -> None:
-    """From the last pixel and from the last position, each in one channel."""
+    """NaN is planted in one channel of the last pixel of x, and of a last position of y."""
     geometry = PROBLEMS[name]
     x, weight, y = factors(geometry, device)
     if operator != "dgrad":
@@ -208,7 +210,7 @@ def test_nan_goes_no_further_than_its_pixel_is_seen(operator: Operator, name: st
 
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
 def test_nan_in_a_filter_stays_in_its_group(operator: Operator, device: str) -> None:
-    """Though a step of 16 channels reads beyond the 24 of a group."""
+    """A step of 16 channels reads beyond the 24 channels of a group, but the NaN there does not count."""
     geometry = ConvGeometry(B=1, C=48, H=3, W=3, F=48, P=3, Q=3, R=1, S=1, G=2, stride_h=1, pad_h=0)
     x, weight, y = factors(geometry, device)
     weight[24:] = float("nan")
@@ -220,7 +222,10 @@ def test_nan_in_a_filter_stays_in_its_group(operator: Operator, device: str) -> 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
 def test_nan_in_a_tap_goes_no_further_than_it_is_seen(operator: Operator, dtype: str, device: str) -> None:
-    """Though a step reads beyond the 24 channels or filters that there are; of dgrad, the phases see other taps."""
+    """A step reads beyond the 24 channels or filters that exist, where other taps lie.
+
+    In dgrad, the phases see different taps.
+    """
     geometry = ConvGeometry(B=1, C=24, H=6, W=6, F=24, P=3, Q=3, R=2, S=2, stride_h=2, stride_w=2)
     x, weight, y = (t.to(getattr(torch, dtype)) for t in factors(geometry, device))
     weight[3, 5, 0, 1] = float("nan")
@@ -233,7 +238,7 @@ def test_nan_in_a_tap_goes_no_further_than_it_is_seen(operator: Operator, dtype:
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float16", "ieee"), ("bfloat16", "ieee"), ("float32", "tf32")])
 def test_picked_in_every_dtype(dtype: str, precision: str, device: str) -> None:
-    """Tensor cores multiply all but exact float32; and on a GPU, only some of them can copy blocks."""
+    """Tensor cores multiply all dtypes but exact float32. On a GPU, blocks can be copied for only some of them."""
     geometry = PROBLEMS["plain"]
     x, weight, y = (t.to(getattr(torch, dtype)) for t in factors(geometry, device))
     with convolution_precision(precision):
@@ -269,7 +274,7 @@ def test_gathered_where_blocks_can_not_be_copied(reason: str, precision: str, de
 
 
 def test_a_line_of_pixels_is_one_image(device: str) -> None:
-    """A 1x1 convolution has no images where both sides allow it, and its result is none the less whole."""
+    """A 1x1 convolution is flattened to one image if the memory of both sides allows it, and is right either way."""
     geometry = PROBLEMS["line"]
     x, weight, y = factors(geometry, device)
     whole, apart = (

@@ -58,15 +58,15 @@ EQUIVALENT = [
     Equivalent(
         "tritonconv/kernels/gather/wgrad.py",
         "wgrad_kernel",
-        "stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)",
-        "stride_xc = 1 if ALIGN_X > 1 else stride_xc",
+        "stride_xc = 1 if VECTOR_X > 1 else stride_xc.to(tl.int64)",
+        "stride_xc = 1 if VECTOR_X > 1 else stride_xc",
         ALREADY_WIDE,
     ),
     Equivalent(
         "tritonconv/kernels/gather/wgrad.py",
         "wgrad_kernel",
-        "stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)",
-        "stride_yf = 1 if ALIGN_Y > 1 else stride_yf",
+        "stride_yf = 1 if VECTOR_Y > 1 else stride_yf.to(tl.int64)",
+        "stride_yf = 1 if VECTOR_Y > 1 else stride_yf",
         ALREADY_WIDE,
     ),
     Equivalent(
@@ -139,9 +139,9 @@ EQUIVALENT = [
         "turn = 0",
         SAME_SUM,
     ),
-    Equivalent("tritonconv/kernels/store.py", "store_result", "ALIGN == 1 and WIDE", "WIDE", WIDER),
-    Equivalent("tritonconv/kernels/store.py", "store_result", "ALIGN == 1 and WIDE", "(ALIGN == 1)", WIDER),
-    Equivalent("tritonconv/kernels/store.py", "store_result", "ALIGN > 1 or WIDE", "ALIGN >= 1 or WIDE", WIDER),
+    Equivalent("tritonconv/kernels/store.py", "store_result", "VECTOR == 1 and WIDE", "WIDE", WIDER),
+    Equivalent("tritonconv/kernels/store.py", "store_result", "VECTOR == 1 and WIDE", "(VECTOR == 1)", WIDER),
+    Equivalent("tritonconv/kernels/store.py", "store_result", "VECTOR > 1 or WIDE", "VECTOR >= 1 or WIDE", WIDER),
     Equivalent(
         "tritonconv/launch/planners.py",
         "nonempty",

@@ -1,1 +1,4 @@
-"""The Triton kernels: integers and pointers in, one factor of the trilinear form out."""
+"""The Triton kernels: each computes one of x, weight and y from the other two, given pointers and integers.
+
+`gather/` and `tma/` are the two families of kernels. The modules here have what both share.
+"""

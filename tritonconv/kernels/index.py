@@ -1,10 +1,11 @@
-"""Index arithmetic that all kernels share."""
+"""The integer parameters of all kernels, and the order in which programs take tiles."""
 
 import triton
 import triton.language as tl
 
-# What every kernel takes beside pointers and constants. Specialising on their values would compile a variant for each.
-# So the signature of a kernel is flat: `do_not_specialize` has no effect on what is inside a tuple or NamedTuple.
+# The integers that every kernel of fprop, dgrad and wgrad takes. Specialising on them would compile other variants for
+# a value of 1 and for multiples of 16. The signature of a kernel is flat because `do_not_specialize` has no effect in a
+# tuple or NamedTuple.
 INTEGERS = [
     *("B", "C", "H", "W", "F", "P", "Q", "R", "S"),
     *("stride_xb", "stride_xc", "stride_xh", "stride_xw", "stride_yb", "stride_yf", "stride_yp", "stride_yq"),
@@ -14,9 +15,12 @@ INTEGERS = [
 
 @triton.jit
 def raster(pid, tiles_m, tiles_n, GROUP_M: tl.constexpr):
-    """The tile (m, n) of number `pid`: columns of GROUP_M row tiles, so that neighbours share both operands in L2."""
-    column = pid // (GROUP_M * tiles_n)
-    first_m = column * GROUP_M
+    """Return the tile (m, n) of program `pid`, in a swizzled order: neighbouring programs share both operands in L2.
+
+    Tiles are taken in bands of GROUP_M rows of tiles. Within a band m counts fastest.
+    """
+    band = pid // (GROUP_M * tiles_n)
+    first_m = band * GROUP_M
     height = tl.minimum(tiles_m - first_m, GROUP_M)
-    index_in_column = pid - column * GROUP_M * tiles_n
-    return first_m + index_in_column % height, index_in_column // height
+    index_in_band = pid - band * GROUP_M * tiles_n
+    return first_m + index_in_band % height, index_in_band // height

@@ -1,4 +1,4 @@
-"""The partial sums of wgrad: what its two kernels share, and the kernel that adds them up in a fixed order."""
+"""The partial sums of wgrad (split-K): what both its kernels use, and the kernel that adds them up in a fixed order."""
 
 import triton
 import triton.language as tl
@@ -8,15 +8,16 @@ SIZES_AND_STRIDES = ["filters", "C", "R", "S", "stride_f", "stride_c", "stride_r
 
 @triton.jit
 def row_of_part(part, groups, g, F, f):
-    """The row of partial sums that belongs to filter f of group g in this part."""
+    """Return the row of the partial sums that belongs to filter f of group g in this part."""
     return (part * groups + g) * F + f
 
 
 @triton.jit
 def add_in_turn(bias, turn, y, tile_n, tiles_n):
-    """bias[f] + sum over k of y[k,f], or bias as it is if `turn` is not `tile_n`; and whose turn comes next.
+    """bias[f] + sum over k of y[k,f] if `turn` is `tile_n`, or else bias[f]. Also return whose turn is next.
 
-    The programs that read the same features, one for each of tiles_n, take turns in summing them.
+    The tiles_n programs that read the same features take turns, one in each step. So each feature is summed once, and
+    the programs share the work.
     """
     if turn == tile_n:
         bias += tl.sum(y.to(tl.float32), 0)
@@ -33,7 +34,7 @@ def store_bias_part(bias_partials_ptr, bias, part, groups, g, F, f):
 
 @triton.jit
 def sum_of_parts(partials_ptr, index, count, parts):
-    """The sum over part < parts of partials[part, index], for index < count: eight loads at a time are on their way."""
+    """sum over part < parts of partials[part, index], for index < count. Eight loads are in flight at a time."""
     total = tl.zeros(index.shape, dtype=tl.float32)
     for first_part in range(0, parts, 8):
         part = first_part + tl.arange(0, 8)
@@ -61,9 +62,10 @@ def sum_partials_kernel(
     IN_ORDER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """weight[f,c,r,s] = sum over split of partials[split,f,r,s,c]; bias[f] of bias_partials[split,f]; rounded once.
+    """weight[f,c,r,s] = sum over split of partials[split,f,r,s,c]; bias[f] = sum over split of bias_partials[split,f]
 
-    Either may be None, where it is not wanted. IN_ORDER says that the weight lies as (f, r, s, c) without gaps, too.
+    in float32, in a fixed order, rounded once. `weight_ptr` or `bias_ptr` is None if that sum is not wanted. IN_ORDER
+    says that the weight lies in memory as its partial sums do: as (f, r, s, c), without gaps.
     """
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     filters = filters.to(tl.int64)
@@ -79,7 +81,7 @@ def sum_partials_kernel(
             offsets = f * stride_f + c * stride_c + r * stride_r + s * stride_s
         tl.store(weight_ptr + offsets, total.to(weight_ptr.dtype.element_ty), mask=index < count)
     if bias_ptr is not None:
-        # There are few filters: most programs have none of them to sum.
+        # There are few filters, so most programs have no bias to sum.
         parts = tl.where(tl.program_id(0) * BLOCK < filters, bias_splits, 0)
         bias = sum_of_parts(partials_ptr=bias_partials_ptr, index=index, count=filters, parts=parts)
         tl.store(bias_ptr + index, bias.to(bias_ptr.dtype.element_ty), mask=index < filters)

@@ -1,4 +1,4 @@
-"""Store a result, with its bias: what the kernels of both families end with, but where blocks are copied out whole."""
+"""The epilogue of both families of kernels: add the bias and store, unless TMA copies whole blocks out."""
 
 import triton
 import triton.language as tl
@@ -17,16 +17,18 @@ def store_result(
     first_n,
     valid_m,
     BIAS_VARIES: tl.constexpr,
-    ALIGN: tl.constexpr,
+    VECTOR: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once.
 
-    `pixel` is (b, h, w), each for all rows m, and n begins at first_n. `result_strides` are those over b, n, h and w.
-    If BIAS_VARIES, `bias_ptr` points to the bias of this sample and pixel, whose channels are stride_bias_n apart.
+    `pixel` is (b, h, w): the image, row and column of each m. The first column of the accumulator is n = first_n.
+    `result_strides` are the strides over b, n, h and w. If BIAS_VARIES, `bias_ptr` points to the bias of this sample
+    and pixel, and its channels are stride_bias_n apart.
 
-    ALIGN > 1 says that n is adjacent in memory, and that N and the strides are multiples of ALIGN; those over b, h and
-    w were divided by it. WIDE says that the result is too large for 32-bit offsets, whose 64-bit kin cost registers.
+    Stores take VECTOR channels at once. If that is more than one, channels are adjacent in memory, and N and the other
+    strides are multiples of VECTOR. The strides over b, h and w are passed divided by VECTOR. WIDE says that the result
+    is too large for 32-bit offsets; 64-bit offsets cost registers.
     """
     BLOCK_M: tl.constexpr = accumulator.shape[0]
     BLOCK_N: tl.constexpr = accumulator.shape[1]
@@ -41,22 +43,23 @@ def store_result(
             bias = tl.load(bias_ptr + g * N + n, mask=valid_n, other=0.0)
         accumulator += bias.to(tl.float32)[None, :]
     result = accumulator.to(result_ptr.dtype.element_ty)
-    # Widening b early and narrowing it here, and leaving an unused stride alone, changes no value: written more simply,
-    # tests/bench/test_compiled_kernels.py finds a few bytes spilled in the float32 tiles.
-    if ALIGN == 1 and WIDE:
+    # The gather kernels widen b and it is narrowed here; the stride over n is widened only where it is used. Neither
+    # changes a value. Written more simply, tests/bench/test_compiled_kernels.py finds a few bytes of register spills in
+    # the float32 tiles.
+    if VECTOR == 1 and WIDE:
         result_stride_n = result_stride_n.to(tl.int64)
-    if ALIGN > 1 or WIDE:
-        result_stride_b = result_stride_b.to(tl.int64) * ALIGN
-        result_stride_h = result_stride_h.to(tl.int64) * ALIGN
-        result_stride_w = result_stride_w.to(tl.int64) * ALIGN
+    if VECTOR > 1 or WIDE:
+        result_stride_b = result_stride_b.to(tl.int64) * VECTOR
+        result_stride_h = result_stride_h.to(tl.int64) * VECTOR
+        result_stride_w = result_stride_w.to(tl.int64) * VECTOR
     rows = b.to(tl.int32) * result_stride_b + h * result_stride_h + w * result_stride_w
-    if ALIGN > 1:
+    if VECTOR > 1:
         result_ptrs = result_ptr + (rows[:, None] + (g * N + n)[None, :])
         tl.store(result_ptrs, result, mask=valid_m[:, None] & valid_n[None, :])
     else:
         first_n += (g * N).to(tl.int32)
         end_n = (g * N).to(tl.int32) + N
-        # Addresses one element apart take a register each: half of them at a time is what fits.
+        # Elements stored one by one take a register each for their addresses: only half of them fit at a time.
         first_half, second_half = tl.split(tl.reshape(result, (BLOCK_M, 2, BLOCK_N // 2)).permute(0, 2, 1))
         store_transposed(
             result_ptr=result_ptr,
@@ -80,7 +83,7 @@ def store_result(
 
 @triton.jit
 def store_transposed(result_ptr, result_stride_n, tile, rows, valid_m, first_n, end_n):
-    """Store `tile` (M, N) with neighbouring threads on neighbouring rows, as NCHW lies in memory."""
+    """Store `tile` (M, N) with neighbouring threads on neighbouring rows, which are adjacent in NCHW."""
     n = first_n + tl.arange(0, tile.shape[1])
     offsets = (n * result_stride_n)[:, None] + rows[None, :]
     tl.store(result_ptr + offsets, tl.trans(tile), mask=(n < end_n)[:, None] & valid_m[None, :])

@@ -1,4 +1,7 @@
-"""The phases of a stride, of which dgrad runs each as a convolution of stride one."""
+"""The phases of a stride. A phase is a sub-image, every stride-th pixel, whose pixels all see the same taps.
+
+The dgrad kernels run each phase as a convolution of stride one.
+"""
 
 import triton
 import triton.language as tl
@@ -6,12 +9,14 @@ import triton.language as tl
 
 @triton.jit
 def phase(i, stride, pad, dilation, period, taps, extent):
-    """The i-th of `stride` phases along one axis, those with most taps first: first tap, taps, first position, first
-    pixel, pixels.
+    """Return the i-th of `stride` phases of an axis: first tap, taps, first position, first pixel, pixels.
 
-    Tap r reaches the pixels h with (h + pad - r*dilation) % stride == 0. As r grows this comes back to the same phase
-    after `period` = stride / gcd(stride, dilation) taps. So phase i < period sees the taps i, i + period, ..., and the
-    phases that remain, those of no multiple of the gcd, see none.
+    Taps and pixels are counts. The first position is the one that the first pixel sees with the first tap. Phases with
+    more taps come first.
+
+    Tap r reaches the pixels h with (h + pad - r*dilation) % stride == 0. As r grows, this comes back to the same phase
+    after `period` = stride / gcd(stride, dilation) taps. So phase i < period sees the taps i, i + period, ... No tap
+    reaches the other phases: r*dilation % stride is always a multiple of the gcd.
     """
     gcd = stride // period
     beyond = i - period
@@ -19,14 +24,17 @@ def phase(i, stride, pad, dilation, period, taps, extent):
     residue = tl.where(i < period, i * dilation % stride, no_multiple)
     count = tl.where(i < period, tl.maximum(tl.cdiv(taps - i, period), 0), 0)
     first_pixel = ((residue - pad) % stride + stride) % stride
-    # What is divided here is a multiple of the stride wherever there are taps, and may be negative.
+    # If the phase has taps, the dividend is a multiple of the stride, so the division is exact, even below zero.
     first_position = (first_pixel + pad - i * dilation) // stride
     return i, count, first_position, first_pixel, tl.cdiv(extent - first_pixel, stride)
 
 
 @triton.jit
 def phase_of(index, stride, pad, dilation, period, taps, extent):
-    """The index-th of all phases, those of the rows slowest: what `phase` says, each of rows and of columns."""
+    """Return what `phase` returns, for rows and for columns, of the index-th phase of an image.
+
+    There are stride_h * stride_w phases. Those of the columns count fastest.
+    """
     stride_h, stride_w = stride
     pad_h, pad_w = pad
     dilation_h, dilation_w = dilation

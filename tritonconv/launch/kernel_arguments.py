@@ -16,40 +16,40 @@ from tritonconv.tiling.tile import Operands, Tile
 TAPS_IN_BITS = 31
 
 
-def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, align_x: int, align_y: int) -> dict[str, int]:
+def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, vector_x: int, vector_y: int) -> dict[str, int]:
     """Return the integers that every kernel takes: the sizes of one group, and strides.
 
-    Those that are multiples of `align_x` or `align_y` are divided by it. The kernel multiplies them again, so that
+    Those that are multiples of `vector_x` or `vector_y` are divided by it. The kernel multiplies them again, so that
     Triton knows the alignment.
     """
     stride_xb, stride_xc, stride_xh, stride_xw = x.stride()
     stride_yb, stride_yf, stride_yp, stride_yq = y.stride()
     return dict(
         B=geometry.B,
-        C=geometry.C // geometry.G // align_x,
+        C=geometry.C // geometry.G // vector_x,
         H=geometry.H,
         W=geometry.W,
-        F=geometry.F // geometry.G // align_y,
+        F=geometry.F // geometry.G // vector_y,
         P=geometry.P,
         Q=geometry.Q,
         R=geometry.R,
         S=geometry.S,
-        stride_xb=stride_xb // align_x,
+        stride_xb=stride_xb // vector_x,
         stride_xc=stride_xc,
-        stride_xh=stride_xh // align_x,
-        stride_xw=stride_xw // align_x,
-        stride_yb=stride_yb // align_y,
+        stride_xh=stride_xh // vector_x,
+        stride_xw=stride_xw // vector_x,
+        stride_yb=stride_yb // vector_y,
         stride_yf=stride_yf,
-        stride_yp=stride_yp // align_y,
-        stride_yq=stride_yq // align_y,
+        stride_yp=stride_yp // vector_y,
+        stride_yq=stride_yq // vector_y,
         stride_h=geometry.stride_h,
         stride_w=geometry.stride_w,
         pad_h=geometry.pad_h,
         pad_w=geometry.pad_w,
         dilation_h=geometry.dilation_h,
         dilation_w=geometry.dilation_w,
-        ALIGN_X=align_x,
-        ALIGN_Y=align_y,
+        VECTOR_X=vector_x,
+        VECTOR_Y=vector_y,
     )
 
 
@@ -106,9 +106,9 @@ def tma_arguments(geometry: ConvGeometry, tile: Tile) -> dict[str, Any]:
 def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile) -> dict[str, int]:
     """Return the arguments by which a kernel that gathers the pixels of `side` gets from tap to tap.
 
-    TAP_BITS says how the kernel remembers which taps lie inside the side. It is 2 if one integer has a bit for each
-    tap, and 1 if each axis has such an integer. It is 0 if there are too many taps for that. FAR says that an offset
-    from one step to the next takes 64 bits.
+    AXES_PER_INTEGER says how the kernel remembers which taps lie inside the side. It is 2 if one integer has a bit for
+    each tap, and 1 if each axis has such an integer. It is 0 if there are too many taps for that. WIDE_STEPS says that
+    an offset from one step to the next takes 64 bits.
     """
     _, stride_c, stride_h, stride_w = side.stride()
     reach = geometry.R * geometry.dilation_h * stride_h + geometry.S * geometry.dilation_w * stride_w
@@ -116,10 +116,10 @@ def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile)
     # one more variant to compile.
     whole_loads = vector * side.element_size() == 16
     return dict(
-        TAP_BITS=2
+        AXES_PER_INTEGER=2
         if whole_loads and geometry.R * geometry.S <= TAPS_IN_BITS
         else int(max(geometry.R, geometry.S) <= TAPS_IN_BITS),
-        FAR=reach + tile.BLOCK_K * stride_c >= 2**31,
+        WIDE_STEPS=reach + tile.BLOCK_K * stride_c >= 2**31,
     )
 
 

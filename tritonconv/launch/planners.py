@@ -142,7 +142,7 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
 
     sides, (_, weight) = SideToSide.of(call, gpu, tile), call.factors
     geometry, tile, x, y = sides.geometry, sides.tile, sides.loaded, sides.stored
-    folded = tile.uses_tma and geometry.images_seen > 1 and can_fold(geometry, geometry.C, tile.BLOCK_K)
+    folded = tile.uses_tma and geometry.subimages_seen > 1 and can_fold(geometry, geometry.C, tile.BLOCK_K)
     if folded:  # also if x is a slice of a wider tensor, so that its products are added up as those of a copy are
         x = sides.copies.lay(x, dense_rows)
     arguments = dict(
@@ -156,7 +156,7 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     )
     if tile.uses_tma:
         more = period_arguments(geometry) | tma_arguments(geometry, tile)
-        more |= dict(ONE_IMAGE=geometry.images_seen == 1, FOLDED=folded)
+        more |= dict(ONE_SUBIMAGE=geometry.subimages_seen == 1, LOADS_FOLDED=folded)
         return sides.plan_launch(fprop_tma_kernel, arguments | more)
     more = gather_arguments(geometry, x, sides.load_vector, sides.bias, y.shape, tile)
     return sides.plan_launch(fprop_kernel, arguments | more)
@@ -188,14 +188,14 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
             **tma_arguments(geometry, tile),
             TRANSPOSED=transposed,
             STRIDED=geometry.phases > 1,
-            FOLDED=folded,
+            STORES_FOLDED=folded,
         )
         return sides.plan_launch(dgrad_tma_kernel, arguments)
     how = weight_channels_last if geometry.varies else partial(weight_filters_last, groups=geometry.G)
     arguments |= dict(
         weight_ptr=sides.copies.lay(weight, how),
         **gather_arguments(geometry, y, sides.load_vector, sides.bias, x.shape, tile),
-        ALIGN_WEIGHT=weight_vector(weight) if geometry.varies else 1,
+        VECTOR_WEIGHT=weight_vector(weight) if geometry.varies else 1,
     )
     return sides.plan_launch(dgrad_kernel, arguments)
 
@@ -215,11 +215,11 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     results = layout.allocate_results(call, x)
     weight, bias = results[0], results[1] if call.finds_bias else None
     copies = Copies()
-    x, align_x = loaded_by_vectors(copies, x, geometry.C // geometry.G)
-    y, align_y = loaded_by_vectors(copies, y, geometry.F // geometry.G)
-    align_x, align_y = paired_vectors(align_x, align_y, 16 // x.element_size())
+    x, vector_x = loaded_by_vectors(copies, x, geometry.C // geometry.G)
+    y, vector_y = loaded_by_vectors(copies, y, geometry.F // geometry.G)
+    vector_x, vector_y = paired_vectors(vector_x, vector_y, 16 // x.element_size())
     geometry, x, y = flatten_product(geometry, x, y)
-    operands = described_operands(geometry, min(align_x, align_y), True, x, y)
+    operands = described_operands(geometry, min(vector_x, vector_y), True, x, y)
     # A TMA block of whole rows is a block of a matrix of B*P*Q positions, whose rows are counted in 32 bits.
     if not is_evenly_spaced(y) or geometry.gemm("wgrad").K >= 2**31:
         operands = replace(operands, blocks=False)
@@ -231,7 +231,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         y_ptr=y,
         partials_ptr=partials,
         bias_partials_ptr=bias_partials,
-        **integers(geometry, x, y, align_x, align_y),
+        **integers(geometry, x, y, vector_x, vector_y),
         splits=tile.SPLIT_K,
         **tile_arguments(x, tile),
     )

@@ -1,1 +1,1 @@
-"""The kernels that compute the address of each pixel: any memory layout, any GPU, and weights that vary."""
+"""Kernels that compute the address of each pixel: for any memory format, any GPU, and weights that vary."""

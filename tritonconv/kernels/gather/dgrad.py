@@ -1,11 +1,11 @@
-"""dgrad, one implicit GEMM for each phase of the stride: rows are the phase's pixels, columns channels.
+"""dgrad as one implicit GEMM for each phase of the stride: rows are the phase's pixels, columns are channels.
 
-A stride of s puts every s-th pixel of an axis into the same phase: they see the same taps. Within one phase those taps
-stand at equal distances, and neighbouring pixels look at neighbouring positions, so a phase is a convolution of stride
-one over the features, with filters of its own. No tap that falls between two positions is ever multiplied.
+With a stride of s, every s-th pixel of an axis is in the same phase: these pixels see the same taps. The taps of a
+phase stand at equal distances, and its neighbouring pixels look at neighbouring positions. So a phase is a convolution
+of stride one over the features, with filters of its own. No tap that falls between two positions is ever multiplied.
 
-A weight that varies over locations is used by one pixel for each of its taps, so each pixel of a phase has a GEMM of
-its own, whose rows are the images, and takes the weight of another location with each tap.
+If the weight varies over locations, only one pixel uses a given tap of a given location. So each pixel of a phase has a
+GEMM of its own, whose rows are the images. It takes the weight of another location with each tap.
 """
 
 import triton
@@ -55,12 +55,12 @@ def dgrad_kernel(
     stride_bias_w,
     period_h,
     period_w,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
-    ALIGN_WEIGHT: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
+    VECTOR_WEIGHT: tl.constexpr,
     WIDE: tl.constexpr,
-    TAP_BITS: tl.constexpr,
-    FAR: tl.constexpr,
+    AXES_PER_INTEGER: tl.constexpr,
+    WIDE_STEPS: tl.constexpr,
     PER_SAMPLE: tl.constexpr,
     PER_LOCATION: tl.constexpr,
     BIAS_VARIES: tl.constexpr,
@@ -75,27 +75,31 @@ def dgrad_kernel(
     """x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
-    C and F count the channels and filters of one group. The weight lies as (C, R, S, F) without gaps, group by group.
-    One that varies lies as (F, R, S, C), C a multiple of ALIGN_WEIGHT, behind b if PER_SAMPLE, p and q if PER_LOCATION.
-    ALIGN_Y > 1 says that filters are adjacent in y, and that F and every stride of y were divided by ALIGN_Y; ALIGN_X
-    says the same of C and x. WIDE says that x is too large for 32-bit offsets.
-    """
-    C *= ALIGN_X
-    F *= ALIGN_Y
-    # Strides in 64 bits make every offset below 64 bits wide.
-    stride_yb = stride_yb.to(tl.int64) * ALIGN_Y
-    stride_yp = stride_yp.to(tl.int64) * ALIGN_Y
-    stride_yq = stride_yq.to(tl.int64) * ALIGN_Y
-    stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)
 
-    # The largest phase decides how many programs each gets. Those that a smaller one can not use do nothing.
+    C and F count the channels and filters of one group. The weight lies as (C, R, S, F) without gaps, group by group. A
+    weight that varies lies as (F, R, S, C) instead, and C is a multiple of VECTOR_WEIGHT. The axes it varies over come
+    first: b if PER_SAMPLE, p and q if PER_LOCATION.
+
+    Loads take VECTOR_Y filters of y at once. If that is more than one, filters are adjacent in y, and F and every
+    stride of y were divided by VECTOR_Y. VECTOR_X says the same of stores, C and x. WIDE says that x is too large for
+    32-bit offsets. `multiply_sum` and `store_result` explain the other constants.
+    """
+    C *= VECTOR_X
+    F *= VECTOR_Y
+    # With 64-bit strides, all offsets that follow have 64 bits.
+    stride_yb = stride_yb.to(tl.int64) * VECTOR_Y
+    stride_yp = stride_yp.to(tl.int64) * VECTOR_Y
+    stride_yq = stride_yq.to(tl.int64) * VECTOR_Y
+    stride_yf = 1 if VECTOR_Y > 1 else stride_yf.to(tl.int64)
+
+    # Each phase gets as many programs as the largest one needs. Programs beyond the pixels of a smaller one do nothing.
     samples = B
     if PER_SAMPLE:
         B = 1
-    cells_h = tl.cdiv(H, stride_h)
-    cells_w = tl.cdiv(W, stride_w)
-    cells = 1 if PER_LOCATION else cells_h * cells_w
-    tiles_m = tl.cdiv(B * cells, BLOCK_M)
+    most_pixels_h = tl.cdiv(H, stride_h)
+    most_pixels_w = tl.cdiv(W, stride_w)
+    most_pixels = 1 if PER_LOCATION else most_pixels_h * most_pixels_w
+    tiles_m = tl.cdiv(B * most_pixels, BLOCK_M)
     tiles_n = tl.cdiv(C, BLOCK_N)
     pid = tl.program_id(0)
     tiles = tiles_m * tiles_n
@@ -111,11 +115,11 @@ def dgrad_kernel(
         extent=(H, W),
     )
     product = (pid // tiles % products).to(tl.int64)
-    sample, cell_h, cell_w, g, groups = place_of(
+    sample, pixel_h, pixel_w, g, groups = place_of(
         product=product,
         products=products,
         samples=samples,
-        extent=(cells_h, cells_w),
+        extent=(most_pixels_h, most_pixels_w),
         PER_SAMPLE=PER_SAMPLE,
         PER_LOCATION=PER_LOCATION,
     )
@@ -123,21 +127,21 @@ def dgrad_kernel(
 
     pixels = B * pixels_h * pixels_w
     if PER_SAMPLE:
-        x_ptr += sample * stride_xb * ALIGN_X
+        x_ptr += sample * stride_xb * VECTOR_X
         y_ptr += sample * stride_yb
     if PER_LOCATION:
-        pixels = tl.where((cell_h < pixels_h) & (cell_w < pixels_w), B, 0)
-        first_p += cell_h.to(tl.int32)
-        first_q += cell_w.to(tl.int32)
-        start_h += cell_h.to(tl.int32) * stride_h
-        start_w += cell_w.to(tl.int32) * stride_w
+        pixels = tl.where((pixel_h < pixels_h) & (pixel_w < pixels_w), B, 0)
+        first_p += pixel_h.to(tl.int32)
+        first_q += pixel_w.to(tl.int32)
+        start_h += pixel_h.to(tl.int32) * stride_h
+        start_w += pixel_w.to(tl.int32) * stride_w
         pixels_h = 1
         pixels_w = 1
-    # Over what a bias varies the weight does, too.
+    # The weight varies over every axis that the bias varies over.
     if BIAS_VARIES:
         bias_ptr += sample * stride_bias_b
         if PER_LOCATION:
-            # What lies beyond the image has none.
+            # A pixel beyond the image has no bias to point to.
             bias_ptr += tl.where(
                 pixels > 0, start_h.to(tl.int64) * stride_bias_h + start_w.to(tl.int64) * stride_bias_w, 0
             )
@@ -151,7 +155,7 @@ def dgrad_kernel(
     c = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
 
-    # The next tap of the phase looks `step` positions back.
+    # The next tap of the phase looks further back, so steps are negative.
     step_h = -(dilation_h * period_h // stride_h)
     step_w = -(dilation_w * period_w // stride_w)
     if not PER_LOCATION:
@@ -162,14 +166,15 @@ def dgrad_kernel(
     y_ptrs = y_ptr + g * F * stride_yf + y_rows[:, None] + (k * stride_yf)[None, :]
 
     if PER_SAMPLE or PER_LOCATION:
-        # The weight as it is stored, with f apart: a step reads it transposed. C, so that the compiler sees alignment:
-        C_stored = C // ALIGN_WEIGHT * ALIGN_WEIGHT
+        # The weight as it is stored: f is far apart, so a step reads it transposed. As a multiple of a constant, C lets
+        # the compiler see the alignment.
+        C_stored = C // VECTOR_WEIGHT * VECTOR_WEIGHT
         stride_k = (R * S).to(tl.int64) * C_stored
         stride_r = period_h * S * C_stored
         stride_s = period_w * C_stored
         weight_index = g
         if PER_LOCATION:
-            # With the tap the location changes too.
+            # The location changes with the tap.
             stride_q = groups * F * stride_k
             stride_r += step_h * Q * stride_q
             stride_s += step_w * stride_q
@@ -196,10 +201,10 @@ def dgrad_kernel(
         steps=tl.where(tile_m * BLOCK_M < pixels, steps, 0),
         valid_m=valid_m,
         valid_n=c < C,
-        TAP_BITS=TAP_BITS,
-        FAR=FAR,
+        AXES_PER_INTEGER=AXES_PER_INTEGER,
+        WIDE_STEPS=WIDE_STEPS,
         N_ADJACENT=PER_SAMPLE or PER_LOCATION,
-        WEIGHT_ENDS=PER_LOCATION,
+        MASKS_WEIGHT=PER_LOCATION,
         PRECISION=PRECISION,
         DOT_DTYPE=DOT_DTYPE,
         BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
@@ -217,6 +222,6 @@ def dgrad_kernel(
         first_n=tile_n * BLOCK_N,
         valid_m=valid_m,
         BIAS_VARIES=BIAS_VARIES,
-        ALIGN=ALIGN_X,
+        VECTOR=VECTOR_X,
         WIDE=WIDE,
     )

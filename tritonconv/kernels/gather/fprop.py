@@ -1,6 +1,6 @@
 """fprop as one implicit GEMM: rows are output positions, columns filters, the reduction runs over channels and taps.
 
-Of a weight that varies each sample, or each location, has a GEMM of its own: one of one image, or of one position.
+If the weight varies, each sample or location has a GEMM of its own, of one image or of one position.
 """
 
 import triton
@@ -45,11 +45,11 @@ def fprop_kernel(
     stride_bias_n,
     stride_bias_h,
     stride_bias_w,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
     WIDE: tl.constexpr,
-    TAP_BITS: tl.constexpr,
-    FAR: tl.constexpr,
+    AXES_PER_INTEGER: tl.constexpr,
+    WIDE_STEPS: tl.constexpr,
     PER_SAMPLE: tl.constexpr,
     PER_LOCATION: tl.constexpr,
     BIAS_VARIES: tl.constexpr,
@@ -64,19 +64,22 @@ def fprop_kernel(
     """y[b,f,p,q] = bias[f] + sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
-    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps, behind what it
-    varies over: b if PER_SAMPLE, p and q if PER_LOCATION.
-    ALIGN_X > 1 says that channels are adjacent in x, and that C and every stride of x were divided by ALIGN_X; ALIGN_Y
-    says the same of F and y. Multiplying them back by a constant is what lets the compiler see the alignment and copy
-    16 bytes at a time. WIDE says that y is too large for 32-bit offsets.
+
+    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps. If it varies, the
+    axes it varies over come first: b if PER_SAMPLE, p and q if PER_LOCATION.
+
+    Loads take VECTOR_X channels of x at once. If that is more than one, channels are adjacent in x, and C and every
+    stride of x were divided by VECTOR_X. VECTOR_Y says the same of stores, F and y. Multiplying by the constant again
+    lets the compiler see the alignment and copy 16 bytes at a time. WIDE says that y is too large for 32-bit offsets.
+    `multiply_sum` and `store_result` explain the other constants.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
-    # Strides in 64 bits make every offset below 64 bits wide.
-    stride_xb = stride_xb.to(tl.int64) * ALIGN_X
-    stride_xh = stride_xh.to(tl.int64) * ALIGN_X
-    stride_xw = stride_xw.to(tl.int64) * ALIGN_X
-    stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
+    C *= VECTOR_X
+    F *= VECTOR_Y
+    # With 64-bit strides, all offsets that follow have 64 bits.
+    stride_xb = stride_xb.to(tl.int64) * VECTOR_X
+    stride_xh = stride_xh.to(tl.int64) * VECTOR_X
+    stride_xw = stride_xw.to(tl.int64) * VECTOR_X
+    stride_xc = 1 if VECTOR_X > 1 else stride_xc.to(tl.int64)
 
     samples, positions_h, positions_w = B, P, Q
     if PER_SAMPLE:
@@ -101,12 +104,12 @@ def fprop_kernel(
     )
     if PER_SAMPLE:
         x_ptr += sample * stride_xb
-        y_ptr += sample * stride_yb * ALIGN_Y
+        y_ptr += sample * stride_yb * VECTOR_Y
     if PER_LOCATION:
-        y_ptr += (i * stride_yp + j * stride_yq) * ALIGN_Y
+        y_ptr += (i * stride_yp + j * stride_yq) * VECTOR_Y
         pad_h -= (i * stride_h).to(tl.int32)
         pad_w -= (j * stride_w).to(tl.int32)
-    # Over what a bias varies the weight does, too.
+    # The weight varies over every axis that the bias varies over.
     if BIAS_VARIES:
         bias_ptr += sample * stride_bias_b + i * stride_bias_h + j * stride_bias_w
 
@@ -134,10 +137,10 @@ def fprop_kernel(
         steps=tl.cdiv(C, BLOCK_K) * R * S,
         valid_m=valid_m,
         valid_n=f < F,
-        TAP_BITS=TAP_BITS,
-        FAR=FAR,
+        AXES_PER_INTEGER=AXES_PER_INTEGER,
+        WIDE_STEPS=WIDE_STEPS,
         N_ADJACENT=False,
-        WEIGHT_ENDS=False,
+        MASKS_WEIGHT=False,
         PRECISION=PRECISION,
         DOT_DTYPE=DOT_DTYPE,
         BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
@@ -155,6 +158,6 @@ def fprop_kernel(
         first_n=tile_n * BLOCK_N,
         valid_m=valid_m,
         BIAS_VARIES=BIAS_VARIES,
-        ALIGN=ALIGN_Y,
+        VECTOR=VECTOR_Y,
         WIDE=WIDE,
     )

@@ -1,4 +1,4 @@
-"""The implicit GEMM that fprop and dgrad share: rows gathered from one side, columns of filters."""
+"""The implicit GEMM of fprop and dgrad: rows are gathered from the image or the features, columns from the weight."""
 
 import triton
 import triton.language as tl
@@ -20,10 +20,10 @@ def multiply_sum(
     steps,
     valid_m,
     valid_n,
-    TAP_BITS: tl.constexpr,
-    FAR: tl.constexpr,
+    AXES_PER_INTEGER: tl.constexpr,
+    WIDE_STEPS: tl.constexpr,
     N_ADJACENT: tl.constexpr,
-    WEIGHT_ENDS: tl.constexpr,
+    MASKS_WEIGHT: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -31,16 +31,24 @@ def multiply_sum(
 ):
     """sum over k, i, j of side[m; k, first + (i, j)*step] * weight[k, i, j; n], in float32.
 
-    `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
-    channels. `taps`, `first`, `extent` and `step` are pairs, of the vertical and the horizontal axis. The next tap lies
-    `step` positions further on the side. `side_strides` are those over rows, columns and k, and `weight_strides` those
-    over the taps of each axis and k. What lies outside the side's extent counts as zero. One integer has bits for all
-    taps if TAP_BITS is 2, for those of an axis if it is 1, and for none if it is 0. FAR says that the way from one step
-    to the next on the side takes 64 bits. If N_ADJACENT, n is contiguous in the weight, and loads of it are masked by
-    valid_n. Else k is contiguous, and the caller lets columns that are not valid point to another column. If
-    WEIGHT_ENDS, all rows look at one position, so `first` are scalars, and a tap outside the side has no weight to
-    load. BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K). Fewer than 16 rows are multiplied without tensor cores; then STAGES says
-    how far loads run ahead, and else is None.
+    The side is what is gathered: the image or the features. It counts as zero outside its extent.
+
+    - `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
+      channels.
+    - `taps`, `first`, `extent` and `step` are pairs, for rows and columns. Tap (0, 0) looks at `first`, and the next
+      tap `step` positions further on.
+    - `side_strides` are the strides over rows, columns and k, and `weight_strides` those over row taps, column taps and
+      k.
+    - For each row of the product, the bits of integers say which taps lie inside the extent. AXES_PER_INTEGER is 2 if
+      one integer has the taps of both axes, and 1 if each axis has an integer. If it is 0, the loop compares instead.
+    - WIDE_STEPS says that the distance from one step to the next on the side takes 64 bits.
+    - If N_ADJACENT, n is contiguous in the weight, and loads of the weight are masked by valid_n. Otherwise k is
+      contiguous, and the caller lets invalid columns point to a valid one.
+    - If MASKS_WEIGHT, all rows look at the same position, so `first` are scalars. A tap outside the extent then has no
+      weight to load.
+    - BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K). Fewer than 16 rows are multiplied without tensor cores.
+    - STAGES is the number of software pipelining stages for fewer than 16 rows, and otherwise None. Without tensor
+      cores, Triton pipelines a loop only if told to.
     """
     BLOCK_M: tl.constexpr = BLOCK[0]
     BLOCK_N: tl.constexpr = BLOCK[1]
@@ -53,53 +61,53 @@ def multiply_sum(
     weight_stride_h, weight_stride_w, weight_stride_k = weight_strides
     k = tl.arange(0, BLOCK_K)
     if BLOCK_M < 16:
-        # Products along k are added up in the threads that load them, and the threads' sums at the end.
+        # Each thread adds up the products along k that it loads. The threads' sums are added up at the end.
         accumulator = tl.zeros((BLOCK_M, BLOCK_K, BLOCK_N), dtype=tl.float32)
     else:
         accumulator = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    if not FAR:
+    if not WIDE_STEPS:
         side_stride_h = side_stride_h.to(tl.int32)
         side_stride_w = side_stride_w.to(tl.int32)
-    # From one step to the next: to the next tap, to the first one of the next row, to the first of the next channels.
-    side_tap = step_w * side_stride_w
-    side_row = step_h * side_stride_h - (taps_w - 1) * side_tap
-    side_channels = BLOCK_K * side_stride_k - ((taps_h - 1) * (step_h * side_stride_h) + (taps_w - 1) * side_tap)
-    if not FAR:
-        side_channels = side_channels.to(tl.int32)
-    weight_row = weight_stride_h - (taps_w - 1) * weight_stride_w
-    weight_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
-    # In two dimensions before the loop, so that no step has to move them from thread to thread.
-    if TAP_BITS == 2:
+    # How far pointers move: to the next tap, to the first tap of the next row, to the first tap of the next channels.
+    side_to_tap = step_w * side_stride_w
+    side_to_row = step_h * side_stride_h - (taps_w - 1) * side_to_tap
+    side_to_channels = BLOCK_K * side_stride_k - ((taps_h - 1) * (step_h * side_stride_h) + (taps_w - 1) * side_to_tap)
+    if not WIDE_STEPS:
+        side_to_channels = side_to_channels.to(tl.int32)
+    weight_to_row = weight_stride_h - (taps_w - 1) * weight_stride_w
+    weight_to_channels = BLOCK_K * weight_stride_k - ((taps_h - 1) * weight_stride_h + (taps_w - 1) * weight_stride_w)
+    # Expanded to two dimensions before the loop, so that no step moves them from thread to thread.
+    if AXES_PER_INTEGER == 2:
         bits = tap_bits(first=first, extent=extent, step=step, taps=taps)
-        rows = tl.where(valid_m, bits, 0)[:, None]
-    elif TAP_BITS == 1:
+        row_bits = tl.where(valid_m, bits, 0)[:, None]
+    elif AXES_PER_INTEGER == 1:
         bits_h = axis_bits(first=first_h, extent=extent_h, step=step_h, taps=taps_h)
         bits_w = axis_bits(first=first_w, extent=extent_w, step=step_w, taps=taps_w)
-        rows_h = tl.where(valid_m, bits_h, 0)[:, None]
-        rows_w = tl.where(valid_m, bits_w, 0)[:, None]
+        row_bits_h = tl.where(valid_m, bits_h, 0)[:, None]
+        row_bits_w = tl.where(valid_m, bits_w, 0)[:, None]
     tap = 1
     last_tap = 1 << (taps_h * taps_w - 1)
     i = 0
     j = 0
-    done = 0
+    first_k = 0
     # Channel blocks outside, taps inside: neighbouring taps re-read the side from cache, and each load stays aligned.
     for _ in tl.range(steps, num_stages=STAGES):
-        valid_k = k < K - done
+        valid_k = k < K - first_k
         valid_weight = valid_k[:, None]
-        # One tap, or none for a channel beyond the last: one operation tells both of each row.
-        asked = tl.where(valid_k, tap, 0)
-        if TAP_BITS == 2:
-            inside = (rows & asked[None, :]) != 0
-        elif TAP_BITS == 1:
-            inside = ((rows_h >> i) & (rows_w >> j) & asked[None, :]) != 0
+        # The bit of this tap, or none for a channel beyond the last: one operation tests both for each row.
+        tap_bit = tl.where(valid_k, tap, 0)
+        if AXES_PER_INTEGER == 2:
+            inside = (row_bits & tap_bit[None, :]) != 0
+        elif AXES_PER_INTEGER == 1:
+            inside = ((row_bits_h >> i) & (row_bits_w >> j) & tap_bit[None, :]) != 0
         else:
             tap_inside = within(first_h + i * step_h, extent_h) & within(first_w + j * step_w, extent_w)
             inside = (tap_inside & valid_m)[:, None] & valid_k[None, :]
-        if WEIGHT_ENDS:
-            if TAP_BITS == 2:
-                valid_weight = ((bits & asked) != 0)[:, None]
-            elif TAP_BITS == 1:
-                valid_weight = (((bits_h >> i) & (bits_w >> j) & asked) != 0)[:, None]
+        if MASKS_WEIGHT:
+            if AXES_PER_INTEGER == 2:
+                valid_weight = ((bits & tap_bit) != 0)[:, None]
+            elif AXES_PER_INTEGER == 1:
+                valid_weight = (((bits_h >> i) & (bits_w >> j) & tap_bit) != 0)[:, None]
             else:
                 valid_weight = valid_weight & tap_inside
         if N_ADJACENT:
@@ -111,12 +119,12 @@ def multiply_sum(
         else:
             accumulator = tl.dot(side.to(DOT_DTYPE), weight.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
         row_ends = j == taps_w - 1
-        last = tap == last_tap if TAP_BITS == 2 else row_ends & (i == taps_h - 1)
-        side_ptrs += tl.where(last, side_channels, tl.where(row_ends, side_row, side_tap))
-        weight_ptrs += tl.where(last, weight_channels, tl.where(row_ends, weight_row, weight_stride_w))
-        done = tl.where(last, done + BLOCK_K, done)
+        last = tap == last_tap if AXES_PER_INTEGER == 2 else row_ends & (i == taps_h - 1)
+        side_ptrs += tl.where(last, side_to_channels, tl.where(row_ends, side_to_row, side_to_tap))
+        weight_ptrs += tl.where(last, weight_to_channels, tl.where(row_ends, weight_to_row, weight_stride_w))
+        first_k = tl.where(last, first_k + BLOCK_K, first_k)
         j = tl.where(row_ends, 0, j + 1)
-        if TAP_BITS == 2:
+        if AXES_PER_INTEGER == 2:
             tap = tl.where(last, 1, tap + tap)
         else:
             i = tl.where(last, 0, tl.where(row_ends, i + 1, i))

@@ -1,18 +1,19 @@
-"""Index arithmetic of pixels that are gathered one by one."""
+"""Index arithmetic of the kernels that gather pixels one by one."""
 
 import triton
 import triton.language as tl
 
-# What the kernels that add a bias take of one that varies.
+# Further integers of the kernels that add a bias: its strides, in case it varies.
 BIAS_STRIDES = ["stride_bias_b", "stride_bias_n", "stride_bias_h", "stride_bias_w"]
 
 
 @triton.jit
 def place_of(product, products, samples, extent, PER_SAMPLE: tl.constexpr, PER_LOCATION: tl.constexpr):
-    """The sample, row, column and group of one of so many products, and how many groups there are.
+    """Return the sample, row, column and group of the given product, and the number of groups.
 
-    Groups count fastest. What the weight does not vary over is zero here, and runs over the rows of the product.
-    `extent` counts the rows and columns of positions, or in dgrad of the pixels of a phase.
+    There is one product for each group, and each sample or location if the weight varies over these. Groups count
+    fastest, samples slowest. An index over which the weight does not vary is zero here and runs within a product.
+    `extent` counts rows and columns: of positions, or in dgrad of the pixels of the largest phase.
     """
     extent_h, extent_w = extent
     sample = 0
@@ -35,14 +36,17 @@ def place_of(product, products, samples, extent, PER_SAMPLE: tl.constexpr, PER_L
 
 
 @triton.jit
-def within(position, extent):
-    """Whether 0 <= position < extent. Without its sign a position below zero is a huge one: one comparison tells."""
-    return position.to(tl.uint32) < extent.to(tl.uint32)
+def within(index, extent):
+    """Whether 0 <= index < extent. As an unsigned number a negative index is huge: one comparison is enough."""
+    return index.to(tl.uint32) < extent.to(tl.uint32)
 
 
 @triton.jit
 def axis_bits(first, extent, step, taps):
-    """Bit t says whether position first + t*step lies inside the extent. At most 31 taps fit."""
+    """Return an integer whose bit t says whether index first + t*step lies inside the extent.
+
+    At most 31 taps fit.
+    """
     bits = tl.zeros_like(first)
     for t in range(taps):
         bits |= within(first + t * step, extent).to(tl.int32) << t
@@ -51,9 +55,9 @@ def axis_bits(first, extent, step, taps):
 
 @triton.jit
 def tap_bits(first, extent, step, taps):
-    """Bit i*taps_w + j says whether position first + (i, j)*step lies inside the extent. At most 31 taps fit.
+    """Return an integer whose bit i*taps_w + j says whether index first + (i, j)*step lies inside the extent.
 
-    One operation per row and tap replaces comparisons in the main loop.
+    At most 31 taps fit. In the main loop, one operation for each row and tap then replaces comparisons.
     """
     first_h, first_w = first
     extent_h, extent_w = extent

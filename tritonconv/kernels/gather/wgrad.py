@@ -1,10 +1,10 @@
 """wgrad as one matrix product: rows are filters, columns taps and channels, the reduction runs over all positions.
 
-The reduction is by far the longest of the three operators, and the result the smallest, so it is split over programs.
+The reduction is by far the longest of the three operators, and the result the smallest, so programs share it (split-K).
 Each writes its partial sums in float32; `sum_partials_kernel` adds them up, always in the same order.
 
-Of a weight that varies each sample, or each location, has a product of its own, whose reduction is the shorter for it.
-If one program sums it up, it writes the weight itself.
+If the weight varies, each sample or location has a product of its own, with a shorter reduction. If this reduction is
+not split, its program writes the weight itself.
 """
 
 import triton
@@ -45,8 +45,8 @@ def wgrad_kernel(
     dilation_h,
     dilation_w,
     splits,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
     WIDE: tl.constexpr,
     PER_SAMPLE: tl.constexpr,
     PER_LOCATION: tl.constexpr,
@@ -57,18 +57,22 @@ def wgrad_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials of y alone
+    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials sum y alone
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
-    C and F count the channels and filters of one group. ALIGN_X > 1 says that channels are adjacent in x, and that C
-    and every stride of x were divided by ALIGN_X; ALIGN_Y says the same of F and y. WIDE says that x or y is too large
-    for 32-bit offsets. `splits` programs share a reduction, each a run of consecutive positions. If PER_SAMPLE or
-    PER_LOCATION, b, or p and q, stand before f in the partial sums, and are not summed over.
+
+    C and F count the channels and filters of one group. `splits` programs share a reduction; each sums up a run of
+    consecutive positions. If PER_SAMPLE, the partial sums have the axis b before f, and if PER_LOCATION the axes p and
+    q. These are not summed over.
+
+    Loads take VECTOR_X channels of x at once. If that is more than one, channels are adjacent in x, and C and every
+    stride of x were divided by VECTOR_X. VECTOR_Y says the same of F and y. WIDE says that x or y is too large for
+    32-bit offsets.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
-    stride_xc = 1 if ALIGN_X > 1 else stride_xc.to(tl.int64)
-    stride_yf = 1 if ALIGN_Y > 1 else stride_yf.to(tl.int64)
+    C *= VECTOR_X
+    F *= VECTOR_Y
+    stride_xc = 1 if VECTOR_X > 1 else stride_xc.to(tl.int64)
+    stride_yf = 1 if VECTOR_Y > 1 else stride_yf.to(tl.int64)
     if WIDE:
         stride_xb = stride_xb.to(tl.int64)
         stride_xh = stride_xh.to(tl.int64)
@@ -76,12 +80,12 @@ def wgrad_kernel(
         stride_yb = stride_yb.to(tl.int64)
         stride_yp = stride_yp.to(tl.int64)
         stride_yq = stride_yq.to(tl.int64)
-    stride_xb *= ALIGN_X
-    stride_xh *= ALIGN_X
-    stride_xw *= ALIGN_X
-    stride_yb *= ALIGN_Y
-    stride_yp *= ALIGN_Y
-    stride_yq *= ALIGN_Y
+    stride_xb *= VECTOR_X
+    stride_xh *= VECTOR_X
+    stride_xw *= VECTOR_X
+    stride_yb *= VECTOR_Y
+    stride_yp *= VECTOR_Y
+    stride_yq *= VECTOR_Y
 
     columns = R * S * C
     tiles_m = tl.cdiv(F, BLOCK_M)
@@ -130,7 +134,7 @@ def wgrad_kernel(
     b = k // (P * Q)
     p = k // Q % P
     q = k % Q
-    # BLOCK_K positions further on, as the digits of a number: q counts to Q, and p to P.
+    # BLOCK_K positions further on, written as digits: q counts to Q, and p to P. So the loop needs no division.
     step_b = BLOCK_K // (P * Q)
     step_p = BLOCK_K // Q % P
     step_q = BLOCK_K % Q
@@ -157,7 +161,7 @@ def wgrad_kernel(
             other=0.0,
         )
         if BLOCK_K < 16:
-            # Too few for tensor cores: products one by one.
+            # Too few positions for tensor cores: multiply one by one.
             accumulator += tl.sum(y.to(tl.float32)[:, :, None] * x.to(tl.float32)[:, None, :], 0)
         else:
             accumulator = tl.dot(tl.trans(y).to(DOT_DTYPE), x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)

@@ -1,4 +1,7 @@
-"""The TMA descriptors of the sub-images that a stride makes of an image: one of them, or all at once."""
+"""TMA descriptors of the sub-images of a stride: of one sub-image, or of all at once.
+
+A sub-image has every stride-th pixel of each axis.
+"""
 
 import triton
 import triton.language as tl
@@ -8,7 +11,7 @@ import triton.language as tl
 def describe_subimage(
     x_ptr, strides, images, extent, groups, C, start, stride, BLOCK_SHAPE: tl.constexpr, BLOCK_C: tl.constexpr
 ):
-    """(B, H/stride, W/stride, G, C): every stride-th pixel of x from `start`.
+    """Describe (B, H/stride, W/stride, G, C): every stride-th pixel of x from `start`.
 
     `strides` are those of x over b, h, w and g, in 64 bits.
     """
@@ -17,7 +20,7 @@ def describe_subimage(
     start_h, start_w = start
     stride_h, stride_w = stride
     first_ptr = x_ptr + start_h * wide_h + start_w * wide_w
-    # A descriptor has no empty axis.
+    # No axis of a descriptor may be empty.
     rows = tl.maximum(tl.cdiv(H - start_h, stride_h), 1)
     columns = tl.maximum(tl.cdiv(W - start_w, stride_w), 1)
     return tl.make_tensor_descriptor(
@@ -30,10 +33,10 @@ def describe_subimage(
 
 @triton.jit
 def describe_folded(x_ptr, strides, images, extent, C, stride, BLOCK_SHAPE: tl.constexpr, BLOCK_C: tl.constexpr):
-    """(B, H/stride, stride, W/stride, stride*C): all sub-images of x at once.
+    """Describe (B, H/stride, stride, W/stride, stride*C): all sub-images of x at once.
 
     `strides` are those of x over b, h and w, in 64 bits. The stride divides H and W. The pixels of a row lie without
-    gaps, so the neighbours of every stride-th pixel count as further channels of it.
+    gaps, so the columns that the stride skips count as further channels of those that it does not.
     """
     wide_b, wide_h, wide_w = strides
     H, W = extent

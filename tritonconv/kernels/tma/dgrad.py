@@ -1,6 +1,6 @@
 """dgrad in whole blocks of a phase's pixels: rows of the product are channels, columns pixels.
 
-The phases are those of `tritonconv.kernels.stride_phases`: each is a convolution of stride one over the features.
+The phases are those of `tritonconv.kernels.stride_phases`. Each is a convolution of stride one over the features.
 """
 
 import triton
@@ -48,11 +48,11 @@ def dgrad_tma_kernel(
     period_h,
     period_w,
     groups,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
     WIDE: tl.constexpr,
     STRIDED: tl.constexpr,
-    FOLDED: tl.constexpr,
+    STORES_FOLDED: tl.constexpr,
     HALVES: tl.constexpr,
     TRANSPOSED: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -68,22 +68,27 @@ def dgrad_tma_kernel(
     """x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
-    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) if TRANSPOSED, or else as
-    (C, R, S, F), group by group, with zeros behind F up to a multiple of BLOCK_K. Filters are adjacent in y, and F and
-    every stride of y were divided by ALIGN_Y; ALIGN_X > 1 says the same of C and x. WIDE says that x is too large for
-    32-bit offsets. There is more than one phase only if STRIDED; then FOLDED says that one group has whole blocks of
-    channels, that the stride divides H and W, and that the pixels of a row of x lie without gaps.
+
+    C and F count the channels and filters of one group. Filters are adjacent in y, and F and every stride of y were
+    divided by VECTOR_Y. VECTOR_X > 1 says the same of C and x. WIDE says that x is too large for 32-bit offsets.
+
+    If TRANSPOSED, the weight lies as (F, R, S, C), group by group. Otherwise it lies as (C, R, S, F), group by group,
+    with zeros behind F up to a multiple of BLOCK_K.
+
+    STRIDED says that there is more than one phase. STORES_FOLDED, possible only if STRIDED, says that results are
+    copied out by one descriptor for all phases. There is one group then, BLOCK_N divides C, the stride divides H and W,
+    and the pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
+    C *= VECTOR_X
+    F *= VECTOR_Y
     wide_C = C.to(tl.int64)
     wide_F = F.to(tl.int64)
-    wide_xb = stride_xb.to(tl.int64) * ALIGN_X
-    wide_xh = stride_xh.to(tl.int64) * ALIGN_X
-    wide_xw = stride_xw.to(tl.int64) * ALIGN_X
-    wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
-    wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
-    wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    wide_xb = stride_xb.to(tl.int64) * VECTOR_X
+    wide_xh = stride_xh.to(tl.int64) * VECTOR_X
+    wide_xw = stride_xw.to(tl.int64) * VECTOR_X
+    wide_yb = stride_yb.to(tl.int64) * VECTOR_Y
+    wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
+    wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
 
     features = tl.make_tensor_descriptor(
         y_ptr,
@@ -103,7 +108,7 @@ def dgrad_tma_kernel(
         weight = tl.make_tensor_descriptor(
             weight_ptr, [groups, C, R * S * pitch], [C * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
         )
-    if FOLDED:
+    if STORES_FOLDED:
         result = describe_folded(
             x_ptr=x_ptr,
             strides=(wide_xb, wide_xh, wide_xw),
@@ -114,7 +119,7 @@ def dgrad_tma_kernel(
             BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             BLOCK_C=BLOCK_N // 2 if HALVES else BLOCK_N,
         )
-    elif ALIGN_X > 1 and not STRIDED:
+    elif VECTOR_X > 1 and not STRIDED:
         result = tl.make_tensor_descriptor(
             x_ptr,
             [B, H, W, groups, C],
@@ -122,19 +127,19 @@ def dgrad_tma_kernel(
             [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
         )
 
-    # The largest phase decides how many tiles each gets. Of those that a smaller one can not use nothing is stored.
-    cells_h = tl.cdiv(H, stride_h)
-    cells_w = tl.cdiv(W, stride_w)
-    tiles_m = blocks_of(images=B, extent=(cells_h, cells_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
+    # Each phase gets as many tiles as the largest one needs. Tiles beyond the pixels of a smaller one store nothing.
+    most_pixels_h = tl.cdiv(H, stride_h)
+    most_pixels_w = tl.cdiv(W, stride_w)
+    tiles_m = blocks_of(images=B, extent=(most_pixels_h, most_pixels_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     tiles_n = tl.cdiv(C, BLOCK_N)
     tiles = tiles_m * tiles_n
     tiles_in_all = tiles * groups * stride_h * stride_w
     # A persistent kernel: each program computes one tile after another. Flattened, the loops over tiles and steps are
-    # one, which loads what the next tile begins with while this one is stored.
+    # one loop: it loads the first operands of the next tile while this one is stored.
     for tile in tl.range(tl.program_id(0), tiles_in_all, tl.num_programs(0), flatten=not STRIDED):
         g = tile // tiles % groups
         tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
-        b, i, j = block_of(tile=tile_m, extent=(cells_h, cells_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
+        b, i, j = block_of(tile=tile_m, extent=(most_pixels_h, most_pixels_w), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
         first_n = tile_n * BLOCK_N
         phase_index = tile // (tiles * groups)
         if STRIDED:
@@ -148,7 +153,7 @@ def dgrad_tma_kernel(
                 extent=(H, W),
             )
             steps = tl.where((i < pixels_h) & (j < pixels_w), tl.cdiv(F, BLOCK_K) * taps_h * taps_w, 0)
-        else:  # with as many steps for each tile, as one loop needs
+        else:  # one phase: all tiles take equally many steps, as a flattened loop needs
             r, taps_h, first_p, start_h, pixels_h = 0, R, pad_h, 0, H
             s, taps_w, first_q, start_w, pixels_w = 0, S, pad_w, 0, W
             steps = tl.cdiv(F, BLOCK_K) * R * S
@@ -160,7 +165,7 @@ def dgrad_tma_kernel(
             g=g,
             first_n=first_n,
             taps=(taps_h, taps_w),
-            # The next tap of the phase looks so many positions back.
+            # The next tap of the phase looks further back, so steps are negative.
             step=(-(dilation_h * period_h // stride_h), -(dilation_w * period_w // stride_w)),
             first_tap=r * S + s,
             tap_step=(period_h * S, period_w),
@@ -171,7 +176,7 @@ def dgrad_tma_kernel(
             DOT_DTYPE=DOT_DTYPE,
             BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
         )
-        if FOLDED or (ALIGN_X > 1 and not STRIDED):
+        if STORES_FOLDED or (VECTOR_X > 1 and not STRIDED):
             copy_block_out(
                 result=result,
                 dtype=x_ptr.dtype.element_ty,
@@ -182,7 +187,7 @@ def dgrad_tma_kernel(
                 g=g,
                 N=C,
                 first_n=first_n,
-                FOLDED=FOLDED,
+                STORES_FOLDED=STORES_FOLDED,
                 HALVES=HALVES,
                 BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )
@@ -200,7 +205,7 @@ def dgrad_tma_kernel(
                 g=g.to(tl.int64),
                 N=C,
                 first_n=first_n,
-                ALIGN=ALIGN_X,
+                VECTOR=VECTOR_X,
                 WIDE=WIDE,
                 BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )

@@ -1,7 +1,8 @@
 """fprop in whole blocks of positions: an implicit GEMM whose rows are filters and whose columns are positions.
 
-With a stride, a tap sees every stride-th pixel of an axis: a sub-image. One loop runs over the taps of each sub-image.
-Where the stride divides the image, sub-images are further axes and channels of it, and one loop runs over all taps.
+With a stride, a tap sees a sub-image: every stride-th pixel of each axis. Each sub-image has a loop over its taps. If
+the stride divides the image, one TMA descriptor can have all sub-images, as further axes and channels. Then there is
+one loop over all taps.
 """
 
 import triton
@@ -16,7 +17,7 @@ from tritonconv.kernels.tma.store import copy_block_out, store_block
 
 @triton.jit
 def subimage_of(tap, stride, pad, dilation):
-    """The first row and column of the sub-image that tap (r, s) sees, and where in it position (0, 0) looks."""
+    """Return the first row and column of the sub-image that tap (r, s) sees, and where in it position (0, 0) looks."""
     r, s = tap
     stride_h, stride_w = stride
     pad_h, pad_w = pad
@@ -60,11 +61,11 @@ def fprop_tma_kernel(
     period_h,
     period_w,
     groups,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
     WIDE: tl.constexpr,
-    ONE_IMAGE: tl.constexpr,
-    FOLDED: tl.constexpr,
+    ONE_SUBIMAGE: tl.constexpr,
+    LOADS_FOLDED: tl.constexpr,
     HALVES: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
@@ -79,28 +80,32 @@ def fprop_tma_kernel(
     """y[b,f,p,q] = bias[f] + sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
+
     C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps. Channels are
-    adjacent in x, and C and every stride of x were divided by ALIGN_X; ALIGN_Y > 1 says the same of F and y. WIDE says
-    that y is too large for 32-bit offsets. Taps that are a period apart see the same sub-image, and all taps see
-    the same one if ONE_IMAGE. FOLDED says that one group has whole blocks of channels, that the stride divides H and W,
-    and that the pixels of a row lie without gaps: then one loop runs over all taps.
+    adjacent in x, and C and every stride of x were divided by VECTOR_X. VECTOR_Y > 1 says the same of F and y. WIDE
+    says that y is too large for 32-bit offsets.
+
+    Taps that are a period apart see the same sub-image. ONE_SUBIMAGE says that all taps see the same one. LOADS_FOLDED
+    says that one descriptor has all sub-images, and one loop runs over all taps. There is one group then, BLOCK_K
+    divides C, the stride divides H and W, and the pixels of a row of x lie without gaps. `copy_block_out` explains
+    HALVES.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
+    C *= VECTOR_X
+    F *= VECTOR_Y
     wide_C = C.to(tl.int64)
     wide_F = F.to(tl.int64)
-    wide_xb = stride_xb.to(tl.int64) * ALIGN_X
-    wide_xh = stride_xh.to(tl.int64) * ALIGN_X
-    wide_xw = stride_xw.to(tl.int64) * ALIGN_X
-    wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
-    wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
-    wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    wide_xb = stride_xb.to(tl.int64) * VECTOR_X
+    wide_xh = stride_xh.to(tl.int64) * VECTOR_X
+    wide_xw = stride_xw.to(tl.int64) * VECTOR_X
+    wide_yb = stride_yb.to(tl.int64) * VECTOR_Y
+    wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
+    wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
 
     columns = R * S * wide_C
     weight = tl.make_tensor_descriptor(
         weight_ptr, [groups, F, R * S * C], [F * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
     )
-    if FOLDED:
+    if LOADS_FOLDED:
         image = describe_folded(
             x_ptr=x_ptr,
             strides=(wide_xb, wide_xh, wide_xw),
@@ -111,7 +116,7 @@ def fprop_tma_kernel(
             BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             BLOCK_C=BLOCK_K,
         )
-    elif ONE_IMAGE:
+    elif ONE_SUBIMAGE:
         start_h, start_w, at_h, at_w = subimage_of(
             tap=(0, 0), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
         )
@@ -127,7 +132,7 @@ def fprop_tma_kernel(
             BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             BLOCK_C=BLOCK_K,
         )
-    if ALIGN_Y > 1:
+    if VECTOR_Y > 1:
         result = tl.make_tensor_descriptor(
             y_ptr,
             [B, P, Q, groups, F],
@@ -139,14 +144,14 @@ def fprop_tma_kernel(
     tiles_n = tl.cdiv(F, BLOCK_N)
     tiles = tiles_m * tiles_n
     # A persistent kernel: each program computes one tile after another. Flattened, the loops over tiles and steps are
-    # one, which loads what the next tile begins with while this one is stored.
-    for tile in tl.range(tl.program_id(0), tiles * groups, tl.num_programs(0), flatten=FOLDED or ONE_IMAGE):
+    # one loop: it loads the first operands of the next tile while this one is stored.
+    for tile in tl.range(tl.program_id(0), tiles * groups, tl.num_programs(0), flatten=LOADS_FOLDED or ONE_SUBIMAGE):
         g = tile // tiles
         tile_m, tile_n = raster(pid=tile % tiles, tiles_m=tiles_m, tiles_n=tiles_n, GROUP_M=GROUP_M)
         b, p, q = block_of(tile=tile_m, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
         first_n = tile_n * BLOCK_N
         accumulator = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
-        if FOLDED:
+        if LOADS_FOLDED:
             accumulator = multiply_sum_folded(
                 accumulator=accumulator,
                 side=image,
@@ -164,15 +169,15 @@ def fprop_tma_kernel(
             )
         else:
             # One loop for each sub-image.
-            for tap in range(1 if ONE_IMAGE else tl.minimum(period_h, R) * tl.minimum(period_w, S)):
-                r = 0 if ONE_IMAGE else tap // tl.minimum(period_w, S)
-                s = 0 if ONE_IMAGE else tap % tl.minimum(period_w, S)
+            for tap in range(1 if ONE_SUBIMAGE else tl.minimum(period_h, R) * tl.minimum(period_w, S)):
+                r = 0 if ONE_SUBIMAGE else tap // tl.minimum(period_w, S)
+                s = 0 if ONE_SUBIMAGE else tap % tl.minimum(period_w, S)
                 taps_h = tl.cdiv(R - r, period_h)
                 taps_w = tl.cdiv(S - s, period_w)
                 start_h, start_w, at_h, at_w = subimage_of(
                     tap=(r, s), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
                 )
-                if not ONE_IMAGE:
+                if not ONE_SUBIMAGE:
                     image = describe_subimage(
                         x_ptr=x_ptr,
                         strides=(wide_xb, wide_xh, wide_xw, wide_C),
@@ -186,7 +191,7 @@ def fprop_tma_kernel(
                         BLOCK_C=BLOCK_K,
                     )
                 # No step runs for a sub-image without pixels.
-                there = (start_h < H) & (start_w < W)
+                has_pixels = (start_h < H) & (start_w < W)
                 accumulator = multiply_sum_blocks(
                     accumulator=accumulator,
                     side=image,
@@ -199,13 +204,13 @@ def fprop_tma_kernel(
                     first_tap=r * S + s,
                     tap_step=(period_h * S, period_w),
                     pitch=C,
-                    steps=tl.where(there, tl.cdiv(C, BLOCK_K) * taps_h * taps_w, 0),
+                    steps=tl.where(has_pixels, tl.cdiv(C, BLOCK_K) * taps_h * taps_w, 0),
                     TRANSPOSED=False,
                     PRECISION=PRECISION,
                     DOT_DTYPE=DOT_DTYPE,
                     BLOCK=(BLOCK_M, BLOCK_N, BLOCK_K),
                 )
-        if ALIGN_Y > 1:
+        if VECTOR_Y > 1:
             copy_block_out(
                 result=result,
                 dtype=y_ptr.dtype.element_ty,
@@ -216,7 +221,7 @@ def fprop_tma_kernel(
                 g=g,
                 N=F,
                 first_n=first_n,
-                FOLDED=False,
+                STORES_FOLDED=False,
                 HALVES=HALVES,
                 BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )
@@ -234,7 +239,7 @@ def fprop_tma_kernel(
                 g=g.to(tl.int64),
                 N=F,
                 first_n=first_n,
-                ALIGN=ALIGN_Y,
+                VECTOR=VECTOR_Y,
                 WIDE=WIDE,
                 BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
             )

@@ -27,11 +27,15 @@ def multiply_sum_blocks(
 ):
     """accumulator[n, m] + sum over k, i, j of weight[g, n; tap(i, j), k] * side[m + (i, j)*step; g, k]
 
-    in float32. `side` describes (B, H, W, G, K), and m runs over the block of pixels whose first image, row and column
-    are `corner`; n begins at first_n. `weight` describes (G, N, taps*pitch), or if TRANSPOSED (G, K, taps*pitch): taps
-    lie `pitch` elements apart, and tap(i, j) is that of number first_tap + (i, j)*tap_step. `taps`, `step` and
-    `tap_step` are pairs, of the vertical and the horizontal axis. Channels beyond K are zeros in the side, and beyond N
-    are not stored. BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K).
+    in float32. `taps`, `step` and `tap_step` are pairs, for rows and columns.
+
+    - `side` describes (B, H, W, G, K). m runs over the block of pixels whose first image, row and column are `corner`.
+    - `weight` describes (G, N, taps*pitch), or (G, K, taps*pitch) if TRANSPOSED: taps lie `pitch` elements apart.
+    - The number of tap(i, j) in the weight is first_tap + (i, j)*tap_step.
+    - n begins at first_n. What lies beyond N is not stored.
+    - Channels beyond K are zeros in the side.
+    - `steps` is the number of blocks of channels times the number of taps, or 0.
+    - BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K).
     """
     BLOCK_M: tl.constexpr = BLOCK[0]
     BLOCK_N: tl.constexpr = BLOCK[1]
@@ -42,22 +46,22 @@ def multiply_sum_blocks(
     tap_step_h, tap_step_w = tap_step
     i = 0
     j = 0
-    done = 0
+    first_k = 0
     h = first_h
     w = first_w
     tap = first_tap
     for _ in tl.range(steps):
-        pixels = side.load([b, h, w, g, done]).reshape(BLOCK_M, BLOCK_K)
+        pixels = side.load([b, h, w, g, first_k]).reshape(BLOCK_M, BLOCK_K)
         if TRANSPOSED:
-            filters = weight.load([g, done, tap * pitch + first_n]).reshape(BLOCK_K, BLOCK_N).T
+            filters = weight.load([g, first_k, tap * pitch + first_n]).reshape(BLOCK_K, BLOCK_N).T
         else:
-            filters = weight.load([g, first_n, tap * pitch + done]).reshape(BLOCK_N, BLOCK_K)
+            filters = weight.load([g, first_n, tap * pitch + first_k]).reshape(BLOCK_N, BLOCK_K)
         accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
-        # The order of the gathered kernels: channel blocks outside, taps inside.
+        # The same order as in the kernels that gather: channel blocks outside, taps inside.
         j += 1
         i = tl.where(j == taps_w, i + 1, i)
         j = tl.where(j == taps_w, 0, j)
-        done = tl.where(i == taps_h, done + BLOCK_K, done)
+        first_k = tl.where(i == taps_h, first_k + BLOCK_K, first_k)
         i = tl.where(i == taps_h, 0, i)
         h = first_h + i * step_h
         w = first_w + j * step_w
@@ -83,11 +87,14 @@ def multiply_sum_folded(
 ):
     """accumulator[n, m] + sum over c, r, s of weight[n; r, s, c] * side[first + m*stride + (r, s)*dilation; c]
 
-    in float32. `side` describes (B, H/stride, stride, W/stride, stride*C): every stride-th row together, and with every
-    stride-th column its neighbours as further channels. So one loop sees all of a window, whatever the stride. `weight`
-    describes (1, N, taps*C). m runs over the block of positions whose first image, row and column are `corner`; n
-    begins at first_n. `taps`, `first`, `stride` and `dilation` are pairs, of the vertical and the horizontal axis.
-    Channels are a multiple of BLOCK_K. BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K).
+    in float32. `taps`, `first`, `stride` and `dilation` are pairs, for rows and columns.
+
+    - `side` describes (B, H/stride, stride, W/stride, stride*C). The rows and columns that the stride skips are an axis
+      and further channels. So one loop runs over all taps, whatever the stride.
+    - m runs over the block of positions whose first image, row and column are `corner`.
+    - `weight` describes (1, N, taps*C). n begins at first_n.
+    - C is a multiple of BLOCK_K.
+    - BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K).
     """
     BLOCK_M: tl.constexpr = BLOCK[0]
     BLOCK_N: tl.constexpr = BLOCK[1]
@@ -103,15 +110,15 @@ def multiply_sum_folded(
     at_h = h + start_at_h
     column = start_w
     at_w = w + start_at_w
-    done = 0
+    first_k = 0
     r = 0
     s = 0
     tap = 0
     for _ in tl.range(C // BLOCK_K * R * S):
-        pixels = side.load([b, at_h, row, at_w, column * C + done]).reshape(BLOCK_M, BLOCK_K)
-        filters = weight.load([0, first_n, tap * C + done]).reshape(BLOCK_N, BLOCK_K)
+        pixels = side.load([b, at_h, row, at_w, column * C + first_k]).reshape(BLOCK_M, BLOCK_K)
+        filters = weight.load([0, first_n, tap * C + first_k]).reshape(BLOCK_N, BLOCK_K)
         accumulator = tl.dot(filters.to(DOT_DTYPE), pixels.to(DOT_DTYPE).T, accumulator, input_precision=PRECISION)
-        # From tap to tap without a division: rows and columns are counted as digits to the base of the stride.
+        # From tap to tap without a division: a row or column is counted in two digits, to the base of the stride.
         s += 1
         tap += 1
         column += dilation_w % stride_w
@@ -128,7 +135,7 @@ def multiply_sum_folded(
         end = r == R
         row = tl.where(end, start_h, row)
         at_h = tl.where(end, h + start_at_h, at_h)
-        done = tl.where(end, done + BLOCK_K, done)
+        first_k = tl.where(end, first_k + BLOCK_K, first_k)
         tap = tl.where(end, 0, tap)
         r = tl.where(end, 0, r)
     return accumulator

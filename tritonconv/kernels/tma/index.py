@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def block_of(tile, extent, BLOCK_SHAPE: tl.constexpr):
-    """The first image, row and column of the tile-th block. Columns count fastest, images slowest."""
+    """Return the first image, row and column of block number `tile`. Columns count fastest, images slowest."""
     extent_h, extent_w = extent
     BLOCK_B: tl.constexpr = BLOCK_SHAPE[0]
     BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
@@ -19,16 +19,16 @@ def block_of(tile, extent, BLOCK_SHAPE: tl.constexpr):
 
 @triton.jit
 def blocks_of(images, extent, BLOCK_SHAPE: tl.constexpr):
-    """How many blocks cover so many images, rows and columns."""
+    """Return how many blocks cover this many images, rows and columns."""
     extent_h, extent_w = extent
     return tl.cdiv(images, BLOCK_SHAPE[0]) * tl.cdiv(extent_h, BLOCK_SHAPE[1]) * tl.cdiv(extent_w, BLOCK_SHAPE[2])
 
 
 @triton.jit
 def in_subimage(pixel, stride):
-    """The first pixel of the sub-image that `pixel` is in, and where in it this is, so that pixel = start + at*stride.
+    """Return the first pixel of the sub-image that `pixel` is in, and the index of `pixel` there, along one axis.
 
-    A sub-image has every stride-th pixel of an axis.
+    A sub-image has every stride-th pixel of an axis: pixel = start + index*stride. `pixel` may be negative.
     """
     start = (pixel % stride + stride) % stride
     return start, (pixel - start) // stride

@@ -1,4 +1,4 @@
-"""Copy a block of results out by TMA, or store it element by element where memory does not allow that."""
+"""Store a block of pixels: copy it out by TMA, or store it element by element where memory does not allow that."""
 
 import triton
 import triton.language as tl
@@ -17,16 +17,18 @@ def copy_block_out(
     g,
     N,
     first_n,
-    FOLDED: tl.constexpr,
+    STORES_FOLDED: tl.constexpr,
     HALVES: tl.constexpr,
     BLOCK_SHAPE: tl.constexpr,
 ):
     """result[m, g, n] = bias[g*N + n] + accumulator[n, m] for the block of pixels m at `corner`, rounded once.
 
-    `result` describes all of it, so the hardware leaves out what lies beyond; it goes on copying while the next tile is
-    computed. `corner` are the first image, row and column of the block, and n begins at first_n. If FOLDED, `result`
-    describes (B, H/stride, stride, W/stride, stride*N), and the pixels are those of the phase whose first row and
-    column are `start`. In two HALVES, the copy takes half the shared memory.
+    `corner` is the first image, row and column of the block, and n begins at first_n. `result` is the TMA descriptor of
+    the whole result, so the hardware leaves out what lies beyond it. The copy goes on while the next tile is computed.
+
+    If STORES_FOLDED, `result` describes (B, H/stride, stride, W/stride, stride*N). The pixels are then those of the
+    phase whose first row and column are `start`. If HALVES, two copies follow each other, and take half the shared
+    memory.
     """
     BLOCK_N: tl.constexpr = accumulator.shape[0]
     if bias_ptr is not None:
@@ -43,7 +45,7 @@ def copy_block_out(
             g=g,
             N=N,
             first_n=first_n,
-            FOLDED=FOLDED,
+            STORES_FOLDED=STORES_FOLDED,
             BLOCK_SHAPE=BLOCK_SHAPE,
         )
         copy_out(
@@ -54,7 +56,7 @@ def copy_block_out(
             g=g,
             N=N,
             first_n=first_n + BLOCK_N // 2,
-            FOLDED=FOLDED,
+            STORES_FOLDED=STORES_FOLDED,
             BLOCK_SHAPE=BLOCK_SHAPE,
         )
     else:
@@ -66,20 +68,20 @@ def copy_block_out(
             g=g,
             N=N,
             first_n=first_n,
-            FOLDED=FOLDED,
+            STORES_FOLDED=STORES_FOLDED,
             BLOCK_SHAPE=BLOCK_SHAPE,
         )
 
 
 @triton.jit
-def copy_out(result, block, corner, start, g, N, first_n, FOLDED: tl.constexpr, BLOCK_SHAPE: tl.constexpr):
-    """Copy `block` (n, m) to where `copy_block_out` says."""
+def copy_out(result, block, corner, start, g, N, first_n, STORES_FOLDED: tl.constexpr, BLOCK_SHAPE: tl.constexpr):
+    """Copy `block` (n, m) to its place in `result`, as `copy_block_out` says."""
     BLOCK_B: tl.constexpr = BLOCK_SHAPE[0]
     BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
     BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]
     b, i, j = corner
     start_h, start_w = start
-    if FOLDED:
+    if STORES_FOLDED:
         pixels = block.T.reshape(BLOCK_B, BLOCK_H, 1, BLOCK_W, block.shape[0])
         result.store([b, i, start_h, j, start_w * N + first_n], pixels)
     else:
@@ -100,14 +102,14 @@ def store_block(
     g,
     N,
     first_n,
-    ALIGN: tl.constexpr,
+    VECTOR: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_SHAPE: tl.constexpr,
 ):
-    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n, m] for a block of pixels.
+    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n, m] for a block of pixels m.
 
-    The first of them (b, i, j) is `corner`. What lies beyond `images`, and beyond `extent` rows and columns, is left
-    out. The rest is as `store_result` says.
+    The first pixel (b, i, j) of the block is `corner`. Pixels beyond `images`, or beyond the rows and columns of
+    `extent`, are left out. `store_result` explains the rest.
     """
     BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
     BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]
@@ -131,6 +133,6 @@ def store_block(
         first_n=first_n,
         valid_m=(b < images) & (i < extent_h) & (j < extent_w),
         BIAS_VARIES=False,
-        ALIGN=ALIGN,
+        VECTOR=VECTOR,
         WIDE=WIDE,
     )

@@ -1,9 +1,11 @@
 """wgrad in whole blocks of positions: rows of the product are filters, columns the channels of one tap.
 
-Of one tap, the pixels that positions see are an image of their own, of every stride-th pixel from where the tap's
-window begins: its descriptor ends where the last position's does, so what a block overhangs is zero on both sides.
-A step takes a block of positions from both sides. On the left of the product, only a matrix stays in shared memory, so
-of the features a block is a line: along a row, along the images, or, of whole rows, along all positions.
+The pixels that the positions see with one tap are a sub-image: every stride-th pixel of each axis. Its descriptor ends
+with the pixel that the last position sees. So both the image and the features are zero where a block overhangs.
+
+A step takes a block of positions from both the image and the features. On the left of the product, only a matrix stays
+in shared memory. So a block of the features is a line: along a row, along the images, or, if it has whole rows, along
+all positions.
 """
 
 import triton
@@ -44,8 +46,8 @@ def wgrad_tma_kernel(
     dilation_h,
     dilation_w,
     splits,
-    ALIGN_X: tl.constexpr,
-    ALIGN_Y: tl.constexpr,
+    VECTOR_X: tl.constexpr,
+    VECTOR_Y: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -56,17 +58,21 @@ def wgrad_tma_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
-    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials of y alone
+    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials sum y alone
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
+
     C and F count the channels and filters of one group. Channels are adjacent in x, and C and every stride of x were
-    divided by ALIGN_X; ALIGN_Y says the same of F and y. A block is a line of images, a line of a row, or whole rows,
-    in which case the positions of y lie at equal distances. `splits` programs share a reduction, each a run of blocks.
+    divided by VECTOR_X. VECTOR_Y says the same of F and y. `splits` programs share a reduction; each sums up a run of
+    blocks.
+
+    A block is one position of BLOCK_K images, BLOCK_K positions of one row, or whole rows. For whole rows, the
+    positions of y lie at equal distances.
     """
-    C *= ALIGN_X
-    F *= ALIGN_Y
-    stride_xh = stride_xh.to(tl.int64) * ALIGN_X
-    stride_xw = stride_xw.to(tl.int64) * ALIGN_X
+    C *= VECTOR_X
+    F *= VECTOR_Y
+    stride_xh = stride_xh.to(tl.int64) * VECTOR_X
+    stride_xw = stride_xw.to(tl.int64) * VECTOR_X
 
     tiles_m = tl.cdiv(F, BLOCK_M)
     tiles_c = tl.cdiv(C, BLOCK_N)
@@ -83,15 +89,15 @@ def wgrad_tma_kernel(
 
     start_h, at_h = in_subimage(tap // S * dilation_h - pad_h, stride_h)
     start_w, at_w = in_subimage(tap % S * dilation_w - pad_w, stride_w)
-    # How many rows and columns of the tap's image lie before the end of both x and what the last position sees.
+    # The rows and columns of the sub-image. It ends with x, or with the pixel that the last position sees.
     extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)
     extent_w = tl.minimum(tl.cdiv(W - start_w, stride_w), Q + at_w)
-    wide_xb = stride_xb.to(tl.int64) * ALIGN_X
-    wide_yb = stride_yb.to(tl.int64) * ALIGN_Y
-    wide_yp = stride_yp.to(tl.int64) * ALIGN_Y
-    wide_yq = stride_yq.to(tl.int64) * ALIGN_Y
+    wide_xb = stride_xb.to(tl.int64) * VECTOR_X
+    wide_yb = stride_yb.to(tl.int64) * VECTOR_Y
+    wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
+    wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
     first_x = x_ptr + g * C + start_h * stride_xh + start_w * stride_xw
-    # A descriptor has no empty axis.
+    # No axis of a descriptor may be empty.
     shape_h = tl.maximum(extent_h, 1)
     shape_w = tl.maximum(extent_w, 1)
     if BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W:
@@ -122,7 +128,7 @@ def wgrad_tma_kernel(
         features = tl.make_tensor_descriptor(
             y_ptr + g * F, [B, P, Q, F], [wide_yb, wide_yp, wide_yq, 1], [1, 1, BLOCK_W, BLOCK_M]
         )
-    # Of a tap that sees nothing but padding, channels beyond the last are copied, which are zeros.
+    # For a tap that sees nothing but padding, channels beyond the last are copied: these are zeros.
     c_copied = tl.where((extent_h > 0) & (extent_w > 0), first_c, C)
     steps = blocks_of(images=B, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     steps_per_split = tl.cdiv(steps, splits)
