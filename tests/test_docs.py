@@ -1,4 +1,4 @@
-"""The documentation is true and readable: its snippets run, its commands, files and links exist, its sentences are short."""
+"""The documentation: its snippets run, its commands, files and links exist, and its sentences are short."""
 
 import re
 from collections.abc import Iterator
