@@ -9,7 +9,7 @@ def text(value: Any) -> str:
 
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns as wide as they must be, numbers to the right."""
+    """Return a table in aligned columns, with columns of numbers aligned to the right."""
     body = [list(row) for row in rows]
     cells = [list(header), *([text(value) for value in row] for row in body)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -24,6 +24,6 @@ def columns(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table, whose first column is aligned to the left and the others to the right."""
+    """Return a Markdown table: its first column is aligned to the left, the others to the right."""
     body = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(text(value) for value in row)} |" for row in body)
