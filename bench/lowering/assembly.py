@@ -52,8 +52,8 @@ class Listing:
     def left_in_registers(self) -> int:
         """Return how many matrix instructions of a warp group take their left operand from registers.
 
-        There should be none. Triton 3.6 and 3.7 let the next step overwrite these registers while they are still read,
-        so that such a loop is wrong now and then.
+        There should be none. Triton 3.6 and 3.7 let the next step overwrite these registers while they are still read.
+        Such a loop is wrong now and then.
         """
         return sum(bool(WARP_GROUP_LEFT.match(one.opcode + one.operands)) for one in self.instructions)
 
@@ -63,8 +63,8 @@ class Listing:
         A loop is what lies between a label and a branch back to it. The loop with the most arithmetic is chosen, and
         among equals the one with the fewest instructions.
 
-        Instructions that a branch jumps over are left out if none of them multiplies. They run in some steps only: a
-        persistent kernel has one loop over tiles and steps, and stores a result in the last step of a tile.
+        Instructions that a branch jumps over are left out if none of them multiplies. They run in some steps only. For
+        example, a persistent kernel has one loop over tiles and steps, and stores a result in a tile's last step.
 
         The list is empty if no loop multiplies.
         """

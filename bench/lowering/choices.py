@@ -20,7 +20,7 @@ pixels  in blocks: copied by TMA. gathered: each at an address of its own.
 blocks  how many blocks of results there are, or of partial sums.
 rounds  how many times the GPU must be filled with blocks to compute all of them.
 steps   steps of the main loop for each block. In dgrad: the mean over the phases of the stride.
-full    the share of the multiplications that is not overhang beyond the edges of the result.
+full    the share of the multiplications that the layer needs. The rest is where blocks overhang the operands.
 limit   what the cost model expects to take most of the time.
 Nothing here was measured on a GPU. The tile is the choice of the cost model in tritonconv/tiling/cost.py."""
 

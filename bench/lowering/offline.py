@@ -27,11 +27,11 @@ from tritonconv.tiling import fits, pick
 from tritonconv.tiling.tile import Operands, Tile
 from tritonconv.tools.parallel_compile import compile_all, cpus
 
-# Kernels for weights that vary have a suffix behind the operator's name, for example `fprop_local`. This maps the suffix
-# to the letters that the weight varies over, as in `ConvGeometry.varies`.
+# Kernels for weights that vary are named after the operator with a suffix, for example `fprop_local`. This maps the
+# suffix to the letters that the weight varies over, as in `ConvGeometry.varies`.
 VARYING = {"local": "p q", "per_sample": "b", "dynamic": "b p q"}
-# The kernels of the three operators; wgrad's kernel that also sums the gradient of the bias; and the kernel that adds up
-# wgrad's partial sums. KERNELS also has those for weights that vary.
+# The kernels of the three operators; wgrad's kernel that also sums the gradient of the bias; and the kernel that adds
+# up wgrad's partial sums. KERNELS also has those for weights that vary.
 DENSE = ("fprop", "dgrad", "wgrad", "wgrad_with_bias", "sum_partials")
 KERNELS = (*DENSE, *(f"{operator}_{how}" for how in VARYING for operator in OPERATORS))
 TRITON_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -212,7 +212,7 @@ def plan_for(
 def for_memory(job: Job) -> Launch:
     """Return the launch that is compiled for a job: 3x3 taps, and a number of channels that gives its vector lengths.
 
-    It has a bias, so that all of the kernel's code is compiled. wgrad with the bias's gradient is a job of its own.
+    fprop and dgrad add a bias, so that all of their code is compiled. wgrad with the bias's gradient is another job.
     """
     geometry = small_geometry(job.varies, job.memory, DTYPES[job.dtype].itemsize)
     bias = job.operator != "wgrad" or job.kernel in ("wgrad_with_bias", "sum_partials")

@@ -1,8 +1,8 @@
 """Hashes of the kernels' TTIR: Triton's intermediate representation before it looks at the hardware.
 
 Names and places in the source do not count. Each hash also covers which parameters Triton may specialize. The TTIR does
-not show that, because every integer is general here. In a launch, Triton makes an integer a constant if it is 1, and
-aligned if it is a multiple of 16, unless the kernel forbids it.
+not show that, because every integer is general here. In a launch, Triton makes an integer that is 1 a constant, and
+takes a multiple of 16 for aligned, unless the kernel forbids it.
 """
 
 import hashlib

@@ -31,7 +31,7 @@ class Variant(NamedTuple):
 
 
 def dense(C: int, F: int, size: int = 8, taps: int = 3, B: int = 2, **other: Any) -> ConvGeometry:
-    """Return a square 'same' problem; with strides, the features are smaller. `other` goes to `ConvGeometry`."""
+    """Return a square problem with ceil(size / stride) positions on each axis. `other` goes to `ConvGeometry`."""
     strides = {name: other.get(name, 1) for name in ("stride_h", "stride_w")}
     P, Q = (-(-size // stride) for stride in strides.values())
     return ConvGeometry(B, C, size, size, F, P, Q, taps, taps, **other)
