@@ -14,6 +14,8 @@ The last four are commands: `python -m bench report|device|tune|lowering`.
 
 The benchmark's words:
 
+    family       a kind of layer, for example "depthwise" or "strided". Each layer is in one.
+    smoke        a set of twelve layers in which every family has one.
     pass         what is timed of a layer. `fprop`, `dgrad` and `wgrad` are the three operators; `forward` is the layer
                  as users call it, with a bias; `step` is forward and backward through autograd, without one.
     contender    an implementation that computes a pass: torch, ours (`triton`), the reference, and some others.
@@ -22,9 +24,11 @@ The benchmark's words:
     host time    how long the call keeps the CPU: from the call until it returns.
     spread       the times from the 20th to the 80th percentile (p20 to p80). Two runs differ if these do not overlap.
     ceiling      a rate that the machine reached in the same run: in a large matrix product, or a large copy.
-    roofline     the bound that follows from the ceilings. The roof of a pass is the time it takes if it reaches them.
+    roofline     the least time that a pass can take at the ceilings. `roof` is the share of it: this time over the
+                 measured time.
     yardstick    the baseline that a contender is compared with: torch, or unfold + einsum where torch has no layer.
     peak         the most memory in use during a call, as a multiple of operands and results.
+    record       the JSON file of a run: one row for each layer, pass, contender and dtype.
     rehearsal    a run without a GPU, on small problems. It shows that the benchmark works, and nothing about speed.
     evidence     committed results of a GPU (`results/`). Neither a rehearsal nor the sample in `sample/` is evidence.
 """

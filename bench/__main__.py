@@ -8,7 +8,7 @@ from importlib import import_module
 import torch
 
 DESCRIPTION = """\
-Tools beside the benchmark itself, which is `make bench` (`pytest bench`).
+Tools around the benchmark. The benchmark itself is `make bench`, or `pytest bench`, which times layers and passes.
 
 Each command has its own --help. The exit status is 0 if all went well, 1 if something is wrong, worse or failed, and 2
 if the arguments or files are not usable."""

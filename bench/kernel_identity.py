@@ -104,8 +104,8 @@ def identified(
         triton: The version of Triton that compiled it.
 
     Raises:
-        ValueError: If an operator's source text is in no entry, and no entry of the operator was made with this
-            version of Triton: then there is no TTIR to compare with.
+        ValueError: If an operator has entries, but none of them lists its source text, and none was made with this
+            version of Triton. Then there is no TTIR to compare with.
     """
     entries, said = [dict(entry) for entry in known], []
     for operator, source in hashes.items():
@@ -132,7 +132,7 @@ def identified(
 
 
 def new_name(mine: list[Entry], source: str, compiled: dict[str, str]) -> str:
-    """Return a name for a new entry: the hash of the source text, or a longer hash if an entry has that already.
+    """Return a name for a new entry: the hash of the source text, or a hash of it and its TTIR if that is taken.
 
     One source text can compile to two TTIRs, because TTIR also depends on the arguments that kernels are launched with.
     """

@@ -7,7 +7,8 @@ A record is an object with these fields:
   `ceilings`     The rates that the machine reached in the same run. A dtype has the TFLOP/s of a large matrix product;
                  `copy` and `l2` have the GB/s of a large copy and of copies within the L2 cache.
   `rows`         One object for each layer, pass, contender and dtype (`bench.run.measure`).
-  `complete`     Whether everything that was planned is in it.
+  `part`         Only from `bench device` and `bench tune`: the part of the work.
+  `complete`     Only from these: whether everything that was planned is in it. If not, `stopped` says why.
   `rehearsal`    Only in a run without a GPU: says so. It is no evidence.
   `sample`       Only in the sample in `bench/sample/`: says so. It is no evidence.
 
@@ -161,7 +162,7 @@ def key(row: Row) -> tuple[str, str, str, str]:
 
 
 def kernels_of(operators: Iterable[str], kernels: dict[str, str]) -> dict[str, str]:
-    """Return the names of these operators' kernels (`bench.kernel_identity`), out of those of all operators."""
+    """Return those of `kernels`, the names of all operators' kernels, that belong to `operators`."""
     return {operator: kernels[operator] for operator in sorted(operators)}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 
 def text(value: Any) -> str:
+    """Return the text of a cell: "-" for None."""
     return "-" if value is None else str(value)
 
 

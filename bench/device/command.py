@@ -6,7 +6,7 @@ The parts are:
                problems until its time is up.
   layers       Times every pass of every layer beside torch, bfloat16 first. It leaves out passes that have a committed
                result on this GPU with the same kernels and tiles.
-  precision    Times twelve layers in float16, tf32 and bfloat16, in channels_last and in NCHW.
+  precision    Times twelve layers in float16, tf32 and bfloat16. Both channels_last and NCHW are timed.
   profile      Lists the kernels that torch (cuDNN) runs for each layer in bfloat16, and their times.
 
 Each part runs for --seconds at most, or a little longer if its last test or layer takes longer than expected. So the

@@ -55,8 +55,15 @@ def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Call
     print(f"correctness: tests ({ended}): {outcomes}")
     print(f"correctness: {problems['problems']} random problems, {len(problems['failures'])} wrong")
     for each in [*tests["failures"], *problems["failures"]][:SHOWN]:
-        print(f"  {each}")
+        print(described(each))
     return int(bool(tests["failures"] or problems["failures"]))
+
+
+def described(failure: dict[str, Any]) -> str:
+    """Return what is printed of a test that failed, or of a random problem whose result was wrong."""
+    if "test" in failure:
+        return f"FAILED: {failure['test']}\n{failure['message']}"
+    return f"WRONG: random problem {failure['seed']} in {failure['dtype']}: {failure['what']}\n{failure['case']}"
 
 
 def run_tests(seconds: float, paths: Sequence[str] = ("tests",), marked: str = MARKED) -> Iterator[results.Row]:

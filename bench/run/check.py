@@ -1,6 +1,6 @@
 """Checks results before they are timed: samples of them are compared with sums of products in float64.
 
-The expected values are computed by gathering pixels one by one, which is independent of every contender.
+The expected values are computed from pixels that are gathered by their indices, independently of every contender.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Sample:
     products: int
 
     def errors(self, result: Tensor) -> tuple[float, float]:
-        """RMS and maximum of the relative error, as `tests.support.oracle` defines them."""
+        """Return the RMS and the maximum of the relative error, as `tritonconv.tools.tolerance` defines them."""
         return errors(result[self.at], self.expected)
 
 

@@ -76,6 +76,7 @@ class Roof(NamedTuple):
 
     @classmethod
     def of(cls, of: Pass, problem: Problem, ceilings: Ceilings) -> "Roof":
+        """Return the roof of a pass of `problem` at these ceilings."""
         geometry, itemsize = problem.geometry, problem.x.element_size()
         flops, moved = geometry.flops, geometry.minimal_bytes(itemsize)
         floors = []
@@ -91,7 +92,7 @@ class Roof(NamedTuple):
 def patch_bytes(operator: Operator, geometry: ConvGeometry, itemsize: int) -> int:
     """Return the bytes of all patches: each position reads one pixel of the image for each tap.
 
-    In dgrad, the features are read once for each tap. Taps in the padding count too.
+    In dgrad, each position's features are read once for each tap. Taps in the padding count too.
     """
     channels = geometry.F if operator == "dgrad" else geometry.C
     return itemsize * geometry.B * geometry.P * geometry.Q * geometry.R * geometry.S * channels

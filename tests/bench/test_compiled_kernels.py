@@ -26,8 +26,8 @@ pytestmark = pytest.mark.oldest
 
 COMMITTED = load(RESULTS / "lowering.json")
 # Bytes of spills that are known and too small to matter. A key ends with the channels of each side that are loaded or
-# stored at once. ptxas aims at a number of programs on a multiprocessor, and so uses a few registers too few. Where it
-# is told that there are enough, it uses enough.
+# stored at once. The assembler ptxas aims at a number of programs on a multiprocessor, and so uses a few registers too
+# few. Where it is told that there are enough, it uses enough.
 SPILLS = {
     ("3.6.0", "sm_80", "bfloat16", "wgrad", "64x64x32w8s4", 8, 8): 24,
     ("3.6.0", "sm_80", "float32", "wgrad", "64x32x16w8s3", 1, 1): 8,

@@ -51,7 +51,7 @@ LOCAL = replace(GEOMETRY, varies="p q")
 LOCAL_BYTES = 4 * (2 * 4 * 25 + 9 * 8 * 4 * 9 + 2 * 8 * 9)
 
 
-# The bytes of the patches: 2 images * 9 positions * 9 taps, each of 4 channels of the image, or in dgrad 8 of features.
+# The bytes of the patches: 2 images * 9 positions * 9 taps, and 4 channels of the image. In dgrad, 8 of the features.
 OF_IMAGE, OF_FEATURES = 4 * 2 * 9 * 9 * 4, 4 * 2 * 9 * 9 * 8
 
 
