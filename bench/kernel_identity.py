@@ -117,7 +117,10 @@ def identified(
         elif stated:
             entry, what = stated[-1], f"restated for Triton {triton}"
         elif mine and not any(entry["triton"] == triton for entry in mine):
-            raise ValueError(f"{operator}: identify it with Triton {mine[-1]['triton']} first, and then with {triton}")
+            raise ValueError(
+                f"the kernels of {operator} have a new source text and no TTIR of this Triton to compare with: "
+                f"identify it with Triton {mine[-1]['triton']} first, and then with {triton}"
+            )
         else:
             changed = differing(mine[-1]["ttir"], compiled) if mine else list(compiled)
             what = f"new: the TTIR of {len(changed)} of {len(compiled)} variants changed"

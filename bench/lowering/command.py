@@ -168,7 +168,8 @@ def identify() -> int:
     """Add the kernels of the checkout to `kernels.json`. Returns the exit status: 1 if some are new."""
     if triton.__version__ != kernel_identity.pinned():
         raise ValueError(
-            f"kernels are identified with Triton {kernel_identity.pinned()}, not with {triton.__version__}"
+            f"kernels are identified with Triton {kernel_identity.pinned()}, not with {triton.__version__}: "
+            "install the versions in constraints.txt"
         )
     found, said = kernel_identity.identified(
         kernel_identity.read(), kernel_identity.source_hashes(), ttir.hashes(), triton.__version__

@@ -156,7 +156,7 @@ def refusal(contender: str, of: Pass, problem: Problem) -> str | None:
             if find_spec("flag_gems") is None:
                 return "flag_gems is not installed"
             if problem.layer.case.transposed or of in ("dgrad", "wgrad") or local:
-                return "flag_gems has a conv2d, forward and backward together, and no transposed or local one"
+                return "flag_gems has no transposed or locally connected layer, and no dgrad or wgrad alone"
     return None
 
 
