@@ -1,14 +1,34 @@
-"""Throughput, side by side with what a user would pick instead, and the evidence it produced (`results/`).
+"""The benchmark: times of convolution layers beside what a user would run instead, and the committed results.
 
-    layers            the problems: 50 layers of real networks or like theirs, and their families
-    run/              contenders, checks against float64, times, peaks of memory, the roof; a problem, and a whole run
-    test_throughput   `pytest bench`
-    results           the record as JSON: rows, ceilings, environment
-    kernel_identity   which committed results were measured with the kernels as they are
-    report/           tables, pictures, what changed, and the README's section
-    device/           the standing work for a GPU that is there only for minutes
-    tune/             which tile is best, measured: `tritonconv/tiling/measured_tiles/`
-    lowering/         what the compiler makes of every kernel, without a GPU
+    layers            the problems: 50 layers, nearly all of real networks, each in one family
+    run/              measures: contenders, checks against float64, times, peaks of memory, the roofline
+    test_throughput   `pytest bench`, the benchmark itself
+    results           reads and writes the records of runs as JSON
+    kernel_identity   says which committed results were measured with the kernels as they are now
+    report/           makes tables and pictures, compares runs, writes the README's section on performance
+    device/           checks the kernels and times layers on a GPU that is there only for minutes
+    tune/             measures which tile is best, for `tritonconv/tiling/measured_tiles/`
+    lowering/         compiles every kernel without a GPU and reads its machine code
 
 The last four are commands: `python -m bench report|device|tune|lowering`.
+
+The benchmark's words:
+
+    family       a kind of layer, for example "depthwise" or "strided". Each layer is in one.
+    smoke        a set of twelve layers in which every family has one.
+    pass         what is timed of a layer. `fprop`, `dgrad` and `wgrad` are the three operators; `forward` is the layer
+                 as users call it, with a bias; `step` is forward and backward through autograd, without one.
+    contender    an implementation that computes a pass: torch, ours (`triton`), the reference, and some others.
+    device time  how long the GPU takes: replays of a CUDA graph, with a cold L2 cache.
+    eager time   how long a user waits: from the call until its result is there. Also called wall time.
+    host time    how long the call keeps the CPU: from the call until it returns.
+    spread       the times from the 20th to the 80th percentile (p20 to p80). Two runs differ if these do not overlap.
+    ceiling      a rate that the machine reached in the same run: in a large matrix product, or a large copy.
+    roofline     the least time that a pass can take at the ceilings. `roof` is the share of it: this time over the
+                 measured time.
+    yardstick    the baseline that a contender is compared with: torch, or unfold + einsum where torch has no layer.
+    peak         the most memory in use during a call, as a multiple of operands and results.
+    record       the JSON file of a run: one row for each layer, pass, contender and dtype.
+    rehearsal    a run without a GPU, on small problems. It shows that the benchmark works, and nothing about speed.
+    evidence     committed results of a GPU (`results/`). Neither a rehearsal nor the sample in `sample/` is evidence.
 """

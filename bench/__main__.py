@@ -1,4 +1,4 @@
-"""`python -m bench report|lowering|tune|device`: what `pytest bench` does not do."""
+"""The commands `python -m bench report|lowering|tune|device`. `pytest bench` times layers instead."""
 
 import argparse
 import os
@@ -7,19 +7,26 @@ from importlib import import_module
 
 import torch
 
+DESCRIPTION = """\
+Tools around the benchmark. The benchmark itself is `make bench`, or `pytest bench`, which times layers and passes.
+
+Each command has its own --help. The exit status is 0 if all went well, 1 if something is wrong, worse or failed, and 2
+if the arguments or files are not usable."""
+
 COMMANDS = {
-    "report": "tables and pictures of results, and what changed since older ones",
-    "lowering": "what the compiler makes of every kernel, without a GPU",
-    "tune": "measure the tiles for layers on this GPU, and keep the winners",
-    "device": "the standing work for a GPU that is there only for minutes",
+    "report": "make tables and pictures of benchmark results, and compare runs (no GPU needed)",
+    "lowering": "compile every kernel and report on its machine code (no GPU needed)",
+    "tune": "measure which tile is fastest for each layer, and keep it (needs a GPU)",
+    "device": "check the kernels and time the layers in a few minutes (needs a GPU; rehearses without one)",
 }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m bench", description=DESCRIPTION, formatter_class=raw)
     subparsers = parser.add_subparsers(dest="command", required=True)
     for command, what in COMMANDS.items():
-        subparser = subparsers.add_parser(command, help=what, description=what)
+        subparser = subparsers.add_parser(command, help=what, description=what, formatter_class=raw)
         if command in sys.argv[1:2]:
             choose_interpreter(command)
             module = import_module(f"bench.{command}.command")
@@ -35,7 +42,10 @@ def main() -> int:
 
 
 def choose_interpreter(command: str) -> None:
-    """Before anything imports triton: the kernels are interpreted only to rehearse the work for a GPU without one."""
+    """Switch Triton's interpreter on if `bench device` runs without a GPU, and off for everything else.
+
+    This must happen before triton is imported.
+    """
     if command == "device" and not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
     else:

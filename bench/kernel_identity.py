@@ -1,18 +1,22 @@
-"""Which committed results were measured with the kernels as they are now.
+"""Names for kernels that tell whether a committed result was measured with the kernels as they are now.
 
-A result names the kernels that it was measured with. The name must survive what changes no machine code, such as a new
-name of a file, a function or an argument. It must not survive a changed sum. Therefore a name stands for what Triton
-makes of the kernels (TTIR), and `bench/results/kernels.json` says which source texts give the same:
+Every result names the kernels that it was measured with. A name is kept while the kernels compute the same: files,
+functions and arguments may be renamed. A changed sum gives a new name. So a name stands for Triton's intermediate
+representation of the kernels (TTIR), not for their source text.
 
-  `operator`  fprop, dgrad or wgrad
-  `name`      what results call these kernels, as a rule the hash of the first source text that gave them
-  `sources`   the hashes of all source texts that are known to give the same TTIR; each is in one entry
-  `triton`    the version of Triton whose TTIR this is: the one that `constraints.txt` pins
-  `ttir`      a hash of the TTIR of each variant in `bench/lowering/variants.py`, and of what Triton specializes
+`bench/results/kernels.json` has one entry for each name. Its fields are:
 
-`python -m bench lowering --identify` adds the source text of the checkout: to the entry of the same TTIR, if there is
-one, and else as a new entry, for which nothing has been measured yet. A result that was measured before that has the
-hash of its source text for a name, and counts as soon as the source text has an entry.
+  `operator`  fprop, dgrad or wgrad.
+  `name`      The name that results use: usually the hash of the first source text that compiled to this TTIR.
+  `sources`   The hashes of all source texts known to compile to this TTIR. Each hash is in one entry only.
+  `triton`    The version of Triton that made the TTIR: the one that `constraints.txt` pins.
+  `ttir`      A hash for each variant in `bench/lowering/variants.py`: of its TTIR and of what Triton specializes.
+
+`python -m bench lowering --identify` compiles the kernels of the checkout and adds the hash of their source text. If an
+entry has the same TTIR, the hash joins that entry. Otherwise it gets a new entry, which no result names yet.
+
+A result may have been measured before its source text had an entry. Its name is then the hash of the source text.
+It counts as soon as an entry lists that hash.
 """
 
 import ast
@@ -33,7 +37,7 @@ Entry = dict[str, Any]
 
 
 def pinned() -> str:
-    """The version of Triton that the TTIR is of."""
+    """Return the version of Triton that `constraints.txt` pins, and whose TTIR is compared."""
     return str(re.findall(r"^triton==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[0])
 
 
@@ -43,12 +47,12 @@ def read(path: Path = KNOWN) -> list[Entry]:
 
 
 def names(folder: Path = KERNELS, known: Iterable[Entry] | None = None) -> dict[str, str]:
-    """For each operator the name of its kernels. A source text that is in no entry is its own name."""
+    """Return the name of each operator's kernels. A source text that is in no entry has its hash as its name."""
     return canonical(source_hashes(folder), known)
 
 
 def canonical(kernels: dict[str, str], known: Iterable[Entry] | None = None) -> dict[str, str]:
-    """For each operator the name of its kernels, which are given by their name or by the hash of a source text."""
+    """Return the name of each operator's kernels, given either a name or the hash of a source text."""
     named: dict[tuple[str, str], str] = {}
     for entry in read() if known is None else known:
         named |= {(entry["operator"], text): entry["name"] for text in (*entry["sources"], entry["name"])}
@@ -56,15 +60,15 @@ def canonical(kernels: dict[str, str], known: Iterable[Entry] | None = None) -> 
 
 
 def source_hashes(folder: Path = KERNELS) -> dict[str, str]:
-    """For each operator a hash of its kernels and what they import, as code: comments and docstrings do not count."""
+    """Return a hash of each operator's kernels and of what they import, without comments and docstrings."""
     return {operator: source_hash(files(operator, folder)) for operator in OPERATORS}
 
 
 def files(operator: str, folder: Path = KERNELS) -> list[Path]:
-    """The files of an operator's kernels, and of what they import."""
+    """Return the files of an operator's kernels and the files of `tritonconv.kernels` that they import."""
     found = [folder / family / f"{operator}.py" for family in ("gather", "tma")]
     found += [folder / "partial_sums.py"] * (operator == "wgrad")
-    for path in found:  # grows
+    for path in found:  # the list grows in the loop
         nodes = ast.walk(ast.parse(path.read_text()))
         modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
         assert "tritonconv.kernels" not in modules, f"{path}: import names from a module, so that it can be found"
@@ -75,8 +79,9 @@ def files(operator: str, folder: Path = KERNELS) -> list[Path]:
 
 
 def source_hash(paths: Iterable[Path]) -> str:
+    """Return a hash of the code in these files, without comments and docstrings."""
     code = [ast.unparse(_without_docstrings(ast.parse(path.read_text()))) for path in paths]
-    # unparse, unlike dump, writes the same in every version of Python.
+    # ast.unparse writes the same text in every version of Python; ast.dump does not.
     return hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
 
 
@@ -90,10 +95,17 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 def identified(
     known: list[Entry], hashes: dict[str, str], ttir: dict[str, dict[str, str]], triton: str
 ) -> tuple[list[Entry], list[str]]:
-    """`known` with the source texts of these hashes, which give this TTIR, and one line for each operator about it.
+    """Return `known` with these source texts added, and a line for each operator that says what became of it.
 
-    Raises ValueError for a source text that is not known and has no entry of this version of Triton beside it: what it
-    would have to be compared with is not there.
+    Args:
+        known: The entries of `kernels.json`.
+        hashes: The hash of each operator's source text.
+        ttir: The hashes of the TTIR that each operator's source text compiles to, by variant.
+        triton: The version of Triton that compiled it.
+
+    Raises:
+        ValueError: If an operator has entries, but none of them lists its source text, and none was made with this
+            version of Triton. Then there is no TTIR to compare with.
     """
     entries, said = [dict(entry) for entry in known], []
     for operator, source in hashes.items():
@@ -105,7 +117,10 @@ def identified(
         elif stated:
             entry, what = stated[-1], f"restated for Triton {triton}"
         elif mine and not any(entry["triton"] == triton for entry in mine):
-            raise ValueError(f"{operator}: identify it with Triton {mine[-1]['triton']} first, and then with {triton}")
+            raise ValueError(
+                f"the kernels of {operator} have a new source text and no TTIR of this Triton to compare with: "
+                f"identify it with Triton {mine[-1]['triton']} first, and then with {triton}"
+            )
         else:
             changed = differing(mine[-1]["ttir"], compiled) if mine else list(compiled)
             what = f"new: the TTIR of {len(changed)} of {len(compiled)} variants changed"
@@ -120,22 +135,25 @@ def identified(
 
 
 def new_name(mine: list[Entry], source: str, compiled: dict[str, str]) -> str:
-    """The hash of the source text, unless that is taken: TTIR also depends on what kernels are launched with."""
+    """Return a name for a new entry: the hash of the source text, or a hash of it and its TTIR if that is taken.
+
+    One source text can compile to two TTIRs, because TTIR also depends on the arguments that kernels are launched with.
+    """
     if any(source in (entry["name"], *entry["sources"]) for entry in mine):
         return hashlib.sha256(json.dumps([source, compiled]).encode()).hexdigest()[:12]
     return source
 
 
 def same(old: dict[str, str], new: dict[str, str]) -> bool:
-    """Whether variants that both have give the same TTIR, and none is gone."""
+    """Whether `new` has every variant of `old`, with the same TTIR."""
     return set(old) <= set(new) and not differing(old, new)
 
 
 def differing(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """The variants whose TTIR differs."""
+    """Return the variants in both whose TTIR differs."""
     return [variant for variant in old if variant in new and old[variant] != new[variant]]
 
 
 def dump(entries: Iterable[Entry]) -> str:
-    """The entries as JSON, with a variant to a line."""
+    """Return the entries as JSON, one variant a line."""
     return json.dumps(list(entries), indent=1) + "\n"

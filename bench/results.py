@@ -1,14 +1,18 @@
-"""The record of a run: rows, ceilings and the environment, as JSON that is whole at any moment.
+"""The record of a run as a JSON file: reading, writing and merging. A file on disk is valid JSON at any moment.
 
-A file is an object with
-  `environment`  what it ran on and what with: GPU, driver, versions, commit, the name of each operator's kernels
-                 (`bench.kernel_identity`)
-  `ceilings`     TFLOP/s of a large matrix product, by dtype, and GB/s of a large copy and of copies within the L2
-                 cache, measured in the same run
-  `rows`         one object per layer, pass, contender and dtype (`bench.run.measure`)
-  `complete`     whether everything that was planned is in it
-and `rehearsal` or `sample` if it must not be taken for evidence. What `pytest bench --benchmark-json` writes is read
-too: its rows are the benchmarks' `extra_info`.
+A record is an object with these fields:
+
+  `environment`  The machine and the software: GPU, driver, versions, commit, and the name of each operator's kernels
+                 (`bench.kernel_identity`).
+  `ceilings`     The rates that the machine reached in the same run. A dtype has the TFLOP/s of a large matrix product;
+                 `copy` and `l2` have the GB/s of a large copy and of copies within the L2 cache.
+  `rows`         One object for each layer, pass, contender and dtype (`bench.run.measure`).
+  `part`         Only from `bench device` and `bench tune`: the part of the work.
+  `complete`     Only from these: whether everything that was planned is in it. If not, `stopped` says why.
+  `rehearsal`    Only in a run without a GPU: says so. It is no evidence.
+  `sample`       Only in the sample in `bench/sample/`: says so. It is no evidence.
+
+`read` also accepts what `pytest bench --benchmark-json` writes. There, the rows are the `extra_info` of the benchmarks.
 """
 
 import datetime
@@ -29,9 +33,9 @@ from bench import kernel_identity
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 
-# Files beside the records that are none: what was compiled without a GPU, and which kernels are the same.
+# Files in bench/results that are no records of runs: compiled kernels (`bench lowering`), and the kernels' names.
 NO_RUNS = ("lowering.json", "kernels.json")
-# Parts of `bench device`, and the times of `bench tune`, whose records are no times of layers by contenders.
+# Records without times of layers by contenders: parts of `bench device`, and "tiles", which `bench tune` writes.
 WITHOUT_TIMES = ("correctness", "profile", "descriptors", "tiles")
 
 Row = dict[str, Any]
@@ -40,7 +44,10 @@ Results = dict[str, Any]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Where to write what becomes the file `path` at the end of the block: it, or the old one, but never half of it."""
+    """Give a temporary path to write to, and rename it to `path` at the end of the block.
+
+    If the block fails, the old file stays: `path` is never half written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -56,7 +63,7 @@ def write(path: Path, text: str) -> None:
 
 
 def lines(rows: Iterable[Row]) -> str:
-    """A JSON list with one row to a line, so that two files can be compared line by line."""
+    """Return a JSON list with one row a line, so that two files can be compared line by line."""
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
 
 
@@ -66,7 +73,7 @@ def save(path: Path, results: Results) -> None:
 
 
 def read(path: Path) -> Results:
-    """What `save` or pytest-benchmark wrote. Raises ValueError if it is neither."""
+    """Return the record in a file that `save` or pytest-benchmark wrote. Raises ValueError for other files."""
     try:
         found = json.loads(path.read_text())
     except json.JSONDecodeError:
@@ -84,28 +91,28 @@ def read(path: Path) -> Results:
 
 
 def load(path: Path) -> Results:
-    """A record of times. Raises ValueError for a record of something else, or what is none."""
+    """Return the record of times in a file. Raises ValueError for other records and other files."""
     record = read(path)
     if record.get("part") in WITHOUT_TIMES:
-        raise ValueError(f"{path} holds no times, but what the part {record['part']} found")
+        raise ValueError(f"{path} holds no times of layers: it is a record of the part '{record['part']}'")
     return record
 
 
 def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
-    """All that the repository knows of this GPU: of everything the newest measurement. None if that is nothing."""
+    """Return the newest committed row of each measurement on this GPU, as one record; None if there is none."""
     runs = [run for run in evidence(folder) if run["environment"]["gpu"] == gpu]
     return merged(runs) if runs else None
 
 
 def evidence(folder: Path = RESULTS) -> list[Results]:
-    """The committed records of times but samples, oldest first."""
+    """Return the committed records of times, oldest first, without samples."""
     paths = [path for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
     runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and "sample" not in run]
     return sorted(runs, key=lambda run: run["environment"]["date"])
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a reader needs to judge the figures, or to repeat them."""
+    """Return the machine, versions and commit: what a reader needs to judge the times, or to repeat them."""
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -129,18 +136,18 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def head() -> str | None:
-    """The commit that is checked out, if this is a checkout."""
+    """Return the commit that is checked out; None outside a checkout."""
     return _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
 
 
 def changed() -> bool | None:
-    """Whether tracked files differ from the commit. None if that is not known."""
+    """Whether tracked files differ from the commit; None if that is unknown."""
     status = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
     return None if status is None else bool(status)
 
 
 def package_hash(folder: Path = ROOT / "tritonconv") -> str:
-    """A hash of all that can change a time: the package's code and its tables, but for the reference."""
+    """Return a hash of the package's code and its measured tiles, without the reference: all that can change a time."""
     linked = folder / "reference"
     files = sorted(
         path for path in (*folder.rglob("*.py"), *folder.rglob("measured_tiles/*.json")) if linked not in path.parents
@@ -150,17 +157,17 @@ def package_hash(folder: Path = ROOT / "tritonconv") -> str:
 
 
 def key(row: Row) -> tuple[str, str, str, str]:
-    """What a row is about: two with the same are measurements of the same thing."""
+    """Return what a row measures. Two rows with the same key are measurements of the same thing."""
     return row["layer"], row["pass"], row["contender"], row["dtype"]
 
 
 def kernels_of(operators: Iterable[str], kernels: dict[str, str]) -> dict[str, str]:
-    """The names of the kernels that a pass of these operators runs."""
+    """Return those of `kernels`, the names of all operators' kernels, that belong to `operators`."""
     return {operator: kernels[operator] for operator in sorted(operators)}
 
 
 def lost(device: torch.device) -> bool:
-    """Whether the GPU is lost to this process: every call from now on fails. A CUDA error does that, or does not."""
+    """Whether this process can no longer use the GPU. Some CUDA errors make every later call fail; others do not."""
     if device.type != "cuda":
         return False
     try:
@@ -171,7 +178,7 @@ def lost(device: torch.device) -> bool:
 
 
 def in_short(error: Exception) -> str:
-    """The first line of what an exception says, or what it is."""
+    """Return the first line of an exception's message, or its type if it has none; at most 300 characters."""
     return (f"{error}".splitlines() or [type(error).__name__])[0][:300]
 
 
@@ -197,7 +204,7 @@ def _smi(query: str) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a program prints, or None where it is not there or fails."""
+    """Return what a program prints; None if it is not installed or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -205,19 +212,20 @@ def _output(*command: str) -> str | None:
 
 
 def merged(runs: Sequence[Results]) -> Results:
-    """One record of several: the later run's rows in the place of the earlier's. Raises ValueError across machines.
+    """Return one record of several runs on one machine. Rows of later runs replace those of earlier ones.
 
-    `environment` and `ceilings` are those of the last; `runs` has the environments of all that still have rows.
+    `environment` is that of the last run. A ceiling is that of the last run that measured it. `runs` lists the
+    environments of the runs that still have rows. Raises ValueError if the runs are of different machines.
     """
     machines = {run["environment"]["gpu"] or run["environment"]["cpu"] for run in runs}
     if len(machines) > 1:
-        raise ValueError(f"results of different machines can not be merged: {', '.join(sorted(machines))}")
+        raise ValueError(f"results of different machines cannot be merged: {', '.join(sorted(machines))}")
     ordered = sorted(runs, key=lambda run: run["environment"]["date"])
     rows: dict[tuple[str, ...], tuple[int, Row]] = {}
     for i, run in enumerate(ordered):
         for row in run["rows"]:
             old = rows.get(key(row), (i, row))[1]
-            # What could not be timed this time does not take away what was, of the same kernels.
+            # A row without a time does not replace one with a time, if both are of the same kernels.
             if (
                 row["status"] == "ok"
                 or old["status"] != "ok"

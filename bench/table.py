@@ -5,11 +5,12 @@ from typing import Any
 
 
 def text(value: Any) -> str:
+    """Return the text of a cell: "-" for None."""
     return "-" if value is None else str(value)
 
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns as wide as they must be, numbers to the right."""
+    """Return a table in aligned columns, with columns of numbers aligned to the right."""
     body = [list(row) for row in rows]
     cells = [list(header), *([text(value) for value in row] for row in body)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -24,6 +25,6 @@ def columns(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table, whose first column is aligned to the left and the others to the right."""
+    """Return a Markdown table: its first column is aligned to the left, the others to the right."""
     body = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(text(value) for value in row)} |" for row in body)

@@ -1,4 +1,4 @@
-"""`pytest bench`: every layer, pass and contender, checked and timed; `python -m bench report` makes its table."""
+"""`pytest bench`: checks and times every layer, pass and contender. `python -m bench report` makes a table of it."""
 
 from typing import Any
 
@@ -10,12 +10,16 @@ from bench.run.contenders import Pass, at_its_best, computation
 from bench.run.session import Session
 
 
-# What a contender warns of is no reason not to time it.
+# pytest turns warnings into errors, but a contender that warns is timed all the same.
 @pytest.mark.filterwarnings("default")
 def test_throughput(
     request: pytest.FixtureRequest, session: Session, layer: Layer, of: Pass, contender: str, dtype: str
 ) -> None:
-    """Timed twice: side by side, which is what `extra_info` carries, and by pytest-benchmark, one after another."""
+    """Time one contender twice: by the session and by pytest-benchmark.
+
+    The session times all contenders of a pass side by side; its row goes into `extra_info`, which reports read.
+    pytest-benchmark times one contender after another.
+    """
     row = next(row for row in session.measure(layer, of, dtype) if row["contender"] == contender)
     if row["status"] == "skipped":
         pytest.skip(row["reason"])

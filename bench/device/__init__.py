@@ -1,1 +1,1 @@
-"""`python -m bench device`: the standing work for a GPU that is there only for minutes."""
+"""`python -m bench device`: checks the kernels and times the layers on a GPU that is there only for minutes."""

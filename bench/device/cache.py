@@ -1,4 +1,4 @@
-"""Carry what Triton has compiled from one machine to another of the same kind, as one file."""
+"""Carries Triton's compiled kernels from one machine to another of the same kind, in one file."""
 
 import json
 import lzma
@@ -18,10 +18,10 @@ ARCHIVE = "triton-cache.tar.xz"
 
 @contextmanager
 def kept(folder: Path | None) -> Iterator[Callable[[], None]]:
-    """Within this block Triton's cache is a folder of its own, that starts as `folder` holds it.
+    """Give Triton a cache folder of its own within the block, filled from the archive in `folder`.
 
-    What the block is given keeps in `folder` what is there by then, and so does the block's end. Without a `folder`,
-    the cache is Triton's usual one.
+    The block gets a function that saves the cache to the archive. The end of the block saves it too. If `folder` is
+    None, Triton uses its usual cache, and nothing is saved.
     """
     if folder is None:
         yield lambda: None
@@ -38,22 +38,25 @@ def kept(folder: Path | None) -> Iterator[Callable[[], None]]:
 
 
 def pack(live: Path, archive: Path) -> None:
-    """Write the archive, whole or not at all."""
+    """Write all files of the cache `live` to the archive. An archive is never half written."""
     with replacing(archive) as beside, tarfile.open(beside, "w:xz", preset=1) as tar:
         for path in sorted(live.rglob("*")):
-            if path.is_file() and "tmp.pid" not in str(path):  # what is being written, by Triton's name for it
+            if path.is_file() and "tmp.pid" not in str(path):  # Triton's name for files that are being written
                 tar.add(path, path.relative_to(live))
 
 
 def unpack(archive: Path, live: Path) -> None:
-    """Read the archive, if it is there and whole. Triton notes where each file lies, so that is written anew."""
+    """Unpack the archive into the cache `live`, if there is one that can be read.
+
+    Triton's index files contain absolute paths, so they are rewritten for the new folder.
+    """
     if not archive.exists():
         return
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(live, filter="data")
     except (tarfile.TarError, EOFError, lzma.LZMAError) as error:
-        print(f"{archive} can not be read, and kernels are compiled anew: {error}", file=sys.stderr)
+        print(f"{archive} can not be read, so kernels are compiled anew: {error}", file=sys.stderr)
         shutil.rmtree(live)
         live.mkdir()
     for group in live.rglob("__grp__*.json"):

@@ -1,12 +1,23 @@
-"""The standing work for a GPU that is there only for minutes: is it right, and how fast is it?
+"""Check the kernels and time the layers on a GPU, in parts of a few minutes each.
 
-`correctness` runs the tests that need a GPU, every shipped tile in every dtype among them, and then random problems
-until its time is up. `layers` times the layers whose kernels, or tiles, are not those of the newest committed result:
-all passes, against torch, bfloat16 first. On request: `profile`, the kernels that cuDNN runs; `precision`, other dtypes
-and NCHW. Each part writes what it has as it goes, as JSON that is whole at any moment, so it may be stopped at any
-moment. Without a GPU this is a rehearsal: small problems, in Triton's interpreter, marked as such.
+The parts are:
 
-The exit status is 1 if a result was wrong, a test failed, or the work was stopped by an error.
+  correctness  Runs the tests that need a GPU, among them every shipped tile in every dtype. Then it checks random
+               problems until its time is up.
+  layers       Times every pass of every layer beside torch, bfloat16 first. It leaves out passes that have a committed
+               result on this GPU with the same kernels and tiles.
+  precision    Times twelve layers in float16, tf32 and bfloat16. Both channels_last and NCHW are timed.
+  profile      Lists the kernels that torch (cuDNN) runs for each layer in bfloat16, and their times.
+
+Each part runs for --seconds at most, or a little longer if its last test or layer takes longer than expected. So the
+default parts, correctness and layers, take ten minutes. Each part writes DIR/PART.json as it goes. The file is valid
+JSON at any moment, so the command may be stopped at any moment. layers also writes a report, DIR/layers.md.
+
+Without a GPU this is a rehearsal: the same work on small problems in Triton's interpreter. It shows that the command
+works. Its files say that they are a rehearsal, and they cannot be published.
+
+The exit status is 1 if a result was wrong, a test failed or an error stopped the work. It is 2 if the arguments are not
+usable. Otherwise it is 0, also if the time was up before all was done.
 """
 
 import argparse
@@ -35,14 +46,44 @@ SECONDS = 285.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go: one JSON a part")
-    parser.add_argument("--part", nargs="+", choices=list(PARTS), default=["correctness", "layers"])
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"the time for each part ({SECONDS:g})")
-    parser.add_argument("--rows", default="all", help="layers: all, smoke, or names with commas between them")
-    parser.add_argument("--seed", type=int, default=0, help="of the first random problem")
-    parser.add_argument("--again", action="store_true", help="time also what has a committed result of these kernels")
     parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="keep what Triton compiles in DIR, as one file, and begin with it"
+        "--out", type=Path, required=True, metavar="DIR", help="write the results of each part to DIR/PART.json"
+    )
+    parser.add_argument(
+        "--part",
+        nargs="+",
+        choices=list(PARTS),
+        default=["correctness", "layers"],
+        metavar="PART",
+        help=f"run these parts, one after another: some of {', '.join(PARTS)} (default: correctness layers)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        metavar="N",
+        help=f"the time for each part in seconds; inf is no limit (default: {SECONDS:g})",
+    )
+    parser.add_argument(
+        "--rows",
+        default="all",
+        metavar="LAYERS",
+        help="for layers and profile, layers of bench/layers.csv: all, smoke (twelve layers), or names with commas "
+        "between them (default: all)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="for correctness, the first random problem (default: 0)"
+    )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="for layers, also time passes with a committed result of these kernels",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help=f"start with the compiled kernels in DIR/{cache.ARCHIVE}, and save all compiled kernels there",
     )
 
 
@@ -54,14 +95,14 @@ def main(args: argparse.Namespace) -> int:
         return max([run_alone(part) for part in args.part])
     gpu = torch.cuda.is_available()
     if not gpu:
-        print("no GPU: this is a rehearsal, of small problems in Triton's interpreter", file=sys.stderr)
+        print("There is no GPU. This is a rehearsal on small problems in Triton's interpreter.", file=sys.stderr)
     with cache.kept(args.cache) as keep:
         clock = Clock(args.seconds)
         return PARTS[args.part[0]](args, torch.device("cuda" if gpu else "cpu"), clock, keep)
 
 
 def run_alone(part: str) -> int:
-    """The same call for one part, in a process of its own: a GPU that one loses is there again for the next."""
+    """Run the same command for one part in a process of its own. If it loses the GPU, the next part has it again."""
     with subprocess.Popen([sys.executable, "-m", "bench", *sys.argv[1:], "--part", part]) as process:
         try:
             return process.wait()
@@ -70,5 +111,5 @@ def run_alone(part: str) -> int:
 
 
 def stop(signum: int, frame: FrameType | None) -> None:
-    """End as if by an exception, so that what was started is stopped too."""
+    """Exit by an exception when a signal arrives, so that the processes that this one started are stopped too."""
     sys.exit(128 + signum)

@@ -1,4 +1,4 @@
-"""Whether the kernels are right on this GPU: the tests, and random problems until the time is up."""
+"""The part `correctness` of `bench device`: the tests on this GPU, and random problems until the time is up."""
 
 import argparse
 import json
@@ -24,16 +24,19 @@ from bench.run.contenders import DTYPES
 from tests.sweep.check import wrong
 from tests.sweep.problems import integers, problem
 
-# The tests that show something on a GPU that they can not show without one, by their marker.
+# The marker of tests that show something on a GPU that they cannot show without one.
 MARKED = "gpu and not slow"
 # The share of the time that the tests may take; the rest is for random problems.
 TESTS_SHARE = 0.6
-# Failures that are kept, and those that are printed.
+# How many failures are kept in the record, and how many are printed.
 FAILURES, SHOWN = 20, 5
 
 
 def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
-    """`correctness.json`: one row for the tests, one for the random problems. 1 if anything failed."""
+    """Write `correctness.json`: one row for the tests, one for the random problems.
+
+    Returns the exit status: 1 if anything failed.
+    """
     about: dict[str, Any] = {"part": "correctness", "environment": results.environment(device), "ceilings": {}}
     if device.type == "cpu":
         about["rehearsal"] = "in Triton's interpreter"
@@ -47,23 +50,35 @@ def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Call
         record.show([problems])
     record.add("random problems", [problems])
     record.close(problems["stopped"] or (None if tests["finished"] else "the time of the tests was up"))
-    ended = "all" if tests["finished"] else "stopped by the clock"
-    print(f"correctness: tests ({ended}): {tests['outcomes']}, {len(tests['failures'])} failures")
+    ended = "complete" if tests["finished"] else "stopped, the time was up"
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in tests["outcomes"].items()) or "none ran"
+    print(f"correctness: tests ({ended}): {outcomes}")
     print(f"correctness: {problems['problems']} random problems, {len(problems['failures'])} wrong")
     for each in [*tests["failures"], *problems["failures"]][:SHOWN]:
-        print(f"  {each}")
+        print(described(each))
     return int(bool(tests["failures"] or problems["failures"]))
 
 
+def described(failure: dict[str, Any]) -> str:
+    """Return what is printed of a test that failed, or of a random problem whose result was wrong."""
+    if "test" in failure:
+        return f"FAILED: {failure['test']}\n{failure['message']}"
+    return f"WRONG: random problem {failure['seed']} in {failure['dtype']}: {failure['what']}\n{failure['case']}"
+
+
 def run_tests(seconds: float, paths: Sequence[str] = ("tests",), marked: str = MARKED) -> Iterator[results.Row]:
-    """The outcomes of the tests, in processes of their own, as they come: the last is that of all that had time."""
+    """Run the tests in processes of their own, and yield the row of their outcomes so far every few seconds.
+
+    The last row is final. After `seconds`, the tests are killed.
+    """
     clock = Clock(seconds)
     with tempfile.TemporaryDirectory() as folder:
         outcomes, log = Path(folder) / "outcomes", Path(folder) / "log"
         workers = ["-n", str(min(14, os.cpu_count() or 1)), "--maxschedchunk", "1"] if find_spec("xdist") else []
         # pytest-benchmark would warn that it does nothing beside xdist, and warnings are errors.
         plugins = ["-p", "no:benchmark", "-p", "bench.device.recorder", "--record", str(outcomes)]
-        # What a file imports may be missing on the GPU's machine: that fails, and the other files' tests run.
+        # A package that a test file imports may be missing on the GPU's machine. The tests of the other files run all
+        # the same.
         options = ["-q", "-m", marked, "--continue-on-collection-errors", *plugins]
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -90,11 +105,11 @@ def run_tests(seconds: float, paths: Sequence[str] = ("tests",), marked: str = M
 
 
 def of_tests(outcomes: Path, finished: bool) -> results.Row:
-    """What has been written of the tests so far."""
+    """Return the row of the tests whose outcomes are written so far."""
     lines = outcomes.read_text().splitlines() if outcomes.exists() else []
     ran = []
     for line in lines:
-        with suppress(json.JSONDecodeError):  # the last may be half written
+        with suppress(json.JSONDecodeError):  # the last line may be half written
             ran.append(json.loads(line))
     return {
         "what": "tests",
@@ -107,13 +122,18 @@ def of_tests(outcomes: Path, finished: bool) -> results.Row:
 
 
 def random_problems(device: torch.device, clock: Clock, first: int) -> Iterator[results.Row]:
-    """One seed of the sweep after another, each in the next dtype: what was found so far, now and then."""
+    """Check the random problems of `tests.sweep` from seed `first` on, in every dtype, until the time is up.
+
+    Yields the row of what was found so far every few seconds, and a last time at the end. It also ends after FAILURES
+    failures, or if the GPU is lost.
+    """
     done: Counter[str] = Counter()
     found: results.Row = {"what": "random problems", "failures": [], "stopped": None}
     shown = clock.left()
-    warnings.filterwarnings("ignore", "Using padding='same'")  # torch's, of the yardstick
+    warnings.filterwarnings("ignore", "Using padding='same'")  # torch warns when it computes the expected result
     for seed in in_time(count(first), clock):
-        # Every layer, and integers as well as others, in every dtype: four seeds have these, the next four the next.
+        # Of four seeds in a row, two are of Conv2d and two of ConvTranspose2d, each once with integers and once with
+        # other numbers. So every dtype gets four seeds in a row.
         case = problem(seed, list(DTYPES)[seed // 4 % len(DTYPES)])
         failure = wrong(case, str(device), integers(seed), seed)
         if failure is not None:

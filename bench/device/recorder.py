@@ -1,4 +1,4 @@
-"""A pytest plugin: a line of JSON for each test, written as it ends, so that nothing is lost when time is up."""
+"""A pytest plugin that writes a line of JSON as each test ends, so that nothing is lost if the tests are killed."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,18 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record", type=Path, help="where to write the outcomes")
+    parser.addoption("--record", type=Path, help="write a line of JSON for each test to this file")
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """A file whose tests can not be collected has failed: once, though pytest looks for doctests in it, too."""
+    """Record one failure for a file that pytest cannot collect. pytest reports it twice, because of its doctests."""
     if report.failed and report.nodeid not in _not_collected:
         _not_collected.add(report.nodeid)
         write({"test": report.nodeid, "outcome": "failed", "seconds": 0.0, "message": str(report.longrepr)[-1500:]})
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Of each test the call, and setup and teardown where they fail or skip."""
+    """Record the outcome of each test, and of its setup and teardown if these fail or skip."""
     if report.when != "call" and report.passed:
         return
     line: dict[str, Any] = {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 3)}
@@ -42,5 +42,5 @@ _not_collected: set[str] = set()
 
 def pytest_configure(config: pytest.Config) -> None:
     global _file
-    # Under xdist the controller hears of every test, and the workers need not write.
+    # Under xdist the controller gets the report of every test, so the workers need not write.
     _file = None if hasattr(config, "workerinput") else config.getoption("--record")

@@ -1,4 +1,4 @@
-"""Work that may end at any moment: a clock, and a record on disk that is whole after every unit."""
+"""Work that may be stopped at any moment: a clock, and a record on disk that is valid JSON after every unit of work."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ Unit = TypeVar("Unit")
 
 
 class Clock:
-    """How much of a time span is left, in seconds."""
+    """A clock that tells how many seconds of a time span are left."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -22,10 +22,11 @@ class Clock:
 
 
 class Record:
-    """What a part of the work has found, written after each addition.
+    """The results of one part of the work, in a file that is written after each addition.
 
-    `rows` is what was found, `remaining` what was planned and not done yet (None before there is a plan); `complete` is
-    true in the end if all was done, and else `stopped` says why not.
+    The file is a record as `bench.results` describes it, with two more fields. `remaining` lists the units that are
+    planned and not done yet; it is null before there is a plan. `stopped` says why the work ended before all was done.
+    If all was done, it is null and `complete` is true.
     """
 
     def __init__(self, path: Path, **about: Any) -> None:
@@ -41,17 +42,17 @@ class Record:
         self.save()
 
     def show(self, rows: list[results.Row]) -> None:
-        """The rows as they are so far, of a unit that goes on."""
+        """Write the rows so far of a unit that goes on. They are not kept: the next call writes them anew."""
         results.save(self.path, self.content | {"rows": [*self.content["rows"], *rows]})
 
     def add(self, name: str, rows: Iterable[results.Row]) -> None:
-        """The unit of that name is done."""
+        """Add the rows of a unit that is done, and write the file."""
         self.content["rows"] += rows
         self.content["remaining"].remove(name)
         self.save()
 
     def close(self, stopped: str | None = None) -> None:
-        """Say why it ended, if it did so before all was done."""
+        """End the record. If units remain and no reason is given, the reason is that the time was up."""
         if stopped is None and self.content["remaining"]:
             stopped = "the time was up"
         self.content |= {"stopped": stopped, "complete": stopped is None}
@@ -59,7 +60,7 @@ class Record:
 
 
 def in_time(units: Iterable[Unit], clock: Clock, reserve: float = 0.0) -> Iterator[Unit]:
-    """The units, as long as there is time for one that takes as long as the longest so far, and for `reserve`."""
+    """Yield units while there is time for one more, which may take as long as the longest so far, plus `reserve`."""
     longest = 0.0
     for unit in units:
         before = clock.left()

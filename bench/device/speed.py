@@ -1,4 +1,4 @@
-"""How fast the kernels are on this GPU: the parts of `bench device` that time layers."""
+"""The parts of `bench device` that time layers: `layers`, `precision` and `profile`."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from bench.run.measure import about
 from bench.run.session import Session
 from tritonconv.geometry import OPERATORS
 
-# Bad rows that are printed; all are in the record.
+# How many rows that are wrong or failed are printed. All of them are in the record.
 SHOWN = 20
 
 
@@ -34,13 +34,15 @@ class Unit:
         return f"{self.layer.name} {self.of} {self.dtype}"
 
 
-# What is timed after the operators, and in which order.
+# The operators are timed first (0), then these.
 LATER = {"forward": 1, "step": 2}
 
 
 def units(layers: Sequence[Layer], dtypes: Sequence[str]) -> list[Unit]:
-    """All passes, in the order of their value: dtype by dtype, the operators, then forward passes with a bias, then
-    whole steps, the layers of the smoke set first.
+    """Return all passes, the most valuable first, because the time may not suffice for all.
+
+    They are sorted by dtype, then by pass: operators, forward passes with a bias, whole steps. Within these, the layers
+    of the smoke set come first.
     """
     ordered = sorted(layers, key=lambda layer: layer.name not in SMOKE)
     every = [Unit(layer, of, dtype) for dtype in dtypes for layer in ordered for of in PASSES]
@@ -53,7 +55,14 @@ def stale(
     names: dict[str, str],
     tiles: Callable[[Unit], dict[str, str] | None],
 ) -> list[Unit]:
-    """The units that have no committed result of these kernels, in the tiles that they would choose now."""
+    """Return the units without a result in `known` that has the kernels and tiles that they would run with now.
+
+    Args:
+        units: The units to choose from.
+        known: The committed results of this GPU, if there are any.
+        names: The name of each operator's kernels as they are now.
+        tiles: A function that returns the tile of each operator of a unit.
+    """
     rows = {results.key(row): row for row in (known or {"rows": []})["rows"]}
 
     def fresh(unit: Unit) -> bool:
@@ -65,8 +74,10 @@ def stale(
 
 
 def run_layers(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
-    """`layers.json`: what has changed since the newest committed results, torch and triton side by side; for layers
-    that torch does not have, what is written instead.
+    """Write `layers.json` and `layers.md`: times of torch and triton side by side. Returns the exit status.
+
+    Passes that have a committed result of the same kernels and tiles are left out, unless `args.again`. Locally
+    connected layers, which torch does not have, are timed beside unfold + einsum and a loop over positions.
     """
     dtypes = ["bfloat16", "tf32", "float32"] if device.type == "cuda" else ["float32"]
     session = Session(device, ["torch", "triton"], dtypes)
@@ -81,20 +92,21 @@ def run_layers(args: argparse.Namespace, device: torch.device, clock: Clock, kee
 
 
 def run_precision(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
-    """`precision.json`: the smoke rows in other dtypes, and in NCHW."""
+    """Write `precision.json`: times of the smoke layers in several dtypes, in channels_last and in NCHW."""
     dtypes = ["float16", "tf32", "bfloat16"] if device.type == "cuda" else ["float32"]
     session = Session(device, ["torch", "triton", "torch-nchw", "triton-nchw"], dtypes)
     return measure_all(session, units(select("smoke"), dtypes), args.out / "precision.json", clock, keep)
 
 
 def measure_all(session: Session, todo: Sequence[Unit], path: Path, clock: Clock, keep: Callable[[], None]) -> int:
-    """Compile everything first, then measure unit by unit. 1 if a result was wrong or something failed."""
+    """Compile everything, then measure unit by unit. Returns the exit status: 1 if a result was wrong or failed."""
     record = Record(path, part=path.stem, **session.record())
     record.plan(unit.name for unit in todo)
     compiled = session.precompile((unit.layer, unit.of, unit.dtype) for unit in todo)
     keep()
     print(
-        f"{path.stem}: {len(todo)} passes to time, {compiled} kernels compiled, {clock.left():.0f} s left", flush=True
+        f"{path.stem}: {compiled} kernels compiled, {len(todo)} passes to time, {clock.left():.0f} seconds left",
+        flush=True,
     )
     stopped = None
     for unit in in_time(todo, clock, reserve=2.0):
@@ -110,13 +122,17 @@ def measure_all(session: Session, todo: Sequence[Unit], path: Path, clock: Clock
         print(f"{row['status'].upper()}: {' '.join(results.key(row))}: {row['reason']}")
     timed = len(todo) - len(record.content["remaining"])
     print(
-        f"{path.stem}: {timed} of {len(todo)} passes timed, {len(bad)} rows bad, {record.content['stopped'] or 'done'}"
+        f"{path.stem}: {timed} of {len(todo)} passes timed, {len(bad)} results wrong or failed: "
+        f"{record.content['stopped'] or 'complete'}"
     )
     return int(bool(bad or stopped))
 
 
 def run_profile(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
-    """`profile.json`: the kernels that torch runs for each pass, and how long each takes, in microseconds."""
+    """Write `profile.json`: the kernels that torch runs for each operator of each layer, in microseconds each.
+
+    Returns the exit status: 1 if an error stopped the work.
+    """
     session = Session(device, ["torch"], ["bfloat16" if device.type == "cuda" else "float32"])
     layers = [layer for layer in select(args.rows) if layer.family != "local"]  # torch has none
     todo = [unit for unit in units(layers, session.dtypes) if unit.of in OPERATORS]
@@ -136,12 +152,16 @@ def run_profile(args: argparse.Namespace, device: torch.device, clock: Clock, ke
         if stopped:
             break
     record.close(stopped)
-    print(f"profile: {len(record.content['rows'])} of {len(todo)} passes, {record.content['stopped'] or 'done'}")
+    done = len(record.content["rows"])
+    print(f"profile: {done} of {len(todo)} passes profiled: {record.content['stopped'] or 'complete'}")
     return int(stopped is not None)
 
 
 def profile(run: Callable[[], Any], device: torch.device, runs: int = 5) -> list[dict[str, Any]]:
-    """The kernels of one call after warming up, in microseconds, the longest first; on a CPU, torch's operators."""
+    """Return the kernels of one call after a warm-up and their microseconds, the longest first.
+
+    On a CPU, they are torch's operators.
+    """
     on = torch.profiler.ProfilerActivity
     for _ in range(2):
         run()

@@ -1,1 +1,1 @@
-"""`python -m bench lowering`: what the compiler makes of every kernel, without a GPU."""
+"""`python -m bench lowering`: compiles every kernel without a GPU, and reports on its machine code."""

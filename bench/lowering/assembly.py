@@ -1,6 +1,6 @@
-"""Read machine code: what multiplies, what copies, and how many instructions one step of the loop takes.
+"""Reads machine code: which instructions multiply, which copy, and how many one step of the main loop takes.
 
-Understands the disassembly of NVIDIA's nvdisasm and the assembly that LLVM writes for AMD.
+It reads the disassembly of NVIDIA's nvdisasm and the assembly that LLVM writes for AMD.
 """
 
 import re
@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-# Operations by which tensor cores multiply, and those by which global memory is copied into shared memory.
+# MATRIX: multiplications on tensor cores. WARP_GROUP_LEFT: those of a warp group whose left operand is in registers.
+# COPY: asynchronous copies from global into shared memory.
 MATRIX = re.compile(r"[HIQOD]MMA\.|[HIQ]GMMA\.|UTC\w*MMA|v_mfma_|v_smfmac_")
 WARP_GROUP_LEFT = re.compile(r"[HIQ]GMMA\S*\s+R\d+, R\d+, gdesc")
 COPY = re.compile(r"LDGSTS|UTMALDG|UBLKCP|(global|buffer)_load_lds|buffer_load\w* .* lds")
@@ -26,7 +27,7 @@ _AMD_BRANCH = re.compile(r"(\.LBB\w+)")
 
 
 class Instruction(NamedTuple):
-    """One instruction, and, if it is a branch, the label that it goes to, and whether it may not go there."""
+    """One instruction. A branch has the label of its target, and may be conditional."""
 
     opcode: str
     target: str | None
@@ -36,7 +37,7 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """The instructions of a kernel in order, and before which of them each label stands."""
+    """The instructions of a kernel in order. `labels` has the index of the instruction after each label."""
 
     instructions: list[Instruction]
     labels: dict[str, int]
@@ -45,22 +46,27 @@ class Listing:
         return count(self.instructions, pattern)
 
     def kinds(self, pattern: re.Pattern[str]) -> list[str]:
-        """The different opcodes that match, sorted."""
+        """Return the different opcodes that match, sorted."""
         return sorted({one.opcode for one in self.instructions if pattern.match(one.opcode)})
 
     def left_in_registers(self) -> int:
-        """How many matrix instructions of a warp group take their left operand from registers. Triton 3.6 and 3.7 let
-        the next step overwrite these while they are still read: what such a loop computes is wrong now and then.
+        """Return how many matrix instructions of a warp group take their left operand from registers.
+
+        There should be none. Triton 3.6 and 3.7 let the next step overwrite these registers while they are still read.
+        Such a loop is wrong now and then.
         """
         return sum(bool(WARP_GROUP_LEFT.match(one.opcode + one.operands)) for one in self.instructions)
 
     def main_loop(self) -> list[Instruction]:
-        """The smallest loop that holds all the step's arithmetic: the matrix instructions, or else the FMAs.
+        """Return the smallest loop with all of a step's arithmetic: its matrix instructions, or else its FMAs.
 
-        A loop is what lies between a label and a branch back to it. Where loops differ in how much they hold, those
-        that hold most count. What a branch jumps over that multiplies nothing does not: it is done in some steps, such
-        as the last of a tile, where loops over tiles and steps are one. Empty if there is no loop, or none that
-        multiplies.
+        A loop is what lies between a label and a branch back to it. The loop with the most arithmetic is chosen, and
+        among equals the one with the fewest instructions.
+
+        Instructions that a branch jumps over are left out if none of them multiplies. They run in some steps only. For
+        example, a persistent kernel has one loop over tiles and steps, and stores a result in a tile's last step.
+
+        The list is empty if no loop multiplies.
         """
         pattern = MATRIX if self.count(MATRIX) else FUSED_MULTIPLY_ADD
         bodies = [
@@ -75,7 +81,7 @@ class Listing:
         )
 
     def shortest(self, start: int, end: int, pattern: re.Pattern[str]) -> list[Instruction]:
-        """The fewest instructions from `start` to `end`, all that match among them."""
+        """Return the shortest path from `start` to `end` that jumps over no instruction that matches."""
         steps, follows = {end: 1}, {}
         for at in range(end - 1, start - 1, -1):
             one = self.instructions[at]
@@ -96,9 +102,9 @@ def count(instructions: Iterable[Instruction], pattern: re.Pattern[str]) -> int:
 
 
 def products(loop: Iterable[Instruction]) -> int:
-    """How many products each warp forms in `loop`: those of the matrix instructions, or else of the FMAs.
+    """Return how many products each warp forms in `loop`: those of matrix instructions, or else those of FMAs.
 
-    Zero where the opcodes do not tell.
+    Zero if the opcodes do not say how much they multiply.
     """
     found = {"matrix": 0, "fma": 0}
     for opcode, *_ in loop:
@@ -112,12 +118,12 @@ def products(loop: Iterable[Instruction]) -> int:
 
 
 def parse_sass(text: str) -> Listing:
-    """The listing of what `nvdisasm -c` prints."""
+    """Return the listing of what `nvdisasm -c` prints."""
     return _parse(text, _SASS_LABEL, _SASS_LINE, lambda opcode: opcode.startswith("BRA"), _SASS_BRANCH)
 
 
 def parse_amdgcn(text: str) -> Listing:
-    """The listing of the assembly that LLVM writes for AMD."""
+    """Return the listing of the assembly that LLVM writes for AMD."""
     return _parse(text, _AMD_LABEL, _AMD_LINE, lambda opcode: "branch" in opcode, _AMD_BRANCH)
 
 
@@ -142,19 +148,19 @@ def _parse(
 
 
 class Usage(NamedTuple):
-    """What a thread holds: registers, and bytes of local memory."""
+    """The registers and the bytes of local memory (stack) that one thread takes."""
 
     registers: int
     stack_bytes: int
 
 
 def spill_bytes(listing: Listing, usage: Usage) -> int:
-    """Bytes by which registers did not suffice: whichever shows, memory on the stack or instructions that use it."""
+    """Return the bytes that are spilled from registers: the stack, or 4 for each spill instruction if that is more."""
     return max(usage.stack_bytes, 4 * listing.count(SPILL))
 
 
 def read_cubin(cubin: bytes) -> tuple[Listing, Usage]:
-    """Listing and resource usage, by the tools in Triton's own wheel."""
+    """Return the listing and the resource usage of a cubin, by the tools in Triton's own wheel."""
     from triton import knobs
 
     tools: Any = knobs.nvidia
@@ -169,7 +175,10 @@ def read_cubin(cubin: bytes) -> tuple[Listing, Usage]:
 
 
 def read_amdgcn(text: str) -> tuple[Listing, Usage]:
-    """Listing and resource usage, from the metadata below the assembly. Scratch memory is counted as stack."""
+    """Return the listing and the resource usage, from the metadata below the assembly.
+
+    Scratch memory counts as stack.
+    """
     fields = dict(re.findall(r"\.(vgpr_count|agpr_count|private_segment_fixed_size):\s+(\d+)", text))
-    registers = int(fields["vgpr_count"])  # those for matrices included
+    registers = int(fields["vgpr_count"])  # includes the accumulation registers (AGPRs)
     return parse_amdgcn(text), Usage(registers, int(fields["private_segment_fixed_size"]))

@@ -1,23 +1,24 @@
-"""What an architecture's numbers allow a kernel: for bounds, never for results."""
+"""Bounds on a kernel that follow from its GPU's data sheet: occupancy and TFLOP/s. Nothing here is measured."""
 
 from math import ceil
 
 from tritonconv.gpu import ARCHITECTURES, Architecture, DataSheet
 
-# The architectures that kernels are compiled for: those with a GPU whose bounds can be stated.
+# The architectures that kernels are compiled for: those with a data sheet, from which bounds follow.
 ARCHS = [name for name, row in ARCHITECTURES.items() if row.data_sheet is not None]
 
 
 def data_sheet(architecture: Architecture) -> DataSheet:
-    """The GPU of the architecture. Raises ValueError if there is none."""
+    """Return the data sheet of the architecture's GPU. Raises ValueError if there is none."""
     if architecture.data_sheet is None:
         raise ValueError(f"no data sheet of a GPU is known for {architecture.name}")
     return architecture.data_sheet
 
 
 def products_of(architecture: Architecture, dtype: str) -> int:
-    """How many products of `dtype` a multiprocessor forms in one cycle, all but float32 on tensor cores. Raises
-    ValueError if that is not known.
+    """Return how many products of `dtype` a multiprocessor forms in one cycle: float32 by FMAs, others on tensor cores.
+
+    Raises ValueError if that is not known for the architecture.
     """
     if architecture.products is None:
         raise ValueError(f"the products of {architecture.name} are not known")
@@ -26,7 +27,7 @@ def products_of(architecture: Architecture, dtype: str) -> int:
 
 
 def occupancy(architecture: Architecture, registers: int, num_warps: int, shared_bytes: int) -> float:
-    """The share of a multiprocessor's warps that blocks of such a kernel can fill."""
+    """Return the occupancy: the share of a multiprocessor's warps that programs of such a kernel can fill."""
     there = architecture.multiprocessor
     of_a_warp = ceil(max(registers, 1) * there.lanes / there.register_granule) * there.register_granule
     limits = [there.blocks, there.warps // num_warps, there.registers // of_a_warp // num_warps]
@@ -36,6 +37,9 @@ def occupancy(architecture: Architecture, registers: int, num_warps: int, shared
 
 
 def bound_tflops(architecture: Architecture, products: int, cycles: float) -> float:
-    """TFLOP/s if every multiprocessor does `products`, of two operations each, in `cycles` and never waits."""
+    """Return the TFLOP/s if every multiprocessor forms `products` in `cycles` and never waits.
+
+    A product is two operations: a multiplication and an addition.
+    """
     _, multiprocessors, clock_ghz = data_sheet(architecture)
     return 2 * products * multiprocessors * clock_ghz / cycles / 1e3

@@ -1,4 +1,7 @@
-"""What `pick` chooses for every layer, and what the model expects to bound it. Compiles nothing, measures nothing."""
+"""The table of `bench lowering --layers`: the tile that `pick` chooses for each layer, and what should bound it.
+
+Nothing is compiled or measured.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
@@ -11,15 +14,19 @@ from tritonconv.tiling.cost import expected
 
 HEADER = ("layer", "operator", "tile", "pixels", "blocks", "rounds", "steps", "full", "limit")
 LEGEND = """\
-tile: BLOCK_M x BLOCK_N x BLOCK_K, warps, stages; :images.rows.columns of a block of pixels that is copied whole; /parts
-of a split reduction. blocks: of results, or of parts of their sums. rounds: in which they are computed. steps: of each
-block, of dgrad's phases the mean. full: the share of what is multiplied that is not overhang. limit: what the model
-expects to take most of the time. Nothing here was measured: the choice follows the model in tritonconv/tiling/cost.py,
-but where a table of the GPU has a row."""
+tile    BLOCK_M x BLOCK_N x BLOCK_K, then w and the warps, s and the pipelining stages. After a colon: the images, rows
+        and columns of a block of pixels that TMA copies. After a slash: the parts of a split-K sum.
+pixels  in blocks: copied by TMA. gathered: each at an address of its own.
+blocks  how many blocks of results there are, or of partial sums.
+rounds  how many times the GPU must be filled with blocks to compute all of them.
+steps   steps of the main loop for each block. In dgrad: the mean over the phases of the stride.
+full    the share of the multiplications that the layer needs. The rest is where blocks overhang the operands.
+limit   what the cost model expects to take most of the time.
+Nothing here was measured on a GPU. The tile is the choice of the cost model in tritonconv/tiling/cost.py."""
 
 
 def choices(layers: Iterable[Layer], dtype: str, gpu: Gpu) -> Iterator[tuple[object, ...]]:
-    """One row for each operator of each layer, as HEADER names them."""
+    """Yield one row for each operator of each layer, with the columns of HEADER."""
     for layer in layers:
         for kernel in kernels_for(layer.geometry):
             if kernel == "wgrad_with_bias":
@@ -40,7 +47,7 @@ def choices(layers: Iterable[Layer], dtype: str, gpu: Gpu) -> Iterator[tuple[obj
 
 
 def shown(layers: Sequence[Layer], dtypes: Iterable[str], archs: Iterable[str], gpus: Iterable[Gpu]) -> str:
-    """A table for each architecture and dtype."""
+    """Return a table for each architecture and dtype, and the legend."""
     parts = [
         f"{arch}, {dtype}\n{table.columns(list(HEADER), [list(row) for row in choices(layers, dtype, gpu)])}"
         for arch, gpu in zip(archs, gpus, strict=True)

@@ -1,4 +1,16 @@
-"""What can be measured without a GPU: every kernel compiled offline, and what its machine code is made of."""
+"""Compile every kernel and report on its machine code: registers, spills, shared memory, instructions.
+
+No GPU is needed. The compilers that come with Triton compile for the architectures of --arch. Nothing is measured: the
+figures are facts about the machine code, and bounds that follow from them and from the GPU's data sheet.
+
+Without options it compiles every shipped tile of every kernel, more than a thousand kernels at about a second each on
+one CPU. It then prints a line for each kernel, and a legend. --layers and --identify take seconds. Files are written
+only with --json, --publish and --identify.
+
+The exit status is 1 if a kernel does not compile or takes too much shared memory. It is also 1 if --against finds
+something worse, or nothing to compare with, and if --identify finds new kernels. It is 2 if the arguments are not
+usable. Otherwise it is 0.
+"""
 
 import argparse
 import sys
@@ -21,56 +33,92 @@ COMMITTED = RESULTS / "lowering.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", nargs="+", choices=["all", *ARCHS], default=["sm_80", "sm_90", "sm_100"])
+    parser.description = __doc__
+    parser.add_argument(
+        "--arch",
+        nargs="+",
+        choices=["all", *ARCHS],
+        default=["sm_80", "sm_90", "sm_100"],
+        metavar="ARCH",
+        help=f"compile for these architectures: all, or some of {', '.join(ARCHS)} (default: sm_80 sm_90 sm_100)",
+    )
     parser.add_argument(
         "--dtype",
         nargs="+",
         choices=["all", *DTYPES],
         default=["bfloat16", "tf32", "float32"],
-        help="float16 is left out unless it is asked for: its code is bfloat16's but for a few instructions",
+        metavar="DTYPE",
+        help=f"compile for operands of these dtypes: all, or some of {', '.join(DTYPES)} (default: bfloat16 tf32 "
+        "float32; the code for float16 is that for bfloat16 but for a few instructions)",
     )
-    parser.add_argument("--kernel", nargs="+", choices=["all", *KERNELS], default=["all"])
-    parser.add_argument("--tile", nargs="+", metavar="TILE", help="only tiles of these names, as the table has them")
-    parser.add_argument("--everywhere", action="store_true", help="each tile in every alignment that it ships for")
     parser.add_argument(
-        "--rows", default="all", help="the layers whose tiles are marked as defaults: all, smoke, or names"
+        "--kernel",
+        nargs="+",
+        choices=["all", *KERNELS],
+        default=["all"],
+        metavar="KERNEL",
+        help=f"compile only these kernels: all, or some of {', '.join(KERNELS)} (default: all)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as a list")
+    parser.add_argument(
+        "--tile",
+        nargs="+",
+        metavar="TILE",
+        help="compile only these tiles, named as in the table, for example 128x128x64w8s3 (default: all)",
+    )
+    parser.add_argument(
+        "--everywhere",
+        action="store_true",
+        help="compile each tile for every alignment of the operands that it ships for, not only for the best",
+    )
+    parser.add_argument(
+        "--rows",
+        default="all",
+        metavar="LAYERS",
+        help="the benchmark layers whose tiles are compiled too, and counted in the column 'layers': all, smoke "
+        "(twelve layers), or names with commas between them (default: all)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table to FILE, as a JSON list")
     parser.add_argument(
         "--against",
         type=Path,
         nargs="?",
         const=COMMITTED,
         metavar="FILE",
-        help="fail if something got worse than in FILE (bench/results/lowering.json)",
+        help="compare with the rows in FILE, and fail if something got worse: spills, shared memory, occupancy, "
+        "opcodes, or more than 2 %% more instructions (without FILE: bench/results/lowering.json)",
     )
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="compile for every architecture and dtype, and write bench/results/lowering.json and the README's section",
+        help="compile everything for every architecture and dtype, and rewrite bench/results/lowering.json and the "
+        "README's section on performance (needs matplotlib)",
     )
     parser.add_argument(
-        "--grid", action="store_true", help="print only how many kernels compile and fit, by architecture and dtype"
+        "--grid",
+        action="store_true",
+        help="print how many kernels compile for each architecture and dtype, in the place of the table",
     )
     parser.add_argument(
-        "--layers", action="store_true", help="print only which tile every layer would run with, and compile nothing"
+        "--layers",
+        action="store_true",
+        help="print which tile each layer would run with and what should bound it; compile nothing",
     )
     parser.add_argument(
         "--identify",
         action="store_true",
-        help="say whether the kernels compile to what they were when they were measured, and keep the answer in "
-        "bench/results/kernels.json",
+        help="say whether the kernels are those that were measured: whether they compile to the same TTIR; add their "
+        "source text to bench/results/kernels.json (needs the Triton that constraints.txt pins)",
     )
-    parser.add_argument("--processes", type=int, help="by default, one for each CPU")
+    parser.add_argument("--processes", type=int, metavar="N", help="compile in N processes (default: one for each CPU)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Compile, print the table, what does not fit and what got worse. Returns the exit status.
+    """Compile the kernels, and print the table, the kernels that do not fit and what got worse.
 
-    Nothing is written or published unless all kernels compile and fit.
+    Returns the exit status. Nothing is written or published unless all kernels compile and fit.
     """
     if args.publish and (args.everywhere or args.tile or args.rows != "all"):
-        raise ValueError("--publish is of all layers and tiles, and not of --everywhere")
+        raise ValueError("--publish compiles all layers and tiles: leave out --everywhere, --tile and --rows")
     if args.identify:
         return identify()
     archs, dtypes, kernels = (
@@ -102,22 +150,26 @@ def main(args: argparse.Namespace) -> int:
     for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
         results.write(path, f"{results.lines(rows)}\n")
     if args.publish:
-        from bench.report import publish  # draws, for which there must be matplotlib
+        from bench.report import publish  # only here, because it needs matplotlib
 
         publish.update()
     if not args.against:
         return 0
     worse, count = regressions(rows, committed), compared(rows, committed)
-    print(f"{count} of {len(rows)} rows compared with {args.against}, {len(worse)} got worse")
-    print("\n".join(worse))
+    print(f"{count} of {len(rows)} kernels compared with {args.against}: {len(worse)} figures are worse.")
+    if not count:
+        print("There is nothing to compare: only kernels compiled by the same version of Triton are compared.")
+    if worse:
+        print("\n".join(worse))
     return 1 if worse or not count else 0
 
 
 def identify() -> int:
-    """Put the kernels of the checkout among the known ones. Returns the exit status: 1 if some are new."""
+    """Add the kernels of the checkout to `kernels.json`. Returns the exit status: 1 if some are new."""
     if triton.__version__ != kernel_identity.pinned():
         raise ValueError(
-            f"kernels are identified with Triton {kernel_identity.pinned()}, not with {triton.__version__}"
+            f"kernels are identified with Triton {kernel_identity.pinned()}, not with {triton.__version__}: "
+            "install the versions in constraints.txt"
         )
     found, said = kernel_identity.identified(
         kernel_identity.read(), kernel_identity.source_hashes(), ttir.hashes(), triton.__version__
@@ -128,7 +180,7 @@ def identify() -> int:
 
 
 def of_tiles(names: list[str] | None, wanted: list[Job]) -> list[Job]:
-    """The kernels with tiles of these names, and the one that has no tile. All, if there are no names."""
+    """Return the jobs with these tiles, and the job that has no tile; all jobs if `names` is None."""
     if names is None:
         return wanted
     unknown = set(names) - {str(job.tile) for job in wanted}

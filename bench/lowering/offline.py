@@ -1,4 +1,4 @@
-"""Which kernels there are to compile, for which operands and tiles, and how that is done without a GPU."""
+"""Offline compilation: which kernels to compile, for which operands and tiles, and how to do it without a GPU."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -27,17 +27,18 @@ from tritonconv.tiling import fits, pick
 from tritonconv.tiling.tile import Operands, Tile
 from tritonconv.tools.parallel_compile import compile_all, cpus
 
-# What a weight varies over, by what is put behind an operator's name to call its kernel for such weights.
+# Kernels for weights that vary are named after the operator with a suffix, for example `fprop_local`. This maps the
+# suffix to the letters that the weight varies over, as in `ConvGeometry.varies`.
 VARYING = {"local": "p q", "per_sample": "b", "dynamic": "b p q"}
-# Of the three operators the kernels; wgrad once more with the bias's sum, and the kernel that adds up its parts. Then
-# those for weights that vary.
+# The kernels of the three operators; wgrad's kernel that also sums the gradient of the bias; and the kernel that adds
+# up wgrad's partial sums. KERNELS also has those for weights that vary.
 DENSE = ("fprop", "dgrad", "wgrad", "wgrad_with_bias", "sum_partials")
 KERNELS = (*DENSE, *(f"{operator}_{how}" for how in VARYING for operator in OPERATORS))
 TRITON_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 class Memory(NamedTuple):
-    """How many adjacent channels of the image and of the features are loaded or stored at once."""
+    """How many adjacent channels of the image x and of the features y are loaded or stored at once."""
 
     x: int
     y: int
@@ -45,9 +46,9 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One kernel to compile: for which operands, with which tile, for which architecture.
+    """One kernel to compile: for these operands, with this tile, for this architecture.
 
-    The kernel that adds up wgrad's parts has no tile, and one memory.
+    The kernel that adds up wgrad's partial sums has no tile, and always the same `memory`.
     """
 
     kernel: str
@@ -70,18 +71,18 @@ class Job:
 
 
 def operator_of(kernel: str) -> Operator:
-    """Whose launches the kernel is among."""
+    """Return the operator that launches the kernel."""
     operator = kernel.partition("_")[0]
     return operator if operator in OPERATORS else "wgrad"
 
 
 def varies_of(kernel: str) -> str:
-    """What the kernel's weight varies over, in the letters of `ConvGeometry.varies`."""
+    """Return what the kernel's weight varies over, in the letters of `ConvGeometry.varies`."""
     return VARYING.get(kernel.partition("_")[2], "")
 
 
 def memories(operator: Operator, itemsize: int) -> list[Memory]:
-    """Every combination that a launch can meet, the best first."""
+    """Return every combination of vector lengths that a launch can have, the longest first."""
     whole, loads = 16 // itemsize, sorted({1, 4 // itemsize, 16 // itemsize}, reverse=True)
     match operator:
         case "fprop":
@@ -93,7 +94,7 @@ def memories(operator: Operator, itemsize: int) -> list[Memory]:
 
 
 def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = "") -> Operands:
-    """What `pick` is told of such operands."""
+    """Return the description of such operands that `pick` takes."""
     itemsize = DTYPES[dtype].itemsize
     loaded, stored = {"fprop": memory, "dgrad": memory[::-1], "wgrad": (min(memory), 16 // itemsize)}[operator]
     blocks = loaded * itemsize == 16 and not varies
@@ -101,7 +102,7 @@ def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = ""
 
 
 def gpu_of_data_sheet(arch: str) -> Gpu:
-    """The GPU of the architecture's data sheet, without a name, so that no measured tiles are found for it."""
+    """Return the GPU of the architecture's data sheet. It has no name, so `pick` finds no measured tiles for it."""
     architecture = ARCHITECTURES[arch]
     return Gpu(architecture, data_sheet(architecture).multiprocessors)
 
@@ -109,7 +110,10 @@ def gpu_of_data_sheet(arch: str) -> Gpu:
 def jobs(
     archs: Iterable[str], dtypes: Iterable[str], kernels: Iterable[str], layers: Sequence[Layer], everywhere: bool
 ) -> list[Job]:
-    """Every shipped tile in the best memory that it ships for, and in what `layers` need; or `everywhere`, in all."""
+    """Return the kernels to compile: every shipped tile with its longest vectors, and what `layers` launch.
+
+    With `everywhere`, every shipped tile is compiled with every vector length that it ships for.
+    """
     found: dict[Job, None] = {}
     for arch, dtype in product(archs, dtypes):
         for kernel in kernels:
@@ -119,7 +123,10 @@ def jobs(
 
 
 def shipped_jobs(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[Job]:
-    """Every tile that the kernel may run with: in the best memory for each, or `everywhere`, in all."""
+    """Return a job for every tile that the kernel may run with.
+
+    Each tile has its longest vectors, or with `everywhere` one job for every vector length.
+    """
     if kernel == "sum_partials":
         return [adding(dtype, arch)]
     found: dict[tuple[Tile, Memory | None], Job] = {}
@@ -135,11 +142,12 @@ def shipped_jobs(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[J
 
 
 def adding(dtype: str, arch: str) -> Job:
+    """Return the job of the kernel that adds up wgrad's partial sums."""
     return Job("sum_partials", dtype, Memory(1, 1), None, arch)
 
 
 def picked_jobs(layers: Sequence[Layer], dtype: str, arch: str) -> dict[Job, list[str]]:
-    """What the operators would launch for `layers`, and each kernel for which of them."""
+    """Return the jobs that the operators would launch for `layers`, each with the names of its layers."""
     chosen: dict[Job, list[str]] = {}
     for layer in layers:
         for kernel in kernels_for(layer.geometry):
@@ -152,12 +160,15 @@ def picked_jobs(layers: Sequence[Layer], dtype: str, arch: str) -> dict[Job, lis
 
 
 def kernels_for(geometry: ConvGeometry) -> list[str]:
-    """The kernels, named as above, that a layer of such a geometry is made of."""
+    """Return the names of the kernels that such a layer launches, without the one that adds up partial sums."""
     return [name for name in KERNELS if varies_of(name) == geometry.varies and name != "sum_partials"]
 
 
 def of_plan(plan: Plan, kernel: str, dtype: str, arch: str) -> Job:
-    """The job that compiles what is planned, up to where in memory operands begin and how far they reach."""
+    """Return the job that compiles a plan's first kernel.
+
+    The job ignores the addresses and the sizes of the operands, and into how many parts the sum is split.
+    """
     given = plan.launches[0].arguments
     return Job(kernel, dtype, Memory(given["VECTOR_X"], given["VECTOR_Y"]), replace(plan.tile, SPLIT_K=1), arch)
 
@@ -165,7 +176,10 @@ def of_plan(plan: Plan, kernel: str, dtype: str, arch: str) -> Job:
 def call_for(
     operator: Operator, dtype: str, geometry: ConvGeometry, *, bias: bool = False, channels_last: bool = True
 ) -> Call:
-    """A call on tensors without data. With a `bias`, fprop and dgrad add one, and wgrad finds the gradient of one."""
+    """Return a call on tensors without data.
+
+    With `bias`, fprop and dgrad add a bias, and wgrad also computes the gradient of one.
+    """
     about: dict[str, Any] = dict(dtype=DTYPES[dtype], device="meta")
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x, y = (torch.empty(geometry.shape_of(side), **about).contiguous(memory_format=layout) for side in ("x", "y"))
@@ -187,15 +201,18 @@ def call_for(
 def plan_for(
     operator: Operator, dtype: str, geometry: ConvGeometry, gpu: Gpu, tile: Tile | None = None, **how: bool
 ) -> Plan:
-    """The plan of `call_for`, to which `how` goes, on `gpu`: with this tile or the one that is picked there."""
+    """Return the plan of a call on `gpu`, with `tile` or else with the tile that `pick` chooses for that GPU.
+
+    `how` goes to `call_for`: `bias` and `channels_last`.
+    """
     with convolution_precision("tf32" if dtype == "tf32" else "ieee"):
         return planners.plan(call_for(operator, dtype, geometry, **how), gpu, tile)
 
 
 def for_memory(job: Job) -> Launch:
-    """The launch that is compiled: 3x3 taps, and channels that can be loaded and stored as the job says.
+    """Return the launch that is compiled for a job: 3x3 taps, and a number of channels that gives its vector lengths.
 
-    With what makes most of the kernel, the bias, but for wgrad, of which that is a kernel of its own.
+    fprop and dgrad add a bias, so that all of their code is compiled. wgrad with the bias's gradient is another job.
     """
     geometry = small_geometry(job.varies, job.memory, DTYPES[job.dtype].itemsize)
     bias = job.operator != "wgrad" or job.kernel in ("wgrad_with_bias", "sum_partials")
@@ -207,14 +224,15 @@ def for_memory(job: Job) -> Launch:
 
 
 def small_geometry(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
+    """Return a small problem whose channels can be loaded and stored by the vector lengths in `memory`."""
     C, F = (64 + align % (16 // itemsize) for align in memory)
     return ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
 
 
 def precompile(plans: Iterable[Plan], device: torch.device) -> int:
-    """Compile what `plans` launch for the GPU `device`, in parallel processes. Returns how many kernels there are.
+    """Compile what `plans` launch on the GPU `device`, in parallel processes. Returns how many kernels there are.
 
-    What does not compile is left for its launch to complain about.
+    Errors are ignored here. A kernel that does not compile raises its error when it is launched.
     """
     variants = list({started.variant: started for plan in plans for started in plan.launches}.values())
     if variants:
@@ -224,13 +242,13 @@ def precompile(plans: Iterable[Plan], device: torch.device) -> int:
 
 
 def compiled(kernel: Any, arguments: dict[str, Any], target: GPUTarget) -> Any:
-    """The kernel compiled for `target`, specialised as Triton would specialise it for these arguments."""
+    """Return the kernel compiled for `target`, specialised as Triton would specialise it for these arguments."""
     source, options = source_of(kernel, arguments)
     return triton.compile(source, target=target, options=options)
 
 
 def source_of(kernel: Any, arguments: dict[str, Any]) -> tuple[ASTSource, dict[str, Any]]:
-    """What Triton compiles for these arguments, and with which options."""
+    """Return what Triton compiles for these arguments, and its options."""
     options: dict[str, Any] = {name: arguments[name] for name in ("num_warps", "num_stages") if name in arguments}
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):

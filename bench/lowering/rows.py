@@ -1,4 +1,4 @@
-"""One row for each kernel: what its machine code is made of, and the bound that follows from it."""
+"""The rows of `bench lowering`: for each kernel what its machine code takes, and the bound that follows from it."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ from bench.run.contenders import DTYPES
 from tritonconv.gpu import ARCHITECTURES, ISSUES
 from tritonconv.tiling.fits import at_most
 
-# What a row is about; the rest is what was found.
+# The fields that say which kernel a row is of. The other fields are what was found.
 KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
 
 
@@ -28,7 +28,7 @@ class Failure(str):
 
 
 def lower_or_fail(job: Job) -> Row | Failure:
-    """`lower`, or which job failed, and why."""
+    """Return the row of a job, or a line that says which job failed and why."""
     try:
         return lower(job)
     except Exception as error:
@@ -37,7 +37,7 @@ def lower_or_fail(job: Job) -> Row | Failure:
 
 
 def lower(job: Job) -> Row:
-    """Compile, and one row of what came out: resources, instructions, and the bound that they set."""
+    """Compile a kernel, and return its row: resources, instructions, and the bound that follows from them."""
     kernel, _, arguments = for_memory(job)
     architecture, tile = job.architecture, job.tile
     lanes = architecture.multiprocessor.lanes
@@ -74,12 +74,14 @@ def lower(job: Job) -> Row:
 
 
 def main_loop(listing: assembly.Listing, job: Job) -> Row:
-    """What one step of the main loop takes, in instructions that each warp issues, and what that leads to.
+    """Return what one step of the main loop takes: the instructions that each warp issues, and the bound from them.
 
-    A multiprocessor forms a step's products in `step / products_of(...)` cycles if its tensor cores never wait, and can
-    issue ISSUES instructions in each: with more of them per such cycle, it is the instructions that bound it.
-    FMAs outside tensor cores are instructions themselves, so there it is the share of FMAs among them that says so.
-    Where opcodes do not tell how much they multiply (sm_100, AMD), the loop is taken to do one step.
+    If its tensor cores never wait, a multiprocessor forms a step's products in `step / products_of(...)` cycles. It can
+    issue ISSUES instructions in each. If a step needs more, issuing them is the bound.
+
+    FMAs outside the tensor cores are themselves instructions. For such a loop, the row has the share of FMAs instead.
+
+    On sm_100 and AMD, opcodes do not say how much they multiply. There, the loop is taken to do one step.
     """
     loop, tile, architecture = listing.main_loop(), job.tile, job.architecture
     found = dict.fromkeys(("instructions_per_step", "instructions_per_mma_cycle", "ffma_share", "bound_tflops"))
@@ -101,9 +103,10 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
 
 
 def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | None = None) -> Iterator[Row | Failure]:
-    """The rows of `jobs`, or why there is none, in their order, as parallel processes finish them.
+    """Yield the row of each job, or why there is none, in the order of `jobs`. Parallel processes compile them.
 
-    `default` is true where `pick` chooses the tile, in this memory, for one of `layers`, and `layers` says for which.
+    A row's `layers` are the names of those layers for which `pick` chooses this tile with these vector lengths.
+    `default` is true if there is one.
     """
     chosen: dict[Job, list[str]] = {}
     for arch, dtype in dict.fromkeys((job.arch, job.dtype) for job in jobs):
@@ -115,22 +118,29 @@ def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | Non
 
 
 def unfit(row: Row) -> str | None:
-    """Why a kernel that was compiled can not be started, if it can not: it takes more shared memory than there is."""
+    """Return why a compiled kernel cannot be launched: it takes too much shared memory. None if it fits.
+
+    It may take no more than the GPU has, and no more than its tile promises (`Tile.shared_bytes`).
+    """
     promised, most = row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes
     if not (at_most(row["shared_bytes"], promised) and at_most(row["shared_bytes"], most)):
         what = " ".join(str(row[name]) for name in KEYS)
-        return f"{what}: {row['shared_bytes']} bytes of shared memory, promised {promised} of {most}"
+        limits = f"its tile promises at most {promised}, the GPU has {most}"
+        return f"{what}: takes {row['shared_bytes']} bytes of shared memory; {limits}"
     return None
 
 
 def key(row: Row) -> tuple[Any, ...]:
+    """Return the kernel that a row is of, and the version of Triton that compiled it."""
     return tuple(row[name] for name in (*KEYS, "triton"))
 
 
 def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float = 0.02) -> list[str]:
-    """What got worse than in `committed`: spills, shared memory, the class of instructions, or their number.
+    """Return a line for everything that is worse than in `committed`.
 
-    Only rows of the same compiler can be compared. The number of instructions may grow by `tolerance`.
+    These may not grow: spilled bytes, shared memory, and by more than `tolerance` the instructions of a step. Occupancy
+    may not fall. The opcodes that multiply and that copy may not change. Only rows of the same version of Triton are
+    compared.
     """
     found = []
     for row, old in pairs(rows, committed):
@@ -150,11 +160,11 @@ def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float 
 
 
 def compared(rows: Sequence[Row], committed: Sequence[Row]) -> int:
-    """How many of `rows` have one of the same compiler to be compared with."""
+    """Return how many of `rows` have a committed row to be compared with."""
     return len(pairs(rows, committed))
 
 
 def pairs(rows: Sequence[Row], committed: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Each row with the committed one of the same kernel and compiler, if there is one."""
+    """Return each row that has a committed row of the same kernel and version of Triton, with that row."""
     before = {key(row): row for row in committed}
     return [(row, before[key(row)]) for row in rows if key(row) in before]

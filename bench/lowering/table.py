@@ -1,4 +1,4 @@
-"""The rows of `bench lowering` as tables. Needs no compiler."""
+"""The rows of `bench lowering` as tables. This module imports no compiler: reports use it too."""
 
 import json
 import textwrap
@@ -31,10 +31,16 @@ COLUMNS = {
     "copy": "copy",
 }
 LEGEND = """\
-x, y: adjacent channels of the image and of the features that are loaded or stored at once. instr/step: instructions of
-each warp in one step of the main loop; /mma cycle: of all warps for each cycle that the tensor cores need for the step,
-of which 4 can be issued. bound: TFLOP/s of the data sheet's GPU if nothing but tensor cores, or FMAs, and the issue of
-instructions took time. layers: how many benchmark layers choose the tile. Nothing here was measured on a GPU."""
+x, y        adjacent channels of the image and of the features that are loaded or stored at once.
+regs        registers of each thread. spill: bytes of them that are spilled to memory.
+shared      bytes of shared memory. occup.: the share of a multiprocessor's warps that can run at once.
+instr/step  instructions that each warp issues in one step of the main loop.
+/mma cycle  instructions of all warps in a step, for each cycle that the tensor cores need for it. 4 can be issued.
+FFMA        the share of FMAs among the instructions of the main loop, if it does not use tensor cores.
+bound       TFLOP/s of the data sheet's GPU if only multiplying and issuing instructions took time.
+layers      how many benchmark layers run with this kernel and tile.
+mma, copy   the opcodes that multiply on tensor cores, and that copy into shared memory asynchronously.
+Nothing here was measured on a GPU."""
 
 
 def load(path: Path) -> list[Row]:
@@ -43,20 +49,23 @@ def load(path: Path) -> list[Row]:
 
 
 def full(rows: Sequence[Row]) -> str:
-    """Every row, in columns."""
+    """Return a table with every row."""
     body = [[len(row[name]) if name == "layers" else row[name] for name in COLUMNS.values()] for row in rows]
     return table.columns(list(COLUMNS), body)
 
 
 def by_architecture(rows: Sequence[Row]) -> str:
-    """How many kernels there are for each architecture and dtype."""
+    """Return a table of how many kernels there are for each architecture and dtype."""
     archs, dtypes = (list(dict.fromkeys(row[name] for row in rows)) for name in ("arch", "dtype"))
     found = Counter((row["arch"], row["dtype"]) for row in rows)
     return table.columns(["", *dtypes], [[arch, *(found[arch, dtype] for dtype in dtypes)] for arch in archs])
 
 
 def summary(path: Path, dtype: str = "bfloat16", arch: str = "sm_90", most: int = 3) -> str:
-    """In Markdown, for each kernel the tiles that most of the benchmark's layers choose."""
+    """Return a Markdown table of the tiles that most of the benchmark's layers run with, for each kernel.
+
+    The README shows it if no GPU has been measured.
+    """
     compiled = load(path)
     body = []
     for kernel in dict.fromkeys(row["kernel"] for row in compiled if row["mma"] and row["layers"]):
@@ -70,10 +79,11 @@ def summary(path: Path, dtype: str = "bfloat16", arch: str = "sm_90", most: int 
     header = ["kernel", "tile", "layers", "registers", "instr./step", "per mma cycle", "limit"]
     spilled = [row for row in compiled if row["spill_bytes"]]
     archs = ", ".join(dict.fromkeys(row["arch"] for row in spilled))
-    text = f"""{dtype} on {arch}, the {most} tiles that most of the benchmark's layers choose: BLOCK_M x BLOCK_N x
-        BLOCK_K, warps, stages. Instructions of each warp per step of the main loop, and of all warps per cycle of the
-        tensor cores, of which 4 can be issued; limit: TFLOP/s of the data sheet's GPU if nothing but its tensor cores
-        and the issue of instructions took time, what a tile overhangs counted as work: no forecast, and nothing that
-        was measured. All of it, for {len(compiled)} kernels compiled with Triton {compiled[0]["triton"]}, is in
+    text = f"""{dtype} on {arch}: for each kernel the {most} tiles that most of the benchmark's layers run with. A tile
+        is BLOCK_M x BLOCK_N x BLOCK_K, warps and stages. "instr./step" counts the instructions of each warp in one step
+        of the main loop. "per mma cycle" counts those of all warps in each cycle of the tensor cores, in which 4 can be
+        issued. "limit" is the TFLOP/s of the data sheet's GPU if only its tensor cores and the issue of instructions
+        took time; work beyond the edges of a result counts. It is no forecast, and nothing was measured. All
+        {len(compiled)} kernels, compiled with Triton {compiled[0]["triton"]}, are in
         [bench/results/lowering.json](bench/results/lowering.json); {len(spilled)} of them spill registers ({archs})."""
     return f"{table.markdown(header, body)}\n\n{textwrap.fill(' '.join(text.split()), 120, break_on_hyphens=False)}"

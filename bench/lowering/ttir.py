@@ -1,7 +1,8 @@
-"""What Triton makes of the kernels before it looks at the hardware: TTIR, with everything but names and places.
+"""Hashes of the kernels' TTIR: Triton's intermediate representation before it looks at the hardware.
 
-Beside it stands what Triton may specialize. Every integer is general here. In a launch it becomes a constant if it is
-1, and aligned if it is a multiple of 16, unless the kernel forbids that.
+Names and places in the source do not count. Each hash also covers which parameters Triton may specialize. The TTIR does
+not show that, because every integer is general here. In a launch, Triton makes an integer that is 1 a constant, and
+takes a multiple of 16 for aligned, unless the kernel forbids it.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ TARGET = GPUTarget("cuda", 90, 32)
 
 
 def hashes() -> dict[str, dict[str, str]]:
-    """For each operator, and each launch of each variant, a hash of its TTIR."""
+    """Return for each operator the hash of the TTIR of each launch of each variant."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for operator, name, launch in started():
         whole = f"{normalised(ttir(launch))}\n{specialized(launch)}"
@@ -30,12 +31,12 @@ def hashes() -> dict[str, dict[str, str]]:
 
 
 def specialized(launch: Launch) -> list[tuple[bool, bool]]:
-    """Of each parameter whether its value, and whether its alignment, must stay general."""
+    """Return for each parameter whether the kernel forbids specializing on its value and on its alignment."""
     return [(p.do_not_specialize, p.do_not_specialize_on_alignment) for p in launch.kernel.params]
 
 
 def ttir(launch: Launch) -> str:
-    """The kernel of a launch as TTIR for sm_90, after Triton's own simplifications, with no places in the source."""
+    """Return the TTIR of a launch's kernel for sm_90, after Triton's simplifications, without source locations."""
     source, options = source_of(launch.kernel, launch.arguments)
     context, backend = ir.context(), make_backend(TARGET)
     ir.load_dialects(context)
@@ -49,7 +50,7 @@ def ttir(launch: Launch) -> str:
 
 
 def normalised(text: str) -> str:
-    """The same with values numbered as they come, and every kernel of one name: only what is computed is left."""
+    """Return the TTIR with its values numbered in order and every function named `kernel`: names do not count."""
     numbers: dict[str, str] = {}
     text = re.sub(r"%[\w$.-]+", lambda match: numbers.setdefault(match[0], f"%{len(numbers)}"), text)
     return re.sub(r"@[\w$.]+", "@kernel", text)

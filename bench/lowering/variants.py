@@ -1,7 +1,7 @@
-"""The variants of the kernels that stand for all of them: together they take every branch of the kernels' source.
+"""Variants of the kernels that together take every branch of the kernels' source. `kernel_identity` hashes their TTIR.
 
-Each is what is launched for a geometry with a given tile. The block sizes of a tile differ, so that none can stand for
-another. The tests compile all of them to TTIR, so the list is short. Their names are in `bench/results/kernels.json`.
+A variant is what is launched for one geometry with one tile. The block sizes of a tile differ, so that mixing two up
+changes the TTIR. The list is short because the tests compile all of it. `bench/results/kernels.json` uses the names.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tritonconv.tiling.tile import Tile
 
 
 class Variant(NamedTuple):
-    """What to launch: `operator` for `geometry` in `dtype` with `tile`, with a bias or without."""
+    """One variant: `operator` for `geometry` in `dtype` with `tile`, with a bias or without."""
 
     operator: Operator
     geometry: ConvGeometry
@@ -31,31 +31,32 @@ class Variant(NamedTuple):
 
 
 def dense(C: int, F: int, size: int = 8, taps: int = 3, B: int = 2, **other: Any) -> ConvGeometry:
-    """A square problem whose images and features have the same size, with strides and the rest in `other`."""
+    """Return a square problem with ceil(size / stride) positions on each axis. `other` goes to `ConvGeometry`."""
     strides = {name: other.get(name, 1) for name in ("stride_h", "stride_w")}
     P, Q = (-(-size // stride) for stride in strides.values())
     return ConvGeometry(B, C, size, size, F, P, Q, taps, taps, **other)
 
 
 def varying(varies: str, C: int = 64, F: int = 64, B: int = 2, taps: int = 3) -> ConvGeometry:
-    """A square problem of 6x6 positions whose weight varies."""
+    """Return a square problem of 6x6 positions whose weight varies over the letters `varies`."""
     return ConvGeometry(B, C, 5 + taps, 5 + taps, F, 6, 6, taps, taps, varies=varies)
 
 
 EVEN, GROUPS = dense(64, 64), dense(128, 128, G=2)
 STRIDED, UNEVEN = dense(64, 64, stride_h=2, stride_w=2), dense(64, 64, 9, stride_h=3, stride_w=2, dilation_w=2)
-# More elements than 32 bits count, in images that they do count; and rows that lie 2^31 elements apart.
+# MANY: more elements than 32 bits can count, in images of fewer. FAR: rows that lie 2^31 elements apart.
 MANY, FAR = dense(64, 64, 1024, B=64), ConvGeometry(1, 64, 3, 2**25, 64, 1, 2**25, 3, 1)
 BLOCKS, EXACT, SCALARS = Tile(128, 64, 32, 8, 3), Tile(64, 32, 16, 8, 4), Tile(64, 16, 32, 8, 2)
 FEW = Tile(4, 16, 8, 1, 4)
-# Blocks of pixels with more columns than rows, so that one cannot stand for the other. HALF is too narrow for halves.
+# Blocks of pixels with more columns than rows, so that mixing the two up changes the TTIR. HALF has too few columns of
+# the result to be stored in halves.
 WHOLE = Tile(64, 128, 32, 4, 3, BLOCK_B=2, BLOCK_H=4, BLOCK_W=8)
 HALF = Tile(128, 64, 32, 4, 3, BLOCK_B=16, BLOCK_H=2, BLOCK_W=4)
 WHOLE_TF32 = Tile(128, 64, 32, 8, 3, BLOCK_B=8, BLOCK_H=2, BLOCK_W=8)
 
 
 def sides(operator: Operator) -> dict[str, Variant]:
-    """The variants that fprop and dgrad have in common."""
+    """Return the variants of fprop or dgrad."""
     gathered = {
         "vectors": Variant(operator, EVEN, BLOCKS, bias=True),
         "vectors, groups, stride": Variant(operator, dense(128, 128, G=2, stride_h=2, stride_w=2), BLOCKS),
@@ -92,7 +93,7 @@ def sides(operator: Operator) -> dict[str, Variant]:
 
 
 def wgrad() -> dict[str, Variant]:
-    """The variants of wgrad, and of the kernel that adds up its partial sums."""
+    """Return the variants of wgrad, and of the kernel that adds up its partial sums."""
     split, whole, few = Tile(128, 64, 32, 8, 3, SPLIT_K=2), Tile(64, 32, 16, 4, 3), Tile(16, 64, 1, 4, 2)
     tma = dict(SPLIT_K=2, BLOCK_H=1)
     return {
@@ -118,12 +119,12 @@ def wgrad() -> dict[str, Variant]:
 
 
 def variants() -> dict[str, dict[str, Variant]]:
-    """For each operator its variants, by name."""
+    """Return each operator's variants, by name."""
     return {operator: wgrad() if operator == "wgrad" else sides(operator) for operator in OPERATORS}
 
 
 def started() -> Iterator[tuple[Operator, str, Launch]]:
-    """Every launch of every variant. The second of wgrad's adds up partial sums."""
+    """Yield every launch of every variant with its operator and name. wgrad's second launch adds up partial sums."""
     for operator in OPERATORS:
         for name, variant in variants()[operator].items():
             for number, each in enumerate(variant.launches):

@@ -7,24 +7,53 @@ from bench import results
 from bench.report import compare, tables
 from bench.results import Results
 
+DESCRIPTION = """\
+Print a Markdown report of benchmark results: how many times as fast as torch each implementation is, for each family
+of layers and for each layer, and what could not be timed and why. Locally connected layers, which torch does not have,
+stand beside unfold + einsum.
+
+No GPU is needed: the results are read from files. It takes seconds, and writes nothing without --out or --publish.
+
+With --against, the exit status is 1 if one of this repository's implementations (triton, triton-nchw or reference) lost
+a result, or got slower by more than --threshold and by more than the spread within a run. If the baseline (torch, or
+unfold + einsum) got slower too, the machine did, and only the rest counts. The exit status is also 1 if no result is in
+both. It is 2 if a file is no record of times, or if the runs are not of one machine. Otherwise it is 0."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
     parser.add_argument(
         "files",
         type=Path,
         nargs="+",
-        metavar="FILES",
-        help="runs of one machine: JSON from pytest bench --benchmark-json, or layers.json from bench device",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.md and the pictures there")
-    parser.add_argument(
-        "--against", type=Path, metavar="OLD.json", help="say what changed since OLD; the exit status is 1 if for worse"
+        metavar="FILE",
+        help="results of one machine, taken together: JSON from pytest bench (--save or --benchmark-json), or the "
+        "layers.json or precision.json of bench device",
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.05, help="with --against: the share by which to be slower to fail (0.05)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="also write DIR/report.md, which has every time, and pictures (needs matplotlib)",
     )
     parser.add_argument(
-        "--publish", action="store_true", help="keep the results in bench/results and rewrite the README's section"
+        "--against",
+        type=Path,
+        metavar="OLD.json",
+        help="also print what changed since these results, and fail if one of ours got worse",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="with --against, fail if a time grew by more than this share (default: 0.05, which is 5 %%)",
+    )
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="also add the results of a GPU, with table and pictures, to bench/results, and rewrite the README's "
+        "section on performance (needs matplotlib)",
     )
 
 

@@ -1,1 +1,1 @@
-"""One run of the benchmarks: problems, contenders, checks of results, times, peaks of memory and the roof."""
+"""One run of the benchmark: problems, contenders, checks of results, times, peaks of memory and the roofline."""

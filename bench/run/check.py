@@ -1,4 +1,7 @@
-"""Whether a result may be timed: positions of it against the sum of products in float64, formed by gathering."""
+"""Checks results before they are timed: samples of them are compared with sums of products in float64.
+
+The expected values are computed from pixels that are gathered by their indices, independently of every contender.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,20 +14,23 @@ from tests.support.oracle import precision_on
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.tools.tolerance import allowed, errors
 
-# So many positions of an image or of features are checked, all channels of each; or taps, all channels of each; or,
-# of weights that vary, the filters of so many positions.
+# The size of a sample. In fprop and dgrad: positions or pixels, with all their channels. In wgrad: taps, with all their
+# channels, or, if the weight varies by location, positions, with all their filters.
 POSITIONS = 512
 TAPS = 9
 FILTERS = 64
 
 
 class WrongResult(AssertionError):
-    """A result that is further from float64 than rounding explains. It is not timed."""
+    """A result is further from float64 than rounding explains. It shows no time."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What some of the results of an operator have to be: `at` picks them from the result."""
+    """Expected values of a part of an operator's result: `result[at]` must be `expected`.
+
+    `products` is the number of products in each sum, on which the tolerance depends.
+    """
 
     operator: Operator
     at: tuple[Tensor | slice, ...]
@@ -32,24 +38,25 @@ class Sample:
     products: int
 
     def errors(self, result: Tensor) -> tuple[float, float]:
-        """RMS and maximum of the relative error, as `tests.support.oracle` defines them."""
+        """Return the RMS and the maximum of the relative error, as `tritonconv.tools.tolerance` defines them."""
         return errors(result[self.at], self.expected)
 
 
 def samples(of: Pass, problem: Problem, seed: int = 0) -> list[Sample]:
-    """What to check each result of a pass by: the corners, and other positions at random."""
+    """Return a sample for each result of a pass: its first and last position, and others at random."""
     found = [sample(operator, problem, seed) for operator in operators_of(of, problem.layer)]
     return [with_bias(each, problem.bias) for each in found] if of == "forward" else found
 
 
 def with_bias(sample: Sample, bias: Tensor) -> Sample:
-    """Of results (B, N, h, w), to which a bias (N,) or (N, h, w) is added."""
+    """Return the sample after a bias (N,) or (N, h, w) is added to a result (B, N, h, w)."""
     _, _, *pixel = sample.at
     added = bias if bias.ndim == 1 else bias[:, *pixel].T
     return replace(sample, expected=sample.expected + added.double())
 
 
 def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:
+    """Return a sample of an operator's result, without a bias."""
     geometry = problem.geometry
     generator = torch.Generator().manual_seed(seed)
     match operator:
@@ -76,16 +83,16 @@ def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:
 def assert_right(
     of: Pass, problem: Problem, results: Sequence[Tensor], expected: Sequence[Sample], looser: float = 1
 ) -> tuple[float, float]:
-    """The largest RMS and maximum error of the results of a pass.
+    """Return the largest RMS and the largest maximum error of the results of a pass.
 
-    Raises WrongResult beyond the tolerances, made `looser` by a factor.
+    Raises WrongResult if an error is beyond its tolerance. The factor `looser` makes the tolerances larger.
     """
     found = [0.0, 0.0]
     precision = precision_on(problem.x.device, problem.dtype)
     for result, each in zip(results, expected, strict=True):
         most = allowed(precision, each.products, looser)
         for i, (error, bound, what) in enumerate(zip(each.errors(result), most, ("RMS", "maximum"), strict=True)):
-            if not error <= bound:  # nor if it is NaN
+            if not error <= bound:  # so that NaN is wrong too
                 raise WrongResult(
                     f"{problem.layer.name} {of}: {each.operator} in {problem.dtype} is off by {error:.2e} ({what}), "
                     f"{bound:.1e} is allowed"
@@ -95,7 +102,10 @@ def assert_right(
 
 
 def some(extents: tuple[int, ...], most: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
-    """Index tensors of all positions, or of `most`: the first, the last, and others at random, each once."""
+    """Return one index tensor for each extent: all positions, or at most `most`.
+
+    A selection has the first, the last, and others at random. No position is in it twice.
+    """
     total = torch.Size(extents).numel()
     if total <= most:
         flat = torch.arange(total)
@@ -106,14 +116,14 @@ def some(extents: tuple[int, ...], most: int, generator: torch.Generator, device
 
 
 def features_at(x: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """y[b, :, p, q]: the pixels under each position, times the filters."""
+    """Return y[b, :, p, q]: the pixels under each position times the filters."""
     n, own = ("n", weight[p, q]) if geometry.per_location else ("", weight)
     filters = own.double().unflatten(-4, (geometry.G, -1))
     return torch.einsum(f"nrsgc,{n}gfcrs->ngf", patches_at(x, geometry, b, p, q), filters).flatten(1)
 
 
 def patches_at(x: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """The pixels under each position, of shape (n, R, S, G, C/G)."""
+    """Return the pixels under each of n positions, of shape (n, R, S, G, C/G)."""
     r, s = torch.arange(geometry.R, device=x.device), torch.arange(geometry.S, device=x.device)
     h = p[:, None] * geometry.stride_h + r * geometry.dilation_h - geometry.pad_h
     w = q[:, None] * geometry.stride_w + s * geometry.dilation_w - geometry.pad_w
@@ -123,7 +133,7 @@ def patches_at(x: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tenso
 
 
 def pixels_at(y: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, h: Tensor, w: Tensor) -> Tensor:
-    """x[b, :, h, w]: the positions that have each pixel under one of their taps, times the filters."""
+    """Return x[b, :, h, w]: the features of the positions that have the pixel under a tap, times the filters."""
     r, s = torch.arange(geometry.R, device=y.device), torch.arange(geometry.S, device=y.device)
     far_h = h[:, None] + geometry.pad_h - r * geometry.dilation_h
     far_w = w[:, None] + geometry.pad_w - s * geometry.dilation_w
@@ -141,7 +151,10 @@ def pixels_at(y: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, h: T
 
 
 def gathered(side: Tensor, b: Tensor, rows: Tensor, columns: Tensor, in_rows: Tensor, in_columns: Tensor) -> Tensor:
-    """side[b, :, rows, columns] in float64, of shape (n, R, S, channels); zero where it is not inside."""
+    """Return side[b, :, rows, columns] in float64, of shape (n, R, S, channels).
+
+    Entries outside the side are zero: `in_rows` and `in_columns` say which are inside.
+    """
     inside = in_rows[:, :, None] & in_columns[:, None, :]
     rows, columns = rows.where(in_rows, 0), columns.where(in_columns, 0)
     values = side.permute(0, 2, 3, 1)[b[:, None, None], rows[:, :, None], columns[:, None, :]]
@@ -149,7 +162,7 @@ def gathered(side: Tensor, b: Tensor, rows: Tensor, columns: Tensor, in_rows: Te
 
 
 def filters_at(x: Tensor, y: Tensor, geometry: ConvGeometry, p: Tensor, q: Tensor) -> Tensor:
-    """weight[p, q], of shape (n, F, C/G, R, S): the pixels under each position, times its features."""
+    """Return weight[p, q], of shape (n, F, C/G, R, S): the pixels under each position times its features."""
     total = x.new_zeros((len(p), *geometry.weight_shape[-4:]), dtype=torch.float64)
     by_group = total.unflatten(1, (geometry.G, -1))
     for b in range(geometry.B):  # one at a time, for memory
@@ -160,7 +173,7 @@ def filters_at(x: Tensor, y: Tensor, geometry: ConvGeometry, p: Tensor, q: Tenso
 
 
 def taps_at(x: Tensor, y: Tensor, geometry: ConvGeometry, r: int, s: int) -> Tensor:
-    """weight[:, :, r, s], of shape (F, C/G): the image as one tap sees it, times the features."""
+    """Return weight[:, :, r, s], of shape (F, C/G): the pixels that fall under one tap times the features."""
     h = torch.arange(geometry.P, device=x.device) * geometry.stride_h + r * geometry.dilation_h - geometry.pad_h
     w = torch.arange(geometry.Q, device=x.device) * geometry.stride_w + s * geometry.dilation_w - geometry.pad_w
     p, q = (index.nonzero()[:, 0] for index in ((h >= 0) & (h < geometry.H), (w >= 0) & (w < geometry.W)))

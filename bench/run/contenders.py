@@ -1,8 +1,20 @@
-"""What is timed: each pass of a layer, as each contender would compute it.
+"""The contenders: how each of them computes each pass of a layer.
 
-The passes `fprop`, `dgrad` and `wgrad` are the three operators, `step` is forward and backward through autograd, all
-without a bias. Of a Conv2d, fprop is the forward pass and dgrad the input's gradient; of a ConvTranspose2d it is the
-other way round. `forward` is the forward pass once more, as users call it, with a bias.
+The passes `fprop`, `dgrad` and `wgrad` are the three operators. `step` is forward and backward through autograd. All
+four run without a bias. `forward` is the forward pass as users call it, with a bias.
+
+In a Conv2d, fprop is the forward pass and dgrad the input's gradient. In a ConvTranspose2d it is the other way round.
+
+The contenders:
+
+    torch        torch.nn.functional: cuDNN on NVIDIA, in channels_last.
+    triton       tritonconv's Triton kernels, in channels_last.
+    torch-nchw   torch, with contiguous (NCHW) operands.
+    triton-nchw  triton, with contiguous (NCHW) operands.
+    reference    tritonconv.reference: unfold + einsum in plain PyTorch.
+    loop         a loop over positions in plain PyTorch, for locally connected layers only.
+    compile      torch's layer under torch.compile.
+    flag_gems    FlagGems' Triton kernels, if the package is installed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,18 +44,19 @@ Pass = Literal["fprop", "dgrad", "wgrad", "forward", "step"]
 PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad", "forward", "step")
 CONTENDERS = ("torch", "triton", "torch-nchw", "triton-nchw", "reference", "loop", "compile", "flag_gems")
 OURS = ("triton", "triton-nchw", "reference")
-# What is written in the place of a layer that torch does not have: unfold + einsum, and a loop over positions.
+# torch has no locally connected layer. Users write one of these instead: unfold + einsum, or a loop over positions.
 INSTEAD = ("reference", "loop")
-# float32 outside the tensor cores, and tf32, which is float32 rounded for them.
+# Both "tf32" and "float32" have float32 operands. tf32 rounds them for the tensor cores; float32 does not use these.
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A layer in a dtype, with random operands on `device`: image x, weight, and features y, in channels_last.
+    """A layer in one dtype, with random operands in channels_last: image x, weight, features y and bias.
 
-    y is the incoming gradient of a Conv2d, and the input of a ConvTranspose2d, whose incoming gradient is x. The bias
-    is that of the layer: one number for each channel of its result, or, if its weight varies, for each pixel of it.
+    For a Conv2d, x is the input and y the incoming gradient. For a ConvTranspose2d, y is the input and x the incoming
+    gradient. The bias has one number for each channel of the layer's result. If the weight varies, it has one for each
+    channel and location.
     """
 
     layer: Layer
@@ -56,6 +69,7 @@ class Problem:
 
     @classmethod
     def draw(cls, layer: Layer, dtype: str, device: torch.device, seed: int = 0) -> "Problem":
+        """Return the problem of a layer, with normally distributed operands on `device`."""
         generator = torch.Generator(device).manual_seed(seed)
         geometry = layer.geometry
 
@@ -72,12 +86,15 @@ class Problem:
         return cls(layer, dtype, geometry, x, weight, y, bias)
 
     def contiguous(self) -> "Problem":
-        """The same numbers in NCHW, but for a weight that varies: in any format its layer has its channels last."""
+        """Return the same problem with contiguous operands, as NCHW users have them.
+
+        A weight that varies stays as it is, because its layer keeps channels last in both formats.
+        """
         weight = self.weight if self.geometry.varies else self.weight.contiguous()
         return replace(self, x=self.x.contiguous(), weight=weight, y=self.y.contiguous())
 
     def call(self, operator: Operator, *, channels_last: bool = True, implementation: str = "auto") -> Call:
-        """The call of an operator on these operands, without a bias."""
+        """Return the call of an operator on these operands, without a bias."""
         factors: dict[Factor, Tensor] = dict(x=self.x, weight=self.weight, y=self.y)
         return Call.of_geometry(
             operator,
@@ -89,19 +106,25 @@ class Problem:
 
     @property
     def forward(self) -> Operator:
+        """The operator that is the layer's forward pass."""
         return "dgrad" if self.layer.case.transposed else "fprop"
 
     @property
     def input(self) -> Tensor:
+        """The layer's input."""
         return self.y if self.layer.case.transposed else self.x
 
     @property
     def gradient(self) -> Tensor:
+        """The gradient of the layer's result."""
         return self.x if self.layer.case.transposed else self.y
 
 
 def operators_of(of: Pass, layer: Layer) -> tuple[Operator, ...]:
-    """Which operator each result of a pass is of. A step gives result, input gradient and weight gradient."""
+    """Return the operator that computes each result of a pass.
+
+    The results of a step are the layer's result, the input's gradient and the weight's gradient.
+    """
     if of not in ("forward", "step"):
         return (of,)  # type: ignore[return-value]
     operators: tuple[Operator, ...] = (
@@ -111,13 +134,16 @@ def operators_of(of: Pass, layer: Layer) -> tuple[Operator, ...]:
 
 
 def competing(asked: Sequence[str], layer: Layer) -> list[str]:
-    """Those of `asked`, and, if torch is among them and does not have the layer, what is written instead of it."""
+    """Return the contenders in `asked`.
+
+    If torch is among them and has no such layer, `reference` and `loop` are added: users write these instead.
+    """
     instead = INSTEAD if layer.family == "local" and "torch" in asked else ()
     return list(dict.fromkeys([*asked, *instead]))
 
 
 def refusal(contender: str, of: Pass, problem: Problem) -> str | None:
-    """Why `contender` can not compute this pass; None if it can."""
+    """Return why `contender` cannot compute this pass; None if it can."""
     local = problem.layer.family == "local"
     match contender:
         case "torch" | "torch-nchw" | "compile" if local:
@@ -130,12 +156,15 @@ def refusal(contender: str, of: Pass, problem: Problem) -> str | None:
             if find_spec("flag_gems") is None:
                 return "flag_gems is not installed"
             if problem.layer.case.transposed or of in ("dgrad", "wgrad") or local:
-                return "flag_gems has a conv2d, forward and backward together, and no transposed or local one"
+                return "flag_gems has no transposed or locally connected layer, and no dgrad or wgrad alone"
     return None
 
 
 def computation(contender: str, of: Pass, problem: Problem) -> Computation:
-    """A function without arguments that computes the pass anew each time, and returns its results."""
+    """Return a function without arguments that computes the pass as `contender` does, and returns its results.
+
+    Raises ValueError if there is no such contender.
+    """
     match contender:
         case "triton" | "reference":
             return _tritonconv(contender, of, problem, channels_last=True)
@@ -165,7 +194,7 @@ def _tritonconv(implementation: str, of: Pass, problem: Problem, channels_last: 
 
 
 def _loop(of: Pass, problem: Problem) -> Computation:
-    """A step's gradients are autograd's; the passes alone are the loops that compute no more than that."""
+    """Return the pass as a loop over positions. Autograd makes the gradients of a step; dgrad and wgrad are loops."""
     x, weight, y, geometry = problem.x, problem.weight, problem.y, problem.geometry
 
     def layer(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -184,7 +213,10 @@ def _loop(of: Pass, problem: Problem) -> Computation:
 
 
 def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda function: function) -> Computation:
-    """torch's own convolution: cuDNN on NVIDIA. Gradients by the operator that its autograd calls."""
+    """Return the pass by torch's own convolution: cuDNN on NVIDIA.
+
+    Gradients are computed by aten.convolution_backward, which torch's autograd calls too.
+    """
     case = problem.layer.case
     function = conv_transpose2d if case.transposed else conv2d
 
@@ -212,7 +244,10 @@ def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda 
 
 
 def compiled_by_torch(function: Any) -> Any:
-    """torch.compile at its best. What was compiled before is forgotten, because torch fails beyond a limited number."""
+    """Return the function under torch.compile, with the options that make it fastest.
+
+    Earlier compilations are dropped first, because torch keeps only a limited number and fails beyond it.
+    """
     torch.compiler.reset()
     mode = "max-autotune-no-cudagraphs" if torch.cuda.is_available() else None
     return torch.compile(function, dynamic=False, fullgraph=True, mode=mode)
@@ -232,7 +267,7 @@ def _flag_gems(of: Pass, problem: Problem) -> Computation:
 
 
 def _layer(of: Pass, problem: Problem, function: Callable[..., Tensor]) -> Computation:
-    """A layer's forward pass with its bias, or a step without."""
+    """Return a layer's forward pass with its bias, or its step without one."""
     if of == "forward":
         return lambda: (function(problem.input, problem.weight, problem.bias),)
     input, weight = problem.input.detach().requires_grad_(), problem.weight.detach().requires_grad_()
@@ -246,7 +281,10 @@ def _layer(of: Pass, problem: Problem, function: Callable[..., Tensor]) -> Compu
 
 @contextmanager
 def at_its_best(dtype: str) -> Iterator[None]:
-    """torch's switches as a user who wants speed sets them: cuDNN tries all its algorithms, TF32 as the dtype says."""
+    """Set torch's switches for speed within the block: cuDNN tries all its algorithms.
+
+    TF32 is allowed if the dtype is "tf32", and only then.
+    """
     precision = "tf32" if dtype == "tf32" else "ieee"
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul

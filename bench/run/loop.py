@@ -1,6 +1,7 @@
-"""Locally connected layers as a loop over positions in plain torch: what is written to do without unfold's patches.
+"""Locally connected layers as a loop over positions in plain torch, the contender `loop`.
 
-What a position sees of the image is a slice of it. Weights are (P, Q, F, C/G, R, S).
+A user writes this to avoid the memory of unfold's patches: each position reads a slice of the image. Weights are of
+shape (P, Q, F, C/G, R, S).
 """
 
 from collections.abc import Iterator
@@ -12,12 +13,12 @@ from torch.nn.functional import pad
 
 from tritonconv.geometry import ConvGeometry
 
-# A position p, q, and the rows and columns of the padded image that it sees.
+# A position (p, q), and the rows and columns of the padded image that its taps fall on.
 Window = tuple[int, int, slice, slice]
 
 
 def fprop(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
-    """The features y (B, F, P, Q): at each position, what it sees times its filters."""
+    """Return the features y (B, F, P, Q): each position's slice of the image times its filters."""
     image, filters = padded(x, geometry).unflatten(1, (geometry.G, -1)), weight.unflatten(2, (geometry.G, -1))
     columns = [
         torch.einsum("bgcrs,gfcrs->bgf", image[..., rows, columns], filters[p, q])
@@ -27,7 +28,7 @@ def fprop(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
 
 
 def dgrad(y: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
-    """The image x (B, C, H, W): each position's features times its filters, added up where it looks."""
+    """Return the image x (B, C, H, W): each position's features times its filters, added to its slice of the image."""
     features, filters = y.unflatten(1, (geometry.G, -1)), weight.unflatten(2, (geometry.G, -1))
     image = padded(y.new_zeros(geometry.image_shape), geometry)
     for p, q, rows, columns in windows(geometry):
@@ -37,7 +38,7 @@ def dgrad(y: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
 
 
 def wgrad(x: Tensor, y: Tensor, geometry: ConvGeometry) -> Tensor:
-    """The weight (P, Q, F, C/G, R, S): at each position, what it sees times its features, summed over the images."""
+    """Return the weight (P, Q, F, C/G, R, S): each position's slice times its features, summed over the images."""
     image, features = (side.unflatten(1, (geometry.G, -1)) for side in (padded(x, geometry), y))
     weights = [
         torch.einsum("bgf,bgcrs->gfcrs", features[..., p, q], image[..., rows, columns])
@@ -47,6 +48,7 @@ def wgrad(x: Tensor, y: Tensor, geometry: ConvGeometry) -> Tensor:
 
 
 def windows(geometry: ConvGeometry) -> Iterator[Window]:
+    """Yield every position with its slices of the padded image."""
     far_h, far_w = (geometry.R - 1) * geometry.dilation_h + 1, (geometry.S - 1) * geometry.dilation_w + 1
     for p, q in product(range(geometry.P), range(geometry.Q)):
         h, w = p * geometry.stride_h, q * geometry.stride_w
@@ -54,6 +56,6 @@ def windows(geometry: ConvGeometry) -> Iterator[Window]:
 
 
 def padded(x: Tensor, geometry: ConvGeometry) -> Tensor:
-    """The image with the padding around it; itself if there is none."""
+    """Return the image with the padding around it, or the image itself if there is no padding."""
     h, w = geometry.pad_h, geometry.pad_w
     return pad(x, (w, w, h, h)) if h or w else x

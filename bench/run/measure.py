@@ -1,4 +1,4 @@
-"""One problem, measured: every contender checked against float64, then timed side by side. The rows of the record."""
+"""Measures one pass of one problem: checks every contender against float64, then times them side by side."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,16 +22,27 @@ def measure(
     environment: dict[str, Any],
     budget: float = BUDGET,
 ) -> list[Row]:
-    """One row for each contender. Its `status` is
+    """Return one row of the record for each contender.
 
-    `ok`       the result is right, and there are times: `device_us` (replays of a CUDA graph, cold L2 cache),
-               `wall_us` (eager, from the call to the result) and `host_us` (eager, until the call returns), each with
-               median, p20, p80 and runs; `tflops`, `gbps` and `roof` (the fraction of what the ceilings allow) follow
-               from the median on the device, or of the wall where there is none; `extra_bytes` is the peak of the
-               memory beside operands and results, `peak` that of all memory as a multiple of operands and results
-    `wrong`    it is not, `reason` says by how much, and there are none
-    `skipped`  it can not run this, and says why
-    `failed`   it raised
+    The `status` of a row is one of:
+
+        `ok`       The result is right. The row has times.
+        `wrong`    The result is wrong. `reason` says by how much, and there are no times.
+        `skipped`  The contender cannot compute this pass. `reason` says why.
+        `failed`   The contender raised an exception. `reason` has its first line.
+
+    A row with times has these fields, among others:
+
+        `device_us`    Microseconds on the GPU: replays of a CUDA graph with a cold L2 cache. None on a CPU.
+        `wall_us`      Microseconds of eager calls, from the call until the result is there.
+        `host_us`      Microseconds of eager calls, from the call until it returns. None on a CPU.
+        `tflops`       TFLOP/s, from the median of `device_us`, or of `wall_us` if that is None.
+        `gbps`         GB/s, from the same median, with each operand and result moved once.
+        `roof`         The share of the roofline that it reaches: the time at the ceilings over the same median.
+        `extra_bytes`  The peak of the memory that the call takes beside operands and results.
+        `peak`         The peak of all memory, as a multiple of operands and results.
+
+    Each of the three times is a dict of `median`, `p20`, `p80` and the number of `runs`.
     """
     device = problem.x.device
     rows = {
@@ -68,29 +79,32 @@ def measure(
         for name, each in times.items():
             try:
                 if each.results is not None:
-                    check_result(name, each.results)  # what the last timed replay has left
+                    check_result(name, each.results)  # the results that the last timed replay wrote
                 rows[name] |= timed(each, roof) | {"peak": peak(each, problem, of)}
             except check.WrongResult as error:
                 rows[name] |= failure(error, device)
     return list(rows.values())
 
 
-# cuDNN may choose algorithms that are less accurate than a sum of products, such as Winograd's. That is for its users
-# to judge by the errors in the rows: it is not kept out of the comparison for it. Nor is a loop over positions, which
-# rounds a pixel once for each tap that falls on it.
+# cuDNN may choose algorithms that are less accurate than a sum of products, for example Winograd's. They still compete:
+# users can judge them by the errors in the rows. A loop over positions is also less accurate, because its dgrad rounds
+# a pixel once for each tap that falls on it.
 LOOSER = 10
 LOOSER_IN_A_LOOP = 30
 
 
 def looser(contender: str) -> float:
-    """By how much more than ours a contender may be off."""
+    """Return the factor by which a contender's tolerance is larger than that of our implementations."""
     return 1 if contender in OURS else LOOSER_IN_A_LOOP if contender == "loop" else LOOSER
 
 
 def timed_or_failed(
     computations: dict[str, Computation], rows: dict[str, Row], device: torch.device, budget: float
 ) -> dict[str, Times]:
-    """The times of all calls, side by side. If one of them fails at it, of each alone, and a row that says so."""
+    """Return the times of all calls, side by side.
+
+    If one of them raises an exception, each is timed alone, and the rows of those that fail get the status `failed`.
+    """
     try:
         return side_by_side(computations, device, budget)
     except Exception as error:
@@ -105,27 +119,27 @@ def timed_or_failed(
 
 
 def failure(error: Exception, device: torch.device) -> Row:
-    """What a row says of an exception. Raises it again if the GPU is lost by it."""
+    """Return the `status` and `reason` that a row gets for an exception. Raises it again if the GPU is lost."""
     if lost(device):
         raise error
     return {"status": "wrong" if isinstance(error, check.WrongResult) else "failed", "reason": in_short(error)}
 
 
 def about(layer: Layer, of: Pass, contender: str, dtype: str) -> Row:
-    """What a row speaks of."""
+    """Return the fields that say what a row measures."""
     return {"layer": layer.name, "family": layer.family, "pass": of, "contender": contender, "dtype": dtype}
 
 
 def untimed(
     layer: Layer, of: Pass, dtype: str, contenders: Sequence[str], *, commit: str | None, status: str, reason: str
 ) -> list[Row]:
-    """The rows of a problem that nothing was timed of."""
+    """Return rows without times, one for each contender, with this status and reason."""
     outcome = {"commit": commit, "status": status, "reason": reason}
     return [about(layer, of, name, dtype) | outcome for name in contenders]
 
 
 def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device, channels_last: bool = True) -> dict[str, str]:
-    """The tile that each operator of a pass chooses on `device`."""
+    """Return the name of the tile that each operator of the pass runs with on `device`."""
     from bench.lowering.offline import plan_for
     from tritonconv import runtime
 
@@ -138,7 +152,7 @@ def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device, channels_
 
 
 def peak(times: Times, problem: Problem, of: Pass) -> float | None:
-    """The memory that a contender holds at its peak, as a multiple of operands and results: 1 is the least."""
+    """Return the peak of all memory as a multiple of operands and results: 1 is the least. None if it is unknown."""
     if times.extra_bytes is None:
         return None
     least = problem.geometry.minimal_bytes(problem.x.element_size()) * (2 if of == "step" else 1)
@@ -146,7 +160,7 @@ def peak(times: Times, problem: Problem, of: Pass) -> float | None:
 
 
 def timed(times: Times, roof: Roof) -> Row:
-    """What follows from the times of one contender."""
+    """Return the fields of a row that follow from the times of one contender."""
     device = spread(times.device) if times.device else None
     wall = spread(times.wall)
     microseconds = (device or wall)["median"]

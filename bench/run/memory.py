@@ -1,4 +1,4 @@
-"""The peak of the memory that a call takes: of all that torch allocates in it, inside its operators too."""
+"""Measures the peak of the memory that a call takes: everything torch allocates in it, also inside operators."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ Computation = Callable[[], Any]
 
 
 def on_gpu(computation: Computation, device: torch.device) -> tuple[int, Any]:
-    """The most bytes that are allocated at a time during a call, beyond those before it, and what it returns."""
+    """Return the peak of the bytes allocated in a call, beyond those allocated before it, and the call's results."""
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -24,8 +24,10 @@ def on_gpu(computation: Computation, device: torch.device) -> tuple[int, Any]:
 
 
 def on_cpu(computation: Computation) -> tuple[int, Any]:
-    """The same, from a profile of what torch's allocator hands out in the call, and gets back of that: it sees neither
-    what libraries keep apart nor that something from before the call is freed.
+    """Return the same as `on_gpu`, from torch's profile of its allocator during the call.
+
+    The profile sees no memory that libraries allocate by themselves. Nor does it see the freeing of tensors from before
+    the call.
     """
     with uncollected(), profile(use_kineto=True, profile_memory=True) as profiler:
         results = computation()
@@ -37,7 +39,7 @@ def on_cpu(computation: Computation) -> tuple[int, Any]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Nothing is collected as garbage meanwhile: it would be memory from before the call that is given back in it."""
+    """Switch garbage collection off meanwhile, so that memory from before the call is not freed during it."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -48,5 +50,5 @@ def uncollected() -> Iterator[None]:
 
 
 def beside_results(peak: int, results: Sequence[Tensor] | None) -> int:
-    """Of the peak of a call, what it takes beside operands and results."""
+    """Return the part of a call's peak that is not its results. `peak` does not contain the operands."""
     return peak - sum(result.untyped_storage().nbytes() for result in results or ())

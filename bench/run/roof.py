@@ -1,4 +1,4 @@
-"""How fast it could be: ceilings measured in the same run, and the time a pass takes if it reaches them."""
+"""The roofline: ceilings measured in the same run, and the least time that a pass can take under them."""
 
 import statistics
 from collections.abc import Iterable
@@ -13,15 +13,17 @@ from tritonconv.geometry import ConvGeometry, Operator
 
 Ceilings = dict[str, float]
 
-# Extent of the large matrix product and bytes of the large copy.
+# The rows and columns of the large matrices, and the bytes of the large copy.
 LARGE = {"cuda": (8192, 1 << 31), "cpu": (1024, 1 << 26)}
-# How often the small copy is made in one call, so that few of its bytes come from memory.
+# The small copy is repeated this many times in one call. Only the first reads from memory, the rest from the L2 cache.
 AGAIN = 64
 
 
 def ceilings(dtypes: Iterable[str], device: torch.device) -> Ceilings:
-    """TFLOP/s of a large matrix product of random numbers, by dtype, and GB/s, read and written, of a large copy, and,
-    as "l2", of a small one that is made again and again, from the L2 cache to the L2 cache.
+    """Measure the rates that the machine reaches.
+
+    Returns the TFLOP/s of a large matrix product of random numbers for each dtype. "copy" is the GB/s of a large copy,
+    and "l2" that of a small copy repeated within the L2 cache. Both count bytes read and bytes written.
     """
     extent, size = LARGE[device.type]
     found = {dtype: 2 * extent**3 / _product(dtype, extent, device) / 1e12 for dtype in dtypes}
@@ -32,14 +34,17 @@ def ceilings(dtypes: Iterable[str], device: torch.device) -> Ceilings:
 
 
 def in_l2(device: torch.device) -> int:
-    """Bytes of which both a copy and what it is copied from fit in half the L2 cache."""
+    """Return the bytes of the small copy: source and target together fill half the L2 cache."""
     if device.type == "cpu":
         return 1 << 14
     return int(torch.cuda.get_device_properties(device).L2_cache_size) // 4
 
 
 def _copy(size: int, times: int, device: torch.device) -> float:
-    """By a kernel that changes what it copies: a mere copy in a CUDA graph is made by an engine that is slower."""
+    """Return the seconds of `times` copies of `size` bytes.
+
+    The kernel inverts the bits. In a CUDA graph, a plain copy would run on a copy engine, which is slower.
+    """
     source, target = (torch.ones(size // 8, dtype=torch.int64, device=device) for _ in range(2))
     return _seconds(lambda: tuple(torch.bitwise_not(source, out=target) for _ in range(times)), device)
 
@@ -56,9 +61,12 @@ def _seconds(computation: Computation, device: torch.device) -> float:
 
 
 class Roof(NamedTuple):
-    """The least a pass can take. Each of its operators is bound by whichever takes longer of its products
-    ("arithmetic"), each operand moved once ("memory"), and, if every position has a weight of its own, patches read
-    through the L2 cache ("L2"). `bound` is that of the operator that takes longest.
+    """The least time that a pass can take, and what bounds it.
+
+    An operator takes at least as long as its multiplications and additions ("arithmetic"), and as long as moving each
+    operand and result once ("memory"). If the weight varies by location, it also takes at least as long as reading the
+    patches through the L2 cache ("L2"). The time of a pass is the sum over its operators. `bound` is what bounds the
+    operator that takes longest.
     """
 
     microseconds: float
@@ -68,6 +76,7 @@ class Roof(NamedTuple):
 
     @classmethod
     def of(cls, of: Pass, problem: Problem, ceilings: Ceilings) -> "Roof":
+        """Return the roof of a pass of `problem` at these ceilings."""
         geometry, itemsize = problem.geometry, problem.x.element_size()
         flops, moved = geometry.flops, geometry.minimal_bytes(itemsize)
         floors = []
@@ -81,8 +90,9 @@ class Roof(NamedTuple):
 
 
 def patch_bytes(operator: Operator, geometry: ConvGeometry, itemsize: int) -> int:
-    """What positions read of the image, each tap anew; or in dgrad what pixels read of the features. Also in the
-    padding.
+    """Return the bytes of all patches: each position reads one pixel of the image for each tap.
+
+    In dgrad, each position's features are read once for each tap. Taps in the padding count too.
     """
     channels = geometry.F if operator == "dgrad" else geometry.C
     return itemsize * geometry.B * geometry.P * geometry.Q * geometry.R * geometry.S * channels

@@ -1,4 +1,4 @@
-"""How long calls take: on the device, in eager mode, and on the host, side by side in alternating order."""
+"""Times calls side by side, in alternating order: device time, eager (wall) time and host time."""
 
 import statistics
 import time
@@ -13,22 +13,27 @@ from bench.run.memory import Computation
 
 Name = TypeVar("Name", bound=Hashable)
 
-# Bytes that are overwritten between two runs, to throw operands out of the L2 cache: several times the largest.
+# Bytes that are overwritten between two runs, so that the L2 cache is cold. This is several times the largest L2 cache.
 COLD = 512 << 20
-# Seconds that the runs of one call take, where neither the fewest nor the most runs say otherwise.
+# Seconds that all runs of one call may take. FEWEST and MOST bound the number of runs.
 BUDGET = 0.25
 FEWEST, MOST = 10, 100
-# Seconds from which on a call is slow, and how many runs of it have to do.
+# A call that takes SLOW seconds or longer has at least FEWEST_OF_SLOW runs instead of FEWEST.
 SLOW, FEWEST_OF_SLOW = 0.25, 3
 
 
 @dataclass
 class Times:
-    """What one call took, in microseconds, once for each run.
+    """The times of one call in microseconds, one for each run.
 
-    `how` it was timed on the device: replays of a "graph", or, where that could not be captured, eager calls between
-    "events", gaps and all; "wall" if there is none. `results` are those of the last replay. `extra_bytes` is the peak
-    of the memory it took beside operands and results.
+    Attributes:
+        device: How long the GPU took. Empty on a CPU.
+        wall: From an eager call until its result is there.
+        host: From an eager call until it returns. Empty on a CPU.
+        extra_bytes: The peak of the memory that the call takes beside operands and results.
+        how: How `device` was timed. "graph": replays of a CUDA graph. "events": eager calls between two events, with
+            the gaps between kernels, because the call could not be captured. "wall": there was no GPU.
+        results: The results of the last run on the device.
     """
 
     device: list[float] = field(default_factory=list)
@@ -40,7 +45,7 @@ class Times:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of the others lie, by linear interpolation between the two nearest ranks."""
+    """Return the value below which `share` of the values lie, interpolated between the two nearest ranks."""
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     low = int(place)
@@ -49,7 +54,10 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, 20th and 80th percentile, rounded to nanoseconds, and how many there are: one at least."""
+    """Return the median, the 20th and the 80th percentile, rounded to nanoseconds, and the number of values.
+
+    There must be at least one value, in microseconds.
+    """
     named = {"median": statistics.median(values), "p20": quantile(values, 0.2), "p80": quantile(values, 0.8)}
     return {**{name: round(value, 3) for name, value in named.items()}, "runs": len(values)}
 
@@ -57,7 +65,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def side_by_side(
     computations: dict[Name, Computation], device: torch.device, budget: float = BUDGET
 ) -> dict[Name, Times]:
-    """Time each of `computations`, in turns, so that a machine that gets slower does so for all."""
+    """Time each of `computations`, in turns: if the machine gets slower meanwhile, it does so for all of them."""
     if device.type == "cuda":
         times = on_device(computations, device, budget)
     else:
@@ -70,7 +78,7 @@ def side_by_side(
 
 
 def on_device(computations: dict[Name, Computation], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
-    """Replays of a CUDA graph between two events, with a cold L2 cache, in turns."""
+    """Return device times: replays of CUDA graphs between two events, with a cold L2 cache, in turns."""
     times = {name: Times() for name in computations}
     replays = {}
     for name, computation in computations.items():
@@ -78,7 +86,7 @@ def on_device(computations: dict[Name, Computation], device: torch.device, budge
     cold = torch.empty(COLD, dtype=torch.uint8, device=device)
     for name in turns({name: _seconds(replay, device) for name, replay in replays.items()}, budget):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        cold.zero_()  # long enough for what follows to be queued by the time it ends
+        cold.zero_()  # takes long enough for the host to queue the replay and both events before it ends
         start.record()
         times[name].results = replays[name]()
         end.record()
@@ -88,9 +96,10 @@ def on_device(computations: dict[Name, Computation], device: torch.device, budge
 
 
 def captured(computation: Computation, device: torch.device) -> tuple[Computation, str, int]:
-    """A replay of `computation`, what it is called, and the peak of the memory it takes beside operands and results.
+    """Capture `computation` in a CUDA graph.
 
-    What can not be captured is called as it is.
+    Returns a function that replays it, "graph", and the peak of the memory that a call takes beside operands and
+    results. If it cannot be captured, the function is `computation` itself, and the name is "events".
     """
     computation()
     extra = memory.beside_results(*memory.on_gpu(computation, device))
@@ -114,7 +123,7 @@ def captured(computation: Computation, device: torch.device) -> tuple[Computatio
 
     def replay(kept: Any = kept) -> Any:
         graph.replay()
-        return kept  # what the graph writes to
+        return kept  # the tensors that the graph writes to
 
     return replay, "graph", extra
 
@@ -122,7 +131,7 @@ def captured(computation: Computation, device: torch.device) -> tuple[Computatio
 def _in_eager_mode(
     computations: dict[Name, Computation], times: dict[Name, Times], device: torch.device, budget: float
 ) -> None:
-    """From the call to its result, as a user waits; and, on a GPU, until the host is free for the next call."""
+    """Add wall times, from each eager call until its result is there, and on a GPU host times, until it returns."""
     for computation in computations.values():
         computation()
     for name in turns({name: _seconds(computation, device) for name, computation in computations.items()}, budget):
@@ -137,7 +146,12 @@ def _in_eager_mode(
 
 
 def turns(seconds: dict[Name, float], budget: float) -> list[Name]:
-    """Whose turn it is, forwards and backwards in alternation: each as often as it fits into `budget`."""
+    """Return the order of runs: all names forwards, then backwards, and so on.
+
+    Args:
+        seconds: How long one run of each takes.
+        budget: How many seconds all runs of each may take. It bounds the number of runs within FEWEST and MOST.
+    """
     rounds = {
         name: max(FEWEST if each < SLOW else FEWEST_OF_SLOW, min(MOST, int(budget / max(each, 1e-9))))
         for name, each in seconds.items()

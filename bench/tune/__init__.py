@@ -1,1 +1,1 @@
-"""`python -m bench tune`: measures the tiles for layers on this GPU, and keeps the winners."""
+"""`python -m bench tune`: measures which tile is fastest for each layer on this GPU, and keeps the winners."""

@@ -1,4 +1,15 @@
-"""Measure the tiles for layers on this GPU. The winners become rows of `tritonconv/tiling/measured_tiles/`."""
+"""Measure which tile is fastest for each operator of each layer on this GPU, and keep the winners.
+
+This needs a GPU. It first compiles every tile that it will try, in parallel processes. Each tile's result is checked
+against float64: a tile whose result is wrong does not compete, however fast it is.
+
+The winners become rows of the GPU's table, tritonconv/tiling/measured_tiles/<GPU>.json, where tritonconv looks tiles up
+before it asks its cost model. The table is written after each row, so the command may be stopped at any moment.
+Called again, it measures only what the table has no row for.
+
+The exit status is 1 if a tile was wrong or failed. It is 2 if there is no GPU, or if the arguments are not usable.
+Otherwise it is 0.
+"""
 
 import argparse
 import sys
@@ -26,34 +37,58 @@ from tritonconv.tiling.tile import Tile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", default="all", help="layers: all, smoke, or names with commas between them")
+    parser.description = __doc__
     parser.add_argument(
-        "--dtypes", nargs="+", choices=list(DTYPES), default=["bfloat16"], help="one or more (bfloat16)"
+        "--rows",
+        default="all",
+        metavar="LAYERS",
+        help="layers of bench/layers.csv: all, smoke (twelve layers), or names with commas between them (default: all)",
     )
-    parser.add_argument("--seconds", type=float, help="stop after this time; the next call goes on from there")
-    parser.add_argument("--grid", action="store_true", help="try every legal tile, not only those that are shipped")
     parser.add_argument(
-        "--again", action="store_true", help="measure also what the table has a row of these kernels for"
+        "--dtypes",
+        nargs="+",
+        choices=list(DTYPES),
+        default=["bfloat16"],
+        metavar="DTYPE",
+        help=f"tune for operands of these dtypes: some of {', '.join(DTYPES)} (default: bfloat16)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="N",
+        help="begin nothing more that may not end within N seconds; compilation counts, but is not cut short "
+        "(default: no limit)",
+    )
+    parser.add_argument(
+        "--grid",
+        action="store_true",
+        help="try every legal tile (default: the shipped tiles that the cost model expects to be fastest)",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="measure also what the table already has a row of these kernels for"
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
-        help="the table to write: by default that of the package, in tritonconv/tiling/measured_tiles",
+        help="the table to write (default: this GPU's table in tritonconv/tiling/measured_tiles)",
     )
     parser.add_argument(
-        "--times", type=Path, metavar="FILE", help="keep the times of all tiles that were tried, as JSON"
+        "--times", type=Path, metavar="FILE", help="also write the times of all tiles that were tried to FILE, as JSON"
     )
     parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="keep what Triton compiles in DIR, as one file, and begin with it"
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help=f"start with the compiled kernels in DIR/{cache.ARCHIVE}, and save all compiled kernels there at the end",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Tune, and print one line for each problem. Returns the exit status: 1 if a tile was wrong, or failed."""
+    """Tune, and print one line for each problem. Returns the exit status: 1 if a tile was wrong or failed."""
     layers = select(args.rows)
     if not torch.cuda.is_available():
-        print("python -m bench tune measures tiles on a GPU, and there is none", file=sys.stderr)
+        print("python -m bench tune needs a GPU, and torch.cuda finds none", file=sys.stderr)
         return 2
     gpu = runtime.gpu_of(torch.device("cuda"))
     table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu.name, kernel_identity.names())
@@ -67,15 +102,18 @@ def main(args: argparse.Namespace) -> int:
         done, refused = tune_all(todo, table, clock, gpu, record)
     if record:
         record.close()
-    print(f"{done} of {len(todo)} problems tuned{'' if done == len(todo) else ', call again to go on'}: {table.path}")
+    print(f"{done} of {len(todo)} problems tuned. The table is {table.path}.")
+    if done < len(todo):
+        print("The time was up. Call the command again to tune the rest.")
     return int(refused > 0)
 
 
 def tune_all(
     todo: "Sequence[Task]", table: Table, clock: Clock, gpu: Gpu, record: Record | None = None
 ) -> tuple[int, int]:
-    """Compile everything, then tune as many as there is time for. Returns how many those were, and how many tiles were
-    refused.
+    """Compile everything, then tune as many problems as there is time for.
+
+    Returns how many problems were tuned, and how many tiles were refused because they were wrong or failed.
     """
     device = torch.device("cuda")
     done = refusals = 0
@@ -94,13 +132,14 @@ def tune_all(
             if record:
                 about = {"layer": task.layer.name, "pass": task.operator, "dtype": task.dtype}
                 record.add(task.name, [about | {"times": row["times"]}])
-            result = f"{row['name']} in {row['microseconds']} us, margin {row['margin']}"
+            second = "no other tile" if row["margin"] is None else f"the next tile takes {row['margin']} times as long"
+            result = f"{row['name']} takes {row['microseconds']} us, {second}"
             print(f"{task.name}: {result}", flush=True)
     return done, refusals
 
 
 class Task(NamedTuple):
-    """One problem to tune, and the tiles to try."""
+    """One problem to tune: an operator of a layer in a dtype, and the tiles to try."""
 
     layer: Layer
     operator: Operator
@@ -112,12 +151,12 @@ class Task(NamedTuple):
         return f"{self.layer.name} {self.operator} {self.dtype}"
 
     def plan(self, tile: Tile, gpu: Gpu) -> Plan:
-        """What is launched with this tile."""
+        """Return the plan with this tile."""
         return plan_for(self.operator, self.dtype, self.layer.geometry, gpu, tile)
 
 
 def tasks(layers: Sequence[Layer], dtypes: Sequence[str], gpu: Gpu, known: Table | None, grid: bool) -> list[Task]:
-    """What `known` has no row of. Of layers that share a row, the first stands for all."""
+    """Return the problems that `known` has no row for. If several layers share a row, the first is tuned."""
     found: dict[measured.Key, Task] = {}
     for dtype, layer, operator in product(dtypes, layers, OPERATORS):
         key = key_of(layer, operator, dtype, gpu)

@@ -1,4 +1,4 @@
-"""Which tile is best for one problem: only those compete whose result is right."""
+"""Finds the fastest tile for one problem. Only tiles whose result is right compete."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
@@ -23,28 +23,30 @@ from tritonconv.tiling import fits, measured, pick
 from tritonconv.tiling.cost import expected
 from tritonconv.tiling.tile import Tile
 
-# Of the shipped tiles so many are tried: those that the model expects to be fastest.
+# How many of the shipped tiles are tried: those that the cost model expects to be fastest.
 PROMISING = 14
-# Tiles that are timed in turns: each graph holds its results and its workspace.
+# How many tiles are timed in turns. More would take too much memory: each CUDA graph holds its results and workspace.
 AT_ONCE = 16
-# Microseconds of each call, by the tile it is of.
+# A function that times one call for each tile, and returns the microseconds.
 Timer = Callable[[dict[Tile, Computation]], dict[Tile, float]]
 
 
 def request_of(layer: Layer, operator: Operator, dtype: str, gpu: Gpu) -> TileRequest:
-    """What `pick` is asked for this layer."""
+    """Return the arguments that `pick` gets for an operator of this layer."""
     return plan_for(operator, dtype, layer.geometry, gpu).request
 
 
 def key_of(layer: Layer, operator: Operator, dtype: str, gpu: Gpu) -> measured.Key:
-    """The key of the row that `pick` would look up."""
+    """Return the key of the row that `pick` looks up for an operator of this layer."""
     geometry, _, operands, _ = request_of(layer, operator, dtype, gpu)
     return measured.key(geometry, operator, *astuple(operands))
 
 
 def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Gpu, grid: bool) -> list[Tile]:
-    """Of the tiles that `pick` would consider, those shipped that the model expects to be fastest, or all that are
-    legal; for wgrad with the splits that the model considers.
+    """Return the tiles to try: those that `pick` would consider and the cost model expects to be fastest.
+
+    With `grid`, they are not only the shipped tiles but all that may run. For wgrad, each comes with the split-K parts
+    that the cost model considers.
     """
     geometry, _, operands, _ = request_of(layer, operator, dtype, gpu)
     found = (fits.legal if grid else fits.available)(operator, operands, gpu)
@@ -58,7 +60,11 @@ def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Gpu, grid: boo
 def tune(
     problem: Problem, operator: Operator, tried: Sequence[Tile], gpu: Gpu, timer: Timer
 ) -> tuple[Row | None, list[str]]:
-    """The winning row, and what was refused: tiles whose result is wrong do not compete, however fast."""
+    """Time the tiles `tried` whose result is right.
+
+    Returns the row of the fastest tile, or None if there is none, and a line for each tile that was refused. A tile is
+    refused if its result is wrong or it raises an exception.
+    """
     call = problem.call(operator)
     wanted = check.samples(operator, problem)
     computations: dict[Tile, Computation] = {}
@@ -97,7 +103,10 @@ def tune(
 
 
 def medians(calls: dict[Tile, Callable[[], Any]], device: torch.device) -> dict[Tile, float]:
-    """On the device, in turns, with a cold L2 cache: of all that a graph could be captured of."""
+    """Return the median device time of each call, timed in turns with a cold L2 cache.
+
+    Calls that a CUDA graph cannot capture are left out.
+    """
     found: dict[Tile, float] = {}
     rest = iter(calls.items())
     while some := dict(islice(rest, AT_ONCE)):

@@ -1,4 +1,4 @@
-"""The table of one GPU: rows of `tritonconv/tiling/measured_tiles/`, which `tritonconv.tiling.pick` looks up."""
+"""The table of measured tiles of one GPU, in `tritonconv/tiling/measured_tiles/`. `tritonconv.tiling.pick` reads it."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tritonconv.tiling import measured
 
 
 class Table:
-    """The rows of one GPU, on disk after each: a call that is stopped loses nothing, and the next one goes on."""
+    """The rows of one GPU. The file is written after each row, so stopping loses nothing and a later call goes on."""
 
     def __init__(self, path: Path, gpu: str, kernels: dict[str, str]) -> None:
         self.path = path
@@ -21,19 +21,19 @@ class Table:
         self.known = kernel_identity.read()
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"gpu": gpu, "rows": []}
         if found["gpu"] != gpu:
-            raise ValueError(f"{path} is the table of {found['gpu']}, not of {gpu}")
+            raise ValueError(f"{path} is the table of {found['gpu']}, not of {gpu}: choose another file with --out")
         self.gpu = gpu
         self.rows: dict[measured.Key, Row] = {tuple(row["key"]): row for row in found["rows"]}
 
     def has(self, key: measured.Key, operator: Operator) -> bool:
-        """Whether there is a row that was measured with the kernel as it is."""
+        """Whether there is a row for `key` that was measured with the operator's kernels as they are now."""
         if key not in self.rows:
             return False
         name = kernel_identity.canonical({operator: self.rows[key]["kernel"]}, self.known)[operator]
         return name == self.kernels[operator]
 
     def add(self, row: Row) -> None:
-        """Keep the row, in the place of an older one."""
+        """Add a row, in the place of an older one with the same key, and write the file."""
         key = tuple(row["key"])
         kept = {name: value for name, value in row.items() if name != "times"}
         self.rows[key] = kept | {"kernel": self.kernels[key[0]], "torch": torch.__version__}

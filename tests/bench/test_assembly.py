@@ -1,4 +1,4 @@
-"""Machine code as text: the main loop, its instructions, and what they multiply."""
+"""Reading machine code: the main loop, its instructions, and how much they multiply."""
 
 import pytest
 
@@ -44,14 +44,14 @@ def test_the_main_loop_is_the_smallest_that_holds_all_matrix_instructions() -> N
 
 
 def test_of_equal_loops_the_smallest() -> None:
-    """A loop around the loop holds the same matrix instructions, and more."""
+    """A loop around the main loop has the same matrix instructions, and more others."""
     inner = [assembly.Instruction("HMMA.16816.F32", None), assembly.Instruction("BRA", "inner")]
     outer = [assembly.Instruction("MOV", None), *inner, assembly.Instruction("BRA", "outer")]
     assert assembly.Listing(outer, {"outer": 0, "inner": 1}).main_loop() == inner
 
 
 def test_what_a_branch_jumps_over_is_no_part_of_a_step() -> None:
-    """Unless it multiplies, or is always done."""
+    """Unless it multiplies. Of two alternatives, the shorter one counts."""
     one = assembly.Instruction
     multiply, rare = one("HMMA.16816.F32", None), [one("STG", None), one("MOV", None)]
     skips, goes = one("BRA", "after", conditional=True), one("BRA", "top", conditional=True)
@@ -65,7 +65,7 @@ def test_what_a_branch_jumps_over_is_no_part_of_a_step() -> None:
 
 
 def test_left_operands_in_registers() -> None:
-    """Where tensor cores of a warp group read what the next step may overwrite."""
+    """A warp group's tensor cores read them while the next step may overwrite them."""
     lines = ["R24, R100, gdesc[UR24].tnspB, R24, gsb0", "R24, gdesc[UR8], R24, !UPT", "R24, R88, gdesc[UR24], R24"]
     text = "\n".join(f"/*{at:04x}*/ HGMMA.64x128x16.F32.BF16 {line} ;" for at, line in enumerate(lines))
     assert parse_sass(text).left_in_registers() == 2
@@ -80,7 +80,7 @@ def test_a_loop_of_fmas() -> None:
 
 
 def test_products_of_warpgroups() -> None:
-    """A wgmma of 64x128x16 is formed by four warps, an FFMA2 forms two products."""
+    """Four warps share one wgmma of 64x128x16. An FFMA2 forms two products in each lane."""
     lines = "        /*0010*/  {} R4, R8 ;\n"
     assert assembly.products(parse_sass(lines.format("HGMMA.64x128x16.F32.BF16")).instructions) == 64 * 128 * 16 // 4
     assert assembly.products(parse_sass(lines.format("HMMA.1688.F32.TF32")).instructions) == 16 * 8 * 8

@@ -1,4 +1,4 @@
-"""What is wrong is not timed: the benchmark's check finds what torch would, and a planted error."""
+"""The benchmark's check of results: it expects what torch computes in float64, and a wrong result shows no time."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -78,7 +78,7 @@ def test_a_loop_knows_padding_dilation_and_groups() -> None:
 
 
 def test_who_competes_in_local_layers() -> None:
-    """Where torch is asked for, what is written instead of its layer; and where it is not, only who is."""
+    """If torch is asked for, the reference and a loop compete too. Otherwise only those that are asked for."""
     assert competing(["torch", "triton"], LOCAL[0]) == ["torch", "triton", "reference", "loop"]
     assert competing(["torch", "triton"], LAYERS[0]) == ["torch", "triton"]
     assert competing(["triton"], LOCAL[0]) == ["triton"]
@@ -89,7 +89,7 @@ def test_who_competes_in_local_layers() -> None:
 
 
 def test_the_fused_local_layers_compete_in_both_formats(device: str) -> None:
-    """In both the weight lies as its layer keeps it, and is not copied."""
+    """In both formats, the weight has the layout that its layer keeps, and is not copied."""
     problem = Problem.draw(LOCAL[-1], "float32", torch.device(device))
     assert problem.contiguous().weight is problem.weight
     assert problem.weight.stride() == LocallyConnected2d(32, 32, 3, 4, device="meta").weight.stride()
@@ -100,7 +100,7 @@ def test_the_fused_local_layers_compete_in_both_formats(device: str) -> None:
 
 
 def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
-    """On the GPU, or in Triton's interpreter with a problem of a few steps."""
+    """On the GPU, or in Triton's interpreter on a problem of a few steps."""
     (layer,) = select("rn50_c5_1x1_s2_down")
     problem = Problem.draw(layer.scaled_down(), "float32", torch.device(device))
     for contender, channels_last in (("triton", True), ("triton-nchw", False)):
@@ -115,7 +115,7 @@ def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
 
 
 def test_formats_and_switches() -> None:
-    """channels_last but for the contenders named after NCHW; every algorithm of cuDNN; TF32 where it is asked for."""
+    """Operands are channels_last, or NCHW for contenders of that name. cuDNN tries everything. "tf32" allows TF32."""
     problem = Problem.draw(LAYERS[2], "float32", CPU)
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (problem.x, problem.weight, problem.y))
     assert all(t.is_contiguous() for t in (problem.contiguous().x, problem.contiguous().weight, problem.contiguous().y))
@@ -131,9 +131,9 @@ def test_formats_and_switches() -> None:
     assert torch.backends.cudnn.benchmark == before
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's own
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns
 def test_compile_compiles_every_layer() -> None:
-    """Beyond the number of versions of one function that torch keeps."""
+    """Also beyond the number of versions of one function that torch keeps."""
     for layer in LAYERS[:10]:
         problem = Problem.draw(layer, "float32", CPU)
         before = counters["stats"]["unique_graphs"]
@@ -183,7 +183,7 @@ def test_a_lost_gpu_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("where", ["first", "last"])
 @pytest.mark.parametrize("name", ["rn50_c3_3x3", "local_3x3_64_at_14"])
 def test_one_wrong_element_is_found(name: str, of: Pass, where: str) -> None:
-    """The corners are among the positions that are checked, however many there are."""
+    """The first and the last element are always checked, however many positions there are."""
     (layer,) = select(name)
     problem = Problem.draw(layer.scaled_down(), "float32", CPU)
     (result,) = computation("reference", of, problem)()
@@ -246,7 +246,7 @@ def test_what_raises_or_refuses_is_a_row() -> None:
 
 
 def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers are scaled down, and the record says so; what raises, or is not there, is a row for each contender."""
+    """Layers are scaled down, and the record says so. Every contender has a row, also if it raises or has no layer."""
     monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
     here = session.Session(CPU, ["torch", "reference"], ["float32"])
     assert here.record()["rehearsal"] == "on a CPU, layers scaled down"

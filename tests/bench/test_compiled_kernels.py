@@ -1,7 +1,7 @@
-"""Every shipped tile, compiled offline: it fits, nothing spills, tensor cores multiply, copies are asynchronous, and
-loops are lean.
+"""Every shipped tile, compiled offline, has good machine code.
 
-And no kernel has got worse than what `bench/results/lowering.json` has of it.
+It fits, spills nothing that is not listed, multiplies on tensor cores and copies asynchronously. Its loop is short. No
+kernel is worse than its row in `bench/results/lowering.json`.
 """
 
 import json
@@ -25,9 +25,9 @@ from bench.lowering.rows import compared, regressions
 pytestmark = pytest.mark.oldest
 
 COMMITTED = load(RESULTS / "lowering.json")
-# Spills that are known and too small to matter, in bytes, with how many channels are loaded and stored at once on each
-# side: ptxas, which aims at so many programs on a multiprocessor, stops a few registers short of enough, and takes
-# enough of them where it is told that there are.
+# Bytes of spills that are known and too small to matter. A key ends with the channels of each side that are loaded or
+# stored at once. The assembler ptxas aims at a number of programs on a multiprocessor, and so uses a few registers too
+# few. Where it is told that there are enough, it uses enough.
 SPILLS = {
     ("3.6.0", "sm_80", "bfloat16", "wgrad", "64x64x32w8s4", 8, 8): 24,
     ("3.6.0", "sm_80", "float32", "wgrad", "64x32x16w8s3", 1, 1): 8,
@@ -40,22 +40,25 @@ SPILLS = {
 }
 KERNELS = ["fprop", "dgrad", "wgrad_with_bias", "wgrad"]
 ARCHS, DTYPES = ("sm_80", "sm_90", "sm_100"), ("bfloat16", "tf32", "float32")
-# Instructions of all warps in one step that the main loops may take, in bfloat16 on sm_90: of pixels that are gathered,
-# and of those that are copied in blocks, by half as many warps.
+# The most instructions that all warps may take in one step of the main loop, in bfloat16 on sm_90. The first two
+# entries gather pixels. The last two copy blocks of pixels by TMA, with half as many warps.
 LEAN = {
     **{(kernel, "128x128x64w8s3"): 8 * 105 for kernel in ("fprop", "dgrad")},
     ("wgrad", "128x128x64w8s3"): 8 * 240,
     **{(kernel, "128x128x64w4s3:1.8.16"): 4 * 120 for kernel in ("fprop", "dgrad")},
     ("wgrad", "128x128x64w4s3:1.1.64"): 4 * 105,
 }
-# Where a Triton takes more of them than that. 3.8.0 takes 127 for a step of dgrad's warps, and 3.7.1 takes 114.
+# Versions of Triton that take more. In a step of dgrad, each warp takes 127 with 3.8.0, and 114 with 3.7.1.
 NOT_AS_LEAN = {("3.8.0", "dgrad", "128x128x64w4s3:1.8.16"): 4 * 127}
-# Tiles that stand for the others in `make test`.
+# The tiles that `make test` compiles. `make test-all` compiles all.
 SOME = [*dict.fromkeys(tile for _, tile in LEAN), "64x64x32w8s2"]
 
 
 def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, Any]]:
-    """The rows that `python -m bench lowering` writes: a process that interprets kernels can not compile them."""
+    """Return the rows that `python -m bench lowering` writes.
+
+    It runs in a process of its own, because a process that interprets kernels cannot compile them.
+    """
     path = folder / "rows.json"
     options = ["--arch", arch, "--dtype", dtype, "--processes", "1", "--json", str(path), *more]
     done = python("-m", "bench", "lowering", *options)
@@ -71,7 +74,7 @@ def known_spills(row: dict[str, Any]) -> int:
 
 @pytest.mark.long
 def test_a_tile_of_each_kind(tmp_path: Path) -> None:
-    """Of each kernel one tile that gathers pixels in vectors, one by one, and one that copies blocks of them."""
+    """For each kernel: a tile that gathers vectors, one that gathers single elements, and one that copies blocks."""
     rows = lowered(tmp_path, "sm_90", "bfloat16", "--kernel", *KERNELS, "sum_partials", "--tile", *SOME)
     check_committed(rows)
     assert {(row["kernel"], row["tile"]) for row in rows} >= {*LEAN, *product(KERNELS, ["64x64x32w8s2"])}
@@ -87,7 +90,7 @@ def test_a_tile_of_each_kind(tmp_path: Path) -> None:
     "tiles", [pytest.param(["64x64x32w8s2"], marks=pytest.mark.long), pytest.param([], marks=pytest.mark.slow)]
 )
 def test_amd(tiles: list[str], tmp_path: Path) -> None:
-    """The tile whose pixels are gathered one by one, or all."""
+    """For AMD: the tile that gathers single elements, or all tiles."""
     more = ["--tile", *tiles] if tiles else []
     rows = lowered(tmp_path, "gfx942", "bfloat16", "--kernel", *KERNELS[:3], *more)
     counts = Counter(row["kernel"] for row in rows)
@@ -109,8 +112,9 @@ def test_amd(tiles: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_every_shipped_tile(arch: str, dtype: str, everywhere: bool, kernel: str, tmp_path: Path) -> None:
-    """Where it runs best and where layers need it, or in every alignment; but not wgrad without the bias, which is a
-    part of wgrad with it.
+    """For its best alignment and those that layers need, or with `everywhere` for every alignment.
+
+    wgrad without the bias's gradient is not compiled for every alignment: its code is a part of wgrad's with it.
     """
     more = ["wgrad", "sum_partials"] if kernel == "wgrad" else [kernel, *["--everywhere"] * everywhere]
     rows = lowered(tmp_path, arch, dtype, "--kernel", *more)
@@ -126,14 +130,14 @@ def test_every_shipped_tile(arch: str, dtype: str, everywhere: bool, kernel: str
 
 
 def check_committed(rows: list[dict[str, Any]]) -> None:
-    """Nothing got worse than what is committed, which has several of the same."""
+    """No row is worse than its committed row. With the committed version of Triton, at least four are compared."""
     assert regressions(rows, COMMITTED) == []
     if rows[0]["triton"] == COMMITTED[0]["triton"]:
         assert compared(rows, COMMITTED) >= 4
 
 
 def check(row: dict[str, Any]) -> None:
-    """Of a kernel for NVIDIA's GPUs."""
+    """Check the row of a kernel for NVIDIA's GPUs."""
     if row["kernel"] == "sum_partials":
         assert row["spill_bytes"] == 0, row
     elif ":" in row["tile"]:
@@ -143,10 +147,10 @@ def check(row: dict[str, Any]) -> None:
 
 
 def check_gathered(row: dict[str, Any]) -> None:
-    """Of a tile whose pixels are gathered: from whatever memory they lie in."""
+    """Check the row of a tile that gathers pixels, from operands of any alignment."""
     arch, dtype, kernel = row["arch"], row["dtype"], row["kernel"]
     itemsize = 2 if dtype == "bfloat16" else 4
-    # Of fprop and dgrad the one side is loaded and the other stored; wgrad loads both.
+    # fprop and dgrad load one side and store the other; wgrad loads both.
     sides = {"x": row["x_vector"], "y": row["y_vector"]}
     loaded = {"fprop": [sides["x"]], "dgrad": [sides["y"]]}.get(kernel, [*sides.values()])
     copies = (row["copy"] or "").split(", ")
@@ -156,7 +160,7 @@ def check_gathered(row: dict[str, Any]) -> None:
     assert bool(row["mma"]) != (dtype == "float32"), row
     assert (row["ffma_share"] is None) != (dtype == "float32"), row
     assert row["instructions_per_step"] > 0, row
-    # On sm_80, a side of wgrad that can not be copied asynchronously keeps the other from it.
+    # On sm_80, if one side of wgrad cannot be copied asynchronously, neither is the other.
     asynchronous = min(loaded) if kernel == "wgrad" else max(loaded)
     assert bool(row["copy"]) >= (asynchronous * itemsize >= 4), row
     if kernel in ("fprop", "dgrad") and loaded[0] * itemsize == 16:
@@ -166,7 +170,7 @@ def check_gathered(row: dict[str, Any]) -> None:
 
 
 def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
-    """In 16-byte loads and stores."""
+    """The main loops of a kernel with 16-byte loads and stores take no more instructions than LEAN says."""
     found = {(row["kernel"], row["tile"]): row for row in rows if row["x_vector"] == row["y_vector"] == 8}
     for (_, tile), most in ((key, most) for key, most in LEAN.items() if key[0] == kernel):
         row, warps = found[kernel, tile], int(tile.partition("w")[2][0])
@@ -175,7 +179,7 @@ def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
 
 
 def check_blocks(row: dict[str, Any]) -> None:
-    """Of a tile whose pixels are copied in blocks: by the hardware for that, and so that registers suffice."""
+    """Check the row of a tile that copies blocks of pixels: TMA copies them, and registers suffice."""
     assert ARCHITECTURES[row["arch"]].tma, row
     assert row["spill_bytes"] == known_spills(row), row
     assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes), row
@@ -185,7 +189,7 @@ def check_blocks(row: dict[str, Any]) -> None:
 
 
 def test_the_committed_loops_are_lean() -> None:
-    """Those of the tiles that most rest on, in the results that the README shows."""
+    """The committed rows meet the same limits, and every kernel has TMA tiles that layers run with."""
     rows = [row for row in COMMITTED if (row["arch"], row["dtype"]) == ("sm_90", "bfloat16")]
     for kernel in KERNELS:
         check_lean(rows, kernel)
@@ -204,7 +208,7 @@ SOME_LOCAL = ["128x16x16w1s4", "1x16x16w1s4", "16x128x32w4s3", "16x128x1w4s2"]
 
 
 def without_tensor_cores(row: dict[str, Any]) -> bool:
-    """Whether the tile of a weight of each location takes too few images at once for them."""
+    """Whether a tile for a weight of each location takes too few images at once for tensor cores."""
     M, _, K = (int(extent) for extent in row["tile"].split("w")[0].split("x"))
     return (K if row["kernel"].startswith("wgrad") else M) <= FEW
 
@@ -217,7 +221,7 @@ def without_tensor_cores(row: dict[str, Any]) -> bool:
     ],
 )
 def test_a_weight_of_each_location(arch: str, dtype: str, tiles: list[str], tmp_path: Path) -> None:
-    """One tile with tensor cores and one without, or all."""
+    """For each kernel: a tile with tensor cores and one without, or all tiles."""
     rows = lowered(tmp_path, arch, dtype, "--kernel", *LOCAL, *DYNAMIC, *["--tile", *tiles] * bool(tiles))
     assert regressions(rows, COMMITTED) == []
     assert {row["kernel"] for row in rows} == {*LOCAL, *DYNAMIC}
@@ -238,7 +242,7 @@ def test_a_weight_of_each_location(arch: str, dtype: str, tiles: list[str], tmp_
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_weight_of_each_sample(arch: str, dtype: str, tmp_path: Path) -> None:
-    """What a sample's number costs, which is counted in 64 bits, does not make registers too few."""
+    """The offset of a sample is computed in 64 bits, and registers still suffice."""
     rows = lowered(tmp_path, arch, dtype, "--kernel", *PER_SAMPLE)
     assert regressions(rows, COMMITTED) == []
     for row in rows:

@@ -1,4 +1,4 @@
-"""The standing GPU work: its clock, its record that is whole at any moment, and what it chooses to measure."""
+"""`python -m bench device`: its clock, its record that is valid at any moment, its tests and its random problems."""
 
 import argparse
 import ast
@@ -26,7 +26,7 @@ from tests.support.processes import HANG, environment, python
 
 
 class Time:
-    """A clock's hand that is moved by hand."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -36,12 +36,12 @@ class Time:
 
 
 def ticking() -> Callable[[], float]:
-    """A clock by which a second passes from one look at it to the next."""
+    """Return a clock that advances by a second each time it is read."""
     return map(float, count()).__next__
 
 
 def worked(lasting: list[float], seconds: float, reserve: float = 0.0) -> int:
-    """How many units of these lengths are begun within the time."""
+    """Return how many units of these lengths are begun within the time."""
     hand, begun = Time(), 0
     for length in in_time(lasting, Clock(seconds, hand), reserve):
         begun += 1
@@ -52,7 +52,7 @@ def worked(lasting: list[float], seconds: float, reserve: float = 0.0) -> int:
 def test_no_unit_is_begun_that_may_not_end_in_time() -> None:
     assert worked([1, 1, 1, 1], 4) == 4
     assert worked([1, 1, 1, 1], 3.5) == 3
-    assert worked([1, 3, 1, 1], 6) == 2  # after one of 3, 2 are left
+    assert worked([1, 3, 1, 1], 6) == 2  # after the unit of 3 seconds, only 2 are left
     assert worked([1, 1, 1, 1], 4, reserve=2) == 2
     assert worked([5, 1], 3) == 1
     assert worked([1], 0) == 0
@@ -66,7 +66,7 @@ def device(folder: Path, *options: str) -> list[str]:
 def test_each_part_runs_alone_whatever_became_of_others(
     statuses: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The status is that of the worst. By default the tests run first, and then layers are timed."""
+    """The exit status is the worst of the parts. By default, `correctness` runs first and then `layers`."""
     started: list[str] = []
     monkeypatch.setattr(command, "run_alone", lambda part: (started.append(part), statuses[len(started) - 1])[1])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -78,7 +78,7 @@ def test_each_part_runs_alone_whatever_became_of_others(
 
 @pytest.mark.long
 def test_a_rehearsal(tmp_path: Path) -> None:
-    """Of a part that comes to its end."""
+    """A part that is done leaves a record that is complete and says that it is a rehearsal."""
     _, *options = device(tmp_path, "--part", "layers", "--seconds", "inf")
     done = python(*options, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -94,7 +94,7 @@ def test_a_rehearsal(tmp_path: Path) -> None:
 
 
 def test_a_rehearsal_of_correctness_that_the_clock_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests wherever they are, and the random problems between two of them."""
+    """The clock stops the tests at once, and the random problems after some of them."""
     run_tests = correctness.run_tests
     monkeypatch.setattr(correctness, "run_tests", lambda seconds: run_tests(0.0))
     args = argparse.Namespace(out=tmp_path, seed=0)
@@ -112,7 +112,7 @@ QUICK = ("tests/kernels/test_geometry.py",)
 
 @pytest.mark.long
 def test_the_tests_outcomes_are_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those that ran, also if one file can not be imported, and if they were stopped. Here without xdist."""
+    """Also if a test file cannot be imported, and if the tests were stopped. This runs without xdist."""
     monkeypatch.setattr(correctness, "find_spec", lambda _: None)
     broken = tmp_path / "test_broken.py"
     broken.write_text("import a_package_that_is_not_installed\n")
@@ -130,13 +130,13 @@ def test_the_tests_outcomes_are_collected(tmp_path: Path, monkeypatch: pytest.Mo
     assert "no tests ran" in failure["message"]
 
 
-# Files whose tests take the device that there is, but tell nothing of it that others do not.
+# Files whose tests run on the GPU if there is one, but show nothing there that other tests do not.
 LEFT_OUT = {
     "tests/sweep/test_sweep.py",
     "tests/bench/test_check.py",
     "tests/bench/test_memory.py",
 }
-# Files that find the device by themselves.
+# Files whose tests find the device without the `device` fixture.
 FIND_IT = {
     "tests/kernels/test_every_tile.py",
     "tests/kernels/test_large_images.py",
@@ -146,7 +146,7 @@ FIND_IT = {
 
 
 def test_what_a_gpu_runs_is_marked() -> None:
-    """The files whose tests run on the device that there is. Of these every tile is tested, in every dtype."""
+    """Every file whose tests run on the GPU has the marker `gpu`. Among these are every tile in every dtype."""
     marked, on_device = set(), set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         name, tree = path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
@@ -173,7 +173,7 @@ def pytest_sessionstart(session):
 
 
 def test_a_plugin_that_warns_beside_xdist_stops_no_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As pytest-benchmark before 5.3 does as it starts, with benchmarks or without. Here is one of its name."""
+    """pytest-benchmark before 5.3 warns at startup under xdist. A plugin of its name stands for it here."""
     pytest.importorskip("xdist")
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     about = tmp_path / "eager-1.dist-info"
@@ -187,7 +187,7 @@ def test_a_plugin_that_warns_beside_xdist_stops_no_test(tmp_path: Path, monkeypa
 
 
 def test_random_problems_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing, or, if kernels are off by a fiftieth, every problem of which there is something to compute."""
+    """They find nothing in right kernels. If results are off by a fiftieth, every problem with a result is wrong."""
     cpu = torch.device("cpu")
     *_, found = correctness.random_problems(cpu, Clock(10, ticking()), first=3)
     assert found["failures"] == []
@@ -217,7 +217,7 @@ def test_a_failure_is_told(
 
 
 def alive(argument: str) -> bool:
-    """Whether there is a process with such a part of an argument."""
+    """Whether another process has `argument` in its command line."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             if argument in path.read_text(errors="replace") and path.parent.name != str(os.getpid()):
@@ -227,7 +227,7 @@ def alive(argument: str) -> bool:
 
 @contextmanager
 def running(command: list[str], **more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process without a GPU. At the end it is told to stop, if it still runs, with all that it has started."""
+    """Run a process without a GPU. At the end of the block it is terminated, with all that it has started."""
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with subprocess.Popen(command, cwd=ROOT, env=environment(CUDA_VISIBLE_DEVICES="", **more), **quiet) as run:
         try:
@@ -246,7 +246,7 @@ def wait_for(run: subprocess.Popen[bytes], found: Callable[[], Any]) -> None:
 
 @pytest.mark.long
 def test_told_to_stop_in_the_tests(tmp_path: Path) -> None:
-    """Nothing goes on behind its back, and what the tests have found is there."""
+    """The tests' processes end with it, and the record has the outcomes so far."""
     path, recorded = tmp_path / "correctness.json", str(tmp_path / "tmp")
     os.mkdir(recorded)
     both = device(tmp_path, "--part", "correctness", "layers", "--seconds", "inf")
@@ -263,7 +263,7 @@ def test_told_to_stop_in_the_tests(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_killed_in_the_middle(tmp_path: Path) -> None:
-    """Whatever was found by then is there, and the file is valid."""
+    """The file is valid, and has everything that was found by then."""
     path = tmp_path / "layers.json"
     options = ("--part", "layers", "--seconds", "inf", "--rows", "smoke")
     with running(device(tmp_path, *options)) as run:

@@ -1,4 +1,4 @@
-"""`python -m bench device`, the parts that time layers: what is timed, in which order, and what becomes of it."""
+"""The parts of `python -m bench device` that time layers: what is timed, in which order, and what is recorded."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +49,7 @@ def test_only_what_changed_is_stale() -> None:
     assert names(rows) == set()
     assert names(None) == names([]) == {f(of) for f in both for of in PASSES}
     assert names(rows, HASHES | {"wgrad": "new"}) == {f(of) for f in both for of in ("wgrad", "step")}
-    # Of the two layers one is transposed: its forward pass is dgrad.
+    # One of the two layers is transposed: its forward pass is dgrad, not fprop.
     of_fprop = {f(of) for f in both for of in ("fprop", "step")} | {"rn50_conv1 forward"}
     assert names(rows, HASHES | {"fprop": "new"}) == of_fprop
     assert names(rows, tile="another") == names(None)
@@ -59,7 +59,7 @@ def test_only_what_changed_is_stale() -> None:
 
 
 class FakeSession:
-    """Measures the same of everything, or raises."""
+    """A session that gives every pass the same status, or raises."""
 
     def __init__(self, outcome: str | Exception) -> None:
         self.outcome = outcome
@@ -103,7 +103,7 @@ def test_the_status_of_what_was_timed(
 
 
 def test_what_is_timed_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward with a bias, which is another kernel than its operator without."""
+    """The pass `forward` has a bias, which makes it another kernel than its operator without one."""
     planned: list[Plan] = []
     monkeypatch.setattr(offline, "precompile", lambda plans, device: planned.extend(plans))
     monkeypatch.setattr(runtime, "gpu_of", lambda device: Gpu.of("sm_90", 132))
@@ -131,7 +131,7 @@ def test_a_profile_names_what_ran() -> None:
 
 @pytest.mark.parametrize("runs", [2, 20])
 def test_a_profile_is_of_one_call(runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a profiler by whose clock each call sorts for 3 microseconds and adds for 5. The longest comes first."""
+    """A fake profiler counts 3 microseconds of sorting and 5 of adding for each call. The longest comes first."""
     calls: list[None] = []
 
     class Profiler:

@@ -1,4 +1,4 @@
-"""Results belong to the kernels that they were measured with: other names keep them, another sum loses them."""
+"""Results belong to the kernels that they were measured with: renaming keeps them, changing a sum loses them."""
 
 import json
 import shutil
@@ -15,12 +15,15 @@ from tests.support.processes import ROOT, python
 from tritonconv.geometry import OPERATORS
 
 HASH_OF_SNIPPET = "7f4e4e360316"
-# On another version of Triton the same kernels have another TTIR.
+# Another version of Triton makes other TTIR of the same kernels.
 pinned = pytest.mark.skipif(version("triton") != kernel_identity.pinned(), reason="TTIR is known of the pinned Triton")
 
 
 def compiled(root: Path = ROOT) -> Any:
-    """The hashes of the source texts and of the TTIR of the repository at `root`: not in a process that interprets."""
+    """Return the hashes of the kernels' source texts and of their TTIR in the repository at `root`.
+
+    It runs in a process of its own, because a process that interprets kernels cannot compile them.
+    """
     code = "import json; from bench import kernel_identity; from bench.lowering import ttir; "
     code += "print(json.dumps([kernel_identity.source_hashes(), ttir.hashes()]))"
     done = python("-c", code, cwd=root, PYTHONPATH=str(root))
@@ -30,14 +33,14 @@ def compiled(root: Path = ROOT) -> Any:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the repository, to be changed."""
+    """A copy of the repository that a test may change."""
     for name in ("tritonconv", "reference", "bench", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
 def replace(folder: Path, old: str, new: str) -> None:
-    """Write `new` for `old` in every file of Python in a folder. It must be in one of them."""
+    """Replace `old` by `new` in every Python file of a folder. At least one must contain `old`."""
     texts = {path: path.read_text() for path in folder.rglob("*.py")}
     assert any(old in text for text in texts.values())
     for path, text in texts.items():
@@ -46,7 +49,7 @@ def replace(folder: Path, old: str, new: str) -> None:
 
 @pinned
 def test_the_kernels_of_the_checkout_are_known() -> None:
-    """They are in `kernels.json` as they are, or else nobody can tell whether the results are theirs."""
+    """`kernels.json` lists the kernels as they are, so that it is known which results are theirs."""
     known = kernel_identity.read()
     found, _ = kernel_identity.identified(known, *compiled(), version("triton"))
     assert found == known, "python -m bench lowering --identify says what changed"
@@ -54,7 +57,7 @@ def test_the_kernels_of_the_checkout_are_known() -> None:
 
 @pinned
 def test_other_names_keep_the_results(checkout: Path) -> None:
-    """Of arguments, of functions between kernels, and of a file."""
+    """Renaming arguments, functions that kernels call, and a file."""
     kernels = checkout / "tritonconv"
     replace(kernels, "stride_xb", "pitch_xb")
     replace(kernels, "first_position", "start_position")
@@ -74,13 +77,13 @@ def test_other_names_keep_the_results(checkout: Path) -> None:
     [
         ("y_columns = y_ptr + (g * F + f) * stride_yf", "y_columns = y_ptr + f * stride_yf", {"wgrad"}),
         ("start_h + i * stride_h,", "start_h + i * stride_w,", {"dgrad"}),
-        # What Triton specializes is in no TTIR, since the values are known only when a kernel is launched.
+        # TTIR does not show what Triton specializes, because values are known only when a kernel is launched.
         ('@triton.jit(do_not_specialize=[*INTEGERS, "splits"])', "@triton.jit", {"wgrad"}),
     ],
     ids=["a sum", "an axis", "specialization"],
 )
 def test_another_computation_loses_the_results(old: str, new: str, lost: set[str], checkout: Path) -> None:
-    """Of the kernel that was changed, and of no other."""
+    """The operator whose kernel was changed loses its results, and no other does."""
     replace(checkout / "tritonconv", old, new)
     found, _ = kernel_identity.identified(kernel_identity.read(), *compiled(checkout), version("triton"))
     names, before = kernel_identity.names(checkout / "tritonconv" / "kernels", found), kernel_identity.names()
@@ -89,7 +92,7 @@ def test_another_computation_loses_the_results(old: str, new: str, lost: set[str
 
 
 def test_every_result_names_known_kernels() -> None:
-    """Those of an H200 may be older than the kernels as they are, but it is known which they belong to."""
+    """The committed results may be of older kernels than today's, but `kernels.json` lists these."""
     known = {(entry["operator"], entry["name"]) for entry in kernel_identity.read()}
     measured = [row["kernels"] for run in evidence() for row in run["rows"] if row.get("kernels")]
     assert len(measured) >= 45
@@ -102,7 +105,7 @@ def test_every_result_names_known_kernels() -> None:
 
 
 def test_the_table_is_of_the_pinned_triton() -> None:
-    """Or the tests above would compare nothing. Each name, and each source text, stands in one entry."""
+    """Otherwise the tests above would compare nothing. Each name and each source text is in one entry only."""
     entries = kernel_identity.read()
     named = kernel_identity.source_hashes()
     for entry in entries:
@@ -139,7 +142,7 @@ def test_a_name_stands_for_what_is_compiled() -> None:
     changed = identified(renamed, "third", "y")
     assert changed == [*renamed, entry("third", "y")]
     assert identified(changed, "fourth", "x")[0]["sources"] == ["first", "second", "fourth"]
-    # A variant that is gone could hide a change.
+    # A variant that is gone could hide a change, so it makes a new entry.
     assert [
         each["name"] for each in kernel_identity.identified(known, {"fprop": "b"}, {"fprop": {"c": "x"}}, "1")[0]
     ] == [
@@ -149,7 +152,7 @@ def test_a_name_stands_for_what_is_compiled() -> None:
 
 
 def test_a_source_text_has_one_name() -> None:
-    """TTIR also depends on what kernels are launched with: one source text may give two, one after the other."""
+    """One source text may compile to two TTIRs over time, because TTIR depends on the launch's arguments too."""
     known = identified(identified([], "first", "x"), "second", "x")
     changed = identified(known, "second", "y")
     (old, new) = changed
@@ -195,7 +198,7 @@ def kernels(tmp_path: Path) -> Path:
 
 
 def changed(folder: Path, name: str, old: str, new: str) -> set[str]:
-    """The operators whose source hash another text in the file of that name changes."""
+    """Replace `old` by `new` in a file, and return the operators whose source hash changes."""
     before, path = kernel_identity.source_hashes(folder), folder / name
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
@@ -227,7 +230,7 @@ def test_every_kernel_belongs_to_an_operator() -> None:
 
 
 def test_the_hash_is_the_same_in_every_python(tmp_path: Path) -> None:
-    """3.12 and 3.13 have other syntax trees than 3.11."""
+    """Syntax trees of Python 3.12 and 3.13 differ from those of 3.11, but the hash must not."""
     path = tmp_path / "some.py"
     path.write_text("def f(x, *, y: int = 1) -> str:\n    return f'{x}' + \"y\"  # words\n")
     assert kernel_identity.source_hash([path, path]) == HASH_OF_SNIPPET

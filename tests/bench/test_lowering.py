@@ -1,4 +1,4 @@
-"""What is read out of machine code, and what counts as having got worse."""
+"""`python -m bench lowering`: its jobs and rows, the bounds in them, and what counts as worse."""
 
 import argparse
 from typing import Any
@@ -34,7 +34,7 @@ def test_occupancy(arch: str, registers: int, warps: int, shared: int, blocks: i
 
 
 def test_the_bound_is_the_data_sheets_rate() -> None:
-    """128x128x64 products in 512 cycles, which is what the tensor cores of an H100 take: 989 TFLOP/s."""
+    """An H100's tensor cores form 128x128x64 products in 512 cycles, which is 989 TFLOP/s."""
     architecture = ARCHITECTURES["sm_90"]
     step = 128 * 128 * 64
     assert step / products_of(architecture, "bfloat16") == 512
@@ -43,7 +43,7 @@ def test_the_bound_is_the_data_sheets_rate() -> None:
 
 
 def loop(**counts: int) -> assembly.Listing:
-    """A listing that is one loop of so many instructions of each kind."""
+    """Return a listing of one loop with these numbers of instructions of each kind."""
     kinds = {"hgmma": "HGMMA.64x128x16.F32.BF16", "ffma": "FFMA", "other": "IADD3"}
     body = [assembly.Instruction(kinds[kind], None) for kind, count in counts.items() for _ in range(count)]
     return assembly.Listing([*body[:-1], assembly.Instruction(body[-1].opcode, "top")], {"top": 0})
@@ -57,7 +57,7 @@ def job(arch: str = "sm_90", dtype: str = "bfloat16", tile: Tile = TILE) -> offl
 
 
 def test_instructions_for_each_cycle_of_the_tensor_cores() -> None:
-    """A step of 128x128x64 takes an H100 512 cycles, in which 8 warps issue 98 instructions each, or 400."""
+    """An H100's tensor cores take 512 cycles for 128x128x64. The loop's 8 warps issue 98 instructions each, or 400."""
     few = lowering.main_loop(loop(hgmma=4, other=94), job())
     assert (few["instructions_per_step"], few["instructions_per_mma_cycle"]) == (98, round(98 * 8 / 512, 2))
     assert (few["ffma_share"], few["bound_tflops"]) == (None, 989)
@@ -132,7 +132,7 @@ def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
     for kernel in offline.KERNELS:
         named = [name for job, names in chosen.items() if job.kernel == kernel for name in names]
         of_its_kind = [layer.name for layer in layers if layer.geometry.varies == offline.varies_of(kernel)]
-        if kernel == "sum_partials":  # not where a weight that is not split is written as it lies
+        if kernel == "sum_partials":  # not launched if wgrad writes an unsplit sum directly
             assert 0 < len(named) < len(of_its_kind)
             assert set(named) < set(of_its_kind)
         else:
@@ -158,7 +158,7 @@ def test_kernels_are_named_by_operator_and_what_the_weight_varies_over() -> None
 
 @pytest.mark.parametrize("how", list(offline.VARYING))
 def test_what_is_launched_of_weights_that_vary(how: str) -> None:
-    """In every memory, with a bias that varies as the weight does, and without wgrad's sum of it."""
+    """For every alignment: with a bias that varies as the weight does, and without wgrad's gradient of the bias."""
     for kernel in (f"{operator}_{how}" for operator in ("fprop", "dgrad", "wgrad")):
         for job in offline.shipped_jobs(kernel, "bfloat16", "sm_90", everywhere=True)[::7]:
             given = offline.for_memory(job).arguments
@@ -169,7 +169,7 @@ def test_what_is_launched_of_weights_that_vary(how: str) -> None:
 
 
 def test_fmas_are_bound_by_their_own_rate() -> None:
-    """A step of 8x32x32 products of bfloat16 without tensor cores takes an H100 64 cycles, as in float32."""
+    """Without tensor cores, an H100 takes 64 cycles for 8x32x32 products of bfloat16, as for float32."""
     tile = Tile(8, 32, 32, 4, 4)
     found = [lowering.main_loop(loop(ffma=64), job(dtype=dtype, tile=tile)) for dtype in ("bfloat16", "float32")]
     assert [each["bound_tflops"] for each in found] == [62, 62]
@@ -211,7 +211,7 @@ def test_what_takes_more_shared_memory_than_there_is_does_not_fit(
 
 
 def test_choices_are_what_would_be_launched() -> None:
-    """One row for each operator of each layer; nothing multiplies less than the layer asks for."""
+    """One row for each operator of each layer, with the plan's tile. No tile multiplies less than the layer needs."""
     from bench.layers import select
     from bench.lowering.choices import choices
 
@@ -226,7 +226,7 @@ def test_choices_are_what_would_be_launched() -> None:
         assert blocks == programs or (tile.uses_tma and operator != "wgrad" and blocks > programs)
         assert pixels == ("in blocks" if tile.uses_tma else "gathered")
         assert (rounds, steps) >= (1, 1)
-        assert 0 <= float(full) <= 1 or layer.endswith("_s2")  # whose taps in the padding count as asked for
+        assert 0 <= float(full) <= 1 or layer.endswith("_s2")  # its flops count taps in the padding
         assert limit in ("products", "L2", "instructions", "memory", "waiting")
     dense = {row[3] for row in rows if row[0] in ("rn50_c5_3x3", "sd15_unet_1280_at_16")}
     assert dense == {"in blocks"}

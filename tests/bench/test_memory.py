@@ -1,4 +1,4 @@
-"""The counter of memory, and with it: unfold keeps every pixel once for each tap, and the fused local layers do not."""
+"""The counter of peak memory, and what it shows: unfold keeps every pixel once for each tap; fused layers do not."""
 
 import gc
 import weakref
@@ -54,7 +54,7 @@ def test_the_peak_is_of_what_is_there_at_a_time(call: Callable[[], Any], peak: i
 
 
 def test_what_an_operator_takes_for_itself_counts() -> None:
-    """A product of float64 with one that is converted to it: 8 bytes for each element of the copy and the result."""
+    """The einsum needs at least one temporary of KILO float64 numbers, which it allocates inside torch."""
     wide, narrow = torch.ones(KILO, KILO, dtype=torch.float64), torch.ones(KILO, dtype=torch.float64)
     peak, (total,) = memory.on_cpu(lambda: (torch.einsum("mn,n,m->", wide, narrow, narrow),))
     assert total == KILO**2
@@ -75,7 +75,7 @@ def test_rows_of_a_cpu_have_it_too() -> None:
     assert timing.side_by_side({"a": one_after_the_other}, CPU, budget=0.0)["a"].extra_bytes == 2 * KILO
 
 
-# 3 x 3 positions on an image as large, and 9 taps: what unfold copies out is 9 images. Weights are most of the memory.
+# 3 x 3 positions on a 3 x 3 image, and 9 taps: unfold's patches are as large as 9 images. The weights take most memory.
 LAYERS = {
     "LocallyConnected2d": dict(in_channels=16, out_channels=16, kernel_size=3, input_size=3, padding=1),
     "LocallyConnectedTranspose2d": dict(in_channels=16, out_channels=16, kernel_size=3, input_size=3, padding=1),
@@ -84,7 +84,7 @@ IMAGES = 24
 
 
 def step(layer: Any, input: Tensor) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
-    """Forward and backward of a layer in channels_last, and what is there before it: input, parameters, gradient."""
+    """Return a function that runs forward and backward of a layer, and its operands: input, parameters, gradient."""
     leaves = [input.contiguous(memory_format=torch.channels_last).requires_grad_(), *layer.parameters()]
     gradient = torch.randn_like(layer(leaves[0]))
 
@@ -101,7 +101,10 @@ def size(tensors: Any) -> int:
 
 @pytest.fixture
 def unfenced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the tests' fences, which are memory too, as are the circles in which the interpreter leaves tensors."""
+    """Allocate without the tests' guard bands, which would count as memory.
+
+    Before each allocation, collect the tensors that the interpreter leaves in reference cycles: they would count too.
+    """
 
     def collected(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda *given: (gc.collect(), allocate(*given))[1]
@@ -116,7 +119,7 @@ def peak_of(call: Callable[[], Any], device: str) -> tuple[int, Any]:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_fused_layers_take_no_more_than_operands_and_results(name: str, device: str, unfenced: None) -> None:
-    """Within a tenth; the reference takes all its patches on top."""
+    """They take at most a tenth more than operands and results. The reference takes all its patches on top."""
     patches = TAPS * IMAGES * 16 * 3 * 3 * 4
     input = torch.randn(IMAGES, 16, 3, 3, device=device)
     with tritonconv.using("triton"):
@@ -134,7 +137,7 @@ def test_the_fused_layers_take_no_more_than_operands_and_results(name: str, devi
 def test_partial_sums_are_gone_before_the_images_gradient_is_there(
     name: str, bias: bool, device: str, unfenced: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight of them, which are less than it: at no time is there more than operands and results."""
+    """wgrad's eight partial sums are smaller than the image's gradient. Freed in time, they do not raise the peak."""
     pick = tile_choice.pick
     splits = {"wgrad": 8}
     monkeypatch.setattr(
@@ -145,14 +148,14 @@ def test_partial_sums_are_gone_before_the_images_gradient_is_there(
         call, operands = step(layer, torch.randn(4, 16, 18, 18, device=device))
         peak, results = peak_of(call, device)
     assert 8 * layer.weight.nbytes < operands[0].nbytes
-    assert memory.beside_results(peak, results) < 2 * layer.weight.nbytes  # of which one is a copy in another order
+    assert memory.beside_results(peak, results) < 2 * layer.weight.nbytes  # one is a copy in another order
 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_workspaces_are_gone_before_results_are_checked(
     kept: bool, device: str, unfenced: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`tritonconv.verify` takes memory too."""
+    """The check is `tritonconv.verify`, which takes memory itself."""
     geometry = ConvGeometry(B=2, C=16, H=6, W=6, F=16, P=6, Q=6, R=3, S=3, pad_h=1, pad_w=1)
     x, y = torch.randn(2, 16, 6, 6, device=device), torch.randn(2, 16, 6, 6, device=device)
     call = Call.of_geometry("wgrad", geometry, (x, y), channels_last=False, implementation="triton")
@@ -178,5 +181,5 @@ def test_workspaces_are_gone_before_results_are_checked(
     monkeypatch.setattr(plan_cache, "allocate_as", noted(plan_cache.allocate_as))
     monkeypatch.setattr(compute, "observers", [observe])
     compute.compute(call)
-    assert len(allocated) == 2  # the weight, and its partial sums
+    assert len(allocated) == 2  # the weight's gradient, and its partial sums
     assert beside == []

@@ -1,4 +1,4 @@
-"""The record of a run is whole at any moment; and what is carried between machines."""
+"""The record of a run, which is valid at any moment, and the archive of compiled kernels."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
 
 
 def test_compiled_kernels_are_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From one folder into another, where Triton's index must name the files as they lie there."""
+    """They are unpacked into another folder, so the paths in Triton's index files must name that folder."""
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     with cache.kept(tmp_path) as keep:
         first = Path(os.environ["TRITON_CACHE_DIR"])

@@ -1,4 +1,4 @@
-"""The roof: how long a pass would take at the ceilings of a machine."""
+"""The roofline: how long a pass would take at the ceilings of a machine."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ BYTES = 4 * (2 * 4 * 25 + 8 * 4 * 9 + 2 * 8 * 9)
 
 
 class Tensors:
-    """As much of a problem as the roof looks at."""
+    """The attributes of a problem that the roofline reads."""
 
     dtype = "float32"
     geometry = GEOMETRY
@@ -51,7 +51,7 @@ LOCAL = replace(GEOMETRY, varies="p q")
 LOCAL_BYTES = 4 * (2 * 4 * 25 + 9 * 8 * 4 * 9 + 2 * 8 * 9)
 
 
-# What 2 * 9 positions read with 9 taps: of the image 4 channels, of the features, in dgrad, 8.
+# The bytes of the patches: 2 images * 9 positions * 9 taps, and 4 channels of the image. In dgrad, 8 of the features.
 OF_IMAGE, OF_FEATURES = 4 * 2 * 9 * 9 * 4, 4 * 2 * 9 * 9 * 8
 
 
@@ -68,19 +68,19 @@ class LocalTensors(Tensors):
         ("wgrad", 1e9, 1e-1, OF_IMAGE / 1e2, "L2"),
         ("step", 1e9, 1e-1, (2 * OF_IMAGE + OF_FEATURES) / 1e2, "L2"),
         ("step", 1e-1, 1e9, 3 * LOCAL_BYTES / 1e2, "memory"),
-        # Of the three only dgrad has more to read through the cache.
+        # Only in dgrad do the patches take longer than the operands.
         ("step", 1e-1, 4e-2, 2 * LOCAL_BYTES / 1e2 + OF_FEATURES / 4e1, "L2"),
     ],
 )
 def test_the_roof_of_local_layers(of: Any, copy: float, l2: float, microseconds: float, bound: str) -> None:
-    """The larger of two floors, in each operator: operands through memory, patches through the L2 cache."""
+    """Each operator is bound by the slower of two: operands through memory, or patches through the L2 cache."""
     found = Roof.of(of, LocalTensors, {"float32": 1e9, "copy": copy, "l2": l2})  # type: ignore[arg-type]
     assert (found.microseconds, found.bound) == (pytest.approx(microseconds), bound)
     assert found.bytes == (3 if of == "step" else 1) * LOCAL_BYTES
 
 
 def test_what_follows_from_a_time() -> None:
-    """4 TFLOP and 8 GB in 2 milliseconds, of which 1 would do; eager it takes 3, and the host 1."""
+    """4 TFLOP and 8 GB in 2 milliseconds, where the roofline allows 1. An eager call takes 3, the host 1."""
     times = Times(device=[2000.0] * 3, wall=[3000.0] * 3, host=[1000.0] * 3, extra_bytes=7, how="graph")
     found = timed(times, Roof(1000.0, 4 * 10**12, 8 * 10**9, "memory"))
     assert (found["tflops"], found["gbps"], found["roof"]) == (2000.0, 4000.0, 0.5)
@@ -92,7 +92,7 @@ def test_what_follows_from_a_time() -> None:
 
 
 def test_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A product of n^3 multiplications and additions, and copies that read and write, in a millisecond each."""
+    """A product of n^3 multiplications and additions, and copies that read and write, each take a millisecond."""
     monkeypatch.setattr(roof, "LARGE", {"cpu": (100, 1 << 10)})
     monkeypatch.setattr(roof, "_seconds", lambda call, device: call() and 1e-3)
     found = roof.ceilings(["float32"], torch.device("cpu"))

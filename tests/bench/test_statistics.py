@@ -1,4 +1,4 @@
-"""The statistics of reports, on data that can be computed by hand."""
+"""The statistics of reports, on data whose statistics can be computed by hand."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ def test_wall_time_stands_in_where_there_is_no_device() -> None:
 
 
 def test_graphs_are_not_compared_with_eager_calls() -> None:
-    """Where only one could be captured, both are compared as a user waits for them."""
+    """If a CUDA graph could capture only one of the two, their eager times are compared."""
     torchs = row("a", "torch", 1.0, how="events") | {"wall_us": {"median": 6.0, "p20": 5.0, "p80": 7.0}}
     ours = row("a", "triton", 1.0, how="graph") | {"wall_us": {"median": 2.0, "p20": 1.0, "p80": 3.0}}
     assert compare.speedups([torchs, ours], "triton", "bfloat16") == {("a", "fprop"): 3.0}
@@ -86,7 +86,7 @@ def test_families_have_means_of_their_own() -> None:
 
 
 def test_local_layers_are_beside_unfold_and_einsum() -> None:
-    """Which torch has none of, and whose ratios are no part of the means of others."""
+    """torch has no such layers. Their ratios do not enter the means of the other layers."""
     local = [row("l", name, time, family="local") for name, time in (("reference", 30.0), ("triton", 5.0))]
     slow = row("l", "loop", 60.0, family="local")
     missing = without_time("l", "torch", "skipped") | {"family": "local"}
@@ -108,7 +108,7 @@ def test_local_layers_are_beside_unfold_and_einsum() -> None:
 
 
 def test_in_local_layers_the_machine_is_known_by_unfold_and_einsum() -> None:
-    """Ours and the yardstick take 1.5 times as long: that is no fault of ours, nor is a loop that got slower."""
+    """If ours and the baseline both take 1.5 times as long, ours did not get worse. A slower loop is no failure."""
 
     def then(factor: float) -> list[Row]:
         times = {"reference": 30.0, "triton": 5.0, "loop": 60.0}
@@ -147,7 +147,7 @@ def test_a_lost_result_is_a_change() -> None:
 
 
 def test_a_machine_that_got_slower_is_not_held_against_us() -> None:
-    """Ours takes 1.5 times as long and torch too; then ours 1.5 times and torch 1.2; then torch is not there."""
+    """Ours takes 1.5 times as long. In the three cases, torch takes 1.5 times, 1.2 times, or was not timed."""
     old = [row("a", "triton", 10.0), row("a", "torch", 20.0)]
     for torch_now, drift, fails in ((30.0, 1.5, False), (24.0, 1.2, True), (None, 1.0, True)):
         new = [row("a", "triton", 15.0), *([row("a", "torch", torch_now)] if torch_now else [])]
@@ -179,7 +179,7 @@ def test_different_machines_are_not_compared() -> None:
     ],
 )
 def test_exit_status(contender: str, now: float, threshold: float, status: int) -> None:
-    """Non-zero if we got slower by more than the threshold; torch may do as it likes."""
+    """It is 1 if one of ours got slower by more than the threshold. torch may get slower."""
     assert command.against(run(row("a", contender, now)), run(row("a", contender, 10.0)), threshold) == status
 
 
@@ -219,7 +219,7 @@ def test_turns_alternate() -> None:
     order = turns({"a": 1e-3, "b": 2e-3}, budget=0.02)
     assert order[:6] == ["a", "b", "b", "a", "a", "b"]
     assert (order.count("a"), order.count("b")) == (20, 10)
-    assert set(order[20:]) == {"a"}  # the slow one has had its share
+    assert set(order[20:]) == {"a"}  # b's budget is spent
     assert len(turns({"a": 1e-9}, budget=1.0)) == 100
     assert len(turns({"a": 1.0}, budget=0.1)) == 3
     assert turns({}, budget=1.0) == []

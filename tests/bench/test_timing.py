@@ -1,4 +1,4 @@
-"""The order of things when a GPU is timed, on a GPU that only writes down what it is told to do."""
+"""The order of calls when a GPU is timed, on a fake GPU that only logs them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 class Log(list[str]):
-    """Stands in for torch.cuda."""
+    """A fake torch.cuda that logs its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_each_run_is_a_replay_between_events_after_a_flush(log: Log) -> None:
 
     times = timing.on_device({"a": call, "b": call}, CPU, budget=0.0)
     assert log.count("captured") == 2
-    # What the first call allocates for good does not count.
+    # The first call comes before the reset, so memory that it allocates for good does not count.
     assert [each for each in log if each != "wait"][:3] == ["called", "reset", "called"]
     first = log.index("flush")
     assert "called" not in log[first:]
@@ -138,7 +138,7 @@ def test_too_little_memory_is_no_reason_to_time_it_otherwise(log: Log) -> None:
 
 
 class Clock:
-    """Stands in for the module `time`: its hand moves when a call says how long it takes."""
+    """A fake module `time`: calls advance `now` by the time that they take."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -155,7 +155,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_eager_calls_are_timed_to_their_end(log: Log, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call keeps the host for 2 milliseconds, and the GPU for 5 more, which waiting for it shows."""
+    """A call keeps the host busy for 2 milliseconds, and the GPU for 5 more, which only a synchronization shows."""
     busy = [False]
 
     def wait(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Tuning: wrong tiles do not compete, the table survives being stopped, and `pick` looks up what was measured."""
+"""Tuning: wrong tiles do not compete, the table survives being stopped, and `pick` reads the table."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -77,7 +77,7 @@ def row_for(tile: Tile, operator: Operator = "fprop", geometry: ConvGeometry = G
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The package's tables, empty, and nothing remembered of others."""
+    """An empty folder in the place of the package's tables, with the caches of `pick` and `measured` cleared."""
 
     def forget() -> None:
         for function in (measured.table, measured.everywhere, pick.pick):
@@ -108,14 +108,14 @@ def test_the_table_goes_on_where_it_was_stopped(folder: Path) -> None:
 
 
 def test_images_and_locations_are_measured_apart() -> None:
-    """As many positions in all, but other numbers of images, which are the rows of the products."""
+    """Two problems with as many positions in all, but other numbers of images (rows of a product), have two keys."""
     many, few = (ConvGeometry(B, 64, n, n, 64, n, n, 1, 1, varies="p q") for B, n in ((128, 16), (8, 64)))
     keys = {measured.key(geometry, "fprop", *astuple(replace(OPERANDS, varies="p q"))) for geometry in (many, few)}
     assert len(keys) == 2
 
 
 def test_pick_takes_what_was_measured(folder: Path) -> None:
-    """On that GPU, for that problem and batch sizes near it, and nowhere else."""
+    """On the same GPU, for the same problem and batch sizes near it, and nowhere else."""
     best = Tile(128, 64, 64, 4, 3)
     Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(best))
     model = pick.pick(GEOMETRY, "fprop", OPERANDS, Gpu.of("sm_90", 132))
@@ -129,7 +129,7 @@ def test_pick_takes_what_was_measured(folder: Path) -> None:
 
 
 def test_a_measured_tile_of_another_depth_is_not_picked(folder: Path) -> None:
-    """It would add up a batch in another order than its images one by one."""
+    """With another BLOCK_K, a batch would be summed in another order than its images one by one."""
     Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(Tile(256, 64, 32, 8, 4)))
     assert pick.usual_summation_order(GEOMETRY, "fprop", OPERANDS, H200) == (64, False)
     assert pick.pick(GEOMETRY, "fprop", OPERANDS, H200).BLOCK_K == 64
@@ -142,7 +142,7 @@ def test_a_measured_tile_that_does_not_fit_is_not_picked(folder: Path) -> None:
 
 
 def test_measured_tiles_are_shipped(folder: Path) -> None:
-    """So that the tests compile and check them as they do the others."""
+    """So the tests compile and check them like the other tiles."""
     new = Tile(256, 128, 32, 8, 3)
     before = catalogue.shipped("fprop", OPERANDS)
     assert new not in before
