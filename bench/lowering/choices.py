@@ -37,7 +37,7 @@ def choices(layers: Iterable[Layer], dtype: str, gpu: Gpu) -> Iterator[tuple[obj
             steps = tile.steps(geometry, operator) / (geometry.phases if operator == "dgrad" else tile.SPLIT_K)
             blocks = tile.blocks(geometry, operator) * tile.SPLIT_K
             products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K * blocks * steps
-            at_once = gpu.multiprocessors * tile.together(operator, operands.itemsize, gpu)
+            at_once = gpu.multiprocessors * tile.occupancy(operator, operands.itemsize, gpu)
             yield (
                 *(layer.name, operator, tile, "in blocks" if tile.uses_tma else "gathered", blocks),
                 *(ceil(blocks / at_once), ceil(steps)),

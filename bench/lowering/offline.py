@@ -98,7 +98,7 @@ def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = ""
     itemsize = DTYPES[dtype].itemsize
     loaded, stored = {"fprop": memory, "dgrad": memory[::-1], "wgrad": (min(memory), 16 // itemsize)}[operator]
     blocks = loaded * itemsize == 16 and not varies
-    return Operands(itemsize, loaded, stored > 1, exact=dtype == "float32", varies=varies, blocks=blocks)
+    return Operands(itemsize, loaded, stored > 1, exact=dtype == "float32", varies=varies, tma_possible=blocks)
 
 
 def gpu_of_data_sheet(arch: str) -> Gpu:

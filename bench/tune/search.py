@@ -49,7 +49,7 @@ def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Gpu, grid: boo
     that the cost model considers.
     """
     geometry, _, operands, _ = request_of(layer, operator, dtype, gpu)
-    found = (fits.legal if grid else fits.available)(operator, operands, gpu)
+    found = (fits.tuning_grid if grid else fits.available)(operator, operands, gpu)
     found = pick.suited(found, geometry, operator, operands, gpu)
     found = pick.with_splits(found, geometry, operator, operands, gpu)
     if grid:

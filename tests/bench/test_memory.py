@@ -100,7 +100,7 @@ def size(tensors: Any) -> int:
 
 
 @pytest.fixture
-def unfenced(monkeypatch: pytest.MonkeyPatch) -> None:
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allocate without the tests' guard bands, which would count as memory.
 
     Before each allocation, collect the tensors that the interpreter leaves in reference cycles: they would count too.
@@ -118,7 +118,7 @@ def peak_of(call: Callable[[], Any], device: str) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_fused_layers_take_no_more_than_operands_and_results(name: str, device: str, unfenced: None) -> None:
+def test_the_fused_layers_take_no_more_than_operands_and_results(name: str, device: str, unguarded: None) -> None:
     """They take at most a tenth more than operands and results. The reference takes all its patches on top."""
     patches = TAPS * IMAGES * 16 * 3 * 3 * 4
     input = torch.randn(IMAGES, 16, 3, 3, device=device)
@@ -135,7 +135,7 @@ def test_the_fused_layers_take_no_more_than_operands_and_results(name: str, devi
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
 def test_partial_sums_are_gone_before_the_images_gradient_is_there(
-    name: str, bias: bool, device: str, unfenced: None, monkeypatch: pytest.MonkeyPatch
+    name: str, bias: bool, device: str, unguarded: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """wgrad's eight partial sums are smaller than the image's gradient. Freed in time, they do not raise the peak."""
     pick = tile_choice.pick
@@ -153,7 +153,7 @@ def test_partial_sums_are_gone_before_the_images_gradient_is_there(
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_workspaces_are_gone_before_results_are_checked(
-    kept: bool, device: str, unfenced: None, monkeypatch: pytest.MonkeyPatch
+    kept: bool, device: str, unguarded: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check is `tritonconv.verify`, which takes memory itself."""
     geometry = ConvGeometry(B=2, C=16, H=6, W=6, F=16, P=6, Q=6, R=3, S=3, pad_h=1, pad_w=1)

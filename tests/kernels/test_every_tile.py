@@ -44,7 +44,7 @@ def every_tma_tile() -> list[tuple[Operator, str, Operands, Tile]]:
     rows = []
     for operator, dtype in product(OPERATORS, ["bfloat16", "float16", "float32"][: 3 if DEVICE.type == "cuda" else 1]):
         itemsize = DTYPES[dtype].itemsize
-        operands = Operands(itemsize, 16 // itemsize, blocks=True)
+        operands = Operands(itemsize, 16 // itemsize, tma_possible=True)
         tiled = [tile for tile in catalogue.shipped(operator, operands) if tile.uses_tma]
         rows += [(operator, dtype, operands, tile) for tile in tiled]
     return rows

@@ -13,11 +13,13 @@ from tritonconv.tiling.tile import BESIDE_OPERANDS, BESIDE_RESULT, Operands, Til
 
 
 def test_blocks_are_for_tensor_cores_and_hardware_that_copies_them() -> None:
-    blocks = Operands(2, 8, blocks=True)
+    blocks = Operands(2, 8, tma_possible=True)
     assert any(tile.uses_tma for tile in fits.available("fprop", blocks, H100))
     for operands, gpu in ((blocks, A100), (blocks, MI300), (Operands(2, 8), H100)):
         assert not any(tile.uses_tma for tile in fits.available("fprop", operands, gpu))
-    assert not any(tile.uses_tma for tile in fits.available("wgrad", Operands(4, 4, exact=True, blocks=True), H100))
+    assert not any(
+        tile.uses_tma for tile in fits.available("wgrad", Operands(4, 4, exact=True, tma_possible=True), H100)
+    )
 
 
 def test_few_filters_get_a_narrow_tile() -> None:
@@ -59,7 +61,7 @@ def test_programs_that_compute_one_tile_after_another() -> None:
     """Persistent kernels, which are fprop and dgrad by TMA, start at most as many programs as run at the same time."""
     geometry = ConvGeometry(128, 256, 56, 56, 256, 56, 56, 3, 3, pad_h=1, pad_w=1)
     tile = with_shape(Tile(128, 128, 64, 4, 3), (2, 8, 8))
-    assert tile.together("fprop", 2, H100) == 2
+    assert tile.occupancy("fprop", 2, H100) == 2
     assert tile.blocks(geometry, "fprop") > 2 * 132
     assert tile.programs(geometry, "fprop", 2, H100) == 2 * 132
     assert tile.programs(replace(geometry, B=2), "fprop", 2, H100) == tile.blocks(replace(geometry, B=2), "fprop")

@@ -37,7 +37,7 @@ OPERANDS = [
         Operands(4, vector, exact=exact, varies=varies)
         for vector, exact, varies in product((1, 4), (False, True), ("", "b", "p q", "b p q"))
     ),
-    *(Operands(2, 8, blocks=True), Operands(4, 4, blocks=True)),
+    *(Operands(2, 8, tma_possible=True), Operands(4, 4, tma_possible=True)),
 ]
 
 
@@ -103,11 +103,11 @@ def test_every_row_leaves_tiles(row: Architecture, operator: Operator) -> None:
     for operands in OPERANDS:
         tiles = fits.available(operator, operands, gpu)
         assert tiles, operands
-        assert fits.legal(operator, operands, gpu), operands
+        assert fits.tuning_grid(operator, operands, gpu), operands
         shared = [tile.shared_bytes(operator, operands.itemsize, gpu) for tile in tiles]
         assert max(shared) <= row.shared_bytes
         # In 16 bits, tiles for blocks of pixels are shipped for every operator.
-        if operands.blocks and operands.itemsize == 2:
+        if operands.tma_possible and operands.itemsize == 2:
             assert any(tile.uses_tma for tile in tiles) == row.tma
         assert row.stages is None or {tile.num_stages for tile in tiles} == {row.stages}
         geometry = ConvGeometry(8, 64, 30, 30, 64, 28, 28, 3, 3, varies=operands.varies)
@@ -149,7 +149,7 @@ def test_sm_103_computes_as_sm_100_does() -> None:
 def test_amd_gets_two_stages_and_as_large_tiles() -> None:
     """Its tiles are as large as on the NVIDIA GPUs with the fewest accumulators: 64 for each thread of a warp of 32."""
     gpu = Gpu.of("gfx942", 304)
-    stages = {tile.num_stages for operator in OPERATORS for tile in fits.legal(operator, Operands(2, 8), gpu)}
+    stages = {tile.num_stages for operator in OPERATORS for tile in fits.tuning_grid(operator, Operands(2, 8), gpu)}
     assert stages == {2}
     for operator in OPERATORS:
         assert fits.fits(Tile(64, 128, 32, 4, 2), operator, 2, gpu)
@@ -190,7 +190,7 @@ def test_the_interpreter_runs_out_of_nothing() -> None:
         assert fits.fits(huge, operator, 4, INTERPRETER)
         assert not fits.fits(replace(huge, BLOCK_N=24), operator, 4, INTERPRETER)
         assert not fits.fits(replace(huge, BLOCK_N=8), operator, 4, INTERPRETER)
-        assert huge.together(operator, 4, INTERPRETER) == 1
+        assert huge.occupancy(operator, 4, INTERPRETER) == 1
     assert "interpreter" not in ARCHITECTURES
 
 

@@ -46,7 +46,12 @@ def test_what_is_copied() -> None:
     assert layout.weight_channels_last(weight).data_ptr() == weight.data_ptr()
     last = torch.randn(2, 8, 3, 3).to(memory_format=torch.channels_last)
     assert layout.alignment(last, 8) == 4
-    assert layout.alignment(guards.fence(last)[1][1 : 1 + last.numel()].as_strided(last.shape, last.stride()), 8) == 1
+    assert (
+        layout.alignment(
+            guards.with_guard_bands(last)[1][1 : 1 + last.numel()].as_strided(last.shape, last.stride()), 8
+        )
+        == 1
+    )
     for strides in ((65, 1, 16, 4), (68, 1, 17, 4), (80, 1, 20, 5)):
         assert layout.alignment(torch.empty_strided((2, 4, 4, 4), strides), 4) == 1
     assert layout.alignment(torch.empty_strided((2, 4, 4, 4), (80, 1, 20, 4)), 4) == 4
@@ -113,7 +118,7 @@ def test_only_a_tile_that_was_too_large_is_replaced() -> None:
 
 def test_pixels_are_gathered_where_blocks_turned_out_not_to_be_copied() -> None:
     """If TMA failed, that operator on that device gathers, with the tile that is picked without blocks."""
-    gpu, operands = Gpu.of("sm_90", 132), Operands(2, 8, blocks=True)
+    gpu, operands = Gpu.of("sm_90", 132), Operands(2, 8, tma_possible=True)
     geometry = ConvGeometry(128, 256, 28, 28, 256, 28, 28, 3, 3, pad_h=1, pad_w=1)
     request = TileRequest(geometry, "fprop", operands, gpu)
     assert tile_choice.tile_for(request).uses_tma

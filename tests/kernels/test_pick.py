@@ -21,7 +21,7 @@ from tritonconv.tiling.tile import Operands, Tile
 OPERANDS = [
     *(Operands(2, v) for v in (1, 2, 8)),
     *(Operands(4, v, exact=exact) for v in (1, 4) for exact in (False, True)),
-    *(Operands(2, 8, blocks=True), Operands(4, 4, blocks=True)),
+    *(Operands(2, 8, tma_possible=True), Operands(4, 4, tma_possible=True)),
 ]
 
 
@@ -46,7 +46,7 @@ def test_what_is_picked_fits(gpu: Gpu, operands: Operands, operator: Operator) -
         steps = tile.steps(geometry, operator)
         assert tile.SPLIT_K == 1 or (operator == "wgrad" and steps // tile.SPLIT_K >= pick.LEAST_STEPS)
         if tile.uses_tma:
-            assert operands.blocks
+            assert operands.tma_possible
             assert gpu.architecture.tma
             pixels = tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
             assert pixels == tile.BLOCK_B * tile.BLOCK_H * tile.BLOCK_W
@@ -135,7 +135,7 @@ def test_a_large_layer_gets_a_large_tile() -> None:
     large = ConvGeometry(128, 256, 58, 58, 256, 56, 56, 3, 3)
     small = ConvGeometry(1, 64, 9, 9, 64, 7, 7, 3, 3)
     assert pick.pick(large, "fprop", Operands(2, 8), H100) == Tile(128, 256, 64, 8, 3)
-    assert str(pick.pick(large, "fprop", Operands(2, 8, blocks=True), H100)) == "128x256x64w8s4:2.8.8"
+    assert str(pick.pick(large, "fprop", Operands(2, 8, tma_possible=True), H100)) == "128x256x64w8s4:2.8.8"
     picked = pick.pick(small, "fprop", Operands(2, 8), H100)
     assert picked.BLOCK_M * picked.BLOCK_N <= 128 * 64
 
@@ -185,14 +185,17 @@ def test_the_workspace_is_small_beside_what_is_read() -> None:
     ids=["memory", "waiting", "L2", "products"],
 )
 def test_what_the_model_expects_to_bound_a_layer(geometry: ConvGeometry, limit: str) -> None:
-    operands = Operands(2, 8, blocks=True)
+    operands = Operands(2, 8, tma_possible=True)
     tile = pick.pick(geometry, "fprop", operands, H100)
     assert expected(tile, geometry, "fprop", operands, H100).limit == limit
 
 
 def test_less_overhang_is_expected_to_take_less_time() -> None:
     """For images of 7x7 pixels, a block of one pixel of 128 images is picked, and not 8x8 pixels of 2 images."""
-    geometry, operands = ConvGeometry(128, 512, 7, 7, 512, 7, 7, 3, 3, pad_h=1, pad_w=1), Operands(2, 8, blocks=True)
+    geometry, operands = (
+        ConvGeometry(128, 512, 7, 7, 512, 7, 7, 3, 3, pad_h=1, pad_w=1),
+        Operands(2, 8, tma_possible=True),
+    )
     squares, pixels = (block_shapes.with_shape(Tile(128, 256, 64, 8, 4), shape) for shape in ((2, 8, 8), (128, 1, 1)))
     assert [tile.pixel_blocks(geometry, "fprop") for tile in (squares, pixels)] == [64, 49]
     assert pick.pick(geometry, "fprop", operands, H100) == pixels

@@ -102,7 +102,7 @@ def expected(geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor) -> di
     return {"fprop": features.detach(), "dgrad": image, "wgrad": filters}
 
 
-def fenced(operator: Operator, geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor, **more: Any) -> Call:
+def guarded_call(operator: Operator, geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor, **more: Any) -> Call:
     """Return a call on operands between guard bands."""
     return call_of(operator, geometry, dict(x=guarded(x), weight=guarded(weight), y=guarded(y)), **more)
 
@@ -125,7 +125,7 @@ def test_integers_are_exact(operator: Operator, geometry: ConvGeometry, shape: B
     x, weight, y = factors(geometry, device)
     sides = {"fprop": y, "dgrad": x, "wgrad": weight}
     added = None if operator == "wgrad" else (torch.arange(sides[operator].shape[1], device=device) % 7).half()
-    call = fenced(operator, geometry, x, weight, y, bias=added, finds_bias=operator == "wgrad")
+    call = guarded_call(operator, geometry, x, weight, y, bias=added, finds_bias=operator == "wgrad")
     plan = planned(call, tile_in(operator, shape))
     assert plan.launches[0].kernel.__name__ == f"{operator}_tma_kernel"
     if operator != "wgrad":
@@ -148,7 +148,7 @@ def test_results_that_leave_in_halves(operator: Operator, name: str, device: str
     tile = with_shape(Tile(LEAST, 2 * LEAST, LEAST, LEAST // 16, num_stages=2), candidate_shapes(LEAST, operator)[0])
     assert tile.halves
     added = (torch.arange({"fprop": y, "dgrad": x}[operator].shape[1], device=device) % 7).half()
-    plan = planned(fenced(operator, geometry, x, weight, y, bias=added), tile)
+    plan = planned(guarded_call(operator, geometry, x, weight, y, bias=added), tile)
     assert plan.launches[0].arguments["HALVES"]
     wanted = expected(geometry, x, weight, y)[operator] + added.double()[:, None, None]
     assert torch.equal(start.run(plan)[0].double(), wanted)
@@ -160,7 +160,7 @@ def test_programs_that_compute_several_tiles(operator: Operator, name: str, devi
     """One program computes all tiles, one after the other."""
     geometry = PROBLEMS[name]
     x, weight, y = factors(geometry, device)
-    plan = planned(fenced(operator, geometry, x, weight, y), tile_in(operator))
+    plan = planned(guarded_call(operator, geometry, x, weight, y), tile_in(operator))
     alone = plan._replace(launches=[each._replace(programs=1) for each in plan.launches])
     assert torch.equal(start.run(alone)[0].double(), expected(geometry, x, weight, y)[operator])
 
@@ -201,7 +201,7 @@ def test_nan_goes_no_further_than_its_pixel_is_seen(operator: Operator, name: st
         x[-1, 3, -1, -1] = float("nan")
     if operator != "fprop":
         y[0, 5, -1, -1] = float("nan")
-    plan = planned(fenced(operator, geometry, x, weight, y), tile_in(operator))
+    plan = planned(guarded_call(operator, geometry, x, weight, y), tile_in(operator))
     (result,) = start.run(plan)
     wanted = expected(geometry, x, weight, y)[operator]
     assert torch.equal(result.isnan(), wanted.isnan())
@@ -214,7 +214,7 @@ def test_nan_in_a_filter_stays_in_its_group(operator: Operator, device: str) -> 
     geometry = ConvGeometry(B=1, C=48, H=3, W=3, F=48, P=3, Q=3, R=1, S=1, G=2, stride_h=1, pad_h=0)
     x, weight, y = factors(geometry, device)
     weight[24:] = float("nan")
-    (result,) = start.run(planned(fenced(operator, geometry, x, weight, y), tile_in(operator)))
+    (result,) = start.run(planned(guarded_call(operator, geometry, x, weight, y), tile_in(operator)))
     assert not result[:, :24].isnan().any()
     assert result[:, 24:].isnan().all()
 
@@ -230,7 +230,7 @@ def test_nan_in_a_tap_goes_no_further_than_it_is_seen(operator: Operator, dtype:
     x, weight, y = (t.to(getattr(torch, dtype)) for t in factors(geometry, device))
     weight[3, 5, 0, 1] = float("nan")
     with convolution_precision("tf32"):
-        (result,) = start.run(planned(fenced(operator, geometry, x, weight, y), tile_in(operator)))
+        (result,) = start.run(planned(guarded_call(operator, geometry, x, weight, y), tile_in(operator)))
     wanted = expected(geometry, x, weight, y)[operator]
     assert torch.equal(result.isnan(), wanted.isnan())
     assert torch.equal(result.double().nan_to_num(), wanted.nan_to_num())
@@ -242,7 +242,7 @@ def test_picked_in_every_dtype(dtype: str, precision: str, device: str) -> None:
     geometry = PROBLEMS["plain"]
     x, weight, y = (t.to(getattr(torch, dtype)) for t in factors(geometry, device))
     with convolution_precision(precision):
-        plans = {op: planned(fenced(op, geometry, x, weight, y, finds_bias=op == "wgrad")) for op in OPERATORS}
+        plans = {op: planned(guarded_call(op, geometry, x, weight, y, finds_bias=op == "wgrad")) for op in OPERATORS}
         results = {operator: start.run(plan)[0] for operator, plan in plans.items()}
     if not torch.cuda.is_available():
         assert [op for op, plan in plans.items() if not plan.tile.uses_tma] == (["wgrad"] if dtype == "float32" else [])

@@ -47,8 +47,8 @@ FUNCTIONS_NOT_MUTATED = {
         "halves": CHOICE,
         "shared_bytes": CHOICE,
         "steps": CHOICE,
-        "strain": CHOICE,
-        "together": CHOICE,
+        "tlb_slowdown": CHOICE,
+        "occupancy": CHOICE,
     },
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.mutants.finder import Mutant
 from tests.mutants.runner import Outcome, run
-from tests.support.processes import Nursery
+from tests.support.processes import ForkServer
 
 Key = tuple[str, str, str, str, int]
 
@@ -57,7 +57,7 @@ class Report:
         """Run the mutants that have no outcome yet, and the tests once without a mutation. False if these fail."""
         started, before = perf_counter(), self.seconds
         waiting = [mutant for mutant in mutants if mutant.key not in self.rows]
-        free: SimpleQueue[Nursery] = SimpleQueue()
+        free: SimpleQueue[ForkServer] = SimpleQueue()
 
         def outcome_of(mutant: Mutant | None) -> Outcome:
             one = free.get()
@@ -68,7 +68,7 @@ class Report:
 
         with ExitStack() as stack, ThreadPoolExecutor(processes) as pool:
             for _ in range(processes):
-                free.put(stack.enter_context(closing(Nursery(os.environ))))
+                free.put(stack.enter_context(closing(ForkServer(os.environ))))
             futures: dict[Future[Outcome], Mutant | None] = {pool.submit(outcome_of, m): m for m in (None, *waiting)}
             for future in as_completed(futures):
                 mutant, outcome = futures[future], future.result()

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from tests.mutants.finder import Mutant
 from tests.mutants.watch import WAITING
-from tests.support.processes import Nursery
+from tests.support.processes import ForkServer
 
 # The files and folders that are copied, and the folders of tests that run on a mutant. These are the tests that run
 # kernels. pytest refuses to start if one of the folders is missing.
@@ -41,7 +41,7 @@ class Outcome:
         return f"{did[self.status]} ({self.seconds} s)"
 
 
-def run(mutant: Mutant | None, root: Path, nursery: Nursery, limit: int = 90) -> Outcome:
+def run(mutant: Mutant | None, root: Path, fork_server: ForkServer, limit: int = 90) -> Outcome:
     """Run the tests on a copy of the repository at `root` with this mutant's change, or without one for None.
 
     `limit` is the processor time in seconds after which a test counts as hung.
@@ -52,7 +52,7 @@ def run(mutant: Mutant | None, root: Path, nursery: Nursery, limit: int = 90) ->
         copy_repository(root, copy)
         if mutant is not None:
             (copy / mutant.file).write_bytes(mutant.source)
-        code = start(nursery, copy, limit)
+        code = start(fork_server, copy, limit)
         output, test = (read(copy / name) for name in ("output.txt", "running.txt"))
     assert test, f"pytest did not start: {output}"
     errors = [line for line in output.splitlines() if line.startswith("E  ")] or output.splitlines()[-1:]
@@ -71,12 +71,12 @@ sys.exit(pytest.main(["-x", "-q", "-p", "watch", "-p", "no:xdist", *{folders}]))
 """
 
 
-def start(nursery: Nursery, copy: Path, limit: int) -> int:
+def start(fork_server: ForkServer, copy: Path, limit: int) -> int:
     """Run pytest in the copy, and return its exit status, negative after a signal. Its output is in output.txt."""
     code = CODE.format(copy=str(copy), plugins=str(Path(__file__).parent), folders=TESTS)
     output = copy / "output.txt"
     given = {**os.environ, "MUTANTS_LIMIT": str(limit), "TESTS_HANG": str(WAITING * limit)}
-    return nursery.run(code, copy, given, output, output)
+    return fork_server.run(code, copy, given, output, output)
 
 
 def read(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Guard bands around tensors, NaN-filled outputs, and an address check for Triton's interpreter.
 
-A guard band ("fence") is memory directly before and after a tensor. Around inputs it holds NaN, so that a load out of
+A guard band is memory directly before and after a tensor. Around inputs it holds NaN, so that a load out of
 bounds shows in the result. Around outputs it holds a constant that must be unchanged after the kernels ran.
 """
 
@@ -16,7 +16,7 @@ from tritonconv.launch import layout, plan_cache
 from tritonconv.runtime import interpreted
 
 MARGIN = 64  # elements in a guard band; a multiple of every alignment, so the guarded tensor keeps its own
-FENCE = -777.0
+IN_GUARD_BANDS = -777.0
 # The allocator without guard bands, for tests that must not have them.
 unguarded = layout.allocate
 
@@ -26,7 +26,7 @@ def guardable(tensor: Tensor) -> bool:
     return type(tensor) is Tensor and tensor.dtype.is_floating_point and tensor.numel() > 0
 
 
-def fence(tensor: Tensor, value: float = float("nan")) -> tuple[Tensor, Tensor]:
+def with_guard_bands(tensor: Tensor, value: float = float("nan")) -> tuple[Tensor, Tensor]:
     """Copy `tensor` between two guard bands that hold `value`, with its strides and alignment.
 
     Returns the copy, and the storage that holds it and the guard bands.
@@ -43,14 +43,14 @@ def fence(tensor: Tensor, value: float = float("nan")) -> tuple[Tensor, Tensor]:
 
 def guarded(tensor: Tensor | None) -> Tensor | None:
     """Return a copy of `tensor` between guard bands of NaN, or `tensor` itself if it can have none."""
-    return fence(tensor)[0] if tensor is not None and guardable(tensor) else tensor
+    return with_guard_bands(tensor)[0] if tensor is not None and guardable(tensor) else tensor
 
 
-def fences_stand(result: Tensor, storage: Tensor) -> bool:
+def guard_bands_intact(result: Tensor, storage: Tensor) -> bool:
     """Whether the guard bands of `result` are unchanged."""
     start = result.storage_offset()
     span = sum((n - 1) * s for n, s in zip(result.shape, result.stride(), strict=True)) + 1
-    return bool((storage[:start] == FENCE).all() and (storage[start + span :] == FENCE).all())
+    return bool((storage[:start] == IN_GUARD_BANDS).all() and (storage[start + span :] == IN_GUARD_BANDS).all())
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def guarded_memory() -> Iterator[None]:
             wanted = allocate(*arguments)
             if wanted.device.type == "meta" or not guardable(wanted):
                 return wanted
-            result, storage = fence(wanted.fill_(float("nan")), FENCE)
+            result, storage = with_guard_bands(wanted.fill_(float("nan")), IN_GUARD_BANDS)
             outputs.append((result, storage))
             return result
 
@@ -77,7 +77,7 @@ def guarded_memory() -> Iterator[None]:
         patch.setattr(plan_cache, "allocate_as", poisoned(plan_cache.allocate_as))
         yield
     for result, storage in outputs:
-        assert fences_stand(result, storage), (
+        assert guard_bands_intact(result, storage), (
             f"a kernel wrote outside its output: the memory around a result or workspace of shape {tuple(result.shape)}"
             " has changed, so a store's mask or offset is wrong"
         )

@@ -46,12 +46,12 @@ def python(*arguments: str, cwd: Path = ROOT, **more: str) -> Done:
     )
 
 
-class Nursery:
-    """A fork server (nursery.py): a process that has imported torch, and runs code in forked copies of itself."""
+class ForkServer:
+    """A fork server (fork_server.py): a process that has imported torch, and runs code in forked copies of itself."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("nursery.py"))],
+            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -103,9 +103,9 @@ class Nursery:
 
 
 @cache
-def nursery() -> Nursery:
+def fork_server() -> ForkServer:
     """Return the server that all tests of this process share."""
-    return Nursery(environment())
+    return ForkServer(environment())
 
 
 def ran(code: str, cwd: Path = ROOT, **more: str) -> Done:
@@ -116,9 +116,9 @@ def ran(code: str, cwd: Path = ROOT, **more: str) -> Done:
     with TemporaryDirectory() as folder:
         stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
         try:
-            status = nursery().run(code, cwd, environment(**more), stdout, stderr, HANG)
+            status = fork_server().run(code, cwd, environment(**more), stdout, stderr, HANG)
         except (TimeoutError, RuntimeError):
-            nursery.cache_clear()
+            fork_server.cache_clear()
             raise
         return subprocess.CompletedProcess(code, status, stdout.read_text(), stderr.read_text())
 

@@ -70,7 +70,7 @@ def test_addresses_of_descriptors_are_checked() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_guarded_tensor_is_the_same_between_nan(layout: str, device: str) -> None:
     tensor = laid_out(torch.arange(1.0, 121.0, device=device).view(2, 3, 4, 5), layout)
-    result, storage = guards.fence(tensor)
+    result, storage = guards.with_guard_bands(tensor)
     assert torch.equal(result, tensor)
     assert result.stride() == tensor.stride()
     assert result.data_ptr() % 16 == tensor.data_ptr() % 16

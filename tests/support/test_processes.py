@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import processes
-from tests.support.processes import Done, nursery, python, ran
+from tests.support.processes import Done, fork_server, python, ran
 
 
 def started(code: str, how: str) -> Done:
@@ -48,7 +48,7 @@ def test_one_does_not_change_the_next(tmp_path: Path) -> None:
 
 
 def test_what_hangs_is_ended_and_the_next_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = nursery().process
+    first = fork_server().process
     monkeypatch.setattr(processes, "HANG", 0.5)
     with pytest.raises(TimeoutError, match="this took more than"):
         ran("import time; time.sleep(1000)")
@@ -57,8 +57,8 @@ def test_what_hangs_is_ended_and_the_next_runs(monkeypatch: pytest.MonkeyPatch) 
     assert ran("print(1)").stdout == "1\n"
 
 
-def test_a_nursery_that_is_gone_is_told_and_another_takes_its_place() -> None:
-    os.kill(nursery().process.pid, signal.SIGKILL)
+def test_a_fork_server_that_is_gone_is_told_and_another_takes_its_place() -> None:
+    os.kill(fork_server().process.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="the process that starts tests is gone"):
         ran("print(1)")
     assert ran("print(1)").stdout == "1\n"

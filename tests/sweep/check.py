@@ -36,6 +36,6 @@ def small_tiles(seed: int) -> Iterator[None]:
         patch.setattr(
             tile_choice,
             "pick",
-            lambda geometry, operator, operands, _: drawn_tile(seed, operator, geometry, operands.blocks),
+            lambda geometry, operator, operands, _: drawn_tile(seed, operator, geometry, operands.tma_possible),
         )
         yield

@@ -134,7 +134,7 @@ def steps(geometry: ConvGeometry) -> dict[Operator, int]:
 
 def picked(operator: Operator, geometry: ConvGeometry, blocks: bool) -> Tile:
     """Return the tile that `pick` chooses for the interpreter. `blocks`: pixels can be copied in blocks."""
-    operands = Operands(itemsize=4, vector=1, varies=geometry.varies, blocks=blocks)
+    operands = Operands(itemsize=4, vector=1, varies=geometry.varies, tma_possible=blocks)
     return pick(geometry, operator, operands, INTERPRETER)
 
 

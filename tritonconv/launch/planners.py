@@ -222,7 +222,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     operands = described_operands(geometry, min(vector_x, vector_y), True, x, y)
     # A TMA block of whole rows is a block of a matrix of B*P*Q positions, whose rows are counted in 32 bits.
     if not is_evenly_spaced(y) or geometry.gemm("wgrad").K >= 2**31:
-        operands = replace(operands, blocks=False)
+        operands = replace(operands, tma_possible=False)
     request = TileRequest(geometry, "wgrad", operands, gpu)
     chosen = tile or tile_for(request)
     tile, partials, bias_partials = workspace(chosen, geometry, weight, bias)

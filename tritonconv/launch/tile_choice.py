@@ -18,7 +18,7 @@ def tile_for(request: TileRequest) -> Tile:
     """
     operator, gpu = request.operator, request.gpu
     if failures.happened(NoTma(operator, gpu)):
-        request = request._replace(operands=replace(request.operands, blocks=False))
+        request = request._replace(operands=replace(request.operands, tma_possible=False))
     tile = pick(*request)
     if failures.happened(TileTooLarge(operator, gpu, replace(tile, SPLIT_K=1))):
         smallest = smallest_tile(operator, request.operands.itemsize, request.operands.varies)

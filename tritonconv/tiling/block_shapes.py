@@ -55,11 +55,11 @@ def with_some_shape(tile: Tile, operator: Operator) -> Tile:
 def with_best_shape(tile: Tile, geometry: ConvGeometry, operator: Operator) -> Tile:
     """Return the tile with the shape whose blocks cover the pixels of `geometry` with the fewest.
 
-    For wgrad, the number of blocks counts times `Tile.strain`. A tile without TMA is returned as it is.
+    For wgrad, the number of blocks counts times `Tile.tlb_slowdown`. A tile without TMA is returned as it is.
     """
     if not tile.uses_tma:
         return tile
     found = [with_shape(tile, shape) for shape in candidate_shapes(pixels_of(tile, operator), operator)]
     if operator == "wgrad":
         found = [with_shape(tile, shape) for shape in whole_rows(tile.BLOCK_K, geometry)] + found
-    return min(found, key=lambda tile: tile.pixel_blocks(geometry, operator) * tile.strain(geometry, operator))
+    return min(found, key=lambda tile: tile.pixel_blocks(geometry, operator) * tile.tlb_slowdown(geometry, operator))

@@ -1,7 +1,7 @@
 """The tiles that ship with the package, and the stages in which one of them is chosen for a problem.
 
 1. Designed: a row of the tables below lists the tile for such operands (`designed`). The rows are a selection.
-   `fits.legal` has a full grid of tiles, which only `python -m bench tune --grid` tries.
+   `fits.tuning_grid` has a full grid of tiles, which only `python -m bench tune --grid` tries.
 2. Shipped: the tile is designed, or it was measured to be fastest for some problem with such operands, on any GPU
    (`shipped`).
 3. Available: the tile is shipped, and the GPU has the shared memory, registers and TMA for it (`fits.available`, which
@@ -99,15 +99,15 @@ def designed(operator: Operator, operands: Operands) -> list[Tile]:
         huge = operands.itemsize == 2 and operands.whole_stores and not (operator == "wgrad" and operands.varies)
         rows = (_HUGE if huge else []) + wide + narrow
     gathered = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in rows]
-    return designed_for_blocks(operator, operands) + gathered
+    return designed_for_tma(operator, operands) + gathered
 
 
-def designed_for_blocks(operator: Operator, operands: Operands) -> list[Tile]:
+def designed_for_tma(operator: Operator, operands: Operands) -> list[Tile]:
     """Return the designed tiles for TMA, each with some block shape.
 
     There are none if TMA can not copy the operands, if tensor cores do not multiply them, or if the weight varies.
     """
-    if not operands.blocks or operands.exact or operands.varies:
+    if not operands.tma_possible or operands.exact or operands.varies:
         return []
     if operator == "wgrad":
         # Channels are adjacent and wgrad sums over pixels, so tensor cores must read both operands across rows. They

@@ -10,10 +10,10 @@ are in clock cycles. With n programs on a multiprocessor at the same time:
     cycles  = the longer of working and moving + APART * the shorter + PER_LAUNCH if wgrad has partial sums
 
 - products: multiply-adds of a step / (multiply-adds per cycle at the peak for the dtype) / BUSY.
-- L2: bytes of both operands of a step / (bytes per cycle from the L2 cache) * `Tile.strain`.
+- L2: bytes of both operands of a step / (bytes per cycle from the L2 cache) * `Tile.tlb_slowdown`.
 - instructions: those that all warps of a program issue in a step / ISSUES per cycle.
 - waiting: PER_STEP, the latency of a step. Programs wait at the same time, so it is not multiplied by n.
-- waves: in each wave, each multiprocessor computes n blocks, where n is its occupancy (`Tile.together`). The last wave
+- waves: in each wave, each multiprocessor computes n blocks, where n is its occupancy (`Tile.occupancy`). The last wave
   may have fewer.
 - moving: the DRAM is read and written while programs work. It moves each tensor once, and partial sums twice.
 
@@ -64,7 +64,7 @@ def expected(tile: Tile, geometry: ConvGeometry, operator: Operator, operands: O
     architecture = gpu.architecture
     blocks = tile.blocks(geometry, operator) * tile.SPLIT_K
     # Full waves, each with as many blocks as run at the same time, and the blocks that are left for the last wave.
-    together = tile.together(operator, operands.itemsize, gpu)
+    together = tile.occupancy(operator, operands.itemsize, gpu)
     waves, left = divmod(blocks, gpu.multiprocessors * together)
     last = ceil(left / gpu.multiprocessors)
     step = cycles_of_step(tile, geometry, operator, operands, architecture)
@@ -118,7 +118,7 @@ def cycles_of_step(
     issued = instructions(tile, operator, operands, architecture) * tile.num_warps
     return {
         "products": products / per_cycle / BUSY,
-        "L2": copied / bandwidth.l2 * tile.strain(geometry, operator),
+        "L2": copied / bandwidth.l2 * tile.tlb_slowdown(geometry, operator),
         "instructions": issued / ISSUES,
         "waiting": PER_STEP,
     }

@@ -6,7 +6,7 @@ from itertools import product
 from tritonconv.geometry import Operator
 from tritonconv.gpu import Gpu
 from tritonconv.tiling.block_shapes import with_some_shape
-from tritonconv.tiling.catalogue import FEW, designed, designed_for_blocks, images, shipped
+from tritonconv.tiling.catalogue import FEW, designed, designed_for_tma, images, shipped
 from tritonconv.tiling.tile import Operands, Tile
 
 
@@ -52,7 +52,7 @@ def available(operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
     return runnable(shipped(operator, operands), operator, operands, gpu)
 
 
-def legal(operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
+def tuning_grid(operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
     """Return every tile of a full grid that fits the GPU: the ones that `python -m bench tune` may try.
 
     Whether registers are enough, only the compiler knows.
@@ -64,7 +64,7 @@ def legal(operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
         return runnable(found, operator, operands, gpu)
     grid = product((64, 128, 256), (16, 32, 64, 128, 256), (64, 128), (4, 8), (2, 3, 4))
     tiles = [Tile(M, N, K // operands.itemsize, warps, stages) for M, N, K, warps, stages in grid]
-    if designed_for_blocks(operator, operands):
+    if designed_for_tma(operator, operands):
         wide = [tile for tile in tiles if tile.BLOCK_N >= 64]
         tiles += [with_some_shape(tile, operator) for tile in wide]
     return runnable(tiles, operator, operands, gpu)

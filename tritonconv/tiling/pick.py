@@ -10,7 +10,7 @@ from tritonconv.geometry import ConvGeometry, Operator, ceildiv
 from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.tiling import measured
 from tritonconv.tiling.block_shapes import with_best_shape
-from tritonconv.tiling.catalogue import FEW, designed, designed_for_blocks, images
+from tritonconv.tiling.catalogue import FEW, designed, designed_for_tma, images
 from tritonconv.tiling.cost import expected
 from tritonconv.tiling.fits import available, runnable
 from tritonconv.tiling.tile import Operands, Tile
@@ -51,7 +51,7 @@ def interpreter_tile(geometry: ConvGeometry, operator: Operator, operands: Opera
         few = 1 << max(0, geometry.images_per_weight - 1).bit_length()
         M, K = (M, few) if operator == "wgrad" else (few, K)
     tile = Tile(M, N, K, num_warps=4, num_stages=1)
-    if not designed_for_blocks(operator, operands):
+    if not designed_for_tma(operator, operands):
         return tile
     if operator == "wgrad":
         tile = replace(tile, BLOCK_N=min(64, power_of_two(geometry.C // geometry.G)))

@@ -12,8 +12,8 @@ class Operands:
 
     `itemsize` is the size of an element in bytes. A load takes `vector` adjacent elements. A store takes 16 bytes if
     `whole_stores`, else one element. `exact` says that float32 must not be rounded to TF32, which keeps it off the
-    tensor cores. `varies` has the letters that the weight varies over. `blocks` says that TMA can copy blocks of pixels
-    of these tensors, on a GPU that has TMA.
+    tensor cores. `varies` has the letters that the weight varies over. `tma_possible` says that TMA can copy blocks of
+    pixels of these tensors, on a GPU that has TMA.
     """
 
     itemsize: int
@@ -21,7 +21,7 @@ class Operands:
     whole_stores: bool = True
     exact: bool = False
     varies: str = ""
-    blocks: bool = False
+    tma_possible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Tile:
         images, rows, columns = geometry.pixels(operator)
         return ceildiv(images, self.BLOCK_B) * ceildiv(rows, self.BLOCK_H) * ceildiv(columns, self.BLOCK_W)
 
-    def strain(self, geometry: ConvGeometry, operator: Operator) -> float:
+    def tlb_slowdown(self, geometry: ConvGeometry, operator: Operator) -> float:
         """Return the factor by which loads of wgrad are slower if a TMA block is a line of images, else 1.
 
         The pixels of such a block lie one image apart. If they span more than NEAR bytes, address translation (the TLB)
@@ -127,9 +127,9 @@ class Tile:
         blocks = self.blocks(geometry, operator)
         if operator == "wgrad":
             return blocks * self.SPLIT_K
-        return min(blocks, gpu.multiprocessors * self.together(operator, itemsize, gpu)) if self.uses_tma else blocks
+        return min(blocks, gpu.multiprocessors * self.occupancy(operator, itemsize, gpu)) if self.uses_tma else blocks
 
-    def together(self, operator: Operator, itemsize: int, gpu: Gpu) -> int:
+    def occupancy(self, operator: Operator, itemsize: int, gpu: Gpu) -> int:
         """Return the expected occupancy: how many programs run on one multiprocessor at the same time.
 
         Registers and shared memory limit it. It is at least 1.

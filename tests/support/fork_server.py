@@ -1,6 +1,6 @@
 """A fork server: a process that imports torch once and then runs code in forked copies of itself.
 
-A test's code then starts without waiting for that import, which takes long. `processes.Nursery` starts this file by
+A test's code then starts without waiting for that import, which takes long. `processes.ForkServer` starts this file by
 its path. Each line of its standard input is a job: the arguments of `run` as JSON. The answer to each is a line with
 the exit status, which is negative after a signal.
 
