@@ -158,7 +158,7 @@ def test_all_gradients_of_every_case(case: Case) -> None:
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.filterwarnings("ignore:tritonconv.*runs as reference:UserWarning")  # on a GPU
+@pytest.mark.filterwarnings("ignore:tritonconv.*runs as the reference:UserWarning")  # on a GPU
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("implementation", ["reference", "triton"])
 def test_results_can_be_modified_in_place(implementation: str, batched: bool, device: str) -> None:

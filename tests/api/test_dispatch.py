@@ -253,7 +253,10 @@ def test_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
     fallback_warning._said.clear()
     on_gpu = call_on("dgrad", torch.float64, device="cuda")
-    with pytest.warns(tritonconv.FallbackWarning, match="dgrad runs as reference: the kernels compute in float16"):
+    with pytest.warns(
+        tritonconv.FallbackWarning,
+        match=r"dgrad runs as the reference \(plain PyTorch\), because the kernels compute in float16",
+    ):
         decide(on_gpu).warn_of_fallback()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -78,7 +78,7 @@ def test_an_empty_batch_passes(device: str) -> None:
 def test_what_is_wrong_raises_and_can_be_replayed(transposed: bool, device: str, planted: None) -> None:
     case = Case("padded", 2, (8, 16), (6, 5), padding=(1, 0), transposed=transposed, x="channels_last")
     forward = "dgrad" if transposed else "fprop"
-    with tritonconv.verify(1), pytest.raises(tritonconv.WrongResult, match=f"{forward} in float16 is off by") as raised:
+    with tritonconv.verify(1), pytest.raises(tritonconv.WrongResult, match=f"{forward} in float16 is wrong") as raised:
         train(case, "float16", device)
     problem = str(raised.value).split("--problem '")[1].removesuffix("'")
     assert str(replay.wrong(problem, device)).startswith(f"WrongResult: tritonconv.verify: {forward} in float16")
@@ -160,7 +160,7 @@ def test_a_check_without_memory_is_left_out(device: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(tools.verify, "mismatch", full)
     with tritonconv.verify(1) as seen:
         tritonconv.conv2d(*Case("small").operands(torch.float32, device), implementation="triton")
-    assert str(seen) == "0 calls checked, 1 left alone, 0 wrong"
+    assert str(seen) == "0 calls checked, 1 skipped, 0 wrong"
 
 
 @pytest.mark.parametrize("operator", ["fprop", "wgrad"])
@@ -203,7 +203,7 @@ def test_what_is_not_finite_is_left_alone(value: float, device: str) -> None:
     input[0, 0, 0, 0] = value
     with tritonconv.verify(1) as seen:
         tritonconv.conv2d(input, weight, bias, implementation="triton")
-    assert str(seen) == "0 calls checked, 1 left alone, 0 wrong"
+    assert str(seen) == "0 calls checked, 1 skipped, 0 wrong"
 
 
 def test_compiled_models_are_checked(device: str, planted: None) -> None:
@@ -215,7 +215,11 @@ def test_compiled_models_are_checked(device: str, planted: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [(dict(probability=2), "between 0 and 1"), (dict(on_mismatch="panic"), "'raise' or 'log'")]
+    ("options", "message"),
+    [
+        (dict(probability=2), "'probability' must be between 0 and 1, not 2"),
+        (dict(on_mismatch="panic"), "'on_mismatch' must be 'raise' or 'log', not 'panic'"),
+    ],
 )
 def test_what_can_not_be_asked_for(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message), tritonconv.verify(**options):

@@ -1,7 +1,7 @@
 """The derivatives of the operators, which are the operators themselves.
 
 The trilinear form is linear in each of its factors x, weight and y. Each operator sums over two of them and leaves the
-third one out. The gradient of one of its two factors is the same form with the incoming gradient as the factor that was
+third one out. The gradient by one of its two factors is the same form with the incoming gradient as the factor that was
 left out. So the operator that leaves out the wanted factor computes it. `contract` below does this.
 
 A bias can be seen as the filter of one more channel, which is one everywhere. So its gradient can be summed together
@@ -108,7 +108,7 @@ def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Seque
 
 
 def tangents_of_wgrad_with_bias(applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Return the tangents of the weight's and the bias's gradient. The latter is a sum over y."""
+    """Return the tangents of both results of `wgrad_with_bias`. The second result is a sum over y."""
     return push_forward("wgrad_with_bias", applies, ctx, tangents), tangents[1].sum((0, 2, 3))
 
 

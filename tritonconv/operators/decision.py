@@ -32,7 +32,9 @@ class Decision(NamedTuple):
         """
         reason = self.reasons.get("triton")
         if reason is not None and runtime.is_gpu(self.call.device):
-            warn_once(f"{self.call.operator} runs as {self.implementation}: {reason}", reason)
+            warn_once(
+                f"{self.call.operator} runs as the {self.implementation} (plain PyTorch), because {reason}", reason
+            )
 
 
 def decide(call: Call) -> Decision:
