@@ -32,9 +32,8 @@ class Decision(NamedTuple):
         """
         reason = self.reasons.get("triton")
         if reason is not None and runtime.is_gpu(self.call.device):
-            warn_once(
-                f"{self.call.operator} runs as the {self.implementation} (plain PyTorch), because {reason}", reason
-            )
+            operator, implementation = self.call.operator, self.implementation
+            warn_once(f"{operator} runs as the {implementation} (plain PyTorch), because {reason}", reason)
 
 
 def decide(call: Call) -> Decision:
