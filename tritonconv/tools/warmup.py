@@ -45,7 +45,7 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> batches = torch.randn(5, 2, 3, 8, 8, dtype=torch.float64)
     >>> tritonconv.warmup(model, batches[0])
-    tritonconv.warmup: nothing to compile, because Triton runs none of the 2 operator calls of a training step
+    tritonconv.warmup: nothing to compile, because nothing runs in Triton (tritonconv.explain says why)
     >>> for images in batches:
     ...     optimizer.zero_grad()
     ...     model(images).square().mean().backward()
@@ -54,7 +54,7 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"tritonconv.warmup(): argument 'model' must be a torch.nn.Module, not {type(model).__name__}; "
-            "a function can be called in the forward of a module"
+            "to warm up a function, call it in the forward of a Module"
         )
     start = time.perf_counter()
     calls = step_calls(model, inputs, kwargs)
@@ -63,7 +63,7 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
     if not calls:
         print("tritonconv.warmup: nothing to compile, because the model uses no layer or function of tritonconv")
     elif not jobs:
-        print(f"tritonconv.warmup: nothing to compile, because Triton runs none of {step}")
+        print("tritonconv.warmup: nothing to compile, because nothing runs in Triton (tritonconv.explain says why)")
     elif runtime.interpreted():
         print(f"tritonconv.warmup: nothing to compile, because Triton's interpreter runs {step}")
     else:
