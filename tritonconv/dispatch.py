@@ -132,13 +132,29 @@ def requested(implementation: str | None) -> str:
 
 @contextmanager
 def using(implementation: str) -> Iterator[None]:
-    """Within this block and thread, calls that name no implementation use this one, their backward included.
+    """Choose the implementation for all calls in this block, in this thread.
+
+    It does not apply to calls and layers that choose for themselves, by their argument or attribute `implementation`.
+    A backward pass follows the choice for its forward pass, also after the block. Outside of `using`, the environment
+    variable TRITONCONV_IMPLEMENTATION chooses for the whole process.
+
+    Args:
+        implementation: "triton", "reference", or "auto" for Triton where it can run.
+
+    Raises:
+        ValueError: for any other name.
+        NotImplementedError: from a call in the block, if "triton" was chosen and Triton can not run the call.
+
+    To find out whether a training problem comes from the kernels, train a few steps without them:
 
     >>> import torch, tritonconv
+    >>> model = tritonconv.Conv2d(3, 4, 3)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> with tritonconv.using("reference"):
-    ...     y = tritonconv.conv2d(torch.zeros(1, 3, 8, 8), torch.zeros(4, 3, 3, 3))
-    >>> y.shape
-    torch.Size([1, 4, 6, 6])
+    ...     for images in torch.randn(3, 2, 3, 8, 8):
+    ...         optimizer.zero_grad()
+    ...         model(images).square().mean().backward()
+    ...         optimizer.step()
     """
     before = _default.implementation
     _default.implementation = known(implementation)

@@ -4,9 +4,18 @@ import warnings
 
 
 class FallbackWarning(UserWarning):
-    """A call on a GPU does not run as its user would expect: as the reference, or in Triton but with less.
+    """A call on a GPU falls back: to the reference, or to another way in Triton, for example a smaller tile.
 
-    Once for each reason and process.
+    The message says why. Each reason warns once in a process. A call that asked for the reference does not warn.
+
+    To stop a training run at the first fallback, make the warning an error:
+
+    >>> import warnings
+    >>> import tritonconv
+    >>> def train() -> None: ...
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", tritonconv.FallbackWarning)
+    ...     train()
     """
 
 
