@@ -65,7 +65,8 @@ def verify(probability: float = 0.01, *, on_mismatch: str = "raise") -> Iterator
     long as the call and waits for the GPU. It needs memory for one unfolded image and a few weights, all in float64.
 
     These calls are skipped: calls whose operands contain NaN or infinity, calls that a CUDA graph captures, and calls
-    whose check runs out of memory. Calls that run as the reference are not counted.
+    whose check runs out of memory. Calls that run as the reference are not counted. If blocks overlap, only the one
+    that was entered last checks.
 
     Args:
         probability: how likely each call is to be checked, from 0 to 1. The default checks one call in a hundred.
