@@ -16,8 +16,8 @@ from tritonconv.launch.plan import Plan
 class Decision(NamedTuple):
     """The implementation that runs `call`.
 
-    `reasons` says why each implementation that is preferred to it can not, by name. `plan` is the Triton launch plan,
-    or None if another implementation runs the call.
+    `reasons` maps the name of each implementation that is preferred to it to the reason why that one can not run the
+    call. `plan` is the Triton launch plan, or None if another implementation runs the call.
     """
 
     call: Call

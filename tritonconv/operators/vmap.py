@@ -77,7 +77,7 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
 
 
 def for_each(bias: Tensor, dim: int | None, V: int) -> Tensor:
-    """Return the bias with mapped and batch dimension in front: (V, B, N) or (V, B, N, h, w).
+    """Return the bias with the mapped and the batch dimension in front: (V, B, N) or (V, B, N, h, w).
 
     B is 1 if the bias does not vary over samples.
     """

@@ -24,8 +24,12 @@ def cpus() -> int:
 def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]:
     """Compile in up to `processes` processes. Then load the kernels here, and compile those that they did not.
 
-    Returns four numbers: kernels compiled in the other processes, these processes, kernels compiled in this process,
-    and kernels that can not be compiled. It warns of the last. `launch.recovery` handles them when they are launched.
+    Returns four counts:
+
+    - the kernels that other processes compiled
+    - the processes that were started for this
+    - the kernels that this process compiled
+    - the kernels that can not be compiled, of which it warns; `launch.recovery` handles them when they are launched
     """
     from triton import knobs
     from triton.runtime import driver
