@@ -108,11 +108,14 @@ def test_the_legend_explains_what_occurs() -> None:
 Which implementation runs each convolution.
 The rows of gradients say what backward would run, if it needed them.
 
-layer  pass     operator  implementation  tile                    tile choice
------  -------  --------  --------------  ----------------------  -----------
+layer  pass     operator  implementation  tile                    tile choice  notes
+-----  -------  --------  --------------  ----------------------  -----------  -----
 layer  forward  fprop     triton          64x128x32w8s3           measured
 layer  forward  wgrad     triton          128x64x64w4s2:1.8.8/29  unmeasured
-layer  forward  wgrad     reference
+layer  forward  wgrad     reference                                            [1]
+
+notes
+  [1]  The call, its layer, tritonconv.using or TRITONCONV_IMPLEMENTATION asks for the reference.
 
 operator
   fprop  image and weight -> features: Conv2d forward, and the input gradient of ConvTranspose2d

@@ -31,6 +31,7 @@ IMPLEMENTATIONS = {
     "triton": "fused Triton kernels",
     "reference": "plain PyTorch, as in tritonconv.reference",
 }
+ASKED_FOR = "The call, its layer, tritonconv.using or TRITONCONV_IMPLEMENTATION asks for the reference."
 TILE_CHOICES = {
     "measured": "this tile was the fastest in measurements of such a layer on this GPU",
     "unmeasured": "chosen by the cost model, because no measurement of such a layer on this GPU can be used",
@@ -61,7 +62,9 @@ class Choice:
 
     @property
     def notes(self) -> list[str]:
-        """Why each preferred implementation does not run this, one sentence each."""
+        """Why Triton does not run this, in full sentences."""
+        if self.implementation == "reference" and not self.reasons:
+            return [ASKED_FOR]
         reasons = self.reasons.items()
         return [f"{name.capitalize()} does not run this, because {reason.rstrip('.')}." for name, reason in reasons]
 
