@@ -1,16 +1,21 @@
-"""The warning that a call on a GPU falls back to something else, once for each reason."""
+"""What the user of a GPU is told, once."""
 
 import warnings
 
 
 class FallbackWarning(UserWarning):
-    """A call on a GPU does not run as its user would expect: it runs by the reference, or in Triton with restrictions.
+    """A call on a GPU falls back: to the reference, or to another way in Triton, for example a smaller tile.
 
-    Each reason is given once in a process. A filter makes it an error:
+    The message says why. Each reason warns once in a process. A call that asked for the reference does not warn.
 
-    >>> import warnings, tritonconv
+    To stop a training run at the first fallback, make the warning an error:
+
+    >>> import warnings
+    >>> import tritonconv
+    >>> def train() -> None: ...
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("error", tritonconv.FallbackWarning)
+    ...     train()
     """
 
 
@@ -18,9 +23,9 @@ _said: dict[str, object] = {}
 
 
 def warn_once(message: str, reason: str) -> None:
-    """Warn with `message`, unless a warning for this `reason` was given before."""
+    """Warn with `message`, unless something was said about `reason` already."""
     mine = object()
-    # One atomic step: if several threads come here, one of them wins.
+    # One step, in which of several threads one wins.
     if _said.setdefault(reason, mine) is not mine:
         return
     try:
@@ -28,6 +33,6 @@ def warn_once(message: str, reason: str) -> None:
             f"tritonconv: {message} (tritonconv.explain(model, input) lists every layer)", FallbackWarning, stacklevel=3
         )
     except FallbackWarning:
-        # The user's filter made it an error. It will be raised the next time, too.
+        # An error by the user's filter, and so the next time, too.
         del _said[reason]
         raise

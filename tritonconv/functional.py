@@ -1,6 +1,7 @@
-"""`torch.nn.functional.conv2d` and `conv_transpose2d` on the operators, and the same with weights that vary.
+"""`torch.nn.functional.conv2d` and `conv_transpose2d`, and the same functions with weights that vary.
 
-Strings, ints, missing batches and autocast end here.
+Each function checks its arguments, turns them into tensors and pairs of ints, and calls the operator fprop or dgrad.
+Padding strings, single ints, inputs without a batch and autocast are resolved here. The operators do not know them.
 """
 
 from torch import Tensor
@@ -22,15 +23,41 @@ def conv2d(
     *,
     implementation: str | None = None,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d`: input (B, C, H, W) or (C, H, W), weight (F, C/groups, R, S), bias (F,).
+    """Convolve images with filters, as `torch.nn.functional.conv2d` does.
 
-    Returns (B, F, P, Q) or (F, P, Q) in the input's dtype, or autocast's; sizes are in pixels. Raises as torch does.
-    `implementation` is "triton", "reference" or "auto" and goes before `tritonconv.using`; NotImplementedError says
-    why Triton can not run. The formula is in the documentation of `torch.nn.Conv2d`.
+    The formula is the one in the documentation of `torch.nn.Conv2d`. In the letters of the README it is
 
-    >>> import torch
+        y[b,f,p,q] = bias[f] + sum over c,r,s of  x[b,c,h,w] * weight[f,c,r,s]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    Pixels outside the image count as zero. With groups, c runs over the channels in the group of filter f.
+
+    Args:
+        input: the images x, of shape (B, C, H, W), or one image (C, H, W). Float16, bfloat16 and float32 can run in
+            Triton. Float64 and complex types run as the reference.
+        weight: the filters, of shape (F, C/groups, R, S), in the dtype of the input.
+        bias: one number for each filter, of shape (F,), or None.
+        stride: the distance between neighbouring positions, in pixels. Stride, padding and dilation are each an int,
+            or a pair for rows and columns.
+        padding: the rows and columns of zeros on each side of the image, in pixels. The string "valid" means none.
+            The string "same" keeps the size of the image and needs a stride of 1.
+        dilation: the distance between neighbouring taps of a filter, in pixels.
+        groups: the number of groups into which channels and filters are divided. Each group is convolved by itself.
+        implementation: "triton", "reference", or "auto" for Triton where it can run. The default, None, takes the
+            choice of `tritonconv.using`, else of the environment variable TRITONCONV_IMPLEMENTATION, else "auto".
+
+    Returns:
+        The features y, of shape (B, F, P, Q), or (F, P, Q) for one image. The dtype is the input's, or autocast's.
+        The memory format is channels_last if the input or the weight has that format.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError: where torch raises them, with torch's messages.
+        NotImplementedError: if `implementation` is "triton" and Triton can not run the call. The message says why.
+        ValueError: if there is no implementation of that name.
+
+    >>> import torch, tritonconv
     >>> image, kernel = torch.arange(9.0).reshape(1, 3, 3), torch.arange(4.0).reshape(1, 1, 2, 2)
-    >>> conv2d(image, kernel, implementation="reference")
+    >>> tritonconv.conv2d(image, kernel)
     tensor([[[19., 25.],
              [37., 43.]]])
     """
@@ -52,11 +79,46 @@ def conv_transpose2d(
     *,
     implementation: str | None = None,
 ) -> Tensor:
-    """`torch.nn.functional.conv_transpose2d`: input (B, F, P, Q) or (F, P, Q), weight (F, C/groups, R, S), bias (C,).
+    """Spread features over an image, as `torch.nn.functional.conv_transpose2d` does: the adjoint of `conv2d`.
 
-    Returns (B, C, H, W) or (C, H, W) in the input's dtype, or autocast's; sizes are in pixels. Raises as torch does.
-    `implementation` is "triton", "reference" or "auto" and goes before `tritonconv.using`; NotImplementedError says
-    why Triton can not run. The formula is in the documentation of `torch.nn.ConvTranspose2d`.
+    The formula is the one in the documentation of `torch.nn.ConvTranspose2d`. In the letters of the README it is
+
+        x[b,c,h,w] = bias[c] + sum over f,p,q,r,s of  y[b,f,p,q] * weight[f,c,r,s]
+            where  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    With groups, f runs over the filters in the group of channel c.
+
+    Args:
+        input: the features y, of shape (B, F, P, Q), or (F, P, Q) without a batch. The dtypes are those of `conv2d`.
+        weight: the filters, of shape (F, C/groups, R, S), in the dtype of the input.
+        bias: one number for each output channel, of shape (C,), or None.
+        stride: the distance between the pixels to which neighbouring positions are spread, in pixels. Stride, padding,
+            output_padding and dilation are each an int, or a pair for rows and columns.
+        padding: the rows and columns that are cut off on each side of the output, in pixels.
+        output_padding: the rows and columns that are added to the output at the bottom and on the right, in pixels.
+            Along each axis it must be smaller than the stride or the dilation.
+        groups: the number of groups into which filters and output channels are divided.
+        dilation: the distance between neighbouring taps of a filter, in pixels.
+        implementation: "triton", "reference", "auto" or None, as for `conv2d`.
+
+    Returns:
+        The image x, of shape (B, C, H, W), or (C, H, W) without a batch, with
+        H = (P - 1)*stride_h - 2*pad_h + dilation_h*(R - 1) + output_padding_h + 1, and likewise W.
+        Dtype and memory format follow the rules of `conv2d`.
+
+    Raises:
+        TypeError, RuntimeError, NotImplementedError: where torch raises them, with torch's messages.
+        NotImplementedError: if `implementation` is "triton" and Triton can not run the call. The message says why.
+        ValueError: if there is no implementation of that name.
+
+    Four copies of the kernel 0,1,2,3, scaled by the features 0,1,2,3, overlap in the centre:
+
+    >>> import torch, tritonconv
+    >>> features, kernel = torch.arange(4.0).reshape(1, 2, 2), torch.arange(4.0).reshape(1, 1, 2, 2)
+    >>> tritonconv.conv_transpose2d(features, kernel)
+    tensor([[[ 0.,  0.,  1.],
+             [ 0.,  4.,  6.],
+             [ 4., 12.,  9.]]])
     """
     implementation = dispatch.requested(implementation)
     checked = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -75,19 +137,34 @@ def locally_connected2d(
     *,
     implementation: str | None = None,
 ) -> Tensor:
-    """A convolution whose every position has filters of its own: no patches are stored, forward or backward.
+    """Convolve images with filters that differ from position to position.
 
-    input (B, C, H, W) or (C, H, W), weight (P, Q, F, C/groups, R, S), bias (F, P, Q) or (F,). Returns (B, F, P, Q) or
-    (F, P, Q) in the input's dtype, or autocast's; sizes are in pixels. Raises as `conv2d` does, and RuntimeError for an
-    input whose output has not as many positions as the weight. A weight whose memory is in the order (P, Q, F, R, S,
-    C/groups), as that of `LocallyConnected2d` is, is not copied but by autocast, and so lies its gradient.
-    `implementation` is "triton", "reference" or "auto". The formula, in the letters of the README, is
+    The formula is that of `conv2d`, with a weight that also depends on the position (p, q):
 
-        y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[p,q,f,c,r,s]
+        y[b,f,p,q] = bias[f,p,q] + sum over c,r,s of  x[b,c,h,w] * weight[p,q,f,c,r,s]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-    >>> import torch
+    The Triton kernels store no patches of the image, neither forward nor backward. They read a weight without a copy
+    if its memory is in the order (P, Q, F, R, S, C/groups), as that of `LocallyConnected2d` is. Any other order, or
+    autocast, costs a copy in each call. The weight's gradient always has that order in memory.
+
+    Args:
+        input: the images x, of shape (B, C, H, W), or one image (C, H, W).
+        weight: the filters of each position, of shape (P, Q, F, C/groups, R, S), in the dtype of the input.
+        bias: of shape (F, P, Q), or (F,) for the same bias at all positions, or None.
+        stride, padding, dilation, groups, implementation: as for `conv2d`.
+
+    Returns:
+        The features y, of shape (B, F, P, Q), or (F, P, Q) for one image. The dtype is the input's, or autocast's.
+        The memory format is channels_last if the input has that format.
+
+    Raises:
+        RuntimeError: if the weight is not for as many positions as the output has.
+        TypeError, RuntimeError, NotImplementedError, ValueError: where `conv2d` raises them.
+
+    >>> import torch, tritonconv
     >>> image, kernels = torch.arange(9.0).reshape(1, 3, 3), torch.arange(16.0).reshape(2, 2, 1, 1, 2, 2)
-    >>> locally_connected2d(image, kernels, implementation="reference")
+    >>> tritonconv.locally_connected2d(image, kernels)
     tensor([[[ 19.,  73.],
              [197., 331.]]])
     """
@@ -109,13 +186,35 @@ def locally_connected_transpose2d(
     *,
     implementation: str | None = None,
 ) -> Tensor:
-    """A transposed convolution whose every position has a stamp of its own: the adjoint of `locally_connected2d`.
+    """Spread features over an image with filters that differ from position to position.
 
-    input (B, F, P, Q) or (F, P, Q), weight (P, Q, F, C/groups, R, S), bias (C, H, W) or (C,). Returns (B, C, H, W) or
-    (C, H, W) in the input's dtype, or autocast's; sizes are in pixels. Raises as `conv_transpose2d` does, and
-    RuntimeError for an input that has not as many positions as the weight. Otherwise as `locally_connected2d`.
+    This is the adjoint of `locally_connected2d`. The formula is that of `conv_transpose2d`, with a weight that also
+    depends on the position (p, q):
 
-        x[b,c,h,w] = sum over f and all p,q,r,s that fall on h,w of weight[p,q,f,c,r,s] * y[b,f,p,q]
+        x[b,c,h,w] = bias[c,h,w] + sum over f,p,q,r,s of  y[b,f,p,q] * weight[p,q,f,c,r,s]
+            where  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    Patches, and the weight's order in memory, are treated as in `locally_connected2d`.
+
+    Args:
+        input: the features y, of shape (B, F, P, Q), or (F, P, Q) without a batch.
+        weight: the filters of each position, of shape (P, Q, F, C/groups, R, S), in the dtype of the input.
+        bias: of shape (C, H, W), or (C,) for the same bias at all pixels, or None.
+        stride, padding, output_padding, groups, dilation, implementation: as for `conv_transpose2d`.
+
+    Returns:
+        The image x, of shape (B, C, H, W), or (C, H, W) without a batch. The dtype is the input's, or autocast's.
+        The memory format is channels_last if the input has that format.
+
+    Raises:
+        RuntimeError: if the weight is not for as many positions as the input has.
+        TypeError, RuntimeError, NotImplementedError, ValueError: where `conv_transpose2d` raises them.
+
+    >>> import torch, tritonconv
+    >>> features, kernels = torch.arange(2.0).reshape(1, 1, 2) + 1, torch.arange(8.0).reshape(1, 2, 1, 1, 2, 2)
+    >>> tritonconv.locally_connected_transpose2d(features, kernels)
+    tensor([[[ 0.,  9., 10.],
+             [ 2., 15., 14.]]])
     """
     implementation = dispatch.requested(implementation)
     sizes = (stride, padding, output_padding, groups, dilation)
@@ -135,13 +234,33 @@ def per_sample_conv2d(
     *,
     implementation: str | None = None,
 ) -> Tensor:
-    """A convolution of every sample with filters of its own, as a hypernetwork makes them.
+    """Convolve each sample of a batch with filters of its own, for example those that a hypernetwork computes.
 
-    input (B, C, H, W), weight (B, F, C/groups, R, S), bias (B, F) or (F,). Returns (B, F, P, Q) in the input's dtype,
-    or autocast's; an input (C, H, W) is one sample. The gradients of weight and bias have their shapes. Raises as
-    `conv2d` does, and RuntimeError for another number of samples. `implementation` is "triton", "reference" or "auto".
+    The formula is that of `conv2d`, with a weight that also depends on the sample b:
 
-        y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,f,c,r,s]
+        y[b,f,p,q] = bias[b,f] + sum over c,r,s of  x[b,c,h,w] * weight[b,f,c,r,s]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    Args:
+        input: the images x, of shape (B, C, H, W). An input (C, H, W) is one sample, and B is 1.
+        weight: the filters of each sample, of shape (B, F, C/groups, R, S), in the dtype of the input.
+        bias: of shape (B, F), or (F,) for the same bias for all samples, or None.
+        stride, padding, dilation, groups, implementation: as for `conv2d`.
+
+    Returns:
+        The features y, of shape (B, F, P, Q), or (F, P, Q) for an input (C, H, W). The dtype is the input's, or
+        autocast's. The memory format is channels_last if the input has that format.
+
+    Raises:
+        RuntimeError: if the weight is not for as many samples as the input has.
+        TypeError, RuntimeError, NotImplementedError, ValueError: where `conv2d` raises them.
+
+    >>> import torch, tritonconv
+    >>> images = torch.ones(2, 1, 3, 3)
+    >>> kernels = torch.tensor([1.0, 10.0]).reshape(2, 1, 1, 1, 1).expand(2, 1, 1, 2, 2)
+    >>> tritonconv.per_sample_conv2d(images, kernels).flatten(1)
+    tensor([[ 4.,  4.,  4.,  4.],
+            [40., 40., 40., 40.]])
     """
     implementation = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b")
@@ -160,14 +279,34 @@ def dynamic_conv2d(
     *,
     implementation: str | None = None,
 ) -> Tensor:
-    """A convolution with filters of their own for every sample and position, as a network makes them from the image.
+    """Convolve with filters that differ from sample to sample and from position to position.
 
-    input (B, C, H, W), weight (B, P, Q, F, C/groups, R, S), bias (F,), (B, F), (F, P, Q) or (B, F, P, Q). Returns
-    (B, F, P, Q) in the input's dtype, or autocast's; an input (C, H, W) is one sample. The gradients of weight and bias
-    have their shapes. Raises as `conv2d` does, and RuntimeError for another number of samples or positions.
-    `implementation` is "triton", "reference" or "auto".
+    Such filters are for example computed from the image by another network. The formula is that of `conv2d`, with a
+    weight that also depends on the sample b and the position (p, q):
 
-        y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[b,p,q,f,c,r,s]
+        y[b,f,p,q] = bias[b,f,p,q] + sum over c,r,s of  x[b,c,h,w] * weight[b,p,q,f,c,r,s]
+            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
+
+    Args:
+        input: the images x, of shape (B, C, H, W). An input (C, H, W) is one sample, and B is 1.
+        weight: the filters, of shape (B, P, Q, F, C/groups, R, S), in the dtype of the input.
+        bias: of shape (B, F, P, Q), (F, P, Q), (B, F) or (F,), or None.
+        stride, padding, dilation, groups, implementation: as for `conv2d`.
+
+    Returns:
+        The features y, of shape (B, F, P, Q), or (F, P, Q) for an input (C, H, W). The dtype is the input's, or
+        autocast's. The memory format is channels_last if the input has that format.
+
+    Raises:
+        RuntimeError: if the weight is not for as many samples as the input has, or positions as the output has.
+        TypeError, RuntimeError, NotImplementedError, ValueError: where `conv2d` raises them.
+
+    >>> import torch, tritonconv
+    >>> images = torch.ones(2, 1, 3, 3)
+    >>> kernels = torch.arange(8.0).reshape(2, 2, 2, 1, 1, 1, 1).expand(2, 2, 2, 1, 1, 2, 2)
+    >>> tritonconv.dynamic_conv2d(images, kernels).flatten(1)
+    tensor([[ 0.,  4.,  8., 12.],
+            [16., 20., 24., 28.]])
     """
     implementation = dispatch.requested(implementation)
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b p q")

@@ -1,8 +1,10 @@
-"""`torch.nn.Conv2d` and `torch.nn.ConvTranspose2d` on the operators fprop, dgrad and wgrad, and their local forms.
+"""`Conv2d` and `ConvTranspose2d` with torch's interface, their locally connected forms, and the lazy forms of all four.
 
-Constructor, initialisation, attributes, `repr` and `state_dict` are torch's, by inheritance, and those of the locally
-connected layers the reference's. `implementation` is a class attribute, so that layers that were pickled, or turned
-from torch's into these, have it too.
+The first two inherit constructor, initialisation, attributes, `repr` and `state_dict` from torch.nn. The locally
+connected layers inherit them from the reference. Each layer overrides only the method that computes.
+
+`implementation` is a class attribute. So layers that were unpickled, or whose class was changed from torch's to one of
+these, have it too.
 """
 
 from torch import Tensor, nn
@@ -14,10 +16,22 @@ from tritonconv.reference.torch_rules.checks import Ints
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` on the operators fprop, dgrad and wgrad.
+    """`torch.nn.Conv2d`, computed by `tritonconv.conv2d`: a drop-in replacement.
 
-    Set `layer.implementation` to "triton" or "reference" to choose for this layer; None leaves it to
-    `tritonconv.using` and the dispatcher.
+    Constructor, initial weights, attributes, `state_dict` and errors are torch's. The formula is the one in the
+    documentation of `torch.nn.Conv2d`. Inputs are (B, in_channels, H, W) or (in_channels, H, W), outputs
+    (B, out_channels, P, Q) or (out_channels, P, Q). The weight is (out_channels, in_channels/groups, R, S) and the bias
+    (out_channels,).
+
+    The attribute `implementation` chooses for one layer: "triton", "reference" or "auto". None, the default, leaves the
+    choice to `tritonconv.using` or the environment variable TRITONCONV_IMPLEMENTATION. With "triton" a call raises
+    NotImplementedError, with the reason, if Triton can not run it.
+
+    >>> import torch, tritonconv
+    >>> layer = tritonconv.Conv2d(3, 8, kernel_size=3, stride=2, padding=1)
+    >>> layer(torch.zeros(4, 3, 10, 12)).shape
+    torch.Size([4, 8, 5, 6])
+    >>> layer.implementation = "reference"  # for debugging: plain PyTorch computes this layer from now on
     """
 
     implementation: str | None = None
@@ -30,16 +44,26 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """`torch.nn.ConvTranspose2d` on the operators dgrad, fprop and wgrad.
+    """`torch.nn.ConvTranspose2d`, computed by `tritonconv.conv_transpose2d`: a drop-in replacement.
 
-    Set `layer.implementation` to "triton" or "reference" to choose for this layer; None leaves it to
-    `tritonconv.using` and the dispatcher.
+    Constructor, initial weights, attributes, `state_dict` and errors are torch's. The formula is the one in the
+    documentation of `torch.nn.ConvTranspose2d`. Inputs are (B, in_channels, P, Q) or (in_channels, P, Q), outputs
+    (B, out_channels, H, W) or (out_channels, H, W). The weight is (in_channels, out_channels/groups, R, S) and the bias
+    (out_channels,). The attribute `implementation` works as in `Conv2d`.
+
+    >>> import torch, tritonconv
+    >>> layer = tritonconv.ConvTranspose2d(8, 3, kernel_size=3, stride=2, padding=1, output_padding=1)
+    >>> layer(torch.zeros(4, 8, 5, 6)).shape
+    torch.Size([4, 3, 10, 12])
     """
 
     implementation: str | None = None
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """As `torch.nn.ConvTranspose2d`: `output_size`, of 2 or all entries in pixels, overrides `output_padding`."""
+        """Compute the layer. `output_size` replaces `output_padding`: the output's (H, W) in pixels, or its shape.
+
+        Raises ValueError, as torch does, if no output padding leads to that size.
+        """
         return conv_transpose2d(
             input,
             self.weight,
@@ -54,7 +78,17 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class LazyConv2d(nn.LazyConv2d):
-    """`torch.nn.LazyConv2d`, which becomes a `Conv2d` when the first input tells it the number of channels."""
+    """`torch.nn.LazyConv2d`: a `Conv2d` that takes `in_channels` from its first input.
+
+    Arguments are those of `torch.nn.LazyConv2d`. With the first input the layer becomes a `tritonconv.Conv2d`.
+
+    >>> import torch, tritonconv
+    >>> layer = tritonconv.LazyConv2d(8, kernel_size=3)
+    >>> layer(torch.zeros(4, 3, 10, 12)).shape
+    torch.Size([4, 8, 8, 10])
+    >>> layer
+    Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+    """
 
     cls_to_become = Conv2d
     implementation: str | None = None
@@ -62,7 +96,18 @@ class LazyConv2d(nn.LazyConv2d):
 
 
 class LazyConvTranspose2d(nn.LazyConvTranspose2d):
-    """`torch.nn.LazyConvTranspose2d`, which becomes a `ConvTranspose2d` with its first input."""
+    """`torch.nn.LazyConvTranspose2d`: a `ConvTranspose2d` that takes `in_channels` from its first input.
+
+    Arguments are those of `torch.nn.LazyConvTranspose2d`. With the first input the layer becomes a
+    `tritonconv.ConvTranspose2d`.
+
+    >>> import torch, tritonconv
+    >>> layer = tritonconv.LazyConvTranspose2d(3, kernel_size=2, stride=2)
+    >>> layer(torch.zeros(4, 8, 5, 6)).shape
+    torch.Size([4, 3, 10, 12])
+    >>> layer
+    ConvTranspose2d(8, 3, kernel_size=(2, 2), stride=(2, 2))
+    """
 
     cls_to_become = ConvTranspose2d
     implementation: str | None = None
@@ -70,17 +115,34 @@ class LazyConvTranspose2d(nn.LazyConvTranspose2d):
 
 
 class LocallyConnected2d(local_layers.LocallyConnected2d):
-    """`torch.nn.Conv2d` with filters of their own for every location, on the operators fprop, dgrad and wgrad.
+    """`Conv2d` with filters that differ from location to location, computed by `tritonconv.locally_connected2d`.
 
-    Its arguments are those of `torch.nn.Conv2d`, with `input_size` after `kernel_size`: that of the images in pixels, H
-    and W or one number for both, before padding. Weight (P, Q, out_channels, in_channels/groups, R, S), where P x Q is
-    the size of the output; bias (out_channels, P, Q), or (out_channels,) with `bias="shared"`, or None with
-    `bias=False`. Raises RuntimeError for inputs of another size. `layer.implementation` chooses as in `Conv2d`.
+    The formula is in the documentation of that function. The layer works for images of one size only.
 
-    >>> import torch
-    >>> layer = LocallyConnected2d(3, 8, kernel_size=3, input_size=(10, 12), padding=1)
-    >>> layer.weight.shape
-    torch.Size([10, 12, 8, 3, 3, 3])
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, device, dtype: those of
+            `torch.nn.Conv2d`.
+        input_size: the size of the input images before padding, in pixels: (H, W), or one int for both. It is the
+            fourth argument, before `stride`.
+        bias: True for a bias of shape (out_channels, P, Q), "shared" for one of shape (out_channels,), or False.
+
+    The weight has the shape (P, Q, out_channels, in_channels/groups, R, S), where (P, Q) is the size of the output.
+    Each location is initialised as torch initialises a convolution. Inputs are (B, in_channels, H, W) or
+    (in_channels, H, W), outputs (B, out_channels, P, Q) or (out_channels, P, Q).
+
+    The attribute `implementation` works as in `Conv2d`. `from_conv2d` and `to_conv2d` convert from and to a
+    convolution. `load_keras`, `to_keras`, `load_flax` and `to_flax` exchange weights with Keras 2 and Flax.
+
+    Raises:
+        RuntimeError: if an input does not have the size `input_size`.
+        TypeError, ValueError, RuntimeError: for wrong arguments, with torch's messages where torch has such arguments.
+
+    >>> import torch, tritonconv
+    >>> layer = tritonconv.LocallyConnected2d(3, 8, kernel_size=3, input_size=(4, 5), padding=1)
+    >>> layer.weight.shape, layer.bias.shape
+    (torch.Size([4, 5, 8, 3, 3, 3]), torch.Size([8, 4, 5]))
+    >>> layer(torch.zeros(2, 3, 4, 5)).shape
+    torch.Size([2, 8, 4, 5])
     """
 
     implementation: str | None = None
@@ -94,12 +156,34 @@ class LocallyConnected2d(local_layers.LocallyConnected2d):
 
 
 class LocallyConnectedTranspose2d(local_layers.LocallyConnectedTranspose2d):
-    """`torch.nn.ConvTranspose2d` with a stamp of its own for every location, on the operators dgrad, fprop and wgrad.
+    """`ConvTranspose2d` with filters that differ from location to location: the adjoint of `LocallyConnected2d`.
 
-    Its arguments are those of `torch.nn.ConvTranspose2d`, with `input_size` after `kernel_size`: that of its inputs in
-    pixels, P and Q or one number for both. Weight (P, Q, in_channels, out_channels/groups, R, S); bias
-    (out_channels, H, W), or (out_channels,) with `bias="shared"`, or None with `bias=False`. Raises RuntimeError for
-    inputs of another size. `layer.implementation` chooses as in `ConvTranspose2d`.
+    `tritonconv.locally_connected_transpose2d` computes it, and its documentation has the formula. The layer works for
+    inputs of one size only.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation, padding_mode, device,
+            dtype: those of `torch.nn.ConvTranspose2d`.
+        input_size: the size of the inputs in pixels: (P, Q), or one int for both. It is the fourth argument, before
+            `stride`.
+        bias: True for a bias of shape (out_channels, H, W), "shared" for one of shape (out_channels,), or False.
+
+    The weight has the shape (P, Q, in_channels, out_channels/groups, R, S). Inputs are (B, in_channels, P, Q) or
+    (in_channels, P, Q), outputs (B, out_channels, H, W) or (out_channels, H, W).
+
+    The attribute `implementation` works as in `Conv2d`. `from_conv_transpose2d` and `to_conv_transpose2d` convert from
+    and to a transposed convolution.
+
+    Raises:
+        RuntimeError: if an input does not have the size `input_size`.
+        TypeError, ValueError, RuntimeError: for wrong arguments, with torch's messages where torch has such arguments.
+
+    >>> import torch, tritonconv
+    >>> layer = tritonconv.LocallyConnectedTranspose2d(8, 3, kernel_size=2, input_size=(2, 3), stride=2)
+    >>> layer.weight.shape, layer.bias.shape
+    (torch.Size([2, 3, 8, 3, 2, 2]), torch.Size([3, 4, 6]))
+    >>> layer(torch.zeros(2, 8, 2, 3)).shape
+    torch.Size([2, 3, 4, 6])
     """
 
     implementation: str | None = None
@@ -120,7 +204,17 @@ class LocallyConnectedTranspose2d(local_layers.LocallyConnectedTranspose2d):
 
 
 class LazyLocallyConnected2d(local_layers.LazyLocallyConnected2d):
-    """A `LocallyConnected2d` that takes `in_channels` and `input_size` from its first input."""
+    """A `LocallyConnected2d` that takes `in_channels` and `input_size` from its first input.
+
+    Its arguments are those of `LocallyConnected2d` without these two.
+
+    >>> import torch, tritonconv
+    >>> layer = tritonconv.LazyLocallyConnected2d(8, kernel_size=3, padding=1)
+    >>> layer(torch.zeros(2, 3, 4, 5)).shape
+    torch.Size([2, 8, 4, 5])
+    >>> layer.weight.shape
+    torch.Size([4, 5, 8, 3, 3, 3])
+    """
 
     cls_to_become = LocallyConnected2d
     implementation: str | None = None
@@ -129,7 +223,17 @@ class LazyLocallyConnected2d(local_layers.LazyLocallyConnected2d):
 
 
 class LazyLocallyConnectedTranspose2d(local_layers.LazyLocallyConnectedTranspose2d):
-    """A `LocallyConnectedTranspose2d` that takes `in_channels` and `input_size` from its first input."""
+    """A `LocallyConnectedTranspose2d` that takes `in_channels` and `input_size` from its first input.
+
+    Its arguments are those of `LocallyConnectedTranspose2d` without these two.
+
+    >>> import torch, tritonconv
+    >>> layer = tritonconv.LazyLocallyConnectedTranspose2d(3, kernel_size=2, stride=2)
+    >>> layer(torch.zeros(2, 8, 2, 3)).shape
+    torch.Size([2, 3, 4, 6])
+    >>> layer.weight.shape
+    torch.Size([2, 3, 8, 3, 2, 2])
+    """
 
     cls_to_become = LocallyConnectedTranspose2d
     implementation: str | None = None

@@ -1,4 +1,4 @@
-"""What the tests of the interface share."""
+"""The fixture that the tests of the interface share."""
 
 from types import ModuleType
 
@@ -10,4 +10,5 @@ from tritonconv import reference
 
 @pytest.fixture(params=[reference, tritonconv], ids=["reference", "tritonconv"])
 def ours(request: pytest.FixtureRequest) -> ModuleType:
+    """Each of the two packages with torch's interface."""
     return request.param

@@ -1,4 +1,4 @@
-"""The wiring: every way of differentiating, mapping, compiling and exporting gives what torch.nn gives."""
+"""Every way of differentiating, mapping (vmap) and compiling gives what torch.nn gives."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,14 +16,14 @@ from tests.support.oracle import assert_close, assert_same, convolution_precisio
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch's own compiler stack
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, from its compiler
     pytest.mark.usefixtures("on_reference"),
 ]
 
 
 @pytest.fixture
 def exact() -> Iterator[None]:
-    """float32 off the tensor cores: TF32 adds its rounding with each product of a chain."""
+    """Compute in float32 without TF32, whose rounding would add up over a chain of products."""
     with convolution_precision("ieee"):
         yield
 
@@ -43,7 +43,7 @@ WIRING = [
 
 @pytest.fixture(params=WIRING, ids=str)
 def problem(request: pytest.FixtureRequest) -> tuple[Function, Function, tuple[Tensor, ...]]:
-    """Our function, torch's, and operands."""
+    """Return our function, torch's function and operands."""
     case = replace(request.param, stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2, kernel=(3, 2))
     if case.varies:
         case = replace(case, size=(3, 3 if case.transposed else 2), channels=(4, 2))
@@ -75,7 +75,7 @@ def test_forward_mode(problem: Any) -> None:
 
 @pytest.mark.parametrize("mapped", range(1, 8))
 def test_vmap(problem: Any, mapped: int) -> None:
-    """Over input, weight and bias, singly and together; a mapped dimension may be any."""
+    """Input, weight and bias are mapped, singly and together. A mapped dimension need not be the first."""
     ours, theirs, operands = problem
     dims = tuple((i % 2 if mapped >> i & 1 else None) for i in range(3))
     stacked = tuple(
@@ -95,14 +95,14 @@ def test_per_sample_gradients_and_hessian(problem: Any) -> None:
     def hessian(function: Function) -> Tensor:
         return torch.func.hessian(lambda w: function(x, w, bias).square().sum())(weight)
 
-    if weight.ndim in (4, 6):  # one for all samples
+    if weight.ndim in (4, 6):  # all samples share the weight
         assert_same(per_sample(ours), per_sample(theirs))
     assert_same(hessian(ours), hessian(theirs))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile(problem: Any, dynamic: bool) -> None:
-    """Without a graph break, forward and backward, and for another batch."""
+    """Forward and backward compile without a graph break, and are right for another batch, too."""
     ours, theirs, operands = problem
     torch._dynamo.reset()
     compiled = torch.compile(ours, fullgraph=True, dynamic=dynamic, backend="aot_eager")
@@ -158,11 +158,11 @@ def test_all_gradients_of_every_case(case: Case) -> None:
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.filterwarnings("ignore:tritonconv.*runs as reference:UserWarning")  # on a GPU
+@pytest.mark.filterwarnings("ignore:tritonconv.*runs as the reference:UserWarning")  # given on a GPU
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("implementation", ["reference", "triton"])
 def test_results_can_be_modified_in_place(implementation: str, batched: bool, device: str) -> None:
-    """As `nn.ReLU(inplace=True)` does after every convolution."""
+    """Convolutions are often followed by `nn.ReLU(inplace=True)`."""
     weight = torch.randn(4, 4, 3, 3, requires_grad=True, device=device)
     image = torch.randn((2, 4, 5, 5) if batched else (4, 5, 5), device=device)
     for name in ("conv2d", "conv_transpose2d"):
@@ -176,10 +176,10 @@ def test_results_can_be_modified_in_place(implementation: str, batched: bool, de
 
 @pytest.mark.usefixtures("exact")
 def test_second_order_in_triton(problem: Any, device: str) -> None:
-    """A gradient of gradients, every operator of which is a kernel, in float32."""
+    """Second-order gradients, all of whose operators run in Triton, in float32."""
     ours, theirs, operands = problem
     if operands[1].ndim == 7 and device == "cpu":
-        pytest.skip("in the interpreter each sample and position is a program: the others do")
+        pytest.skip("too slow in the interpreter, where each sample and position is a program")
     torch.manual_seed(0)
     wanted = [torch.randn_like(t) for t in operands]
 
@@ -199,7 +199,7 @@ def test_second_order_in_triton(problem: Any, device: str) -> None:
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("transposed", [False, True])
 def test_transforms_in_triton(transposed: bool, device: str) -> None:
-    """jvp, per-sample gradients and a hessian, in float32, through the kernels."""
+    """jvp, per-sample gradients and a Hessian run in Triton, in float32."""
     case = Case("transforms", channels=(2, 2), size=(4, 3), kernel=(2, 2), stride=(2, 1), transposed=transposed)
     name = "conv_transpose2d" if transposed else "conv2d"
     x, weight, _ = (t.to(device) for t in case.operands(torch.float64))
@@ -221,7 +221,7 @@ def test_transforms_in_triton(transposed: bool, device: str) -> None:
 
 
 def test_derivatives_of_weight_and_bias_gradients(problem: Any) -> None:
-    """Forward over reverse along the input alone, and ensembles with biases of their own."""
+    """Forward over reverse mode along the input alone, and vmap over ensembles with a bias for each member."""
     ours, theirs, (x, weight, bias) = problem
     along = torch.randn_like(x)
 
@@ -246,7 +246,7 @@ def test_derivatives_of_weight_and_bias_gradients(problem: Any) -> None:
 
 
 def test_forward_mode_that_is_entered_too_late_is_refused() -> None:
-    """In backward of what was computed before, whose gradients would have no tangents."""
+    """A forward pass outside of forward mode keeps no tangents, so its backward raises inside of forward mode."""
     x, weight, _ = Case("late").operands(torch.float64)
     y = tritonconv.conv2d(x.requires_grad_(), weight)
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode AD"):
@@ -255,7 +255,7 @@ def test_forward_mode_that_is_entered_too_late_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
 def test_vmap_over_any_dimension_of_the_bias(name: str) -> None:
-    """Also where it has as many filters as there are maps."""
+    """The number of maps equals the number of filters, so that a mixed-up dimension would not raise."""
     x, weight, bias = torch.randn(2, 4, 5, 5), torch.randn(3, 4, 4, 2, 2), torch.randn(3, 3)
     weight = weight[..., :3, :, :] if name == "conv_transpose2d" else weight[:, :3]
     maps = [torch.vmap(getattr(m, name), in_dims=(None, 0, 1)) for m in (tritonconv, torch.nn.functional)]
@@ -265,7 +265,7 @@ def test_vmap_over_any_dimension_of_the_bias(name: str) -> None:
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_the_gradient_of_the_bias_is_rounded_once(transposed: bool) -> None:
-    """Of two images one sums up to 2049, which float16 does not hold, the other to -2048."""
+    """The gradients of two images sum to 2049, which float16 can not hold, and -2048. The total is 1."""
     function = tritonconv.conv_transpose2d if transposed else tritonconv.conv2d
     x, weight, bias = torch.zeros(2, 1, 1, 2), torch.zeros(1, 1, 1, 1), torch.zeros(1, requires_grad=True)
     gradient = torch.tensor([[2048.0, 1], [-2048, 0]]).view(2, 1, 1, 2)

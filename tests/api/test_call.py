@@ -1,4 +1,4 @@
-"""A call of an operator as a value, and the bias that it adds or finds."""
+"""`Call`, one call of an operator as a value, and the functions for the bias that a call adds or finds."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_calls_that_there_are_not() -> None:
 
 @pytest.mark.parametrize("letters", bias.LETTERS.values())
 def test_a_bias_beside_a_result(letters: str) -> None:
-    """It is added to every sample and pixel over which it does not vary, and its gradient is the sum over these."""
+    """A bias is added to each sample and pixel over which it does not vary. Its gradient is the sum over them."""
     result = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     shape = bias.shape_beside(result.shape, letters)
     assert bias.letters_of(torch.empty(shape)) == letters

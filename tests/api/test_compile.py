@@ -14,7 +14,7 @@ from tests.support.cases import Case, laid_out
 from tests.support.oracle import Function, assert_same
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch's own compiler stack
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, from its compiler
     pytest.mark.usefixtures("on_reference"),
 ]
 
@@ -22,9 +22,9 @@ pytestmark = [
 OPERATORS = torch.ops.tritonconv
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # in torch itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
 def test_compiled_autograd() -> None:
-    """Backward as one graph, which is traced through what the operators' gradients do."""
+    """Backward compiles to one graph, traced through the autograd kernels of the operators."""
     case = Case("compiled", stride=2)
     leaves = [t.requires_grad_() for t in case.operands(torch.float64) if t is not None]
     torch._dynamo.reset()
@@ -34,7 +34,7 @@ def test_compiled_autograd() -> None:
     assert_same([t.grad for t in leaves], expected)
 
 
-@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # of torch.export.load in torch 2.11
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch 2.11's, in export.load
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(strict: bool) -> None:
     class Model(torch.nn.Module):
@@ -64,11 +64,11 @@ def test_export(strict: bool) -> None:
 LAYOUTS_OF_TWO = list(product(["contiguous", "channels_last", "sliced", "transposed", "offset"], repeat=2))
 
 
-# Of these `make test` takes each layout beside itself and beside the next.
+# `make test` takes only these: each layout beside itself and beside the next one.
 QUICK_LAYOUTS = [(a, b) for i, (a, b) in enumerate(LAYOUTS_OF_TWO) if i % 6 in (0, 1)]
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of torch 2.14's
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch 2.14's own
 @pytest.mark.parametrize(
     ("first", "second", "varies"),
     [
@@ -78,7 +78,7 @@ QUICK_LAYOUTS = [(a, b) for i, (a, b) in enumerate(LAYOUTS_OF_TWO) if i % 6 in (
     ],
 )
 def test_opcheck(first: str, second: str, varies: str) -> None:
-    """torch's own checks of schema, autograd registration, fake tensors and tracing, over 25 layouts of the factors."""
+    """torch's opcheck of schema, autograd registration, fake tensors and tracing, for 25 layouts of the factors."""
     last = "channels_last" in (first, second)
     sampling = ((2, 1), (1, 2), (1, 2), 2, varies, last, "reference")
     lead = {"": (), "b": (2,), "p q": (3, 7), "b p q": (2, 3, 7)}[varies]
@@ -98,7 +98,7 @@ def test_opcheck(first: str, second: str, varies: str) -> None:
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_compiled_transforms_are_right_or_refused(transposed: bool) -> None:
-    """`torch.compile` around jvp may raise. What it must not do is to return a zero, or anything else that is wrong."""
+    """`torch.compile` around jvp may raise, but must not return a wrong result, for example zero."""
     case = Case("compiled", transposed=transposed)
     name = "conv_transpose2d" if transposed else "conv2d"
     x, weight, _ = case.operands(torch.float64)
@@ -110,6 +110,6 @@ def test_compiled_transforms_are_right_or_refused(transposed: bool) -> None:
     torch._dynamo.reset()
     try:
         actual = torch.compile(derivative(tritonconv), backend="aot_eager")(tangent)
-    except Exception:  # of whatever class the compiler chooses
+    except Exception:  # the compiler may raise any class
         return
     assert_same(actual, derivative(torch.nn.functional)(tangent))

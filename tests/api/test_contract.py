@@ -1,4 +1,4 @@
-"""Both implementations keep torch.nn's interface: what it accepts, what it refuses, and what its modules promise."""
+"""Both implementations accept and refuse the same arguments as torch.nn, with the same dtypes and memory formats."""
 
 from collections.abc import Callable
 from math import sqrt
@@ -22,7 +22,7 @@ torch.manual_seed(0)
 x, w, b = torch.randn(2, 4, 5, 5), torch.randn(6, 4, 3, 3), torch.randn(6)
 wt = torch.randn(4, 6, 3, 3)
 
-Call = Callable[[Any], Tensor]  # takes a module that has conv2d and conv_transpose2d
+Call = Callable[[Any], Tensor]  # the argument is a Python module with conv2d and conv_transpose2d
 
 REFUSED: dict[str, tuple[str | None, Call]] = {
     "rank 2": ("Expected 3D .unbatched. or 4D .batched. input to conv2d", lambda m: m.conv2d(x[0, 0], w)),
@@ -100,7 +100,7 @@ for _name in ("stride", "padding", "dilation"):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_what_torch_refuses(name: str, ours: ModuleType) -> None:
-    """The same class of exception, and torch's words where torch has any of its own."""
+    """The exception has the class of torch's, and torch's message where torch has a readable one."""
     gist, call = REFUSED[name]
     with pytest.raises(Exception, match=gist) as theirs:
         call(nn.functional)
@@ -132,7 +132,7 @@ def test_accepts_what_torch_accepts(name: str, ours: ModuleType) -> None:
 
 
 def test_no_channels_are_refused(ours: ModuleType) -> None:
-    """torch returns a tensor without the output's channels; there is no sum to form."""
+    """torch accepts these, and returns a tensor that lacks the output's channels."""
     with pytest.raises(RuntimeError, match="Only zero batch"):
         ours.conv2d(x[:, :0], w[:, :0])
 
@@ -149,7 +149,7 @@ def test_empty_batch_has_zero_gradients(ours: ModuleType, transposed: bool) -> N
 @pytest.mark.parametrize("given", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_autocast(ours: ModuleType, dtype: torch.dtype, given: torch.dtype, transposed: bool, device: str) -> None:
-    """The dtypes of the result and of the gradients are torch's."""
+    """Result and gradients have the dtypes of torch's."""
     name, weight = ("conv_transpose2d", wt) if transposed else ("conv2d", w)
 
     def dtypes(module: Any) -> list[torch.dtype]:
@@ -180,7 +180,10 @@ SHAPES = [
 def test_channels_last_follows_torch(
     ours: ModuleType, image_shape: tuple[int, ...], weight_shape: tuple[int, ...], last: int, name: str
 ) -> None:
-    """The result is channels_last if either operand is, and leaves' gradients follow the leaves, whatever comes in."""
+    """The result is channels_last if either operand is. The gradients of leaves have the leaves' memory formats.
+
+    The memory format of the incoming gradient does not matter.
+    """
     operands = [torch.randn(image_shape), torch.randn(weight_shape)]
     results = []
     for module in (ours, nn.functional):
@@ -194,7 +197,7 @@ def test_channels_last_follows_torch(
 
 
 def strides(tensor: Tensor) -> list[int]:
-    """Those that say anything: of dimensions with more than one index."""
+    """The strides of the dimensions with more than one index. The others are arbitrary."""
     return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
@@ -226,7 +229,8 @@ def test_wide_and_complex_dtypes(ours: ModuleType, dtype: torch.dtype) -> None:
             y = layer(each)
             y.abs().square().sum().backward()
             steps.append((y.detach(), layer.weight.grad, layer.bias.grad))
-        terms = 2 * steps[1][0].norm().item() / sqrt(6)  # of one of the bias's gradients, whose few sums may all cancel
+        # The few sums of the bias's gradient may all cancel, so their error is measured by the terms of one sum.
+        terms = 2 * steps[1][0].norm().item() / sqrt(6)
         for actual, expected, scale in zip(*steps, (1e-30, 1e-30, terms), strict=True):
             assert actual.dtype == dtype
             assert_close(actual, expected, "float32" if dtype == torch.complex64 else "float64", scale=scale)

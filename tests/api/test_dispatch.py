@@ -1,4 +1,4 @@
-"""Which implementation runs, and what is said about it."""
+"""Which implementation runs a call, and which reasons and warnings the user gets."""
 
 import pickle
 import threading
@@ -34,7 +34,7 @@ def call_on(
     implementation: str = "auto",
     geometry: ConvGeometry = GEOMETRY,
 ) -> Call:
-    """A call on that device, of operands without data."""
+    """Return a call on `device`, with operands that have no data."""
     how = dict(implementation=implementation, device=torch.device(device))
     return call_of(operator, geometry, meta_factors(geometry, dtype), **how)
 
@@ -93,7 +93,7 @@ def test_what_32_bits_do_not_count_is_refused(sampling: dict[str, int], reason: 
 
 
 def test_too_many_positions_are_refused() -> None:
-    """By all operators alike, so that no step fails halfway: here the features are few, and the pixels too many."""
+    """All operators refuse, so that no training step fails halfway. Here the image has too many pixels for dgrad."""
     huge = ConvGeometry(B=2**20, C=1, H=64, W=64, F=1, P=1, Q=1, R=1, S=1)
     for operator in ("fprop", "dgrad", "wgrad"):
         reason = str(why_not("triton", call_on(operator, geometry=huge)))
@@ -144,7 +144,7 @@ def test_unknown_implementation() -> None:
 
 
 def printed(code: str, **environment: str) -> str:
-    """What a fresh interpreter prints, or the last line of its error."""
+    """Run `code` in a new Python process, and return its output or the last line of its error."""
     done = ran(code, **environment)
     return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
@@ -165,7 +165,7 @@ def test_on_the_cpu_triton_needs_the_interpreter() -> None:
 
 
 def test_importing_touches_no_gpu() -> None:
-    """Neither initialises CUDA nor compiles, and works where Triton is missing."""
+    """Importing does not initialise CUDA, and works without Triton."""
     assert printed("import torch, tritonconv; print(torch.cuda.is_initialized())") == "False"
     assert printed("import sys; sys.modules['triton'] = None; " + CALL.format("")) == "reference"
 
@@ -260,11 +260,14 @@ def test_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
     fallback_warning._said.clear()
     on_gpu = call_on("dgrad", torch.float64, device="cuda")
-    with pytest.warns(tritonconv.FallbackWarning, match="dgrad runs as reference: the kernels compute in float16"):
+    with pytest.warns(
+        tritonconv.FallbackWarning,
+        match=r"dgrad runs as the reference \(plain PyTorch\), because the kernels compute in float16",
+    ):
         decide(on_gpu).warn_of_fallback()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decide(on_gpu).warn_of_fallback()
         fallback_warning._said.clear()
         asked = call_on("dgrad", torch.float64, device="cuda", implementation="reference")
-        decide(asked).warn_of_fallback()  # as it was asked for, so nothing to warn about
+        decide(asked).warn_of_fallback()  # no warning, because the call asked for the reference

@@ -1,4 +1,4 @@
-"""A fuzzer's calls: whatever torch makes of their arguments, both implementations make the same."""
+"""Fuzzing: for random arguments, both implementations raise what torch raises, or return the same shape and dtype."""
 
 import random
 from types import ModuleType
@@ -26,7 +26,7 @@ WRONG_GROUPS: list[Any] = [0, -1, 3, 1.0, None, True, "1", (1,), torch.tensor(1)
 
 
 def draw(seed: int) -> tuple[str, list[Any], dict[str, Any]]:
-    """A function's name and arguments, of which each is wrong now and then."""
+    """Draw a function's name and arguments. Each argument is wrong in some of the draws."""
     rng = random.Random(seed)
     transposed = rng.random() < 0.5
 
@@ -60,16 +60,16 @@ def draw(seed: int) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def outcome(module: Any, name: str, operands: list[Any], arguments: dict[str, Any]) -> Any:
-    """The class of the error, or shape and dtype of the result."""
+    """Call the function, and return the class of its error, or shape and dtype of its result."""
     try:
         result = getattr(module, name)(*operands, **arguments)
-    except Exception as error:  # whatever it is, it is compared
+    except Exception as error:  # of any class, because the class is compared
         return type(error)
     return result.shape, result.dtype
 
 
 def torch_is_lenient(operands: list[Any]) -> bool:
-    """How it checks an empty batch depends on the backend, and so do a bias of another dtype, and integers."""
+    """Whether torch's checks depend on its backend: for an empty batch, mixed dtypes and integers."""
     tensors = [t for t in operands if isinstance(t, torch.Tensor)]
     return 0 in tensors[0].shape[:1] or len({t.dtype for t in tensors}) > 1 or tensors[0].dtype == torch.int64
 
@@ -93,7 +93,7 @@ def test_fuzz(ours: ModuleType) -> None:
 
 
 def draw_module(seed: int) -> tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
-    """A layer's name and arguments, what is then set on it, and what it is called with."""
+    """Draw a layer's name, its arguments, and an attribute that is then changed."""
     rng = random.Random(f"module {seed}")
     transposed = rng.random() < 0.5
 
@@ -124,7 +124,7 @@ def module_outcome(module: Any, name: str, positional: tuple[Any, ...], given: d
         if change:
             setattr(layer, *change)
         result = layer(torch.ones(2, 4, 7, 6))
-    except Exception as error:  # whatever it is, it is compared
+    except Exception as error:  # of any class, because the class is compared
         return type(error)
     return result.shape, result.dtype
 

@@ -1,4 +1,4 @@
-"""`tritonconv.explain` says what runs, with which tile, and why."""
+"""`tritonconv.explain` returns what runs, with which tile and why, and prints it as a table with a legend."""
 
 import pytest
 import torch
@@ -6,7 +6,10 @@ import torch
 import tritonconv
 from tests.support.plans import call_of, planned
 from tritonconv import dispatch, runtime
+from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.gpu import Gpu
+from tritonconv.tiling.tile import Tile
+from tritonconv.tools.explain import Choice, Explanation
 
 torch.manual_seed(0)
 x = torch.randn(1, 4, 5, 5)
@@ -31,15 +34,36 @@ def test_explain_a_model() -> None:
         assert not any(choice.reasons for choice in explanation)
     explanation = tritonconv.explain(model.double(), x.double())
     assert {choice.implementation for choice in explanation} == {"reference"}
-    assert (
-        str(explanation).count("not triton: the kernels compute in float16, bfloat16 or float32, not in float64") == 1
-    )
+    assert str(explanation).splitlines()[:13] == [
+        "Which implementation runs each convolution.",
+        "The rows of gradients say what backward would run, if it needed them.",
+        "",
+        "layer  pass             operator  implementation  notes",
+        "-----  ---------------  --------  --------------  -----",
+        "0      forward          fprop     reference       [1]",
+        "0      input gradient   dgrad     reference       [1]",
+        "0      weight gradient  wgrad     reference       [1]",
+        "2.0    forward          dgrad     reference       [1]",
+        "2.0    input gradient   fprop     reference       [1]",
+        "2.0    weight gradient  wgrad     reference       [1]",
+        "",
+        "notes",
+    ]
+    because = "because the kernels compute in float16, bfloat16 or float32, not in float64."
+    assert str(explanation).count(f"  [1]  Triton does not run this, {because}\n") == 1
+    assert "tile" not in str(explanation)
     assert not model[0]._forward_hooks
     assert not model[0]._forward_pre_hooks
 
 
+def test_nothing_to_explain() -> None:
+    explanation = tritonconv.explain(torch.nn.ReLU(), x)
+    assert list(explanation) == []
+    assert str(explanation).startswith("There is nothing to explain, because no layer or function of tritonconv")
+
+
 def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a launch on a GPU would choose them, with one note for all that were not measured on such a one."""
+    """The tiles are those that a launch on the GPU would choose. A GPU without a table has no measured ones."""
     pytest.importorskip("triton")
     layer = tritonconv.Conv2d(64, 128, 3, padding=1).half().to(memory_format=torch.channels_last)
     image = torch.randn(32, 64, 28, 28).half().contiguous(memory_format=torch.channels_last)
@@ -56,8 +80,71 @@ def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [choice.operator for choice in explanation] == ["fprop", "dgrad", "wgrad"]
     assert [choice.tile for choice in explanation] == [planned(call, gpu=gpu).tile for call in calls]
     assert all(choice.tile.uses_tma and choice.measured is False for choice in explanation)
-    assert str(explanation).count("[1] unmeasured: a model chose the tile") == 1
-    assert str(explanation.__class__(explanation[:1])).splitlines()[0].endswith(f"{explanation[0].tile}  [1]")
+    table, _, legend = str(explanation).partition("\n\noperator\n")
+    assert [line.split()[-2:] for line in table.splitlines()[5:]] == [
+        [str(choice.tile), "unmeasured"] for choice in explanation
+    ]
+    assert legend.count("  unmeasured  chosen by the cost model, because no measurement of such a layer") == 1
+    assert "notes" not in str(explanation)
+
+
+def rows(*tiles: tuple[Operator, Tile | None, bool | None]) -> Explanation:
+    """An explanation with a row for each operator, tile and whether that tile was measured."""
+    geometry = ConvGeometry(2, 4, 8, 8, 6, 6, 6, 3, 3)
+    return Explanation(
+        Choice("layer", "forward", operator, "triton" if tile else "reference", {}, geometry, tile, measured)
+        for operator, tile, measured in tiles
+    )
+
+
+GATHERS = Tile(64, 128, 32, num_warps=8, num_stages=3)
+COPIES = Tile(128, 64, 64, num_warps=4, num_stages=2, SPLIT_K=29, BLOCK_B=1, BLOCK_H=8, BLOCK_W=8)
+
+
+def test_the_legend_explains_what_occurs() -> None:
+    """Each part of a tile's name is explained with the numbers of the first tile that has it."""
+    assert str(rows(("fprop", GATHERS, True), ("wgrad", COPIES, False), ("wgrad", None, None))) == (
+        """\
+Which implementation runs each convolution.
+The rows of gradients say what backward would run, if it needed them.
+
+layer  pass     operator  implementation  tile                    tile choice  notes
+-----  -------  --------  --------------  ----------------------  -----------  -----
+layer  forward  fprop     triton          64x128x32w8s3           measured
+layer  forward  wgrad     triton          128x64x64w4s2:1.8.8/29  unmeasured
+layer  forward  wgrad     reference                                            [1]
+
+notes
+  [1]  The call, its layer, tritonconv.using or TRITONCONV_IMPLEMENTATION asks for the reference.
+
+operator
+  fprop  image and weight -> features: Conv2d forward, and the input gradient of ConvTranspose2d
+  wgrad  image and features -> weight: the weight gradient of both
+
+implementation
+  triton     fused Triton kernels
+  reference  plain PyTorch, as in tritonconv.reference
+
+tile, the block sizes of one program
+  64x128x32  BLOCK_M x BLOCK_N x BLOCK_K: 64 x 128 results, to each of which a step adds 32 products
+  w8         num_warps: warps of the program
+  s3         num_stages: software pipelining stages
+  :1.8.8     pixel block shape: TMA copies blocks of 1 x 8 x 8 (images, rows, columns)
+  no ":"     gather: the program computes the address of each pixel, and does not use TMA
+  /29        split-K: 29 programs share each sum, and another kernel adds their partial sums
+
+tile choice
+  measured    this tile was the fastest in measurements of such a layer on this GPU
+  unmeasured  chosen by the cost model, because no measurement of such a layer on this GPU can be used"""
+    )
+
+
+def test_the_legend_explains_nothing_else() -> None:
+    legend = str(rows(("fprop", GATHERS, None))).partition("operator\n")[2]
+    assert "interpreter  small, for Triton's interpreter" in legend
+    for absent in ("dgrad", "reference", "TMA copies", "split-K", "measured"):
+        assert absent not in legend
+    assert "gather" not in str(rows(("wgrad", COPIES, True)))
 
 
 def test_explain_a_model_that_differentiates() -> None:

@@ -1,4 +1,4 @@
-"""What `tritonconv.verify` takes for wrong, and what for rounding."""
+"""Which deviations `tritonconv.verify` reports as wrong, and which it accepts as rounding."""
 
 from functools import partial
 
@@ -16,13 +16,13 @@ from tritonconv.tools.verify import mismatch
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning"),  # numpy's, in the interpreter
+    pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning"),  # numpy's, from the interpreter
 ]
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 300.0, 3e4])
 def test_the_ends_of_float16_are_no_mismatch(scale: float, device: str) -> None:
-    """Results that only subnormal numbers can hold, and some that none can."""
+    """Some results are subnormal numbers of float16, and some overflow it."""
     input, weight, _ = Case("ends", channels=(16, 8)).operands(torch.float16, device)
     with tritonconv.verify(1) as seen:
         y = tritonconv.conv2d(
@@ -33,7 +33,7 @@ def test_the_ends_of_float16_are_no_mismatch(scale: float, device: str) -> None:
 
 
 def test_sums_that_cancel_are_no_mismatch(device: str) -> None:
-    """Each image minus itself: what is left is rounding, and large beside the expected zeros."""
+    """Each image is subtracted from itself, so the rounding errors are large relative to the expected zeros."""
     x = torch.randn(2, 8, 6, 6, device=device)
     weight = torch.randn(4, 4, 3, 3, device=device)
     with tritonconv.verify(1) as seen:
@@ -42,12 +42,12 @@ def test_sums_that_cancel_are_no_mismatch(device: str) -> None:
 
 
 def rounded(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """fprop in float64, rounded once."""
+    """Return fprop, computed in float64 and rounded once."""
     return torch.nn.functional.conv2d(x.double(), weight.double()).to(dtype)
 
 
 def test_few_results_are_no_mismatch(device: str) -> None:
-    """A single one for each image may be off by half a unit in the last place, which is more than the usual RMS."""
+    """With one result for each image, an error of half a unit in the last place exceeds the usual RMS."""
     geometry = ConvGeometry(64, 128, 4, 4, 1, 1, 1, 4, 4)
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
@@ -57,7 +57,7 @@ def test_few_results_are_no_mismatch(device: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_bright_pixel_neither_alarms_nor_blinds(dtype: torch.dtype, device: str) -> None:
-    """What is far from it is measured by its own size."""
+    """Pixels that do not see the bright one are compared relative to their own size."""
     geometry = ConvGeometry(1, 4, 32, 32, 6, 30, 30, 3, 3)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 4, 32, 32, generator=generator).to(device, dtype)
@@ -72,7 +72,7 @@ def test_a_bright_pixel_neither_alarms_nor_blinds(dtype: torch.dtype, device: st
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sums_beyond_float32_are_no_mismatch(dtype: torch.dtype, device: str) -> None:
-    """Of finite numbers: they are infinite or NaN in torch.nn, too. What is finite there must still be."""
+    """Finite numbers may overflow float32 to infinity or NaN, as in torch.nn. A result in range must be finite."""
     x, weight = torch.full((1, 2, 4, 4), 1e20, dtype=dtype), torch.full((2, 2, 1, 1), 1e20, dtype=dtype)
     weight[0, 1] *= -1
     with tritonconv.verify(1) as seen:
@@ -86,7 +86,7 @@ def test_sums_beyond_float32_are_no_mismatch(dtype: torch.dtype, device: str) ->
 
 
 def test_long_sums_of_one_sign_are_no_mismatch() -> None:
-    """Added up one after another in float32, they are rounded to the same side again and again."""
+    """Added one after another in float32, they are always rounded to the same side."""
     x, y = torch.full((1, 1, 256, 256), 0.1), torch.full((1, 1, 256, 256), 0.3)
     products = (x * y).numpy().ravel()
     weight = torch.tensor(np.cumsum(products, dtype=np.float32)[-1]).view(1, 1, 1, 1)
@@ -98,7 +98,7 @@ def test_long_sums_of_one_sign_are_no_mismatch() -> None:
 
 
 def test_one_wrong_number_is_a_mismatch(device: str) -> None:
-    """A pixel of bfloat16 that is off by a fiftieth, or NaN, or not written."""
+    """One pixel in bfloat16 is 3 % too large, NaN, infinite or zero, as if it had not been written."""
     geometry = ConvGeometry(2, 4, 8, 8, 6, 6, 6, 3, 3)
     x, weight = torch.randn(2, 4, 8, 8, device=device).bfloat16(), torch.randn(6, 4, 3, 3, device=device).bfloat16()
     call = Call.of_geometry("fprop", geometry, (x, weight), channels_last=False, implementation="reference")

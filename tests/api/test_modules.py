@@ -1,4 +1,4 @@
-"""The modules are torch's: constructors, attributes, state, lazy forms, and what torch does to modules."""
+"""The modules behave as torch's: constructors, attributes, state, lazy forms, and torch's utilities for modules."""
 
 import copy
 import pickle
@@ -21,8 +21,6 @@ torch.manual_seed(0)
 x = torch.randn(2, 4, 5, 5)
 
 
-# Modules
-
 LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     ("Conv2d", (4, 6, 3), {}),
     ("Conv2d", (4, 6, (3, 2), 2, (1, 0), 1, 2, False), {}),
@@ -39,7 +37,7 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "args", "kwargs"), LAYERS)
 def test_modules_are_torch_modules(ours: ModuleType, name: str, args: Any, kwargs: Any) -> None:
-    """Same initial weights under the same seed, same result, repr and state; they survive pickle and deepcopy."""
+    """A module has torch's initial weights, result, repr and state, also after pickle and deepcopy."""
     torch.manual_seed(7)
     theirs = getattr(nn, name)(*args, **kwargs)
     torch.manual_seed(7)
@@ -118,7 +116,7 @@ def test_conv_forward_is_the_hook(ours: ModuleType) -> None:
     [("LazyConv2d", (6, 3), dict(padding=1, groups=2)), ("LazyConvTranspose2d", (6, 3, 2), dict(bias=False))],
 )
 def test_lazy_variants(ours: ModuleType, name: str, args: Any, kwargs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They become our classes, and never run torch's convolution, the first call included."""
+    """Lazy modules become our classes, and never run torch's convolution, not even in the first call."""
     layers = []
     for module in (ours, nn):
         torch.manual_seed(3)
@@ -141,7 +139,7 @@ def test_lazy_variants(ours: ModuleType, name: str, args: Any, kwargs: Any, monk
 
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
 def test_what_torch_does_to_modules(ours: ModuleType, name: str) -> None:
-    """Parametrizations, pruning, fusion with BatchNorm, and another class assigned to a layer that exists."""
+    """Parametrizations, pruning and fusion with BatchNorm work, and so does assigning our class to torch's layer."""
     from torch.nn.utils import fusion, parametrizations, prune
 
     layers = [getattr(module, name)(4, 6, 3) for module in (ours, nn)]
@@ -173,7 +171,7 @@ def test_what_torch_does_to_modules(ours: ModuleType, name: str) -> None:
 @pytest.mark.parametrize("given", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
 def test_autocast_of_modules(ours: ModuleType, dtype: torch.dtype, given: torch.dtype, name: str, device: str) -> None:
-    """A float32 module, fed whatever: the same dtypes as torch.nn, or the same refusal."""
+    """For inputs of any dtype, a float32 module gives the dtypes of torch.nn, or raises the same class of error."""
 
     def outcome(module: ModuleType) -> Any:
         layer = getattr(module, name)(4, 6, 3, device=device)

@@ -1,4 +1,4 @@
-"""The reference against torch.nn: forward and every gradient, in float64."""
+"""The reference agrees with torch.nn: forward and every gradient, in float64."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ def leaves(case: Case, dtype: torch.dtype, seed: int = 0) -> list[Tensor | None]
 
 
 def check(case: Case, layout: str = "contiguous", seed: int = 0) -> None:
-    """Result and all gradients, for an incoming gradient in `layout`."""
+    """Compare the result and all gradients with torch's. The incoming gradient has the memory layout `layout`."""
     operands = leaves(case, torch.float64, seed)
     actual, expected = ours(case, *operands), forward(case, *operands)
     assert_close(actual, expected, "float64", f"{case} forward")
@@ -49,7 +49,7 @@ def test_any_layout_of_the_incoming_gradient(layout: str, transposed: bool) -> N
 
 @pytest.mark.parametrize("block", range(10))
 def test_random_problems(block: int) -> None:
-    """600 problems of the sweep, over every parameter together, some 50 of them with an empty batch."""
+    """600 random problems of the sweep, in which all parameters vary. About 50 have an empty batch."""
     for seed in range(60 * block, 60 * block + 60):
         case = problem(seed)
         check(case, case.gradient, seed)
@@ -105,12 +105,12 @@ def test_the_three_primitives_are_one_form() -> None:
     terms = reference.fprop(x, weight, (4, 8), **PRIMITIVE) * y
     of_x = (reference.dgrad(y, weight, (7, 6), **PRIMITIVE) * x).sum()
     of_weight = (reference.wgrad(x, y, (3, 2), **PRIMITIVE) * weight).sum()
-    for form in (of_x, of_weight):  # the terms cancel: their sum may be far smaller than its error
+    for form in (of_x, of_weight):  # the terms cancel, so their sum may be far smaller than its error
         assert_close(form, terms.sum(), "float64", scale=terms.norm().item())
 
 
 def test_fewer_positions_than_fit() -> None:
-    """`size` decides, not what the image has room for: the primitives answer for every size that is asked of them."""
+    """The primitives compute the `size` that they are given, also if the image has room for more positions."""
     x, weight = torch.randn(2, 4, 7, 9, dtype=torch.float64), torch.randn(6, 2, 3, 2, dtype=torch.float64)
     whole = reference.fprop(x, weight, (4, 11), **PRIMITIVE)
     y = reference.fprop(x, weight, (2, 5), **PRIMITIVE)
@@ -119,7 +119,7 @@ def test_fewer_positions_than_fit() -> None:
 
 
 def test_the_form_itself() -> None:
-    """fprop against the sum written out, index by index."""
+    """fprop equals the sum that is written out index by index."""
     x, weight = torch.randn(1, 2, 4, 3, dtype=torch.float64), torch.randn(4, 1, 2, 2, dtype=torch.float64)
     y = reference.fprop(x, weight, (3, 2), stride=(2, 1), pad=(1, 0), dilation=(1, 1), groups=2)
     expected = torch.zeros(1, 4, 3, 2, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The table of tolerances against what rounding does, where no kernel here can show it."""
+"""The tolerances fit the rounding of TF32, which is simulated here because it needs a GPU."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,14 @@ from tritonconv.tools.tolerance import TOLERANCES, allowed, bound, errors
 
 
 def cut(tensor: Tensor) -> Tensor:
-    """float32 as tensor cores take it for TF32: without the lower 13 bits."""
+    """Return float32 as tensor cores read it for TF32: without the lower 13 bits."""
     return (tensor.view(torch.int32) & ~0x1FFF).view(torch.float32)
 
 
 @pytest.mark.parametrize("draw", [torch.randn, torch.rand])
 @pytest.mark.parametrize("channels", [1, 16, 64])
 def test_tf32_without_rounding_is_within_its_tolerance(channels: int, draw: Callable[..., Tensor]) -> None:
-    """And takes a third of it at least, so that there is no room for much else."""
+    """The error is also at least a third of the tolerance, so that little else fits into it."""
     torch.manual_seed(0)
     x, weight = draw(2, channels, 24, 24), draw(16, channels, 3, 3)
     expected = conv2d(x.double(), weight.double())
@@ -29,7 +29,7 @@ def test_tf32_without_rounding_is_within_its_tolerance(channels: int, draw: Call
 
 
 def test_tf32_without_one_tap_is_beyond_it() -> None:
-    """One of 576 in one of 16 filters."""
+    """One of 576 taps is missing, in one of 16 filters."""
     torch.manual_seed(0)
     x, weight = torch.randn(2, 64, 24, 24), torch.randn(16, 64, 3, 3)
     expected = conv2d(x.double(), weight.double())
@@ -39,7 +39,7 @@ def test_tf32_without_one_tap_is_beyond_it() -> None:
 
 
 def test_the_bound_holds_for_any_numbers() -> None:
-    """No less than for random ones, and for short sums hardly more."""
+    """The bound is never less than the maximum for random numbers, and hardly more for short sums."""
     for precision, (_, most) in TOLERANCES.items():
         assert allowed(precision, 100)[1] < bound(precision, 100) < most + 1e-5
         assert bound(precision, 10**6) > bound(precision, 10**4)

@@ -1,4 +1,4 @@
-"""PyTorch's own cases for its convolutions, from the tables that its test suite is made of."""
+"""PyTorch's own test cases for its convolutions, from the tables of its test suite."""
 
 import copy
 import warnings
@@ -16,14 +16,14 @@ from tritonconv import reference
 pytest.importorskip("expecttest", reason="torch.testing._internal needs it")
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of what torch's test suite imports
+    warnings.simplefilter("ignore")  # torch's own, from the imports of its test suite
     from torch.testing._internal.common_methods_invocations import op_db
     from torch.testing._internal.common_modules import module_db
     from torch.testing._internal.common_nn import get_new_module_tests
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.filterwarnings("ignore::UserWarning"),  # of torch's own cases
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # torch's own, from its cases
 ]
 
 # The reference is compared in float64, the kernels in float32.
@@ -45,7 +45,7 @@ def package(implementation: str) -> Any:
 
 
 def leaves(values: Any, wide: bool = False) -> Any:
-    """The same arguments, with tensors as leaves of their own, raised to float64 if `wide`."""
+    """Return the same arguments, with each tensor copied to a leaf, and in float64 if `wide`."""
     if isinstance(values, Tensor):
         return (values.double() if wide else values).detach().clone().requires_grad_()
     if isinstance(values, tuple | list):
@@ -54,14 +54,14 @@ def leaves(values: Any, wide: bool = False) -> Any:
 
 
 def compare(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], args: Any, kwargs: Any, device: str) -> None:
-    """Result and every gradient; `theirs` in float64."""
+    """Compare the result and every gradient of `ours` with those of `theirs` in float64."""
     steps = []
     for function, wide in ((ours, False), (theirs, True)):
         given = leaves((tuple(t.to(device) if isinstance(t, Tensor) else t for t in args), kwargs), wide)
         parameters = list(function.parameters()) if isinstance(function, nn.Module) else []
         inputs = [t for t in (*given[0], *given[1].values()) if isinstance(t, Tensor)] + parameters
         y = function(*given[0], **given[1])
-        # A smooth weighting, so that no gradient is the same everywhere.
+        # The incoming gradient varies smoothly, so that a mixed-up position is noticed.
         weighting = torch.linspace(-1, 2, max(y.numel(), 1), device=y.device)[: y.numel()].view(y.shape).to(y.dtype)
         steps.append([y, *torch.autograd.grad(y, inputs, weighting)])
     for actual, expected in zip(*steps, strict=True):
@@ -89,7 +89,7 @@ def test_errors(implementation: str) -> None:
 
 
 def turned(layer: nn.Module, implementation: str) -> nn.Module:
-    """torch's layer, turned into ours."""
+    """Return a copy of torch's layer whose class is ours."""
     layer = copy.deepcopy(layer)
     layer.__class__ = getattr(package(implementation), type(layer).__name__)
     return layer

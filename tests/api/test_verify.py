@@ -1,4 +1,4 @@
-"""The live check: silent where the kernels are right, and where they are not, it says so and names the problem."""
+"""`tritonconv.verify` accepts right results, and reports wrong ones with a problem that can be replayed."""
 
 import logging
 import threading
@@ -24,7 +24,7 @@ from tritonconv.tools.verify import named
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning"),  # numpy's, in the interpreter
+    pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning"),  # numpy's, from the interpreter
 ]
 
 NAMES = (
@@ -46,7 +46,7 @@ SOME = [case for case in CONV + TRANSPOSED + VARYING + VARYING_TRANSPOSED if cas
 
 
 def train(case: Case, dtype: str, device: str, **drawn: Any) -> None:
-    """A step in Triton."""
+    """Run forward and backward in Triton."""
     operands = case.operands(DTYPES[dtype], device, **drawn)
     with tritonconv.using("triton"), convolution_precision("ieee"):
         shape = case.function(tritonconv)(*operands).shape
@@ -55,14 +55,14 @@ def train(case: Case, dtype: str, device: str, **drawn: Any) -> None:
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels that take a leading padding of rows for none."""
+    """Plant a bug: the kernels ignore the leading padding of rows."""
     plain = planners.integers
     monkeypatch.setattr(planners, "integers", lambda *args: plain(*args) | {"pad_h": 0})
 
 
 @pytest.mark.parametrize(("case", "dtype"), in_dtypes(SOME))
 def test_what_is_right_passes(case: Case, dtype: str, device: str) -> None:
-    """Every operator of the step, of which there is one more forward."""
+    """All four calls are checked: three of the step, and one more forward."""
     with tritonconv.verify(1) as seen:
         train(case, dtype, device)
     assert (seen.checked, seen.skipped, seen.wrong) == (4, 0, [])
@@ -78,14 +78,14 @@ def test_an_empty_batch_passes(device: str) -> None:
 def test_what_is_wrong_raises_and_can_be_replayed(transposed: bool, device: str, planted: None) -> None:
     case = Case("padded", 2, (8, 16), (6, 5), padding=(1, 0), transposed=transposed, x="channels_last")
     forward = "dgrad" if transposed else "fprop"
-    with tritonconv.verify(1), pytest.raises(tritonconv.WrongResult, match=f"{forward} in float16 is off by") as raised:
+    with tritonconv.verify(1), pytest.raises(tritonconv.WrongResult, match=f"{forward} in float16 is wrong") as raised:
         train(case, "float16", device)
     problem = str(raised.value).split("--problem '")[1].removesuffix("'")
     assert str(replay.wrong(problem, device)).startswith(f"WrongResult: tritonconv.verify: {forward} in float16")
 
 
 def test_the_problem_replays_as_right_when_it_is(device: str) -> None:
-    """For every operator, and with the strides and the alignment of the operands."""
+    """Every operator's problem replays, with the strides and the alignment of the operands."""
     x = torch.randn(2, 6, 5, 5, device=device, dtype=torch.float16).to(memory_format=torch.channels_last)[1:]
     y, weight = torch.randn(1, 4, 4, 4, device=device).half(), torch.randn(4, 6, 2, 2, device=device).half()
     geometry = ConvGeometry(1, 6, 5, 5, 4, 4, 4, 2, 2)
@@ -102,7 +102,7 @@ def test_the_problem_replays_as_right_when_it_is(device: str) -> None:
 
 @pytest.mark.parametrize("part", ["input", "weight", "bias"])
 def test_what_is_wrong_in_backward_raises(part: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One wrong number of a gradient."""
+    """One element of a gradient is wrong."""
     right = start.start_kernels
 
     def run(plan: Plan) -> list[Any]:
@@ -143,7 +143,7 @@ def test_a_share_of_the_calls(device: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_blocks_that_overlap_in_threads(device: str) -> None:
-    """The one that began last counts, whichever ends first; after both nothing is checked."""
+    """The block that began last checks, whichever block ends first."""
     operands = Case("small", 1, (1, 1), (1, 1), (1, 1)).operands(torch.float32, device)
     blocks = [tritonconv.verify(1), tritonconv.verify(1)]
     first, second = (block.__enter__() for block in blocks)
@@ -160,16 +160,16 @@ def test_a_check_without_memory_is_left_out(device: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(tools.verify, "mismatch", full)
     with tritonconv.verify(1) as seen:
         tritonconv.conv2d(*Case("small").operands(torch.float32, device), implementation="triton")
-    assert str(seen) == "0 calls checked, 1 left alone, 0 wrong"
+    assert str(seen) == "0 calls checked, 1 skipped, 0 wrong"
 
 
 @pytest.mark.parametrize("operator", ["fprop", "wgrad"])
 def test_one_image_at_a_time(operator: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those in float64 none is kept while the next is computed."""
+    """No image in float64 is kept while the next one is computed."""
     form, images = getattr(reference, operator), []
 
     def noted(image: Tensor, *rest: Any, **settings: Any) -> Tensor:
-        assert sum(each() is not None for each in images) <= 2, "this image, and its squares"
+        assert sum(each() is not None for each in images) <= 2, "more than this image and its squares"
         images.append(weakref.ref(image))
         found: Tensor = form(image, *rest, **settings)
         return found
@@ -181,7 +181,7 @@ def test_one_image_at_a_time(operator: str, device: str, monkeypatch: pytest.Mon
 
 
 def test_in_every_thread(device: str, planted: None) -> None:
-    """Autograd runs backward in threads of its own."""
+    """verify checks all threads, because autograd runs backward in threads of its own."""
     found: list[BaseException] = []
 
     def call() -> None:
@@ -203,7 +203,7 @@ def test_what_is_not_finite_is_left_alone(value: float, device: str) -> None:
     input[0, 0, 0, 0] = value
     with tritonconv.verify(1) as seen:
         tritonconv.conv2d(input, weight, bias, implementation="triton")
-    assert str(seen) == "0 calls checked, 1 left alone, 0 wrong"
+    assert str(seen) == "0 calls checked, 1 skipped, 0 wrong"
 
 
 def test_compiled_models_are_checked(device: str, planted: None) -> None:
@@ -215,7 +215,11 @@ def test_compiled_models_are_checked(device: str, planted: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [(dict(probability=2), "between 0 and 1"), (dict(on_mismatch="panic"), "'raise' or 'log'")]
+    ("options", "message"),
+    [
+        (dict(probability=2), "'probability' must be between 0 and 1, not 2"),
+        (dict(on_mismatch="panic"), "'on_mismatch' must be 'raise' or 'log', not 'panic'"),
+    ],
 )
 def test_what_can_not_be_asked_for(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message), tritonconv.verify(**options):

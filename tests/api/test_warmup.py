@@ -1,4 +1,4 @@
-"""`tritonconv.warmup`: what it compiles is what a step would launch, and what Triton then finds."""
+"""`tritonconv.warmup` compiles the kernels that a training step launches, and Triton then finds them in its cache."""
 
 import re
 import sys
@@ -30,19 +30,19 @@ def model() -> torch.nn.Sequential:
 
 
 def small() -> torch.nn.Sequential:
-    """With few kernels to compile."""
+    """A model with few kernels to compile."""
     return torch.nn.Sequential(tritonconv.Conv2d(3, 8, 3), tritonconv.ConvTranspose2d(8, 3, 3))
 
 
 def test_the_operators_of_a_step() -> None:
-    """Forward and backward, the bias's gradient with the weight's, and no gradient of the image."""
+    """A step has forward and backward, the bias's gradient together with the weight's, and no gradient of the image."""
     from tritonconv.tools.warmup import step_calls
 
     network, image = model(), torch.randn(2, 3, 9, 9)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     names = [call.name for call in step_calls(network, (image,))]
     assert names[:3] == ["fprop", "fprop", "dgrad"]
-    # The transposed layer's bias belongs to the image side, and is summed by torch.
+    # The transposed layer's bias belongs to the image side, so torch sums its gradient.
     assert sorted(names[3:]) == ["dgrad", "fprop", "wgrad", "wgrad", "wgrad_with_bias"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -68,7 +68,7 @@ def test_variants_are_those_of_a_real_step(monkeypatch: pytest.MonkeyPatch, devi
 
 
 class Stateful(torch.nn.Module):
-    """Keeps what it sees, counts its calls, and holds tensors that nobody registered."""
+    """A model that keeps its outputs, counts its calls, and holds tensors that are not registered."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,10 @@ class Stateful(torch.nn.Module):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile
 @pytest.mark.usefixtures("on_reference")
 def test_the_model_stays_as_it_is() -> None:
-    """Its Python state too, pruned and parametrized layers, and what autocast has cached; in every kind of output."""
+    """warmup leaves alone the model's tensors, its Python state and autocast's cache.
+
+    The model is compiled, has pruned and parametrized layers, and returns its output in an object.
+    """
     from tritonconv.tools.warmup import step_calls
 
     stateful, image = Stateful(), torch.randn(2, 3, 9, 9)
@@ -99,7 +102,7 @@ def test_the_model_stays_as_it_is() -> None:
     assert (stateful.calls, stateful.scale.item(), len(stateful.seen)) == (1, 2.0, 1)
     assert all(parameter.grad is None for parameter in stateful.parameters())
     result.sum().backward()
-    step_calls(stateful, (image,), {"gain": 1.5})  # also where it holds results
+    step_calls(stateful, (image,), {"gain": 1.5})  # also when the model holds results that require gradients
 
 
 def test_what_can_not_run_without_data_says_so() -> None:
@@ -107,26 +110,28 @@ def test_what_can_not_run_without_data_says_so() -> None:
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return image if image.mean() > 0 else -image
 
-    with pytest.raises(RuntimeError, match="warmup: the model can not run without data"):
+    refusal = "the model can not run on fake tensors, which have no data: .* If it has lazy layers, call it once"
+    with pytest.raises(RuntimeError, match=refusal):
         tritonconv.warmup(Decides(), torch.randn(3))
-    with pytest.raises(RuntimeError, match="warmup: the model can not run without data"):
+    with pytest.raises(RuntimeError, match=refusal):
         tritonconv.warmup(tritonconv.LazyConv2d(3, 3), torch.randn(2, 3, 9, 9))
-    with pytest.raises(TypeError, match="argument 'model' must be Module, not function"):
+    with pytest.raises(TypeError, match=r"argument 'model' must be a torch\.nn\.Module, not function"):
         tritonconv.warmup(lambda x: x, torch.randn(3))  # type: ignore[arg-type]
 
 
 def test_no_operator(capsys: pytest.CaptureFixture[str]) -> None:
     tritonconv.warmup(torch.nn.Linear(3, 3), torch.randn(2, 3))
-    assert "the model calls no tritonconv operator" in capsys.readouterr().out
+    assert "nothing to compile, because the model uses no layer or function of tritonconv" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not runtime.interpreted(), reason="on a GPU there is something to compile")
 def test_it_says_when_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     tritonconv.warmup(model(), torch.randn(2, 3, 9, 9))
-    assert "nothing to compile, because Triton's interpreter runs the 8 operators" in capsys.readouterr().out
+    said = "nothing to compile, because Triton's interpreter runs the 8 operator calls of a training step"
+    assert said in capsys.readouterr().out
 
 
-# In a process of its own, which compiles, for a GPU that is not there.
+# Run in a process of its own, which compiles for a GPU that is not there.
 SCRIPT = """
 import sys, torch, tritonconv
 from triton import knobs
@@ -157,7 +162,7 @@ def printed(tmp_path: Path, executable: str, cache: str = "cache", network: str 
 @pytest.mark.long
 @pytest.mark.parametrize("network", ["small", pytest.param("model", marks=pytest.mark.slow)])
 def test_compiling_in_other_processes(network: str, tmp_path: Path) -> None:
-    """This one finds all of it in the cache, and so does the next run."""
+    """This process finds all kernels in the cache, and so does the next run."""
     first, second = (printed(tmp_path, sys.executable, network=network) for _ in range(2))
     assert re.search(r": ([1-9]\d*) compiled in 2 processes, 0 found in Triton's cache", first)
     assert re.search(r": 0 compiled in 2 processes, [1-9]\d* found in", second)
@@ -165,18 +170,17 @@ def test_compiling_in_other_processes(network: str, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_processes_that_fail(tmp_path: Path) -> None:
-    """Then this one compiles, and says so."""
+    """If the compiling processes fail, this process warns and compiles instead."""
     output = printed(tmp_path, "/bin/false")
-    assert "UserWarning: tritonconv.warmup: a process failed, and this one compiles instead" in output
-    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* in this one, 0 found in", output)
+    assert "UserWarning: tritonconv.warmup: a compiling process failed, so this process compiles its kernels" in output
+    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* compiled in this process, 0 found in", output)
 
 
 @pytest.mark.long
 def test_a_cache_that_can_not_be_written(tmp_path: Path) -> None:
-    """It says so and leaves it to the step, which takes a temporary folder."""
+    """warmup warns and leaves compiling to the training step, which uses a temporary folder."""
     (tmp_path / "file").touch()
     output = printed(tmp_path, sys.executable, "file/cache")
-    assert re.search(
-        r"UserWarning: tritonconv.warmup: (\d+) of \1 kernels can not be compiled; \w+: NotADirector", output
-    )
-    assert ": 0 compiled in 2 processes, 0 found in Triton's cache" in output
+    assert re.search(r"UserWarning: tritonconv.warmup: (\d+) of \1 kernels can not be compiled\.", output)
+    assert re.search(r"The first error: \w+: NotADirector", output)
+    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* failed to compile, 0 found in Triton's cache", output)

@@ -42,7 +42,7 @@ observe(step, step, reason, gpu=gpu)
 """
     found = seen(BREAK.format(module="gather.dgrad", kernel="dgrad") + code, tmp_path)
     reason = "dgrad can not be compiled for float16: CompileTimeAssertionFailure: planted"
-    one_warning(found, f"dgrad runs as reference: {reason}")
+    one_warning(found, f"dgrad runs as the reference (plain PyTorch), because {reason}")
     assert found["results"] == [True, True, [1, "{}", f"{{'triton': '{reason}'}}", "{}"]]
     assert {name.split("_kernel")[0] for name in found["started"]} == {"fprop", "wgrad", "sum_partials"}
 
@@ -83,7 +83,7 @@ observe(forward, forward, gpu=install(Gpu()))
 """
     for stage, error in (("make_ttir", "RuntimeError('PassManager::run failed')"), ("make_cubin", "PTXASError('no')")):
         found = seen(code.format(stage=stage, error=error), tmp_path)
-        one_warning(found, "fprop runs as reference: fprop can not be compiled for float16")
+        one_warning(found, "fprop runs as the reference (plain PyTorch), because fprop can not be compiled for float16")
         assert (found["results"], found["started"]) == ([True, True], [])
 
 
@@ -93,7 +93,7 @@ def test_out_of_resources(tmp_path: Path) -> None:
     one_warning(found, "64x32x32w4s4 does not fit this GPU: out of resource: shared memory", "tile 64x16x32w8s2")
     assert (found["results"], found["started"]) == ([True, True], ["fprop_kernel 64x16x32"] * 2)
     found = seen("observe(forward, forward, gpu=install(Gpu(shared=1_000)))", tmp_path)
-    one_warning(found, "fprop runs as reference: fprop can not be compiled", "OutOfResources: out of resource")
+    one_warning(found, "fprop can not be compiled", "OutOfResources: out of resource")
     assert (found["results"], found["started"]) == ([True, True], [])
 
 
@@ -134,7 +134,7 @@ before = knobs.cache.dir
 observe(forward, lambda: knobs.cache.dir == before, gpu=install(Gpu()))
 """
     found = seen(code, tmp_path)
-    one_warning(found, "fprop runs as reference: fprop can not be compiled for float16: ValueError: no such pass")
+    one_warning(found, "fprop runs as the reference", "fprop can not be compiled for float16: ValueError: no such pass")
     assert (found["results"], found["started"]) == ([True, True], [])
 
 
@@ -185,7 +185,7 @@ runtime.is_gpu = lambda _: True
 observe(step, step, lambda: forward(implementation="triton"))
 """
     found = seen(code, tmp_path)
-    one_warning(found, "fprop runs as reference: Triton is not installed")
+    one_warning(found, "fprop runs as the reference (plain PyTorch), because Triton is not installed")
     assert found["results"] == [True, True, "NotImplementedError: triton: Triton is not installed"]
 
 
@@ -206,7 +206,7 @@ observe(step, gpu, step, wish)
 """
     found = seen(code, tmp_path)
     reason = "Triton can not be imported: ImportError: GLIBC_2.99 not found"
-    one_warning(found, f"fprop runs as reference: {reason}")
+    one_warning(found, f"fprop runs as the reference (plain PyTorch), because {reason}")
     assert found["results"] == [True, True, True, f"NotImplementedError: triton: {reason}"]
 
 

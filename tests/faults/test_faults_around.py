@@ -74,7 +74,7 @@ observe(step, step, wish, gpu=install(Gpu(hook=hook)))
 """
     found = seen(code, tmp_path, PATH=str(tmp_path))
     reason = "Triton does not work here: RuntimeError: Failed to find C compiler."
-    one_warning(found, f"fprop runs as reference: {reason}")
+    one_warning(found, f"fprop runs as the reference (plain PyTorch), because {reason}")
     assert found["results"][:2] == [True, True]
     assert found["results"][2].startswith(f"NotImplementedError: triton: {reason}")
 

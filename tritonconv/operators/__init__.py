@@ -1,6 +1,8 @@
-"""The operators as torch sees them: `library` declares, `compute` computes what `decision` says, `autograd` and `vmap`
-transform.
+"""The operators fprop, dgrad and wgrad as torch's dispatcher sees them.
+
+`library` declares them. `decision` decides which implementation runs a call, and `compute` runs it. `autograd`
+differentiates the operators, and `vmap` batches them. Importing this package registers all of it with torch.
 """
 
-from tritonconv.operators import compute as _compute  # noqa: F401 - registers what computes
-from tritonconv.operators import vmap as _vmap  # noqa: F401 - registers the rules of vmap
+from tritonconv.operators import compute as _compute  # noqa: F401 - registers the implementations
+from tritonconv.operators import vmap as _vmap  # noqa: F401 - registers the vmap rules

@@ -1,12 +1,16 @@
-"""The derivatives of the operators: each one's are the others.
+"""The derivatives of the operators, which are the operators themselves.
 
-The form is linear in each of its factors x, weight and y. An operator leaves one out; its derivative by another puts
-the incoming gradient in the place of the one and leaves out the other. That sentence is `contract` below, and all the
-calculus there is. The bias is the filter of a channel that is one everywhere, so its gradient belongs to the weight's,
-and where both are wanted `wgrad_with_bias` finds them together.
+The trilinear form is linear in each of its factors x, weight and y. Each operator sums over two of them and leaves the
+third one out. The gradient by one of its two factors is the same form with the incoming gradient as the factor that was
+left out. So the operator that leaves out the wanted factor computes it. `contract` below does this.
 
-The table is stated once and wrapped twice: as the operators' own autograd kernels, which `torch.compile` and
-`torch.export` can trace, and as Functions that also know forward mode, for the transforms of `torch.func`.
+A bias can be seen as the filter of one more channel, which is one everywhere. So its gradient can be summed together
+with the weight's. If both are wanted, `wgrad_with_bias` computes both.
+
+`pull_back` and `push_forward` hold the formulas. They are wrapped twice:
+
+- as the operators' autograd kernels in torch's dispatcher, which `torch.compile` and `torch.export` can trace
+- as autograd Functions that also support forward mode and vmap, for the transforms of `torch.func`
 """
 
 from collections.abc import Callable, Sequence
@@ -33,14 +37,20 @@ def contract(
     settings: Settings,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Sum the form over all but the factor `left_out`, and add `bias`, unless to a weight."""
+    """Compute the factor `left_out` from the other two, and add `bias` to it if it is x or y.
+
+    `applies` says how each operator is called, by the operator's name.
+    """
     operator = COMPUTED_BY[left_out]
     result: Tensor = applies[operator](*join_arguments(operator, taken(operator, factors), bias, settings))
     return result
 
 
 def remember(ctx: Any, tensors: Sequence[Any], settings: Settings) -> None:
-    """Keep the two factors, as the user's tensors, over what the bias varies, if there is one, and the settings."""
+    """Keep in `ctx` what backward needs: the two factors, the settings, and over which letters the bias varies.
+
+    The factors are saved as they were passed, never as copies in another memory order.
+    """
     first, second, *bias = tensors
     ctx.settings, ctx.takes_bias = settings, bool(bias)
     ctx.bias_letters = letters_of(bias[0]) if bias and bias[0] is not None else ""
@@ -48,15 +58,19 @@ def remember(ctx: Any, tensors: Sequence[Any], settings: Settings) -> None:
 
 
 def held_by(name: str, ctx: Any) -> dict[Factor, Tensor]:
-    """The factors that a call of the operator `name` took."""
+    """Return the factors that the call of the operator `name` took, by their names."""
     return dict(zip(TAKES[OPERATOR_OF[name]], ctx.saved_tensors, strict=True))
 
 
 def pull_back(
     name: str, applies: dict[str, Apply], ctx: Any, gradient: Tensor, bias_gradient: Tensor | None = None
 ) -> list[Tensor | None]:
-    """The gradients of the tensors that require one, from those of the results. That of the weight comes first: its
-    partial sums are gone before the other, which usually is larger, is there.
+    """Return the gradient of each input tensor, or None where none is required.
+
+    `gradient` is that of the result. `bias_gradient` is that of the second result of `wgrad_with_bias`.
+
+    The weight's gradient is computed first. So its partial sums are freed before the other gradient is allocated,
+    which usually is the larger one.
     """
     held = held_by(name, ctx)
     factors = {LEAVES_OUT[OPERATOR_OF[name]]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
@@ -70,16 +84,16 @@ def pull_back(
     for factor in sorted(held, key=lambda factor: factor != "weight"):
         if needed[factor] and factor not in found:
             settings = ctx.settings._replace(size=held[factor].shape[-2:])
-            # The gradient of the sum of y, which wgrad_with_bias also returns, is added to y's at every position.
+            # wgrad_with_bias also returns the sum of y, so the gradient of that sum is added at every position of y.
             added = bias_gradient if factor == "y" else None
             found[factor] = contract(applies, factor, factors, settings, added)
     return [found.get(factor) for factor in (*held, *["bias"] * ctx.takes_bias)]
 
 
 def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
-    """The tangent of the result, from those of the inputs: the product rule.
+    """Return the tangent of the result from the tangents of the inputs, by the product rule.
 
-    Where an input has none torch hands over zeros; only a bias that is not there has None.
+    torch passes zeros for an input without a tangent. Only a missing bias has None.
     """
     held = held_by(name, ctx)
     first, second, *others = tangents
@@ -94,18 +108,22 @@ def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Seque
 
 
 def tangents_of_wgrad_with_bias(applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Return the tangents of both results of `wgrad_with_bias`. The second result is a sum over y."""
     return push_forward("wgrad_with_bias", applies, ctx, tangents), tangents[1].sum((0, 2, 3))
 
 
 class Leaf:
-    """The settings as one input of a Function, which takes time for each of its inputs."""
+    """The settings as a single input of an autograd Function, because each further input costs time in every call."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
 
 def applied(name: str, function: type[Function]) -> Apply:
-    """How to apply a Function of the tensors of the operator `name` and a `Leaf` to the operator's arguments."""
+    """Return a function that takes the arguments of the operator `name` and applies `function` to them.
+
+    `function` takes the operator's tensors, then the settings in a `Leaf`.
+    """
 
     def apply(*arguments: Any) -> Any:
         tensors, settings = split_arguments(name, arguments)
@@ -115,10 +133,13 @@ def applied(name: str, function: type[Function]) -> Apply:
 
 
 def autograd_kernel(name: str) -> Apply:
-    """The operator's own autograd kernel: compute below autograd, differentiate by calling the operators."""
+    """Return the autograd kernel of the operator `name`, which torch's dispatcher calls.
+
+    Forward computes below autograd. Backward calls the operators.
+    """
 
     class Differentiable(Function):
-        # Without setup_context, for whose sake `apply` would look up forward's signature on every call.
+        # There is no setup_context, because with one `apply` would look up forward's signature on every call.
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:
             *tensors, leaf = inputs
@@ -134,7 +155,10 @@ def autograd_kernel(name: str) -> Apply:
 
 
 def for_transforms(name: str) -> Apply:
-    """The same for `torch.func` and forward mode, in which the operators' own autograd kernels cannot be entered."""
+    """Return the same as `autograd_kernel`, for `torch.func` and forward mode.
+
+    The operators' autograd kernels can not be entered there.
+    """
 
     class Transformable(Function):
         generate_vmap_rule = True
@@ -165,11 +189,15 @@ def for_transforms(name: str) -> Apply:
 
 
 def transforms_active() -> bool:
+    """Whether this call is inside a functorch transform (`torch.func`) or forward-mode AD."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def without_autograd_kernel(name: str) -> Apply:
-    """The operator, but not by way of its autograd kernel where no gradient is asked for, as in most of backward."""
+    """Return a function that calls the operator `name`, and skips its autograd kernel if no gradient is recorded.
+
+    That is so in most backward passes. Skipping the kernel saves time on the host.
+    """
     operator = OVERLOADS[name]
 
     def apply(*inputs: Any) -> Any:
@@ -189,9 +217,10 @@ for _name in OPERATOR_NAMES:
 
 
 def apply_operator(operator: Operator, *arguments: Any) -> Tensor:
-    """Call an operator so that every way of differentiating it works. Compiled code sees the operator itself.
+    """Call an operator from `functional`, so that autograd, forward mode and `torch.func` can differentiate it.
 
-    As `below`, which this does not call because it would ask the same again.
+    `torch.compile` traces the operator itself. Where no gradient is recorded, the autograd kernel is skipped, as in
+    `without_autograd_kernel`. This function does not call that one, because it would test the same conditions again.
     """
     compiling = torch.compiler.is_compiling()
     if not compiling and transforms_active():

@@ -1,4 +1,7 @@
-"""Compute a call of an operator: in Triton if that may run it, and else by the reference."""
+"""Compute a call of an operator, in Triton if it can run the call, else by the reference.
+
+`operators.library` declares the operators, and this module registers their implementation with torch's dispatcher.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,32 +17,32 @@ from tritonconv.launch.recovery import Recovery
 from tritonconv.operators.decision import decide
 from tritonconv.operators.library import library
 
-# Called with each call that ran in Triton, and its results: the last one counts. `tritonconv.verify` puts itself here,
-# for all threads, because on CUDA another than the user's runs backward.
+# The last function in this list is called with each call that ran in Triton, and with its results. `tritonconv.verify`
+# adds itself here. The list is shared by all threads, because on CUDA autograd runs backward in a thread of its own.
 observers: list[Callable[[Call, tuple[Tensor, ...]], None]] = []
 
 
 def compute(call: Call) -> tuple[Tensor, ...]:
-    """The result of a call; of wgrad that `finds_bias`, also the gradient of the bias."""
+    """Return the result of a call, and after it the gradient of the bias if the call `finds_bias`."""
     plan = plan_cache.find(call)
     if plan is None:
         return compute_first(call)
     start.start_kernels(plan)
     results = plan.results
-    del plan  # its copies and workspaces are memory that an observer may need
+    del plan  # frees its copies and workspaces, because an observer may need the memory
     return observed(call, results) if observers else results
 
 
 def compute_first(call: Call) -> tuple[Tensor, ...]:
-    """Compute a call that no plan is kept of."""
+    """Compute a call for which the plan cache has no plan."""
     results = compute_in_triton(call)
     return compute_by_reference(call) if results is None else observed(call, results)
 
 
 def compute_in_triton(call: Call) -> tuple[Tensor, ...] | None:
-    """Compute a call with kernels, or None if the reference is to compute it.
+    """Decide and compute a call in Triton, and keep its plan. Return None if the reference is to compute it.
 
-    If a kernel fails, `Recovery` changes something, and the call is decided again.
+    If a kernel fails, `Recovery` changes the state on which the decision depends, and the call is decided again.
     """
     with Recovery(call) as recovery:
         while True:
@@ -55,17 +58,21 @@ def compute_in_triton(call: Call) -> tuple[Tensor, ...] | None:
                 if not recovery.handle(error, plan):
                     raise
                 if recovery.gave_up:
-                    # Decided here as well, so that the error is the cause or context of what is raised.
+                    # This decides the call once more, inside the except block. So the kernel's error becomes the cause
+                    # or the context of what is raised.
                     warn_or_refuse(call, error)
             else:
                 recovery.succeed()
                 plan_cache.keep(call, plan, compiled, generation)
                 return plan.results
-            del plan, decision  # the results are too large to keep while planning again
+            del plan, decision  # frees the results, which are too large to keep while the call is planned again
 
 
 def warn_or_refuse(call: Call, error: Exception) -> None:
-    """Warn that the reference computes a call, or raise NotImplementedError if Triton must, because of `error`."""
+    """Warn that the reference computes a call because of `error`.
+
+    Raises NotImplementedError instead, with `error` as its cause, if the call insists on Triton.
+    """
     try:
         decide(call).warn_of_fallback()
     except NotImplementedError as refusal:
@@ -73,25 +80,25 @@ def warn_or_refuse(call: Call, error: Exception) -> None:
 
 
 def observed(call: Call, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The results, after the last observer has seen them."""
-    for observe in observers[-1:]:  # in one step, because other threads enter and leave
+    """Pass the call and its results to the last observer, if there is one, and return the results."""
+    for observe in observers[-1:]:  # one atomic step, because other threads add and remove observers
         observe(call, results)
     return results
 
 
 def compute_by_reference(call: Call) -> tuple[Tensor, ...]:
-    """What `compute` returns, computed by the reference."""
+    """Return what `compute` returns, computed by the reference."""
     first, second = call.factors
     result: Tensor = getattr(reference, call.operator)(first, second, **call.settings.reference_arguments)
     if call.bias is not None:
         result = result + broadcastable(call.bias)
-    # A copy, because autograd must not see a view, nor the user's tensor keep a larger one alive.
+    # The result is copied. Autograd must not see a view, and the user's tensor must not keep a larger one alive.
     copied = allocate(call.result_shape, result, call.result_is_channels_last).copy_(result)
     return (copied, sum_for("", second)) if call.finds_bias else (copied,)
 
 
 def torch_implementation(name: str) -> Callable[..., Any]:
-    """What torch calls to compute the operator `name`."""
+    """Return the function that torch's dispatcher calls to compute the operator `name`."""
 
     def computed(*arguments: Any) -> Any:
         call = Call(name, arguments)

@@ -1,6 +1,7 @@
-"""What runs a call, and why.
+"""Decide what runs a call, and plan it.
 
-`dispatch.choose` chooses the implementation. If that is Triton, the call is planned.
+`dispatch.choose` chooses the implementation. If that is Triton, `launch.planners` plans the kernels. `compute` runs the
+decision, and `explain` and `warmup` read it.
 """
 
 from typing import NamedTuple
@@ -13,9 +14,10 @@ from tritonconv.launch.plan import Plan
 
 
 class Decision(NamedTuple):
-    """The implementation that runs `call`, and the reasons why those that are preferred to it do not, by name.
+    """The implementation that runs `call`.
 
-    `plan` is what Triton would start; None where another implementation runs the call.
+    `reasons` maps the name of each implementation that is preferred to it to the reason why that one can not run the
+    call. `plan` is the Triton launch plan, or None if another implementation runs the call.
     """
 
     call: Call
@@ -24,17 +26,22 @@ class Decision(NamedTuple):
     plan: Plan | None
 
     def warn_of_fallback(self) -> None:
-        """Warn, once for each reason, where the user of a GPU would have expected a kernel."""
+        """Warn with `FallbackWarning` if a call on a GPU falls back from Triton. Each reason warns once.
+
+        A call that asked for the reference does not warn.
+        """
         reason = self.reasons.get("triton")
         if reason is not None and runtime.is_gpu(self.call.device):
-            warn_once(f"{self.call.operator} runs as {self.implementation}: {reason}", reason)
+            operator, implementation = self.call.operator, self.implementation
+            warn_once(f"{operator} runs as the {implementation} (plain PyTorch), because {reason}", reason)
 
 
 def decide(call: Call) -> Decision:
-    """Decide what runs `call`, and plan it. Nothing is started.
+    """Decide what runs `call`, and plan it, without starting a kernel.
 
-    The plan of a call without data can be looked at, and its kernels can be compiled. Raises NotImplementedError, with
-    the reason, if the call insists on an implementation that can not run it.
+    The tensors of the call may have no data (`Call.without_data`). Then the plan can be read and its kernels can be
+    compiled, but not started. Raises NotImplementedError, with the reason, if the call names an implementation that can
+    not run it.
     """
     implementation, reasons = dispatch.choose(call)
     plan = planners.plan(call, runtime.gpu_of(call.device)) if implementation == "triton" else None

@@ -1,7 +1,7 @@
-"""The operators as torch knows them without computing: schemas, shapes and FLOPs.
+"""What torch must know of each operator besides how to compute it: schema, fake-tensor implementation and FLOP count.
 
-There are three, and a fourth that is one of them with something on top: `wgrad_with_bias` also sums the features, for
-fprop's bias, while it reads them.
+There are four operators: fprop, dgrad, wgrad and `wgrad_with_bias`. The last is wgrad that also sums the features while
+it reads them. That sum is the gradient of fprop's bias.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ torch_operators = torch.ops.tritonconv
 
 
 def schema(name: str) -> str:
-    """What torch is told of the operator `name`: fprop(Tensor x, Tensor weight, Tensor? bias, ...) -> Tensor."""
+    """Return the schema of the operator `name`, as fprop(Tensor x, Tensor weight, Tensor? bias, ...) -> Tensor."""
     factors = ", ".join(f"Tensor {factor}" for factor in TAKES[OPERATOR_OF[name]])
     bias = "Tensor? bias, " if name in ADD_BIAS else ""
     results = "(Tensor, Tensor)" if name == "wgrad_with_bias" else "Tensor"
@@ -32,7 +32,10 @@ def schema(name: str) -> str:
 
 
 def fake_implementation(name: str) -> Callable[..., Any]:
-    """What torch calls to learn shape, dtype and strides of what the operator `name` returns, without computing it."""
+    """Return the fake-tensor implementation of the operator `name`.
+
+    It allocates results of the right shape, dtype and strides, and computes nothing.
+    """
 
     def fake(*arguments: Any) -> Any:
         call = Call(name, arguments)
@@ -43,7 +46,10 @@ def fake_implementation(name: str) -> Callable[..., Any]:
 
 
 def flops_of(name: str) -> Callable[..., int]:
-    """What `torch.utils.flop_counter` calls, with shapes in the place of tensors: torch's own count of the same."""
+    """Return the FLOP formula of the operator `name` for `torch.utils.flop_counter`.
+
+    It is called with shapes in place of tensors, and counts what torch counts for its own convolutions.
+    """
     operator = OPERATOR_OF[name]
 
     def flops(*arguments: Any, out_shape: Any = None, **_: Any) -> int:
@@ -57,8 +63,8 @@ def flops_of(name: str) -> Callable[..., int]:
             case "dgrad":
                 count = conv_flop_count(y, weight, x, transposed=True)
             case "wgrad":
-                # As a convolution of images with features. With groups torch counts every pair of channels, G times
-                # too many.
+                # torch counts wgrad as a convolution of the images with the features. With groups it counts every pair
+                # of channels, which is G times too many.
                 count = conv_flop_count(*([t[1], t[0], *t[2:]] for t in (x, y, weight)))  # type: ignore[arg-type]
         return int(count)
 

@@ -1,7 +1,9 @@
-"""How `torch.vmap` maps over the operators: V convolutions are one larger convolution.
+"""The `torch.vmap` rules of the operators: V convolutions become one larger convolution.
 
-Over activations alone V joins the batch. Over a weight it joins the groups: V convolutions of G groups are one of V*G.
-A weight that varies over samples is one of the activations in this.
+- fprop and dgrad without a mapped weight: V joins the batch.
+- fprop and dgrad with a mapped weight: V joins the groups, so V convolutions with G groups become one with V*G groups.
+- wgrad: V joins the groups, because there are V weights to compute.
+- Any operator whose weight varies over samples: V joins the batch, which such a weight also has.
 """
 
 from collections.abc import Callable
@@ -18,28 +20,28 @@ from tritonconv.operators.library import library
 
 
 def in_front(tensor: Tensor, dim: int | None, extent: int) -> Tensor:
-    """`tensor` with the mapped dimension first; expanded to it, if it was not mapped over."""
+    """Return `tensor` with the mapped dimension first. A tensor that is not mapped is expanded to `extent`."""
     return tensor.expand(extent, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
 def into_channels(tensor: Tensor) -> Tensor:
-    """(V, B, C, ...) -> (B, V*C, ...)."""
+    """Reshape (V, B, C, ...) to (B, V*C, ...)."""
     return tensor.movedim(0, 1).flatten(1, 2)
 
 
 def into_filters(weight: Tensor) -> Tensor:
-    """(V, ..., F, C, R, S) -> (..., V*F, C, R, S)."""
+    """Reshape (V, ..., F, C, R, S) to (..., V*F, C, R, S)."""
     return weight.movedim(0, -5).flatten(-5, -4)
 
 
 def out_of_filters(weight: Tensor, extent: int) -> Tensor:
-    """(..., V*F, C, R, S) -> (V, ..., F, C, R, S)."""
+    """Reshape (..., V*F, C, R, S) to (V, ..., F, C, R, S), where V is `extent`."""
     filters: Tensor = weight.unflatten(-4, (extent, -1))
     return filters.movedim(-5, 0)
 
 
 def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
-    """The rule for fprop and dgrad, whose second factor is the weight."""
+    """Return the vmap rule of fprop or dgrad, whose second factor is the weight."""
 
     def mapped(
         info: Any, in_dims: tuple[Any, ...], first: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
@@ -59,7 +61,7 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
             wider = settings._replace(groups=settings.groups * V)
             joined = OVERLOADS[operator](into_channels(activations), weights, biases, *wider)
             return joined.unflatten(1, (V, -1)).movedim(1, 0), 0
-        # A bias of their own must be added afterwards: images of one batch share theirs.
+        # A mapped bias is added afterwards, because all images of one batch share the bias.
         shared, own = (bias, None) if in_dims[2] is None else (None, bias)
         if in_dims[0] is None:
             result = in_front(OVERLOADS[operator](first, weight, shared, *settings), None, V)
@@ -75,13 +77,19 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
 
 
 def for_each(bias: Tensor, dim: int | None, V: int) -> Tensor:
-    """A bias as (V, B or 1, N) or (V, B or 1, N, h, w): mapped, and for each sample or for all."""
+    """Return the bias with the mapped and the batch dimension in front: (V, B, N) or (V, B, N, h, w).
+
+    B is 1 if the bias does not vary over samples.
+    """
     each = in_front(bias, dim, V)
     return each if "b" in LETTERS[bias.ndim - (dim is not None)] else each[:, None]
 
 
 def wgrad_rule(name: str) -> Callable[..., tuple[Any, Any]]:
-    """The rule for wgrad and wgrad_with_bias, whose factors are both activations."""
+    """Return the vmap rule of wgrad or wgrad_with_bias, whose factors are both activations.
+
+    V joins the channels and the groups. Only if the weight varies over samples, V joins the batch.
+    """
 
     def mapped(info: Any, in_dims: tuple[Any, ...], x: Tensor, y: Tensor, *arguments: Any) -> tuple[Any, Any]:
         V, settings = info.batch_size, Settings(*arguments)

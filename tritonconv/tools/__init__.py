@@ -1,1 +1,1 @@
-"""What looks at calls and prepares them: explain, warmup and verify, with the table of allowed errors."""
+"""The public tools `explain`, `warmup` and `verify`, and the tolerances that `verify`, tests and benchmarks use."""

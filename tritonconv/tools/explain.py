@@ -1,6 +1,6 @@
-"""Which implementation runs, and why: for a call or for a whole model."""
+"""`tritonconv.explain`: which implementation runs each convolution of a call or a model, and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,39 @@ from tritonconv.operators.decision import decide
 from tritonconv.tiling.pick import measured_for
 from tritonconv.tiling.tile import Tile
 
+# The text of the table, and the meanings of its values: those that occur are printed below it.
+HEADER = """\
+Which implementation runs each convolution.
+The rows of gradients say what backward would run, if it needed them.
+"""
+TITLES = ("layer", "pass", "operator", "implementation", "tile", "tile choice", "notes")
+OPERATORS = {
+    "fprop": "image and weight -> features: Conv2d forward, and the input gradient of ConvTranspose2d",
+    "dgrad": "features and weight -> image: ConvTranspose2d forward, and the input gradient of Conv2d",
+    "wgrad": "image and features -> weight: the weight gradient of both",
+}
+IMPLEMENTATIONS = {
+    "triton": "fused Triton kernels",
+    "reference": "plain PyTorch, as in tritonconv.reference",
+}
+ASKED_FOR = "The call, its layer, tritonconv.using or TRITONCONV_IMPLEMENTATION asks for the reference."
+TILE_CHOICES = {
+    "measured": "this tile was the fastest in measurements of such a layer on this GPU",
+    "unmeasured": "chosen by the cost model, because no measurement of such a layer on this GPU can be used",
+    "interpreter": "small, for Triton's interpreter (TRITON_INTERPRET=1), which runs the kernels slowly, for debugging",
+}
+
 
 @dataclass(frozen=True)
 class Choice:
-    """One operator of one call: what it computes, what runs it, and why nothing preferred to that does.
+    """One operator of one call: one row of the table that `explain` returns.
 
-    `tile` is what a kernel would be launched with, and `measured` whether that was found to be the fastest on such a
-    GPU; None where there is none. Of gradients they are those of gradients in the memory format of the call's result.
+    `layer` is the name of the module, and `computes` is "forward", "input gradient" or "weight gradient".
+    `implementation` runs the operator, and `reasons` says why each implementation that is preferred to it can not.
+
+    `tile` is the one that a kernel would be launched with, or None if no kernel runs. `measured` says whether that tile
+    was the fastest in measurements on such a GPU. It is None if no kernel runs, or Triton's interpreter runs it. In the
+    rows of gradients, the incoming gradient is assumed to have the memory format of the layer's output.
     """
 
     layer: str
@@ -36,46 +62,140 @@ class Choice:
 
     @property
     def notes(self) -> list[str]:
-        found = [f"not {name}: {reason}" for name, reason in self.reasons.items()]
-        if self.measured is False:
-            found.append("unmeasured: a model chose the tile, for there is no measurement of such a layer on this GPU")
-        return found
+        """Why Triton does not run this, in full sentences."""
+        if self.implementation == "reference" and not self.reasons:
+            return [ASKED_FOR]
+        reasons = self.reasons.items()
+        return [f"{name.capitalize()} does not run this, because {reason.rstrip('.')}." for name, reason in reasons]
+
+    @property
+    def tile_choice(self) -> str:
+        """How the tile was chosen: a key of TILE_CHOICES, or "" if there is no tile."""
+        if self.tile is None:
+            return ""
+        return "interpreter" if self.measured is None else "measured" if self.measured else "unmeasured"
+
+    def cells(self, numbers: dict[str, int]) -> tuple[str, ...]:
+        """The row below TITLES. `numbers` numbers the notes."""
+        tile = "" if self.tile is None else str(self.tile)
+        marks = " ".join(f"[{numbers[note]}]" for note in self.notes)
+        return self.layer, self.computes, self.operator, self.implementation, tile, self.tile_choice, marks
 
 
 class Explanation(list[Choice]):
-    """The choices of a call or a model, in the order of its calls. `str` gives a table, with each reason once below."""
+    """The choices of a call or a model, in the order of its calls.
+
+    `str` returns them as a table. Below it stand the numbered notes, and a legend of the values that occur.
+    """
 
     def __str__(self) -> str:
         if not self:
-            return "no call of tritonconv"
-        notes: dict[str, int] = {}
-        width = max(len(choice.layer) for choice in self)
-        tiles = max(len(str(choice.tile or "")) for choice in self)
-        lines = []
-        for choice in self:
-            marks = " ".join(f"[{notes.setdefault(note, len(notes) + 1)}]" for note in choice.notes)
-            how = f"{choice.computes:15}  {choice.operator:6} {choice.implementation:9}"
-            tile = f"{choice.tile!s:{tiles}}  " if choice.tile else " " * (tiles + 2 if tiles else 0)
-            lines.append(f"{choice.layer:{width}}  {how}  {tile}{marks}".rstrip())
-        return "\n".join([*lines, *(f"[{number}] {note}" for note, number in notes.items())])
+            return "There is nothing to explain, because no layer or function of tritonconv was called."
+        notes = dict.fromkeys(note for choice in self for note in choice.notes)
+        numbers = {note: number for number, note in enumerate(notes, 1)}
+        rows = [TITLES, *(choice.cells(numbers) for choice in self)]
+        columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+        table = aligned([(title, "-" * max(map(len, [title, *cells])), *cells) for title, *cells in columns])
+        return "\n".join([HEADER, *table, *self.legend(numbers)])
 
     __repr__ = __str__
 
+    def legend(self, numbers: dict[str, int]) -> list[str]:
+        """The lines below the table: the numbered notes, and what the operators, implementations and tiles mean."""
+        occurring = {name for choice in self for name in (choice.operator, choice.implementation, choice.tile_choice)}
+        sections = {
+            "notes": {f"[{number}]": note for note, number in numbers.items()},
+            "operator": only(OPERATORS, occurring),
+            "implementation": only(IMPLEMENTATIONS, occurring),
+            "tile, the block sizes of one program": tile_notation([choice.tile for choice in self if choice.tile]),
+            "tile choice": only(TILE_CHOICES, occurring),
+        }
+        lines = []
+        for title, meanings in sections.items():
+            if meanings:
+                lines += ["", title, *(f"  {line}" for line in aligned([[*meanings], [*meanings.values()]]))]
+        return lines
+
+
+def only(meanings: dict[str, str], names: set[str]) -> dict[str, str]:
+    """The meanings of these names."""
+    return {name: meaning for name, meaning in meanings.items() if name in names}
+
+
+def aligned(columns: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, from its columns."""
+    widths = [max(map(len, column)) for column in columns]
+    rows = zip(*columns, strict=True)
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def tile_notation(tiles: list[Tile]) -> dict[str, str]:
+    """What each part of a tile's name (`Tile.__str__`) means. A part is quoted from the first tile that has it."""
+    if not tiles:
+        return {}
+    M, N, K = tiles[0].BLOCK_M, tiles[0].BLOCK_N, tiles[0].BLOCK_K
+    meanings = {
+        f"{M}x{N}x{K}": f"BLOCK_M x BLOCK_N x BLOCK_K: {M} x {N} results, to each of which a step adds {K} products",
+        f"w{tiles[0].num_warps}": "num_warps: warps of the program",
+        f"s{tiles[0].num_stages}": "num_stages: software pipelining stages",
+    }
+    for tile in [tile for tile in tiles if tile.uses_tma][:1]:
+        B, H, W = tile.BLOCK_B, tile.BLOCK_H, tile.BLOCK_W
+        meanings[f":{B}.{H}.{W}"] = f"pixel block shape: TMA copies blocks of {B} x {H} x {W} (images, rows, columns)"
+    if not all(tile.uses_tma for tile in tiles):
+        meanings['no ":"'] = "gather: the program computes the address of each pixel, and does not use TMA"
+    for tile in [tile for tile in tiles if tile.SPLIT_K > 1][:1]:
+        n = tile.SPLIT_K
+        meanings[f"/{n}"] = f"split-K: {n} programs share each sum, and another kernel adds their partial sums"
+    return meanings
+
 
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
-    """Call `function(*args, **kwargs)`, a model or a tritonconv function, and say what runs each convolution and why.
+    """Call `function(*args, **kwargs)`, and return which implementation runs each convolution, and why.
 
-    Forward runs once, without gradients; whatever the model changes in doing so, such as BatchNorm's averages, it
-    changes. Backward is not run: its rows say what would run for each gradient, if it were asked for. Raises
-    NotImplementedError, with the reason, where a layer insists on Triton and can not have it.
+    Print the result before a training loop, to see which layers run in Triton. Call `explain` within the
+    `torch.autocast` and `tritonconv.using` of the loop, because both change what runs.
+
+    Forward runs once, without gradients. State that the model updates in forward is updated, for example the running
+    averages of BatchNorm. Backward does not run. The rows of gradients say what would run for each gradient.
+
+    Args:
+        function: a model, a layer or a function of tritonconv.
+        args, kwargs: its arguments.
+
+    Returns:
+        A list with one row for each operator call. `print` shows it as a table, with notes and a legend below. Each row
+        has the attributes `layer`, `computes`, `operator`, `implementation`, `reasons`, `geometry`, `tile` and
+        `measured`.
+
+    Raises:
+        NotImplementedError: if a layer insists on Triton, and Triton can not run it. The message says why.
 
     >>> import torch, tritonconv
     >>> layer = tritonconv.Conv2d(3, 8, 3, dtype=torch.float64)
-    >>> print(tritonconv.explain(layer, torch.zeros(1, 3, 8, 8, dtype=torch.float64)))
-    Conv2d  forward          fprop  reference  [1]
-    Conv2d  input gradient   dgrad  reference  [1]
-    Conv2d  weight gradient  wgrad  reference  [1]
-    [1] not triton: the kernels compute in float16, bfloat16 or float32, not in float64
+    >>> explanation = tritonconv.explain(layer, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    >>> print(explanation)
+    Which implementation runs each convolution.
+    The rows of gradients say what backward would run, if it needed them.
+    <BLANKLINE>
+    layer   pass             operator  implementation  notes
+    ------  ---------------  --------  --------------  -----
+    Conv2d  forward          fprop     reference       [1]
+    Conv2d  input gradient   dgrad     reference       [1]
+    Conv2d  weight gradient  wgrad     reference       [1]
+    <BLANKLINE>
+    notes
+      [1]  Triton does not run this, because the kernels compute in float16, bfloat16 or float32, not in float64.
+    <BLANKLINE>
+    operator
+      fprop  image and weight -> features: Conv2d forward, and the input gradient of ConvTranspose2d
+      dgrad  features and weight -> image: ConvTranspose2d forward, and the input gradient of Conv2d
+      wgrad  image and features -> weight: the weight gradient of both
+    <BLANKLINE>
+    implementation
+      reference  plain PyTorch, as in tritonconv.reference
+    >>> [row.layer for row in explanation if row.implementation != "triton"]
+    ['Conv2d', 'Conv2d', 'Conv2d']
     """
     notes = _Notes(getattr(function, "__name__", type(function).__name__))
     handles = []
@@ -93,7 +213,7 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
 
 
 class Listener(TorchDispatchMode):
-    """Hands every call of an operator to `note`."""
+    """While active, pass every call of an operator in this thread to `note`. `warmup` uses it, too."""
 
     def __init__(self, note: Callable[[Call], None]) -> None:
         super().__init__()
@@ -106,20 +226,22 @@ class Listener(TorchDispatchMode):
 
 
 class _Notes:
-    """What is known of every call of an operator, and the module it was made in."""
+    """The rows of an explanation while the model runs, and the names of the modules that are being called."""
 
     def __init__(self, name: str) -> None:
         self.path = [name]
         self.explanation = Explanation()
 
     def enter(self, name: str) -> Callable[..., None]:
+        """Return the hook that runs before the forward of the module `name`."""
         return lambda *_: self.path.append(name)
 
     def leave(self, *_: Any) -> None:
+        """Run after the forward of a module."""
         self.path.pop()
 
     def note(self, call: Call) -> None:
-        """Note what runs the call, and what would run each gradient, on tensors without data."""
+        """Add the row of a call, and one for the gradient of each of its factors. Tensors without data suffice."""
         call = call.without_data()
         gradient, *_ = allocate_results(call, call.factors[0])
         self.add("forward", call)
@@ -129,6 +251,7 @@ class _Notes:
                 self.add(computes, call.of_gradient(factor, gradient))
 
     def add(self, computes: str, call: Call) -> None:
+        """Decide `call`, and add its row."""
         decision, known = decide(call), None
         if decision.plan is not None and decision.plan.request.gpu != INTERPRETER:
             known = measured_for(*decision.plan.request) == decision.plan.tile

@@ -1,4 +1,4 @@
-"""Compile kernels in parallel processes, which leave what they compile in Triton's cache on disk."""
+"""Compile kernels in parallel processes for `warmup`. The results are passed on through Triton's cache on disk."""
 
 import os
 import pickle
@@ -17,15 +17,19 @@ from tritonconv.launch.plan import Launch
 
 
 def cpus() -> int:
-    """Those that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]:
-    """Compile in up to `processes` processes, then load what they left, and compile what they did not.
+    """Compile in up to `processes` processes. Then load the kernels here, and compile those that they did not.
 
-    Returns how many were compiled there, in how many processes, how many here, and how many not at all: of these it
-    warns, and what launches them must know what to do.
+    Returns four counts:
+
+    - the kernels that other processes compiled
+    - the processes that were started for this
+    - the kernels that this process compiled
+    - the kernels that can not be compiled, of which it warns; `launch.recovery` handles them when they are launched
     """
     from triton import knobs
     from triton.runtime import driver
@@ -44,13 +48,16 @@ def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]
                 said = (str(error).strip().splitlines() or [""])[0]
                 failures.append(f"{job.kernel.__name__}: {type(error).__name__}: {said}")
     if failures:
-        message = f"tritonconv.warmup: {len(failures)} of {len(jobs)} kernels can not be compiled; {failures[0]}"
+        message = (
+            f"tritonconv.warmup: {len(failures)} of {len(jobs)} kernels can not be compiled. The training step tries "
+            f"again, and falls back to the reference if it fails, too. The first error: {failures[0]}"
+        )
         warnings.warn(message, stacklevel=3)
     return elsewhere, len(shares), len(missed), len(failures)
 
 
 def count_misses(knobs: Any) -> list[None]:
-    """A list that grows with each kernel that Triton has to compile."""
+    """Register a listener with Triton, and return a list that grows by one element for each kernel it compiles."""
     missed: list[None] = []
 
     def listener(*, cache_hit: bool, **_: Any) -> None:
@@ -61,12 +68,15 @@ def count_misses(knobs: Any) -> list[None]:
 
 
 def compile_elsewhere(jobs: list[Launch], target: Any) -> int:
-    """How many of `jobs` a process of its own compiled. What it fails to compile is left to this one."""
+    """Start a process that compiles `jobs`, and return how many kernels it compiled.
+
+    If that process fails, warn and return 0. This process then compiles the jobs.
+    """
     portable = [
         (job.kernel.__module__, job.kernel.__name__, tree_map_only(Tensor, lambda t: t.dtype, job.arguments))
         for job in jobs
     ]
-    # The modules that this process would import, and -P lest the current directory hides others.
+    # The child imports the same modules as this process. -P keeps the current directory from hiding others.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path if isinstance(entry, str))
     command = [
         sys.executable or "python3",
@@ -85,12 +95,16 @@ def compile_elsewhere(jobs: list[Launch], target: Any) -> int:
         return int(done.stdout.split()[-1])
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error).encode()).decode().strip().splitlines()[-1]
-        warnings.warn(f"tritonconv.warmup: a process failed, and this one compiles instead: {reason}", stacklevel=2)
+        message = "tritonconv.warmup: a compiling process failed, so this process compiles its kernels instead"
+        warnings.warn(f"{message}. The error: {reason}", stacklevel=2)
         return 0
 
 
 def worker() -> None:
-    """The other side of `compile_elsewhere`: compiles what comes in, for a GPU that it need not see."""
+    """Run in the process that `compile_elsewhere` starts: compile the jobs from stdin, and print how many it compiled.
+
+    The process compiles offline for the GPU that stdin names, without using one.
+    """
     from triton import knobs
     from triton.runtime import driver
 
@@ -105,7 +119,7 @@ def worker() -> None:
 
 
 class Elsewhere:
-    """In the place of Triton's driver: a GPU that is only compiled for."""
+    """A stand-in for Triton's driver, for offline compilation: it names the target GPU and runs nothing."""
 
     def __init__(self, target: Any) -> None:
         self.target = target

@@ -1,4 +1,4 @@
-"""A live check: some of the calls that ran in Triton are computed again by the reference, in float64, and compared."""
+"""`tritonconv.verify`: recompute some of the calls that run in Triton by the reference in float64, and compare."""
 
 import json
 import logging
@@ -22,12 +22,27 @@ logger = logging.getLogger("tritonconv")
 
 
 class WrongResult(RuntimeError):
-    """A kernel's result is further from float64 than rounding explains. The message names the problem."""
+    """`verify` found that the result of a kernel is further from float64 than rounding explains.
+
+    The message names the operator, the dtype and the relative error. It ends with a command that replays the call.
+
+    >>> import tritonconv
+    >>> def train() -> None: ...
+    >>> try:
+    ...     with tritonconv.verify(probability=0.01):
+    ...         train()
+    ... except tritonconv.WrongResult as error:
+    ...     print(error)  # the kernel is wrong: report this message
+    """
 
 
 @dataclass(eq=False)
 class Verification:
-    """What `verify` has seen so far: how many calls it compared, left alone, and found wrong."""
+    """What `verify` has done so far: the object that its `with` block binds.
+
+    `checked` counts the calls that were compared, and `skipped` those that could not be. `wrong` lists the messages of
+    all wrong results.
+    """
 
     probability: float
     on_mismatch: str
@@ -36,7 +51,7 @@ class Verification:
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"{self.checked} calls checked, {self.skipped} left alone, {len(self.wrong)} wrong"
+        return f"{self.checked} calls checked, {self.skipped} skipped, {len(self.wrong)} wrong"
 
 
 _random = random.Random()
@@ -44,25 +59,49 @@ _random = random.Random()
 
 @contextmanager
 def verify(probability: float = 0.01, *, on_mismatch: str = "raise") -> Iterator[Verification]:
-    """Within this block, in all threads, check each call that runs in Triton with this probability, backward included.
+    """Check a share of the operator calls that run in Triton within this block, forward and backward, in all threads.
 
-    Such a call's operator is computed once more by the reference, in float64 and one image at a time, which takes a
-    multiple of its time, waits for the GPU, and in memory takes one unfolded image and a few weights, all in float64. A
-    result of which an element is further off than rounding explains raises `tritonconv.WrongResult`, or is logged as an
-    error by the logger "tritonconv" if `on_mismatch` is "log". Left alone are calls with NaN or infinity among their
-    operands, those that a CUDA graph captures, and those for whose check there is no memory. Raises ValueError for a
-    probability outside 0 to 1.
+    To check a call, the reference computes it again in float64, one image at a time. A check takes several times as
+    long as the call and waits for the GPU. It needs memory for one unfolded image and a few weights, all in float64.
+
+    These calls are skipped: calls whose operands contain NaN or infinity, calls that a CUDA graph captures, and calls
+    whose check runs out of memory. Calls that run as the reference are not counted. If blocks overlap, only the one
+    that was entered last checks.
+
+    Args:
+        probability: how likely each call is to be checked, from 0 to 1. The default checks one call in a hundred.
+        on_mismatch: "raise" raises `WrongResult` for a wrong result. "log" logs an error with the logger "tritonconv"
+            and goes on.
+
+    Yields:
+        An object with the counts `checked` and `skipped`, and the list of messages `wrong`.
+
+    Raises:
+        WrongResult: if an element of a result is further from float64 than rounding explains.
+        ValueError: for another `probability` or `on_mismatch`.
 
     >>> import torch, tritonconv
-    >>> with tritonconv.verify(probability=1) as seen:
-    ...     y = tritonconv.conv2d(torch.zeros(1, 3, 8, 8), torch.zeros(4, 3, 3, 3), implementation="reference")
+    >>> model = tritonconv.Conv2d(3, 4, 3, padding=1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with tritonconv.verify(probability=0.01) as seen:
+    ...     for images in torch.randn(3, 2, 3, 6, 6):
+    ...         optimizer.zero_grad()
+    ...         model(images).square().mean().backward()
+    ...         optimizer.step()
+    >>> len(seen.wrong)
+    0
+
+    The reference is not checked against itself:
+
+    >>> with tritonconv.using("reference"), tritonconv.verify(probability=1) as seen:
+    ...     y = model(torch.randn(2, 3, 6, 6))
     >>> print(seen)
-    0 calls checked, 0 left alone, 0 wrong
+    0 calls checked, 0 skipped, 0 wrong
     """
     if not 0 <= probability <= 1:
-        raise ValueError(f"probability must be between 0 and 1, but got {probability}")
+        raise ValueError(f"tritonconv.verify(): argument 'probability' must be between 0 and 1, not {probability}")
     if on_mismatch not in ("raise", "log"):
-        raise ValueError(f"on_mismatch must be 'raise' or 'log', but got {on_mismatch!r}")
+        raise ValueError(f"tritonconv.verify(): argument 'on_mismatch' must be 'raise' or 'log', not {on_mismatch!r}")
     seen = Verification(probability, on_mismatch)
     observer = partial(check, seen)
     observers.append(observer)
@@ -73,7 +112,7 @@ def verify(probability: float = 0.01, *, on_mismatch: str = "raise") -> Iterator
 
 
 def check(seen: Verification, call: Call, results: Sequence[Tensor]) -> None:
-    """Check this call, if the dice say so."""
+    """Check this call with the probability of `seen`, and count it. Raise or log if its result is wrong."""
     if _random.random() >= seen.probability:
         return
     capturing = call.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
@@ -89,7 +128,11 @@ def check(seen: Verification, call: Call, results: Sequence[Tensor]) -> None:
     seen.checked += 1
     if found is None:
         return
-    message = f"tritonconv.verify: {found}; to replay it in a checkout: python -m tests.sweep --problem '{named(call)}'"
+    message = (
+        f"tritonconv.verify: {found}. This is an error of the kernel: please report it. Until it is fixed, "
+        "tritonconv.using('reference') computes without kernels. To replay the call in a checkout of tritonconv, run: "
+        f"python -m tests.sweep --problem '{named(call)}'"
+    )
     seen.wrong.append(message)
     if seen.on_mismatch == "raise":
         raise WrongResult(message)
@@ -97,18 +140,18 @@ def check(seen: Verification, call: Call, results: Sequence[Tensor]) -> None:
 
 
 def mismatch(call: Call, results: Sequence[Tensor]) -> str | None:
-    """What is wrong with the results, if anything is."""
+    """Compare the results with float64. Return None if they are right, else what is wrong."""
     name, products = precision(call.dtype), call.geometry.gemm(call.operator).K
     most = bound(name, products)
     for part in parts(call, results):
         found = deviation(*part, products)
-        if not found <= most:  # nor if it is NaN
-            return f"{call.operator} in {name} is off by {found:.1e}, {most:.1e} is allowed"
+        if not found <= most:  # also if it is NaN
+            return f"{call.operator} in {name} is wrong: its relative error is {found:.1e}, {most:.1e} is allowed"
     return None
 
 
 def precision(dtype: torch.dtype) -> str:
-    """The row of the table of tolerances that holds for results of operands of this dtype."""
+    """Return the name of the row of TOLERANCES that holds for operands of this dtype in this process."""
     if dtype == torch.float32 and runtime.tf32_allowed() and not runtime.interpreted():
         return "tf32"
     name = str(dtype).removeprefix("torch.")
@@ -116,9 +159,10 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def parts(call: Call, results: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Results, or images of one, beside what they are in float64, and how large that would be for random signs.
+    """Yield triples: a result or one image of it, the same in float64, and the scale of its rounding errors.
 
-    That is the root of the sum of squared products: sums may cancel to less than their rounding errors.
+    The scale is the root of the sum of squared products, which is about the size of the sum for random signs. A sum
+    itself is no scale, because it may cancel to less than its rounding errors.
     """
     geometry, (first, second) = call.geometry, call.factors
     form = partial(getattr(reference, call.operator), **call.settings.reference_arguments)
@@ -155,17 +199,18 @@ def parts(call: Call, results: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tenso
 
 
 def deviation(result: Tensor, expected: Tensor, scale: Tensor, products: int) -> float:
-    """The largest |result - expected| / max(|expected|, scale); NaN if something is NaN.
+    """Return the largest |result - expected| / max(|expected|, scale), or NaN if an element is NaN.
 
-    Not where the result is as large as its dtype allows, and should be, nor where it is not finite because a sum of so
-    many products in float32 may have passed its range. What is so small that products vanish counts as if it were not.
+    Two kinds of elements are left out. The first are rightly as large as the dtype allows. The second are not finite
+    because the sum may have left the range of float32. The denominator has a lower limit, below which products
+    underflow.
     """
     if result.numel() == 0:
         return 0.0
     limit = torch.finfo(result.dtype).max * 0.99
     least = max(torch.finfo(result.dtype).tiny, products * 2.0**-107)
     result = result.double()
-    # As large as the sum of the products' magnitudes can be.
+    # By the Cauchy-Schwarz inequality, the sum of the products' magnitudes is at most scale * sqrt(products + 1).
     passes = scale * sqrt(products + 1) > torch.finfo(torch.float32).max / 2
     saturated = (expected.abs() > limit) & (result.abs() > limit) & (expected.sign() == result.sign())
     found = (result - expected).abs() / torch.maximum(expected.abs(), scale).clamp(min=least)
@@ -173,7 +218,7 @@ def deviation(result: Tensor, expected: Tensor, scale: Tensor, products: int) ->
 
 
 def named(call: Call) -> str:
-    """The call as JSON: all that decides what is launched, and nothing of the operands' values."""
+    """Return the call as JSON for `tests.sweep`: all that decides what is launched, without the operands' values."""
     memory = [[list(t.stride()), t.data_ptr() % 16 // t.element_size()] for t in call.factors]
     about = dict(
         operator=call.operator,
