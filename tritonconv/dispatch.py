@@ -1,4 +1,4 @@
-"""Which implementation runs, and why the others did not."""
+"""Which implementation runs a call, and why the others do not."""
 
 import os
 import threading
@@ -13,13 +13,13 @@ from tritonconv.geometry import OPERATORS, ConvGeometry
 from tritonconv.gpu import LEAST_CAPABILITY
 from tritonconv.launch import failures
 
-# In the order of preference. "auto" takes the first that has no reason not to run.
+# In order of preference. "auto" takes the first one that can run the call.
 IMPLEMENTATIONS = ("triton", "reference")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def why_not(implementation: str, call: Call) -> str | None:
-    """None if `implementation` can run `call`, else the reason why it can not. The reference always can."""
+    """Return the reason why `implementation` can not run `call`. None if it can. The reference always can."""
     if implementation == "reference":
         return None
     if call.dtype not in DTYPES:
@@ -33,6 +33,7 @@ def why_not(implementation: str, call: Call) -> str | None:
 
 
 def _why_not_device(device: torch.device) -> str | None:
+    """Return the reason why the kernels can not run on the device. None if they can."""
     if device.type not in ("cpu", "cuda"):
         return f"the kernels run on CUDA tensors, not on {device.type}"
     if runtime.interpreted():
@@ -47,35 +48,37 @@ def _why_not_device(device: torch.device) -> str | None:
 
 
 def _why_not_size(geometry: ConvGeometry) -> str | None:
-    """Positions, pixels, channels, taps of all channels, and programs are counted in 32 bits, with room for one tile.
+    """Return the reason why the convolution is too large for the kernels. None if it is not.
 
-    For all three operators alike, so that backward can run wherever forward did.
+    The kernels count positions, pixels, channels, the elements of a filter, and programs in 32 bits, with room for one
+    tile. The limits hold for all three operators alike, so that backward can run wherever forward did.
     """
     sampling = (geometry.stride_h, geometry.stride_w, geometry.dilation_h, geometry.dilation_w)
     if max(*sampling, geometry.pad_h, geometry.pad_w) >= 2**15:
         return "a stride, dilation or padding is 2^15 or more"
     channels, (rows, columns) = max(geometry.C, geometry.F), _reach(geometry)
     if channels >= _COUNTED:
-        return f"{channels} channels are 2^31 or more"
+        return f"{channels} channels are too many for {_INDICES}"
     if max(rows, columns) >= _COUNTED:
-        return f"the padded image, {rows} x {columns}, has an extent of 2^31 or more"
+        return f"the padded image, {rows} x {columns}, is too large for {_INDICES}"
     for operator in OPERATORS:
         M, N, K, _ = geometry.gemm(operator)
         if max(M, N, K) >= _COUNTED:
-            return f"the matrix product of {operator}, {M} x {N} x {K}, has an extent of 2^31 or more"
+            return f"the matrix product of {operator}, {M} x {N} x {K}, is too large for {_INDICES}"
         M, N, _, G = geometry.launched(operator)
-        # The smallest tile is 64 x 16, or of a weight for each location 16 x 16, but where there are few rows.
+        # The smallest tile is 64 x 16, or 16 x 16 for a weight of each location. With few rows it is smaller.
         if (1 + M // (16 if geometry.per_location else 64)) * (1 + N // 16) * G >= 2**31:
-            return f"{operator} would take 2^31 programs or more"
+            return f"{operator} would launch 2^31 programs or more, which a GPU can not"
     return None
 
 
-# What 32 bits count, with room for one tile, and for the step of a stride or a tap beyond the last.
+# The limit of 32-bit counts, with room for one tile, and for the step of a stride or a tap beyond the last.
 _COUNTED = 2**31 - 2**16
+_INDICES = "the kernels' 32-bit indices, which must stay below 2^31 - 2^16"
 
 
 def _reach(geometry: ConvGeometry) -> tuple[int, int]:
-    """The rows and columns between the first and the last that some tap may look at, padding included."""
+    """Return the rows and columns from the first to the last that some tap may look at, padding included."""
     return (
         max(geometry.H + geometry.pad_h, (geometry.P - 1) * geometry.stride_h + geometry.R * geometry.dilation_h),
         max(geometry.W + geometry.pad_w, (geometry.Q - 1) * geometry.stride_w + geometry.S * geometry.dilation_w),
@@ -83,9 +86,9 @@ def _reach(geometry: ConvGeometry) -> tuple[int, int]:
 
 
 def choose(call: Call) -> tuple[str, dict[str, str]]:
-    """The implementation that runs `call`, and why none that is preferred to it does.
+    """Return the implementation that runs `call`, and for each one that is preferred to it the reason why it does not.
 
-    Where the call names an implementation, that one runs it or NotImplementedError says why it can not.
+    If the call names an implementation that can not run it, NotImplementedError is raised, with the reason.
     """
     asked = call.settings.implementation
     if asked != "auto":
@@ -107,14 +110,14 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def known(implementation: str) -> str:
-    """`implementation`, if there is one of that name; else ValueError."""
+    """Return `implementation` if it is a known name. Raises ValueError if not."""
     if implementation not in ("auto", *IMPLEMENTATIONS):
         names = ", ".join(repr(name) for name in ("auto", *IMPLEMENTATIONS))
         raise ValueError(f"implementation must be one of {names}, but got {implementation!r}")
     return implementation
 
 
-# Read once, so that a running cluster can be switched by restarting with another environment.
+# Read once, at import: a running cluster is switched by a restart with another environment.
 _FROM_ENVIRONMENT = known(os.environ.get("TRITONCONV_IMPLEMENTATION", "auto"))
 
 
@@ -126,7 +129,7 @@ _default = _Default()
 
 
 def requested(implementation: str | None) -> str:
-    """What the caller asks for: the argument, else the innermost `using`, else the environment, else "auto"."""
+    """Return what the caller asks for: the argument, else the innermost `using`, else the environment, else "auto"."""
     return _default.implementation if implementation is None else known(implementation)
 
 

@@ -1,4 +1,4 @@
-"""What the user of a GPU is told, once."""
+"""The warning that a call on a GPU falls back to something else, once for each reason."""
 
 import warnings
 
@@ -23,9 +23,9 @@ _said: dict[str, object] = {}
 
 
 def warn_once(message: str, reason: str) -> None:
-    """Warn with `message`, unless something was said about `reason` already."""
+    """Warn with `message`, unless a warning for this `reason` was given before."""
     mine = object()
-    # One step, in which of several threads one wins.
+    # One atomic step: if several threads come here, one of them wins.
     if _said.setdefault(reason, mine) is not mine:
         return
     try:
@@ -33,6 +33,6 @@ def warn_once(message: str, reason: str) -> None:
             f"tritonconv: {message} (tritonconv.explain(model, input) lists every layer)", FallbackWarning, stacklevel=3
         )
     except FallbackWarning:
-        # An error by the user's filter, and so the next time, too.
+        # The user's filter made it an error. It will be raised the next time, too.
         del _said[reason]
         raise

@@ -21,7 +21,7 @@ def accuracy(output: str) -> float:
 
 
 def check(done: Done, implementation: str) -> None:
-    """It learned, says what ran, and ends with a table in which every implementation is close to float64."""
+    """Check that the network learned, and that the last table shows all implementations close to float64."""
     assert done.returncode == 0, done.stderr
     assert accuracy(done.stdout) > 80
     assert ("torch.nn runs them all" in done.stdout) == (implementation == "torch")
@@ -39,7 +39,7 @@ def check_picture(path: Path) -> None:
 
 @pytest.mark.long
 def test_digits(tmp_path: Path) -> None:
-    """Twice, with the same seed: the same network, and a picture of what it does."""
+    """Two runs with the same seed train the same network. A picture is written."""
     pytest.importorskip("sklearn")
     digits = ("--data", "digits", "--epochs", "4", "--picture", str(tmp_path / "digits.png"))
     first, second = run(*digits), run(*digits)
@@ -72,7 +72,7 @@ def test_mnist_and_picture(tmp_path: Path) -> None:
 
 
 def test_local() -> None:
-    """Both layers over two seeds: what is said of the accuracies follows from those of the seeds."""
+    """Over two seeds, the printed means and verdicts follow from the accuracies of the seeds."""
     pytest.importorskip("sklearn")
     done = run("--local", "--seeds", "2", "--seed", "3", "--limit", "300", "--epochs", "2")
     assert done.returncode == 0, done.stderr
@@ -101,7 +101,7 @@ def test_local() -> None:
     ],
 )
 def test_who_wins(monkeypatch: pytest.MonkeyPatch, local: list[float], said: str) -> None:
-    """Of three seeds only a difference of more than 4.3 standard errors counts."""
+    """With three seeds, a layer wins by a difference of more than 4.3 standard errors."""
     monkeypatch.syspath_prepend(str(ROOT / "examples/mnist"))
     assert import_module("local").verdict([50.0, 60.0, 70.0], local).startswith(said)
 
