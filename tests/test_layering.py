@@ -17,6 +17,7 @@ ORDER = [
     "tritonconv.tools.warmup",
     "tritonconv.tools.parallel_compile",
     "tritonconv.tools.explain",
+    "tritonconv.tools.explanation",
     "tritonconv.tools.verify",
     "tritonconv.tools.tolerance",
     "tritonconv.tools",

@@ -25,9 +25,6 @@ IMAGES_IN_INTERPRETER = 2
 # Keeps the gradients of a float16 step in range, as the GradScaler does in training.
 LOSS_SCALE = 1024
 # The legends that `train.py` prints.
-CHOICES = """\
-Columns: layer, what is computed, operator, implementation, block sizes if a kernel runs, notes.
-Operators: fprop maps the image to features, dgrad features to the image. wgrad is the gradient of the weight."""
 ERRORS = """\
 RMS: root mean square of the errors, divided by the RMS of the expected values.
 max: largest error. Each is divided by its expected value, or by the RMS of the expected values if that is larger."""

@@ -22,7 +22,6 @@ from statistics import mean, stdev
 import images
 import torch
 from arguments import DTYPES
-from compare import CHOICES
 from images import Images
 from network import autocast, choose, placed, wide
 from torch import nn
@@ -73,8 +72,7 @@ def main(chosen: argparse.Namespace) -> None:
     for reader, convolution, local in zip(READERS, columns[::2], columns[1::2], strict=True):
         print(f"reading {reader}: {verdict(convolution, local)}")
     print("A layer wins if the mean difference is significant: two-sided t-test over the seeds, 5 % level.")
-    print("\nWhich implementation runs the convolution (layer 0) and the locally connected layer (layer 2), and why")
-    print(CHOICES + "\n")
+    print("\nThe network with the locally connected layer, which is layer 2:")
     print(explanation)
 
 

@@ -67,8 +67,8 @@ def main() -> None:
     if chosen.picture:
         picture.save(chosen.picture, test, logits.argmax(1), reconstructions)
 
-    print("\nWhich implementation runs each convolution, and why")
-    print("torch.nn runs them all" if implementation == "torch" else f"{compare.CHOICES}\n\n{explanation}")
+    print()
+    print("torch.nn runs all convolutions" if implementation == "torch" else explanation)
     print("\nErrors of one training step, relative to torch.nn in float64")
     print(compare.ERRORS + "\n")
     print(compare.table(network.state_dict(), compare.hardest(test, logits), dtype))

@@ -24,7 +24,7 @@ def check(done: Done, implementation: str) -> None:
     """Check that the network learned, and that the last table shows all implementations close to float64."""
     assert done.returncode == 0, done.stderr
     assert accuracy(done.stdout) > 80
-    assert ("torch.nn runs them all" in done.stdout) == (implementation == "torch")
+    assert ("torch.nn runs all convolutions" in done.stdout) == (implementation == "torch")
     rows = re.findall(r"^(logits|reconstruction|gradient of \S+) +(.*)$", done.stdout, re.MULTILINE)
     assert len(rows) == 3 + 2 * 7
     for name, cells in rows:

@@ -9,7 +9,7 @@ from tritonconv import dispatch, runtime
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.gpu import Gpu
 from tritonconv.tiling.tile import Tile
-from tritonconv.tools.explain import Choice, Explanation
+from tritonconv.tools.explanation import Choice, Explanation
 
 torch.manual_seed(0)
 x = torch.randn(1, 4, 5, 5)
@@ -84,7 +84,7 @@ def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.split()[-2:] for line in table.splitlines()[5:]] == [
         [str(choice.tile), "unmeasured"] for choice in explanation
     ]
-    assert legend.count("  unmeasured  chosen by the cost model, because no measurement of such a layer") == 1
+    assert legend.count("  unmeasured  chosen by the cost model, or the smallest tile") == 1
     assert "notes" not in str(explanation)
 
 
@@ -135,7 +135,7 @@ tile, the block sizes of one program
 
 tile choice
   measured    this tile was the fastest in measurements of such a layer on this GPU
-  unmeasured  chosen by the cost model, because no measurement of such a layer on this GPU can be used"""
+  unmeasured  chosen by the cost model, or the smallest tile because the chosen one did not fit on this GPU"""
     )
 
 
