@@ -1,4 +1,4 @@
-"""Tables and pictures of results, what changed since older ones, and the README's section on performance."""
+"""`python -m bench report`: tables and pictures of runs, what changed since older runs, and what is published."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files",
         type=Path,
-        nargs="+",
+        nargs="*",
         metavar="FILES",
         help="runs of one machine: JSON from pytest bench --benchmark-json, or layers.json from bench device",
     )
@@ -24,12 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, default=0.05, help="with --against: the share by which to be slower to fail (0.05)"
     )
     parser.add_argument(
-        "--publish", action="store_true", help="keep the results in bench/results and rewrite the README's section"
+        "--publish",
+        action="store_true",
+        help="keep the results in bench/results and regenerate what is published there, in README.md and in "
+        "docs/performance.md; without FILES only regenerate",
     )
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the table of FILES, taken together. Returns the exit status."""
+    if not args.files:
+        return regenerate(args)
     runs = [results.load(path) for path in args.files]
     together = results.merged(runs)
     old = results.load(args.against) if args.against else None
@@ -45,13 +50,28 @@ def main(args: argparse.Namespace) -> int:
         from bench.report import publish
 
         written += publish.publish(together)
-    for path in written:
-        print(f"written: {path}")
+    say(written)
     return against(together, old, args.threshold) if old else 0
 
 
+def regenerate(args: argparse.Namespace) -> int:
+    """Regenerate what is published, from the committed evidence alone. Returns the exit status."""
+    if not args.publish or args.out or args.against:
+        raise ValueError("FILES are missing: only --publish by itself works without, and regenerates what is published")
+    from bench.report import publish
+
+    say(publish.refresh())
+    return 0
+
+
+def say(written: list[Path]) -> None:
+    """Print which files were written."""
+    for path in written:
+        print(f"written: {path}")
+
+
 def against(new: Results, old: Results, threshold: float) -> int:
-    """Print what changed. 1 if one of ours got worse, or if there is nothing to compare."""
+    """Print what changed. Returns 1 if one of our contenders got worse or if the runs share no rows, else 0."""
     for warning in compare.differences(new, old):
         print(f"Not the same: {warning}.")
     found = compare.changes(new["rows"], old["rows"])
