@@ -12,6 +12,7 @@ from bench.results import RESULTS, Results
 
 OURS, ON_CPU = "triton", "reference"
 ON: dict[Clock, str] = {"device": "On the device", "eager": "In eager mode"}
+IN_WORDS = {"forward": "a forward pass", "step": "a step"}
 # How many of the best and of the worst passes are named.
 NAMED = 5
 
@@ -62,8 +63,8 @@ def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "do
         comparison = first(run, OURS)
         if comparison:
             parts[-1] += (
-                f"\nSpeed of `{OURS}` over that of torch in {comparison.dtype}, **device time / eager time**, in "
-                "geometric means:"
+                f"\nSpeed of `{OURS}` over that of torch in {comparison.dtype}, **on the device / in eager mode**. "
+                "Above 1 is faster. Geometric means:"
             )
             parts += [
                 by_family(comparison, speeds),
@@ -71,7 +72,8 @@ def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "do
                 picture(gpu, f"{OURS}-{comparison.dtype}", link, "Speed beside torch of every layer and pass"),
             ]
         if local := first(run, OURS, compare.SUBSTITUTE):
-            parts.append("Locally connected layers: " + " ".join(verdict(local, clock) for clock in local.ratios))
+            said = " ".join(verdict(local, clock) for clock in local.ratios)
+            parts.append(f"Locally connected layers stand beside {tables.NAMES[local.baseline]}. {said}")
     last = [in_one_sentence(together(cpu))] if cpu else []
     if found:
         last.append(f"[{page}]({page}) has every layer and how it was measured.")
@@ -172,6 +174,7 @@ def cpu_part(machine: Machine, link: str) -> list[str]:
             "The layers that are slowest beside torch.nn:",
             table.markdown(["layer and pass", "times as long"], worst),
             picture(machine, f"{ON_CPU}-{dtype}", link, f"Speed of every layer and pass on a CPU in {dtype}"),
+            picture(machine, f"roofline-{dtype}", link, f"Roofline of a CPU in {dtype}"),
         ]
     local = {row["layer"] for row in run["rows"] if row["family"] == "local"}
     if local:
@@ -187,12 +190,15 @@ def in_one_sentence(run: Results) -> str:
     if comparison is None:
         return ""
     said = [
-        f"{'a step' if of == 'step' else of} takes {1 / mean:.2g} times as long as with torch.nn"
+        f"{IN_WORDS.get(of, of)} takes {1 / mean:.1f} times"
         for of in comparison.passes
         if (mean := comparison.mean("eager", of))
     ]
     count = len(comparison.layers())
-    return f"On a CPU the reference runs: {', '.join(said)} ({count} layers{at_batch(run)}, {comparison.dtype})."
+    return (
+        f"On a CPU the reference runs: {', '.join(said)} as long as with torch.nn "
+        f"({count} layers{at_batch(run)} in {comparison.dtype}, geometric mean)."
+    )
 
 
 def at_batch(run: Results) -> str:
@@ -202,10 +208,10 @@ def at_batch(run: Results) -> str:
 
 
 def by_family(comparison: Comparison, cell: Callable[[Comparison, str, str | None], str | None]) -> str:
-    """Return a table with a row for each family and for all, and a column for each pass."""
+    """Return a table with a row for each family, and for all where there are several, and a column for each pass."""
     body = [
         [tables.counted(comparison, family), *(cell(comparison, of, family) for of in comparison.passes)]
-        for family in (*comparison.families, None)
+        for family in tables.grouped(comparison)
     ]
     return table.markdown(["layers", *comparison.passes], body)
 
@@ -245,20 +251,15 @@ def faster(comparison: Comparison) -> str:
 
 
 def verdict(comparison: Comparison, clock: Clock) -> str:
-    """Return in one or two sentences who is faster, how often, and by how much."""
-    ours, theirs = f"`{comparison.contender}`", theirs_by(comparison, clock)
-    wins, losses, count = comparison.wins(clock)
+    """Return a sentence that says who is faster, how often, and by how much."""
     mean = comparison.mean(clock)
     assert mean is not None
-    if mean < 1:
-        return (
-            f"{ON[clock]}, {theirs} is faster in {losses} of {count} passes of layers and {ours} in {wins}; "
-            f"in the geometric mean {theirs} is {1 / mean:.2f} times as fast."
-        )
-    return (
-        f"{ON[clock]}, {ours} is faster in {wins} of {count} passes of layers and {theirs} in {losses}; "
-        f"in the geometric mean {ours} is {mean:.2f} times as fast."
-    )
+    wins, losses, count = comparison.wins(clock)
+    sides = [(wins, f"`{comparison.contender}`"), (losses, theirs_by(comparison, clock))]
+    (ahead, leader), (behind, other) = sides if mean >= 1 else sides[::-1]
+    often = f"all {count} passes" if ahead == count else f"{ahead} of {count} passes, {other} in {behind}"
+    factor = max(mean, 1 / mean)
+    return f"{ON[clock]}, {leader} is faster in {often}; in the geometric mean by a factor of {factor:.2f}."
 
 
 def theirs_by(comparison: Comparison, clock: Clock) -> str:

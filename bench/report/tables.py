@@ -60,9 +60,7 @@ def machines(run: Results) -> list[str]:
 
 def ceilings(run: Results) -> list[tuple[float, str]]:
     """Return the ceilings with what they are of."""
-    return [
-        (value, COPIES.get(name, f"TFLOP/s in a {name} matrix product")) for name, value in run["ceilings"].items()
-    ]
+    return [(value, COPIES.get(name, f"TFLOP/s in a {name} matrix product")) for name, value in run["ceilings"].items()]
 
 
 def machine(about: dict[str, Any]) -> str:
@@ -87,12 +85,17 @@ def families(comparison: Comparison) -> str:
     """Return the table of geometric means by family, pass and clock, with the share of the roofline."""
     shown = columns(comparison)
     body = []
-    for family in (*comparison.families, None):
+    for family in grouped(comparison):
         cells = [
             cell(comparison.mean(clock, of, family), mean_roof(comparison, clock, of, family)) for of, clock in shown
         ]
         body.append([counted(comparison, family), *cells])
     return table.markdown(["geometric means", *map(" ".join, shown)], body)
+
+
+def grouped(comparison: Comparison) -> list[str | None]:
+    """Return the families, and None, which stands for all of them, where there are several."""
+    return [*comparison.families, *([None] if len(comparison.families) > 1 else [])]
 
 
 def counted(comparison: Comparison, family: str | None) -> str:
