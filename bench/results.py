@@ -92,33 +92,16 @@ def load(path: Path) -> Results:
 
 
 def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
-    """Return all that the repository knows of this GPU, the newest row of everything, or None if that is nothing."""
-    runs = [run for run in evidence(folder) if gpu and run["environment"]["gpu"] == gpu]
+    """All that the repository knows of this GPU: of everything the newest measurement. None if that is nothing."""
+    runs = [run for run in evidence(folder) if run["environment"]["gpu"] == gpu]
     return merged(runs) if runs else None
 
 
-def records(folder: Path = RESULTS) -> dict[Path, Results]:
-    """Return the committed records of times by file, without samples: those of CPUs before GPUs, each oldest first."""
-    paths = [path for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
-    runs = {path: read(path) for path in paths}
-    known = {path: run for path, run in runs.items() if run.get("part") not in WITHOUT_TIMES and "sample" not in run}
-
-    def order(path: Path) -> tuple[bool, str]:
-        about = known[path]["environment"]
-        return about["gpu"] is not None, about["date"]
-
-    return {path: known[path] for path in sorted(known, key=order)}
-
-
 def evidence(folder: Path = RESULTS) -> list[Results]:
-    """Return the committed records of times, in the order of `records`."""
-    return list(records(folder).values())
-
-
-def machine(run: Results) -> str:
-    """Return the name of what a run was made on: the GPU, or the CPU with its threads where there is no GPU."""
-    about = run["environment"]
-    return str(about["gpu"]) if about["gpu"] else f"{about['cpu']}, {about['threads']} threads"
+    """The committed records of times but samples, oldest first."""
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
+    runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and "sample" not in run]
+    return sorted(runs, key=lambda run: run["environment"]["date"])
 
 
 def environment(device: torch.device) -> dict[str, Any]:

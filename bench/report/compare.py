@@ -11,6 +11,8 @@ from bench.run.contenders import INSTEAD, OURS
 
 # The contender whose time is 1: torch's own layer, or unfold + einsum for layers that torch does not have.
 BASELINE, SUBSTITUTE = "torch", INSTEAD[0]
+# What is published of ours: the contender that runs on a GPU, and the one that runs on a CPU.
+GPU_CONTENDER, CPU_CONTENDER = "triton", "reference"
 # A layer and a pass; and with contender and dtype.
 Place = tuple[str, str]
 Key = tuple[str, str, str, str]

@@ -74,6 +74,12 @@ class Comparison:
         rows = compare.of(self.rows, contender, self.dtype)
         return compare.geometric_mean(rows[place]["roof"] for place in self.chosen("device", of, family))
 
+    def peak(self, contender: str, of: str | None = None, family: str | None = None) -> float | None:
+        """Return the geometric mean of a contender's peaks of memory, as multiples of operands and results."""
+        rows = compare.of(self.rows, contender, self.dtype)
+        timed = {place for clock in self.ratios for place in self.chosen(clock, of, family)}
+        return compare.geometric_mean(rows[place]["peak"] for place in timed if rows[place].get("peak"))
+
     def host(self, contender: str) -> float | None:
         """Return the median, over all places, of the microseconds that the host needs for a call."""
         rows = compare.of(self.rows, contender, self.dtype).values()

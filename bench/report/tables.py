@@ -41,7 +41,7 @@ COPIES = {"copy": "GB/s in a copy", "l2": "GB/s in copies within the L2 cache"}
 
 def describe(run: Results) -> str:
     """Return the machine, the versions and the ceilings, and a warning if the run is a sample or a rehearsal."""
-    lines = machines(run)
+    lines = made_on(run)
     reached = [f"{value:g} {unit}" for value, unit in ceilings(run)]
     lines.append(f"Ceilings{' of the last of these runs' * (len(lines) > 1)}: {', '.join(reached)}.")
     if "sample" in run:
@@ -53,7 +53,7 @@ def describe(run: Results) -> str:
     return "\n".join(lines)
 
 
-def machines(run: Results) -> list[str]:
+def made_on(run: Results) -> list[str]:
     """Return one line for each run that was merged into this one, or for this one."""
     return [machine(about) for about in run.get("runs", [run["environment"]])]
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench import __main__ as bench
 from bench import kernel_identity, results
-from bench.report import command, compare, sections, tables
+from bench.report import command, compare, tables
 from bench.results import RESULTS, ROOT
 from tests.support.processes import python
 
@@ -26,7 +26,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from bench.layers import read
-from bench.report import publish, style
+from bench.report import machines, performance_page, pictures, publish, readme_section, style, summary_tables
 from bench.report.commits_picture import over_commits
 from bench.report.roofline_picture import roofline
 from bench.report.speed_picture import lines, speed_picture
@@ -198,7 +198,7 @@ def assert_readable(figure: Figure) -> None:
 
 def test_no_text_of_a_picture_lies_on_another() -> None:
     """In both pictures of few layers and of fifty."""
-    for run in (*results.evidence(), fifty_layers()):
+    for run in (*(run for _, run in machines.records()), fifty_layers()):
         contender = "triton" if run["environment"]["gpu"] else "reference"
         found = compared(run, contender)
         figures = [roofline(run, ["torch", contender], found.dtype, style.LIGHT)]
@@ -223,17 +223,17 @@ STALE = "run python -m bench report --publish"
 
 def test_what_is_published_is_what_the_evidence_gives() -> None:
     """The README's section, the generated part of docs/performance.md, and the tables beside the records."""
-    for path, section in ((publish.README, sections.readme()), (publish.PAGE, sections.performance())):
+    for path, section in ((publish.README, readme_section.readme()), (publish.PAGE, performance_page.performance())):
         text = path.read_text()
-        assert sections.between(text, publish.MARKERS) == section, STALE
-        assert sections.replaced(text, section, publish.MARKERS) == text
-    for path, run in results.records().items():
+        assert publish.between(text, publish.MARKERS) == section, STALE
+        assert publish.replaced(text, section, publish.MARKERS) == text
+    for path, run in machines.records():
         assert path.with_suffix(".md").read_text() == publish.every_layer(run), STALE
 
 
 def test_pictures_that_are_published_exist() -> None:
     for path in (publish.README, publish.PAGE):
-        section = sections.between(path.read_text(), publish.MARKERS)
+        section = publish.between(path.read_text(), publish.MARKERS)
         named = re.findall(r'(?:src|srcset)="([^"]+)"', section)
         assert named or not results.evidence()
         for name in named:
@@ -292,14 +292,14 @@ def test_publishing(documents: tuple[Path, Path, Path]) -> None:
 
 
 def test_the_readme_s_section_is_short() -> None:
-    assert sections.readme().count("\n") < 20
+    assert readme_section.readme().count("\n") < 20
 
 
 def test_a_cpu_is_published_beside_the_gpu(documents: tuple[Path, Path, Path]) -> None:
     """It comes after the GPU, although it was measured later, and is no evidence of a GPU's speed."""
     folder, readme, page = documents
     publish.publish(by_hand(), *documents)
-    cpu = evidence(gpu=None, driver=None, cpu="AMD Test", threads=2, date="2026-12-01T00:00:00")
+    cpu = evidence(gpu=None, driver=None, cpu="AMD Test", threads=2, date="2026-12-01T00:00:00") | {"batch": 2}
     names = {"triton": "reference"}
     cpu["rows"] = [row | {"contender": names.get(row["contender"], row["contender"])} for row in cpu["rows"]]
     written = publish.publish(cpu, *documents)
@@ -309,13 +309,13 @@ def test_a_cpu_is_published_beside_the_gpu(documents: tuple[Path, Path, Path]) -
     ratios = compare.speedups(cpu["rows"], "reference", "float32", clock="eager")
     steps = compare.geometric_mean(ratio for (_, of), ratio in ratios.items() if of == "step")
     assert steps is not None
-    assert f"a step takes {1 / steps:.1f} times as long as with torch.nn" in readme.read_text()
+    assert f"a step takes {1 / steps:.1f} times as long as with torch.nn (11 layers at batch 2" in readme.read_text()
     assert "NVIDIA Test" in readme.read_text()
     worst = min(ratios, key=lambda place: ratios[place])
     assert f"| {' '.join(worst)} | {1 / ratios[worst]:.2f} |" in page.read_text()
     headings = [line for line in page.read_text().splitlines() if line.startswith("## ")]
     assert headings == ["## On a GPU: NVIDIA Test", "## On a CPU: AMD Test", "## Every layer and time"]
-    assert [path.stem for path in results.records(folder)] == ["cpu-2026-12-01", "nvidia-test-2026-01-02"]
+    assert [path.stem for path, _ in machines.records(folder)] == ["nvidia-test-2026-01-02", "cpu-2026-12-01"]
 
 
 def test_all_is_regenerated_from_the_evidence(
@@ -340,19 +340,24 @@ def test_all_is_regenerated_from_the_evidence(
     assert "FILES are missing" in capsys.readouterr().err
 
 
+def test_a_gpu_s_run_at_another_batch_is_refused(documents: tuple[Path, Path, Path]) -> None:
+    with pytest.raises(ValueError, match="a run of a GPU at batch 1 can not be published"):
+        publish.publish(by_hand() | {"batch": 1}, *documents)
+
+
 def test_without_times_the_readme_says_what_the_compiler_makes(documents: tuple[Path, Path, Path]) -> None:
     folder, *_ = documents
     folder.mkdir()
     (folder / "lowering.json").write_text((RESULTS / "lowering.json").read_text())
-    assert "Nothing has been timed on a GPU yet" in sections.readme(folder)
-    assert sections.performance(folder) == "Nothing has been timed yet."
+    assert "Nothing has been timed on a GPU yet" in readme_section.readme(folder)
+    assert performance_page.performance(folder) == "Nothing has been timed yet."
 
 
 def test_local_layers_are_published_in_a_table_of_their_own(documents: tuple[Path, Path, Path]) -> None:
     """And change nothing of what is said of torch."""
     _, readme, page = documents
     run = by_hand()
-    alone = sections.verdict(compared(run), "device")
+    alone = summary_tables.verdict(compared(run), "device")
     run["rows"] += [
         a_gpu_s_row("l", "local", "fprop", contender, time, time)
         for contender, time in (("reference", 30.0), ("triton", 5.0))
