@@ -8,31 +8,58 @@ from bench.report import compare, tables
 from bench.results import Results
 
 
+DESCRIPTION = """\
+Print a Markdown report of benchmark results: how many times as fast as torch each implementation is, for each family
+of layers and for each layer, and what could not be timed and why. Locally connected layers, which torch does not have,
+stand beside unfold + einsum.
+
+No GPU is needed: the results are read from files. It takes seconds, and writes nothing without --out or --publish.
+
+With --against, the exit status is 1 if one of this repository's implementations (triton, triton-nchw or reference) lost
+a result, or got slower by more than --threshold and by more than the spread within a run. If the baseline (torch, or
+unfold + einsum) got slower too, the machine did, and only the rest counts. The exit status is also 1 if no result is in
+both. It is 2 if a file is no record of times, or if the runs are not of one machine. Otherwise it is 0."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
     parser.add_argument(
         "files",
         type=Path,
         nargs="*",
-        metavar="FILES",
-        help="runs of one machine: JSON from pytest bench --benchmark-json, or layers.json from bench device",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.md and the pictures there")
-    parser.add_argument(
-        "--against", type=Path, metavar="OLD.json", help="say what changed since OLD; the exit status is 1 if for worse"
+        metavar="FILE",
+        help="results of one machine, taken together: JSON from pytest bench (--save or --benchmark-json), or the "
+        "layers.json or precision.json of bench device",
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.05, help="with --against: the share by which to be slower to fail (0.05)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="also write DIR/report.md, which has every time, and pictures (needs matplotlib)",
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="OLD.json",
+        help="also print what changed since these results, and fail if one of ours got worse",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="with --against, fail if a time grew by more than this share (default: 0.05, which is 5 %%)",
     )
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="keep the results in bench/results and regenerate what is published there, in README.md and in "
-        "docs/performance.md; without FILES only regenerate",
+        help="also add the results to bench/results, and regenerate the tables and pictures there, the README's section "
+        "on performance and docs/performance.md; without any FILE, only regenerate (needs matplotlib)",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the table of FILES, taken together. Returns the exit status."""
+    """Print the report of all files, taken together, and do what the options ask for. Returns the exit status."""
     if not args.files:
         return regenerate(args)
     runs = [results.load(path) for path in args.files]
@@ -57,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
 def regenerate(args: argparse.Namespace) -> int:
     """Regenerate what is published, from the committed evidence alone. Returns the exit status."""
     if not args.publish or args.out or args.against:
-        raise ValueError("FILES are missing: only --publish by itself works without, and regenerates what is published")
+        raise ValueError("FILE is missing: only --publish works without it, and only by itself")
     from bench.report import publish
 
     say(publish.refresh())

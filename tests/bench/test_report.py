@@ -337,7 +337,7 @@ def test_all_is_regenerated_from_the_evidence(
     assert {path: path.read_text() for path in texts} == texts
     monkeypatch.setattr(sys, "argv", ["bench", "report"])
     assert bench.main() == 2
-    assert "FILES are missing" in capsys.readouterr().err
+    assert "FILE is missing" in capsys.readouterr().err
 
 
 def test_a_gpu_s_run_at_another_batch_is_refused(documents: tuple[Path, Path, Path]) -> None:
