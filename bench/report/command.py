@@ -7,7 +7,6 @@ from bench import results
 from bench.report import compare, tables
 from bench.results import Results
 
-
 DESCRIPTION = """\
 Print a Markdown report of benchmark results: how many times as fast as torch each implementation is, for each family
 of layers and for each layer, and what could not be timed and why. Locally connected layers, which torch does not have,
@@ -53,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="also add the results to bench/results, and regenerate the tables and pictures there, the README's section "
-        "on performance and docs/performance.md; without any FILE, only regenerate (needs matplotlib)",
+        help="also add the results to bench/results, and regenerate the tables and pictures there, the README's "
+        "section on performance and docs/performance.md; without any FILE, only regenerate (needs matplotlib)",
     )
 
 
