@@ -42,7 +42,7 @@ def named() -> Iterator[tuple[str, str]]:
         for folder in ("tritonconv", "reference", "bench", "examples", "tests")
         for path in (ROOT / folder).rglob("*.py")
     ]
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile", *code]:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "bench/NOTES.md", ROOT / "Makefile", *code]:
         for found in NAMED.findall(path.read_text()):
             if found not in MADE_UP:
                 yield path.relative_to(ROOT).as_posix(), found
