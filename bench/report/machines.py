@@ -77,4 +77,4 @@ def picture(machine: Machine, name: str, link: str, what: str) -> str:
     """Return the Markdown of a picture of a machine's runs. A browser takes the light or the dark file by its theme."""
     stem = f"{link}{machine[-1][0].stem}-{name}"
     dark = f'<source media="(prefers-color-scheme: dark)" srcset="{stem}-dark.png">'
-    return f'<picture>\n  {dark}\n  <img alt="{what}" src="{stem}.png">\n</picture>'
+    return f'<picture>{dark}<img alt="{what}" src="{stem}.png"></picture>'
