@@ -23,6 +23,7 @@ def over_commits(runs: Sequence[Results], contenders: Sequence[str], dtype: str,
             {p: row for p, row in compare.of(run["rows"], contender, dtype).items() if "tflops" in row} for run in known
         ]
         shared = set.intersection(*map(set, timed))
+        axis.set_prop_cycle(color=[*style.contenders.values(), style.faint])
         for of in dict.fromkeys(pass_ for _, pass_ in timed[0]):
             means = [
                 compare.geometric_mean(rows[p]["tflops"] for p in rows if p in shared and p[1] == of) for rows in timed
@@ -32,6 +33,7 @@ def over_commits(runs: Sequence[Results], contenders: Sequence[str], dtype: str,
         labels = [f"{run['environment']['commit']}\n{run['environment']['date'][:10]}" for run in runs]
         axis.set_xticks(range(len(runs)), labels, fontsize=7)
         axis.set_title(f"{contender}, {len({layer for layer, _ in shared})} layers", fontsize=10)
+        axis.margins(x=0.2)
         logarithmic(axis, "y")
         if axis.lines:
             axis.legend(fontsize=8)

@@ -15,12 +15,12 @@ from bench.report.style import Style, heading, logarithmic
 from bench.results import Results, Row
 
 MARKERS = {"torch": "x", "triton": "o", "reference": "s", "loop": "v"}
-# Inches: the extent of a panel with few layers and with many, the width of the key's columns and the height of its
-# lines, and the height of everything above and below.
+# Inches: the extent of a panel with few layers and with many; the width of a column of the key, and the height of a
+# line. The last is the height of everything above and below the panels.
 PANEL, LARGE_PANEL, KEY, LINE, REST = 4.2, 5.4, 2.3, 0.135, 1.2
-# From so many layers on, panels are large.
-MANY = 25
-# Panels that stand beside each other.
+# Panels are large if the key has at least this many lines.
+MANY = 30
+# How many panels stand beside each other at most.
 ABREAST = 3
 
 
@@ -28,28 +28,14 @@ def roofline(results: Results, contenders: Sequence[str], dtype: str, style: Sty
     """Draw a panel for each pass. Points have numbers, and a key beside the panels has the names of their layers."""
     rows = [row for row in results["rows"] if (row["dtype"], row["status"]) == (dtype, "ok")]
     rows = [row for row in rows if row["contender"] in contenders]
+    by_pass = {of: [row for row in rows if row["pass"] == of] for of in dict.fromkeys(row["pass"] for row in rows)}
     peak, copy = results["ceilings"][dtype], results["ceilings"]["copy"]
-    passes = list(dict.fromkeys(row["pass"] for row in rows))
     numbers, key = numbered(rows)
-    down, across = ceil(len(passes) / ABREAST), min(len(passes), ABREAST)
-    panel = LARGE_PANEL if len(numbers) >= MANY else PANEL
-    height = REST + panel * down
-    columns = ceil(len(key) * LINE / (height - REST))
-    figure = pyplot.figure(figsize=(panel * across + KEY * columns, height), layout="constrained")
-    ratios = [*[panel] * across, KEY * columns]
-    grid = figure.add_gridspec(down, across + 1, width_ratios=ratios)
-    axes: list[Axes] = []
-    for n, of in enumerate(passes):
-        shared = axes[0] if axes else None
-        axes.append(figure.add_subplot(grid[n // across, n % across], sharex=shared, sharey=shared))
-        points(axes[-1], [row for row in rows if row["pass"] == of], style)
-        axes[-1].set_title(of, fontsize=10)
+    figure, axes = panels(list(by_pass), key)
+    for axis, own in zip(axes, by_pass.values(), strict=True):
+        points(axis, own, style)
     axes[0].set_ylim(min(row["tflops"] for row in rows) / 1.3, max(peak, *(row["tflops"] for row in rows)) * 1.2)
     ceilings(axes, peak, copy, style)
-    write_key(figure.add_subplot(grid[:, -1]), key, ceil(len(key) / columns))
-    for axis in axes[::across]:
-        axis.set_ylabel("TFLOP/s", fontsize=8)
-    figure.supxlabel("operations per byte", fontsize=9)
     shown = [
         Line2D([], [], linestyle="", marker=MARKERS.get(name, "^"), color=style.color(name), label=name)
         for name in contenders
@@ -59,9 +45,29 @@ def roofline(results: Results, contenders: Sequence[str], dtype: str, style: Sty
     heading(figure, f"Roofline in {dtype}: {what}", results, style)
     figure.canvas.draw()  # so that the layout is final before labels are placed
     figure.set_layout_engine("none")
-    for axis, of in zip(axes, passes, strict=True):
-        number_points(axis, [row for row in rows if row["pass"] == of], numbers, style)
+    for axis, own in zip(axes, by_pass.values(), strict=True):
+        number_points(axis, own, numbers, style)
     return figure
+
+
+def panels(passes: Sequence[str], key: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Return a figure with an empty panel for each pass, and with the key at the right."""
+    down, across = ceil(len(passes) / ABREAST), min(len(passes), ABREAST)
+    extent = LARGE_PANEL if len(key) >= MANY else PANEL
+    columns = ceil(len(key) * LINE / (extent * down))
+    size = (extent * across + KEY * columns, REST + extent * down)
+    figure = pyplot.figure(figsize=size, layout="constrained")
+    grid = figure.add_gridspec(down, across + 1, width_ratios=[*[extent] * across, KEY * columns])
+    axes: list[Axes] = []
+    for n, of in enumerate(passes):
+        shared = axes[0] if axes else None
+        axes.append(figure.add_subplot(grid[n // across, n % across], sharex=shared, sharey=shared))
+        axes[-1].set_title(of, fontsize=10)
+    for axis in axes[::across]:
+        axis.set_ylabel("TFLOP/s", fontsize=8)
+    figure.supxlabel("operations per byte", fontsize=9)
+    write_key(figure.add_subplot(grid[:, -1]), key, ceil(len(key) / columns))
+    return figure, axes
 
 
 def numbered(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:

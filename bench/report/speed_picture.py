@@ -9,8 +9,8 @@ from bench.report.style import Style, heading, in_powers_of_two
 from bench.report.summary import Comparison
 from bench.results import Results
 
-# Inches: the height of a row, the width of a panel and of all panels at least, the width of the names of layers, and
-# the height of everything above and below.
+# Inches: the height of a row; the width of a panel, of all panels at least, and of the names of layers. The last is the
+# height of everything above and below the panels.
 ROW, PANEL, PANELS, NAMES, REST = 0.17, 1.55, 4.6, 2.3, 1.6
 
 
