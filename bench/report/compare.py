@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Literal
 
-from bench.layers import FAMILIES
 from bench.results import Results, Row, key
 from bench.run.contenders import INSTEAD, OURS
 
@@ -72,21 +71,6 @@ def geometric_mean(values: Iterable[float]) -> float | None:
     """Return the geometric mean of ratios, which is 1 for 2 and 1/2, or None if there are no values."""
     logs = [log(value) for value in values]
     return exp(sum(logs) / len(logs)) if logs else None
-
-
-def by_family(values: Mapping[Place, float], families: Mapping[str, str], of: str) -> dict[str, tuple[float, int]]:
-    """Return each family's geometric mean over its layers in pass `of`, and how many layers that are.
-
-    Families come in the order of FAMILIES. Families without a value in the pass are left out.
-    """
-    known = [*FAMILIES, *sorted(set(families.values()) - set(FAMILIES))]
-    found = {}
-    for family in known:
-        members = [value for (layer, pass_), value in values.items() if pass_ == of and families[layer] == family]
-        mean = geometric_mean(members)
-        if mean is not None:
-            found[family] = mean, len(members)
-    return found
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ NOTE = """\
 A ratio says how many times as fast as torch a contender is, by medians. torch has no locally connected layer, so these
 are compared with unfold + einsum. "device" is a replayed CUDA graph with a cold L2 cache. "eager" is a call as a user
 makes it. In brackets stands the share of the roofline: the time that the ceilings allow over the time taken. The
-ceilings count each operand moved once, and products in the padding too; those of a step are the sum of its three
-operators. A locally connected layer also has to read its patches through the L2 cache."""
+ceilings count each operand moved once, and products in the padding too. The time of a step is that of its three
+operators. A locally connected layer also reads its patches through the L2 cache."""
 NAMES = {compare.BASELINE: "torch", compare.SUBSTITUTE: "unfold + einsum"}
 
 
@@ -59,7 +59,7 @@ def made_on(run: Results) -> list[str]:
 
 
 def ceilings(run: Results) -> list[tuple[float, str]]:
-    """Return the ceilings with what they are of."""
+    """Return the value of each ceiling, with its unit and how it was measured."""
     return [(value, COPIES.get(name, f"TFLOP/s in a {name} matrix product")) for name, value in run["ceilings"].items()]
 
 

@@ -62,7 +62,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 
 
 def test_over_commits_a_partial_run_goes_on_from_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All, then only wgrad at twice the speed: one point each, and the other passes as they were."""
+    """The second run times only wgrad, at twice the speed. The other passes keep their points."""
     first = results.load(SAMPLE[0])
     rows = [
         row | {"tflops": 2 * row["tflops"]} for row in first["rows"] if row["pass"] == "wgrad" and row["status"] == "ok"
@@ -82,7 +82,7 @@ def spread(median: float) -> dict[str, float]:
 
 
 def a_gpu_s_row(layer: str, family: str, of: str, contender: str, device: float, eager: float) -> results.Row:
-    """A row as a GPU would give it, of 1e9 operations on 1e7 bytes."""
+    """Return a row as a GPU would give it, with 1e9 operations and 1e7 bytes."""
     about = {"layer": layer, "family": family, "pass": of, "contender": contender, "dtype": "bfloat16", "commit": "abc"}
     about |= {"status": "ok", "how": "graph", "image": [8, 1, 1, 1], "bound": "memory", "extra_bytes": 0}
     times = {"device_us": spread(device), "wall_us": spread(eager), "host_us": spread(eager / 2)}
@@ -109,7 +109,7 @@ def by_hand() -> results.Results:
 
 
 def fifty_layers() -> results.Results:
-    """Five passes of all layers, with times that crowd the points of a roofline."""
+    """Return a run of all layers and five passes, whose points lie close together in a roofline."""
     rows = [
         row | {"flops": layer.geometry.flops, "bytes": layer.geometry.minimal_bytes(2)}
         for n, layer in enumerate(read())
@@ -139,7 +139,7 @@ def test_device_and_eager_times_are_summed_up_apart() -> None:
 
 
 def test_a_speed_picture_shows_the_ratios() -> None:
-    """Wins and losses in colours of their own, from 1 to the ratio."""
+    """Bars reach from 1 to the ratio. Wins have another colour than losses."""
     found = compared(by_hand())
     for each in style.STYLES:
         with each.applied():
@@ -156,7 +156,7 @@ def test_a_speed_picture_shows_the_ratios() -> None:
 
 
 def test_panels_have_the_same_layers_in_the_same_order() -> None:
-    """Also where a pass of a layer is missing, whose row stays empty."""
+    """The row of a layer stays empty in a panel whose pass it lacks."""
     found = compared(by_hand())
     figure = speed_picture(by_hand(), found, style.LIGHT)
     rows = lines(found)
@@ -173,7 +173,7 @@ def test_panels_have_the_same_layers_in_the_same_order() -> None:
 
 
 def written(figure: Figure) -> Iterator[Text]:
-    """All text that is visible in a figure; of the ticks those within their axis."""
+    """Yield the visible text of a figure, without ticks beyond the limits of their axis."""
     figure.canvas.draw()
     ticks = set()
     for axis in figure.axes:
@@ -187,7 +187,7 @@ def written(figure: Figure) -> Iterator[Text]:
 
 
 def assert_readable(figure: Figure) -> None:
-    """No text lies on another or leaves the picture."""
+    """Raise AssertionError if a text overlaps another or leaves the picture."""
     boxes = [(text.get_text(), text.get_window_extent()) for text in written(figure) if text.get_text()]
     assert len(boxes) >= 20
     assert [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)] == []
@@ -197,7 +197,7 @@ def assert_readable(figure: Figure) -> None:
 
 
 def test_no_text_of_a_picture_lies_on_another() -> None:
-    """In both pictures of few layers and of fifty."""
+    """This holds for the published runs and for fifty layers, in both pictures."""
     for run in (*(run for _, run in machines.records()), fifty_layers()):
         contender = "triton" if run["environment"]["gpu"] else "reference"
         found = compared(run, contender)
@@ -222,7 +222,7 @@ STALE = "run python -m bench report --publish"
 
 
 def test_what_is_published_is_what_the_evidence_gives() -> None:
-    """The README's section, the generated part of docs/performance.md, and the tables beside the records."""
+    """Compares the README's section, the generated part of docs/performance.md, and the tables beside the records."""
     for path, section in ((publish.README, readme_section.readme()), (publish.PAGE, performance_page.performance())):
         text = path.read_text()
         assert publish.between(text, publish.MARKERS) == section, STALE
@@ -241,7 +241,7 @@ def test_pictures_that_are_published_exist() -> None:
 
 
 def evidence(**environment: Any) -> results.Results:
-    """A run as a GPU would give it: here of the sample's numbers, to see what is made of it."""
+    """Return a run as a GPU would give it, with the numbers of the sample."""
     run = {name: value for name, value in results.load(SAMPLE[0]).items() if name not in ("sample", "rehearsal")}
     gpu = dict(gpu="NVIDIA Test", driver="1", date="2026-01-02T03:04:05", commit="abc", changed=False)
     gpu |= dict(package=results.package_hash(), kernels=kernel_identity.names())
@@ -252,7 +252,7 @@ def evidence(**environment: Any) -> results.Results:
 
 @pytest.fixture
 def documents(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """Where to publish: a folder of records, a README and a page, both with a section."""
+    """A folder for records, and a README and a page that have markers for the generated part."""
     begin, end = publish.MARKERS
     readme, page = tmp_path / "README.md", tmp_path / "performance.md"
     for path in (readme, page):
@@ -296,7 +296,7 @@ def test_the_readme_s_section_is_short() -> None:
 
 
 def test_a_cpu_is_published_beside_the_gpu(documents: tuple[Path, Path, Path]) -> None:
-    """It comes after the GPU, although it was measured later, and is no evidence of a GPU's speed."""
+    """The GPU comes first, although the CPU was measured later."""
     folder, readme, page = documents
     publish.publish(by_hand(), *documents)
     cpu = evidence(gpu=None, driver=None, cpu="AMD Test", threads=2, date="2026-12-01T00:00:00") | {"batch": 2}
@@ -321,7 +321,7 @@ def test_a_cpu_is_published_beside_the_gpu(documents: tuple[Path, Path, Path]) -
 def test_all_is_regenerated_from_the_evidence(
     documents: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By --publish without files, and to the same texts."""
+    """`--publish` without files writes the same texts again."""
     folder, readme, page = documents
     publish.publish(by_hand(), *documents)
     texts = {path: path.read_text() for path in (readme, page, *folder.glob("*.md"))}
@@ -354,7 +354,7 @@ def test_without_times_the_readme_says_what_the_compiler_makes(documents: tuple[
 
 
 def test_local_layers_are_published_in_a_table_of_their_own(documents: tuple[Path, Path, Path]) -> None:
-    """And change nothing of what is said of torch."""
+    """They do not change the numbers beside torch."""
     _, readme, page = documents
     run = by_hand()
     alone = summary_tables.verdict(compared(run), "device")
@@ -406,7 +406,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_said_in_one_line() -> None:
-    """As all of `python -m bench` says what is wrong."""
+    """Every command of `python -m bench` reports errors in this way."""
     done = python("-m", "bench", "report", "missing.json")
     assert done.returncode == 2
     assert done.stderr.startswith("python -m bench report: ")

@@ -77,14 +77,6 @@ def test_graphs_are_not_compared_with_eager_calls() -> None:
     assert change.factor == 4.0
 
 
-def test_families_have_means_of_their_own() -> None:
-    values = {("a", "fprop"): 4.0, ("b", "fprop"): 1.0, ("c", "fprop"): 3.0, ("c", "dgrad"): 9.0}
-    families = {"a": "1x1", "b": "1x1", "c": "stem"}
-    found = compare.by_family(values, families, "fprop")
-    assert found == {"1x1": (pytest.approx(2.0), 2), "stem": (pytest.approx(3.0), 1)}
-    assert list(found) == ["1x1", "stem"]
-
-
 def test_local_layers_are_beside_unfold_and_einsum() -> None:
     """Which torch has none of, and whose ratios are no part of the means of others."""
     local = [row("l", name, time, family="local") for name, time in (("reference", 30.0), ("triton", 5.0))]
