@@ -109,5 +109,5 @@ def cpu_part(machine: Machine, link: str) -> list[str]:
         parts.append(f"torch.nn has none of the {len(local)} locally connected layers, so they have no ratio.")
     others = [row for row in run["rows"] if row["family"] != "local"]
     if reasons := tables.untimed(others, CPU_CONTENDER, dtypes(run)[0]):
-        parts += ["Without a time:", reasons]
+        parts += ["These passes have no time and are in none of the means:", reasons]
     return parts

@@ -72,6 +72,6 @@ def in_one_sentence(run: Results) -> str:
     ]
     count = len(comparison.layers())
     return (
-        f"On a CPU the reference runs: {', '.join(said)} as long as with torch.nn "
-        f"({count} layers{at_batch(run)} in {comparison.dtype}, geometric mean)."
+        f"On a CPU the reference runs: {' and '.join(said)} as long as with torch.nn. "
+        f"These are geometric means of {count} layers{at_batch(run)} in {comparison.dtype}."
     )

@@ -65,9 +65,12 @@ def ceilings(run: Results) -> list[tuple[float, str]]:
 
 def machine(about: dict[str, Any]) -> str:
     """Return one line on the machine, versions, commit and date of a run."""
-    where = (
-        f"{about['gpu']}, driver {about['driver']}" if about["gpu"] else f"{about['cpu']}, {about['threads']} threads"
-    )
+    if about["gpu"]:
+        where = f"{about['gpu']}, driver {about['driver']}"
+    else:
+        where = f"{about['cpu']}, {about['threads']} threads"
+        if load := about.get("load"):
+            where += f", load average {load['start']} at the start and {load.get('end')} at the end"
     commit = f"commit {about['commit']}{' with changes' if about['changed'] else ''}"
     return f"{where}; {versions(about, 'torch', 'triton', 'cuda', 'cudnn', 'python')}; {commit}; {about['date']}."
 

@@ -301,6 +301,7 @@ def test_a_cpu_is_published_beside_the_gpu(documents: tuple[Path, Path, Path]) -
     publish.publish(by_hand(), *documents)
     cpu = evidence(gpu=None, driver=None, cpu="AMD Test", threads=2, date="2026-12-01T00:00:00") | {"batch": 2}
     names = {"triton": "reference"}
+    cpu["environment"]["load"] = {"start": 0.5, "end": 2.25}
     cpu["rows"] = [row | {"contender": names.get(row["contender"], row["contender"])} for row in cpu["rows"]]
     written = publish.publish(cpu, *documents)
     assert {"cpu-2026-12-01.json", "cpu-2026-12-01.md", "cpu-2026-12-01-reference-float32-dark.png"} <= {
@@ -309,10 +310,12 @@ def test_a_cpu_is_published_beside_the_gpu(documents: tuple[Path, Path, Path]) -
     ratios = compare.speedups(cpu["rows"], "reference", "float32", clock="eager")
     steps = compare.geometric_mean(ratio for (_, of), ratio in ratios.items() if of == "step")
     assert steps is not None
-    assert f"a step takes {1 / steps:.1f} times as long as with torch.nn (11 layers at batch 2" in readme.read_text()
+    assert f"a step takes {1 / steps:.1f} times as long as with torch.nn. " in readme.read_text()
+    assert "geometric means of 11 layers at batch 2 in float32." in readme.read_text()
     assert "NVIDIA Test" in readme.read_text()
     worst = min(ratios, key=lambda place: ratios[place])
     assert f"| {' '.join(worst)} | {1 / ratios[worst]:.2f} |" in page.read_text()
+    assert "AMD Test, 2 threads, load average 0.5 at the start and 2.25 at the end; torch" in page.read_text()
     headings = [line for line in page.read_text().splitlines() if line.startswith("## ")]
     assert headings == ["## On a GPU: NVIDIA Test", "## On a CPU: AMD Test", "## Every layer and time"]
     assert [path.stem for path, _ in machines.records(folder)] == ["nvidia-test-2026-01-02", "cpu-2026-12-01"]
