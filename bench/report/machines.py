@@ -27,7 +27,7 @@ def refusal(run: Results) -> str | None:
         if kind in run:
             return f"a {kind} can not be published: {run[kind]}"
     if run["environment"]["gpu"] and "batch" in run:
-        return f"a run of a GPU at batch {run['batch']} can not be published: its layers are not the benchmark's"
+        return f"a run with --batch {run['batch']} can not be published: on a GPU the layers have a batch of their own"
     return None
 
 

@@ -344,7 +344,7 @@ def test_all_is_regenerated_from_the_evidence(
 
 
 def test_a_gpu_s_run_at_another_batch_is_refused(documents: tuple[Path, Path, Path]) -> None:
-    with pytest.raises(ValueError, match="a run of a GPU at batch 1 can not be published"):
+    with pytest.raises(ValueError, match="a run with --batch 1 can not be published"):
         publish.publish(by_hand() | {"batch": 1}, *documents)
 
 
