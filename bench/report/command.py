@@ -1,4 +1,4 @@
-"""Tables and pictures of results, what changed since older ones, and the README's section on performance."""
+"""`python -m bench report`: tables and pictures of runs, what changed since older runs, and what is published."""
 
 import argparse
 from pathlib import Path
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files",
         type=Path,
-        nargs="+",
+        nargs="*",
         metavar="FILE",
         help="results of one machine, taken together: JSON from pytest bench (--save or --benchmark-json), or the "
         "layers.json or precision.json of bench device",
@@ -52,13 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="also add the results of a GPU, with table and pictures, to bench/results, and rewrite the README's "
-        "section on performance (needs matplotlib)",
+        help="also add the results to bench/results, and regenerate the tables and pictures there, the README's "
+        "section on performance and docs/performance.md; without any FILE, only regenerate (needs matplotlib)",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the table of FILES, taken together. Returns the exit status."""
+    """Print the report of all files, taken together, and do what the options ask for. Returns the exit status."""
+    if not args.files:
+        return regenerate(args)
     runs = [results.load(path) for path in args.files]
     together = results.merged(runs)
     old = results.load(args.against) if args.against else None
@@ -74,13 +76,28 @@ def main(args: argparse.Namespace) -> int:
         from bench.report import publish
 
         written += publish.publish(together)
-    for path in written:
-        print(f"written: {path}")
+    say(written)
     return against(together, old, args.threshold) if old else 0
 
 
+def regenerate(args: argparse.Namespace) -> int:
+    """Regenerate what is published, from the committed evidence alone. Returns the exit status."""
+    if not args.publish or args.out or args.against:
+        raise ValueError("FILE is missing: only --publish works without it, and only by itself")
+    from bench.report import publish
+
+    say(publish.refresh())
+    return 0
+
+
+def say(written: list[Path]) -> None:
+    """Print which files were written."""
+    for path in written:
+        print(f"written: {path}")
+
+
 def against(new: Results, old: Results, threshold: float) -> int:
-    """Print what changed. 1 if one of ours got worse, or if there is nothing to compare."""
+    """Print what changed. Returns 1 if one of our contenders got worse or if the runs share no rows, else 0."""
     for warning in compare.differences(new, old):
         print(f"Not the same: {warning}.")
     found = compare.changes(new["rows"], old["rows"])

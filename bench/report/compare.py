@@ -1,82 +1,85 @@
-"""Statistics of results: ratios, geometric means, and what changed by more than its spread."""
+"""Statistics of results: ratios, geometric means, and which times changed by more than their spread."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, log
+from typing import Literal
 
-from bench.layers import FAMILIES
 from bench.results import Results, Row, key
 from bench.run.contenders import INSTEAD, OURS
 
-# Whose time is 1: torch's own layer, or, where torch does not have it, unfold + einsum.
+# The contender whose time is 1: torch's own layer, or unfold + einsum for layers that torch does not have.
 BASELINE, SUBSTITUTE = "torch", INSTEAD[0]
+# What is published of ours: the contender that runs on a GPU, and the one that runs on a CPU.
+GPU_CONTENDER, CPU_CONTENDER = "triton", "reference"
 # A layer and a pass; and with contender and dtype.
 Place = tuple[str, str]
 Key = tuple[str, str, str, str]
+# Replays of a CUDA graph with a cold L2 cache, and calls as a user makes them.
+Clock = Literal["device", "eager"]
+CLOCKS: tuple[Clock, ...] = ("device", "eager")
 
 
 def yardstick(family: str) -> str:
-    """The contender that the others are compared with in layers of this family."""
+    """Return the contender that the others are compared with in layers of this family."""
     return SUBSTITUTE if family == "local" else BASELINE
 
 
 def judged_by(baseline: str, rows: Iterable[Row]) -> list[Row]:
-    """The rows of the layers whose yardstick is `baseline`."""
+    """Return the rows of the layers whose yardstick is `baseline`."""
     return [row for row in rows if yardstick(row["family"]) == baseline]
 
 
-def times(row: Row | None, beside: Row | None) -> dict[str, float] | None:
-    """Median, p20 and p80 in microseconds, to be compared with those of `beside`. None if one of them was not timed.
+def times(row: Row | None, beside: Row | None, clock: Clock | None = None) -> dict[str, float] | None:
+    """Return median, p20 and p80 of `row` in microseconds, to be compared with those of `beside`.
 
-    On the device where both were timed in the same way there, else of eager calls.
+    "device" takes the times on the device, where both rows were timed there in the same way. "eager" takes those of
+    eager calls. Without a clock it is the device where that is possible, else eager. None if a time is missing.
     """
     if row is None or beside is None or {row["status"], beside["status"]} != {"ok"}:
         return None
     same = row.get("how") == beside.get("how") and row.get("device_us") and beside.get("device_us")
-    found: dict[str, float] = row["device_us"] if same else row["wall_us"]
+    if clock is None:
+        clock = "device" if same else "eager"
+    found: dict[str, float] | None = row["wall_us"] if clock == "eager" else row["device_us"] if same else None
     return found
 
 
 def of(rows: Iterable[Row], contender: str, dtype: str) -> dict[Place, Row]:
+    """Return the rows of a contender in a dtype, by layer and pass."""
     return {(row["layer"], row["pass"]): row for row in rows if (row["contender"], row["dtype"]) == (contender, dtype)}
 
 
-def speedups(rows: Sequence[Row], contender: str, dtype: str, baseline: str = BASELINE) -> dict[Place, float]:
-    """How many times as fast as the baseline, by medians, where both were timed and it is the yardstick."""
+def speedups(
+    rows: Sequence[Row], contender: str, dtype: str, baseline: str = BASELINE, clock: Clock | None = None
+) -> dict[Place, float]:
+    """Return how many times as fast as the baseline a contender is, by medians, for each layer and pass.
+
+    Only layers whose yardstick is the baseline count, and only passes in which both were timed by the clock.
+    """
     found = {}
     rows = judged_by(baseline, rows)
     theirs = of(rows, baseline, dtype)
     for place, row in of(rows, contender, dtype).items():
-        mine, other = times(row, theirs.get(place)), times(theirs.get(place), row)
+        mine, other = times(row, theirs.get(place), clock), times(theirs.get(place), row, clock)
         if mine and other:
             found[place] = other["median"] / mine["median"]
     return found
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
-    """The mean of ratios: that of 2 and 1/2 is 1. None of nothing."""
+    """Return the geometric mean of ratios, which is 1 for 2 and 1/2, or None if there are no values."""
     logs = [log(value) for value in values]
     return exp(sum(logs) / len(logs)) if logs else None
 
 
-def by_family(values: Mapping[Place, float], families: Mapping[str, str], of: str) -> dict[str, tuple[float, int]]:
-    """The geometric mean of each family's layers in a pass, and how many there are: in the order of FAMILIES."""
-    known = [*FAMILIES, *sorted(set(families.values()) - set(FAMILIES))]
-    found = {}
-    for family in known:
-        members = [value for (layer, pass_), value in values.items() if pass_ == of and families[layer] == family]
-        mean = geometric_mean(members)
-        if mean is not None:
-            found[family] = mean, len(members)
-    return found
-
-
 @dataclass(frozen=True)
 class Change:
-    """One row then and now.
+    """How one row changed between two runs.
 
-    `factor` above 1 is slower: 1.1 takes a tenth longer. None if there is no result any more. `drift` is the factor of
-    the yardstick in the same place, and 1 if that is not known: what has become of the machine rather than of us.
+    `factor` is the new time over the old: 1.1 is a tenth slower. It is None if the row has no result any more. `drift`
+    is the same factor of the yardstick in the same layer and pass, and 1 if it is not known. It shows how the machine
+    changed, as opposed to our code.
     """
 
     about: Key
@@ -89,16 +92,20 @@ class Change:
         return f"{' '.join(self.about)}: {how}, {self.what}"
 
     def fails(self, threshold: float) -> bool:
-        """Whether one of ours lost its result, or got slower by more than `threshold`, also beside its yardstick."""
+        """Whether one of our contenders lost its result, or got slower by more than `threshold`.
+
+        It must also have got slower by that much beside its yardstick, so that a slower machine is no failure.
+        """
         if self.about[2] not in OURS:
             return False
         return self.factor is None or min(self.factor, self.factor / self.drift) > 1 + threshold
 
 
 def changes(new: Sequence[Row], old: Sequence[Row]) -> list[Change]:
-    """What is slower or faster beyond the spread, slowest first: the p20 of the one lies above the p80 of the other.
+    """Return the rows that got slower or faster by more than their spread, slowest first.
 
-    A result that was right and is none any more counts as a change; what is only in one of the two does not.
+    That is the case if the p20 of one run lies above the p80 of the other. A result that was right and is missing now
+    counts as a change. A row that is in only one of the two runs does not.
     """
     before, after = ({key(row): row for row in rows} for rows in (old, new))
     found = []
@@ -114,7 +121,7 @@ def changes(new: Sequence[Row], old: Sequence[Row]) -> list[Change]:
 
 
 def drift(row: Row, before: Mapping[Key, Row], after: Mapping[Key, Row]) -> float:
-    """The factor by which the yardstick's time has changed in the same place; 1 if that is not known."""
+    """Return the factor by which the yardstick's time changed in the same layer and pass, or 1 if it is not known."""
     place = key(row | {"contender": yardstick(row["family"])})
     then, now = (rows.get(place) for rows in (before, after))
     old, new = times(then, now), times(now, then)
@@ -122,12 +129,17 @@ def drift(row: Row, before: Mapping[Key, Row], after: Mapping[Key, Row]) -> floa
 
 
 def differences(new: Results, old: Results) -> list[str]:
-    """What beside the code may have changed the times. Raises ValueError where the runs can not be compared."""
+    """Return which versions differ between the runs, beside the code.
+
+    Raises ValueError if the runs can not be compared, because they are of different machines or one is a rehearsal.
+    """
     ours, theirs = new["environment"], old["environment"]
     for name in ("gpu", "cpu") if not ours["gpu"] else ("gpu",):
         if ours[name] != theirs[name]:
             raise ValueError(f"runs on different machines can not be compared: {ours[name]}, {theirs[name]}")
     if ("rehearsal" in new) != ("rehearsal" in old) and "sample" not in new | old:
         raise ValueError("a rehearsal can not be compared with a measurement")
+    if new.get("batch") != old.get("batch"):
+        raise ValueError("runs at different batches can not be compared")
     names = ("driver", "torch", "triton", "cuda", "cudnn", "python")
     return [f"{name} {theirs[name]} -> {ours[name]}" for name in names if ours[name] != theirs[name]]

@@ -1,35 +1,37 @@
-"""A run in Markdown: what it ran on, how many times as fast as torch, what was not timed, and every time."""
+"""A run in Markdown: the machine, how many times as fast as torch each layer is, what was not timed, and every time."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from bench import table
 from bench.report import compare
+from bench.report.compare import CLOCKS, Clock
+from bench.report.summary import Comparison
 from bench.results import Results, Row
 from bench.run.contenders import PASSES
 
 NOTE = """\
-Times as fast as torch, or, in locally connected layers, which torch does not have, as unfold + einsum: medians on the
-device, or eager where there is none. In brackets the share of the roof: the time at the ceilings, each operand moved
-once and products in the padding counted, over the time taken; for a step, the sum of its three operators. A locally
-connected layer also has its patches to read through the L2 cache."""
+A ratio says how many times as fast as torch a contender is, by medians. torch has no locally connected layer, so these
+are compared with unfold + einsum. "device" is a replayed CUDA graph with a cold L2 cache. "eager" is a call as a user
+makes it. In brackets stands the share of the roofline: the time that the ceilings allow over the time taken. The
+ceilings count each operand moved once, and products in the padding too. The time of a step is that of its three
+operators. A locally connected layer also reads its patches through the L2 cache."""
 NAMES = {compare.BASELINE: "torch", compare.SUBSTITUTE: "unfold + einsum"}
 
 
 def report(run: Results) -> str:
-    """What it ran on, one table for each contender and dtype beside each yardstick, and what was not timed."""
+    """Return the machine, one table for each contender, dtype and yardstick, and what was not timed."""
     parts = ["# Throughput", describe(run), NOTE]
     for dtype, contender, baseline in compared(run["rows"]):
-        rows = compare.judged_by(baseline, run["rows"])
         parts += [f"## {contender} over {NAMES[baseline]}, {dtype}"]
-        if compare.speedups(rows, contender, dtype, baseline):
-            parts += [families(rows, contender, dtype, baseline), layers(rows, contender, dtype, baseline)]
-        parts += [untimed(rows, contender, dtype)]
+        if comparison := Comparison.of(run["rows"], contender, dtype, baseline):
+            parts += [families(comparison), layers(comparison)]
+        parts += [untimed(compare.judged_by(baseline, run["rows"]), contender, dtype)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def compared(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """Each dtype, contender and yardstick that has rows, yardsticks and torch itself left out."""
+    """Return each dtype, contender and yardstick that has rows, without the yardsticks themselves and torch."""
     found = dict.fromkeys((row["dtype"], row["contender"], compare.yardstick(row["family"])) for row in rows)
     return [each for each in found if each[1] not in (compare.BASELINE, each[2])]
 
@@ -38,13 +40,10 @@ COPIES = {"copy": "GB/s in a copy", "l2": "GB/s in copies within the L2 cache"}
 
 
 def describe(run: Results) -> str:
-    """The machine, the versions and the ceilings, and whether any of this may be believed."""
-    lines = [machine(about) for about in run.get("runs", [run["environment"]])]
-    ceilings = [
-        f"{value:g} {COPIES.get(name, f'TFLOP/s in a {name} matrix product')}"
-        for name, value in run["ceilings"].items()
-    ]
-    lines.append(f"Ceilings{' of the last of these runs' * (len(lines) > 1)}: {', '.join(ceilings)}.")
+    """Return the machine, the versions and the ceilings, and a warning if the run is a sample or a rehearsal."""
+    lines = made_on(run)
+    reached = [f"{value:g} {unit}" for value, unit in ceilings(run)]
+    lines.append(f"Ceilings{' of the last of these runs' * (len(lines) > 1)}: {', '.join(reached)}.")
     if "sample" in run:
         lines.insert(0, f"**A sample: {run['sample']}**\n")
     elif "rehearsal" in run:
@@ -54,70 +53,104 @@ def describe(run: Results) -> str:
     return "\n".join(lines)
 
 
+def made_on(run: Results) -> list[str]:
+    """Return one line for each run that was merged into this one, or for this one."""
+    return [machine(about) for about in run.get("runs", [run["environment"]])]
+
+
+def ceilings(run: Results) -> list[tuple[float, str]]:
+    """Return the value of each ceiling, with its unit and how it was measured."""
+    return [(value, COPIES.get(name, f"TFLOP/s in a {name} matrix product")) for name, value in run["ceilings"].items()]
+
+
 def machine(about: dict[str, Any]) -> str:
-    """One line on where and with what a run was made."""
-    where = (
-        f"{about['gpu']}, driver {about['driver']}" if about["gpu"] else f"{about['cpu']}, {about['threads']} threads"
-    )
-    versions = [f"{name} {about[name]}" for name in ("torch", "triton", "cuda", "cudnn", "python") if about[name]]
+    """Return one line on the machine, versions, commit and date of a run."""
+    if about["gpu"]:
+        where = f"{about['gpu']}, driver {about['driver']}"
+    else:
+        where = f"{about['cpu']}, {about['threads']} threads"
+        if load := about.get("load"):
+            where += f", load average {load['start']} at the start and {load.get('end')} at the end"
     commit = f"commit {about['commit']}{' with changes' if about['changed'] else ''}"
-    return f"{where}; {', '.join(versions)}; {commit}; {about['date']}."
+    return f"{where}; {versions(about, 'torch', 'triton', 'cuda', 'cudnn', 'python')}; {commit}; {about['date']}."
 
 
-def families(rows: Sequence[Row], contender: str, dtype: str, baseline: str = compare.BASELINE) -> str:
-    """Geometric means: how many times as fast as the yardstick, and the share of the roof, by family and pass."""
-    ratios = compare.speedups(rows, contender, dtype, baseline)
-    roofs = {place: row["roof"] for place, row in compare.of(rows, contender, dtype).items() if place in ratios}
-    family_of = {row["layer"]: row["family"] for row in rows}
-    body: dict[str, list[str | None]] = {}
-    for i, of in enumerate(PASSES):
-        fast, high = (compare.by_family(values, family_of, of) for values in (ratios, roofs))
-        for family, (ratio, count) in fast.items():
-            cells = body.setdefault(f"{family} ({count})", [None] * len(PASSES))
-            cells[i] = cell(ratio, high[family][0])
-    overall = [
-        cell(
-            *(compare.geometric_mean(values[place] for place in values if place[1] == of) for values in (ratios, roofs))
-        )
-        for of in PASSES
-    ]
-    lines = [[name, *cells] for name, cells in body.items()]
-    lines.append([f"all {len({layer for layer, _ in ratios})}", *overall])
-    return table.markdown(["geometric means", *PASSES], lines)
+def versions(about: dict[str, Any], *names: str) -> str:
+    return ", ".join(f"{name} {about[name]}" for name in names if about[name])
 
 
-def layers(rows: Sequence[Row], contender: str, dtype: str, baseline: str = compare.BASELINE) -> str:
-    """Every layer: how many times as fast as the yardstick, and the share of the roof, of each pass."""
-    ratios, mine = compare.speedups(rows, contender, dtype, baseline), compare.of(rows, contender, dtype)
+def columns(comparison: Comparison) -> list[tuple[str, Clock]]:
+    """Return the columns of a table of ratios: each pass by each clock that it was timed by."""
+    return [(of, clock) for of in comparison.passes for clock in CLOCKS if comparison.chosen(clock, of)]
+
+
+def families(comparison: Comparison) -> str:
+    """Return the table of geometric means by family, pass and clock, with the share of the roofline."""
+    shown = columns(comparison)
+    body = []
+    for family in grouped(comparison):
+        cells = [
+            cell(comparison.mean(clock, of, family), mean_roof(comparison, clock, of, family)) for of, clock in shown
+        ]
+        body.append([counted(comparison, family), *cells])
+    return table.markdown(["geometric means", *map(" ".join, shown)], body)
+
+
+def grouped(comparison: Comparison) -> list[str | None]:
+    """Return the families, and None, which stands for all of them, where there are several."""
+    return [*comparison.families, *([None] if len(comparison.families) > 1 else [])]
+
+
+def counted(comparison: Comparison, family: str | None) -> str:
+    """Return the name of a family, or "all", with the number of its layers."""
+    return f"{family or 'all'} ({len(comparison.layers(family))})"
+
+
+def mean_roof(comparison: Comparison, clock: Clock, of: str, family: str | None) -> float | None:
+    """Return the mean share of the roofline in the column that has it, which is that of the device if there is one."""
+    if clock == "eager" and comparison.chosen("device", of):
+        return None
+    mine = compare.of(comparison.rows, comparison.contender, comparison.dtype)
+    return compare.geometric_mean(mine[place]["roof"] for place in comparison.chosen(clock, of, family))
+
+
+def layers(comparison: Comparison) -> str:
+    """Return the table of every layer's ratios, by pass and clock, with the share of the roofline."""
+    mine = compare.of(comparison.rows, comparison.contender, comparison.dtype)
+    shown = columns(comparison)
     body = []
     for layer, family in {row["layer"]: row["family"] for row in mine.values()}.items():
-        found = [mine.get((layer, of)) for of in PASSES]
-        if any(row and row["status"] != "skipped" for row in found):
-            cells = [outcome(row, ratios.get((layer, of))) for of, row in zip(PASSES, found, strict=True)]
-            body.append([layer, *cells, family])
-    return table.markdown(["layer", *PASSES, "family"], body)
+        if any((row := mine.get((layer, of))) and row["status"] != "skipped" for of in PASSES):
+            body.append([layer, *(outcome(comparison, mine.get((layer, of)), clock) for of, clock in shown), family])
+    return table.markdown(["layer", *map(" ".join, shown), "family"], body)
 
 
-def outcome(row: Row | None, ratio: float | None) -> str | None:
-    """What a table says of one row: its speed, or why there is none."""
+def outcome(comparison: Comparison, row: Row | None, clock: Clock) -> str | None:
+    """Return what a table says of one row by one clock: its ratio, or why it has none."""
     if row is None:
         return None
-    status: str = row["status"]
-    return cell(ratio, row["roof"]) if status == "ok" else status
+    if row["status"] != "ok":
+        return str(row["status"])
+    with_roof = clock == "device" or not comparison.chosen("device", row["pass"])
+    return cell(comparison.ratios[clock].get((row["layer"], row["pass"])), row["roof"] if with_roof else None)
 
 
-def cell(ratio: float | None, roof: float | None) -> str | None:
-    """As 1.05 (62 %), with two digits at least of what is small."""
-    if roof is None:
-        return None
-    share = f"({100 * roof:.0f} %)" if roof >= 0.1 else f"({100 * roof:.2g} %)"
-    if ratio is None:
-        return share
-    return f"{ratio:.2f} {share}" if ratio >= 0.1 else f"{ratio:.2g} {share}"
+def cell(ratio: float | None, roof: float | None = None) -> str | None:
+    """Return a ratio and a share of the roofline as in "1.05 (62 %)", small ones with two digits."""
+    parts = []
+    if ratio is not None:
+        parts.append(f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}")
+    if roof is not None:
+        parts.append(f"({percent(roof)})")
+    return " ".join(parts) or None
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def untimed(rows: Sequence[Row], contender: str, dtype: str) -> str:
-    """What has no time, and why: each reason once."""
+    """Return a list of the reasons why rows have no time, each with its number of rows and up to three of them."""
     reasons: dict[str, list[str]] = {}
     for (layer, of), row in compare.of(rows, contender, dtype).items():
         if row["status"] != "ok":
@@ -129,8 +162,10 @@ def untimed(rows: Sequence[Row], contender: str, dtype: str) -> str:
 
 
 def details(run: Results) -> str:
-    """Every time: on the device, eager, and what the host needs; memory beside operands and results, and all of it as a
-    multiple of these; the tile.
+    """Return the table of every time and of the memory.
+
+    Times are those on the device, eager and of the host. "extra" is the peak of memory beside operands and results.
+    "peak" is the peak of all memory as a multiple of operands and results.
     """
     header = [
         "layer",

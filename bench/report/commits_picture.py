@@ -1,0 +1,42 @@
+"""The picture of throughput over commits, where several runs of one machine are given."""
+
+from collections.abc import Sequence
+
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from bench.report import compare
+from bench.report.style import Style, heading, logarithmic
+from bench.results import Results, merged
+
+
+def over_commits(runs: Sequence[Results], contenders: Sequence[str], dtype: str, style: Style) -> Figure:
+    """Draw the geometric mean of TFLOP/s in each pass, run by run, over the layers that every run knows.
+
+    A run need not time all layers: those that it left out count as they were before.
+    """
+    known = [merged(runs[: i + 1]) for i in range(len(runs))]
+    size = (1 + 4.5 * len(contenders), 4.2)
+    figure, axes = pyplot.subplots(1, len(contenders), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axis, contender in zip(axes[0], contenders, strict=True):
+        timed = [
+            {p: row for p, row in compare.of(run["rows"], contender, dtype).items() if "tflops" in row} for run in known
+        ]
+        shared = set.intersection(*map(set, timed))
+        axis.set_prop_cycle(color=[*style.contenders.values(), style.faint])
+        for of in dict.fromkeys(pass_ for _, pass_ in timed[0]):
+            means = [
+                compare.geometric_mean(rows[p]["tflops"] for p in rows if p in shared and p[1] == of) for rows in timed
+            ]
+            if None not in means:
+                axis.plot(range(len(runs)), means, marker="o", label=of)
+        labels = [f"{run['environment']['commit']}\n{run['environment']['date'][:10]}" for run in runs]
+        axis.set_xticks(range(len(runs)), labels, fontsize=7)
+        axis.set_title(f"{contender}, {len({layer for layer, _ in shared})} layers", fontsize=10)
+        axis.margins(x=0.2)
+        logarithmic(axis, "y")
+        if axis.lines:
+            axis.legend(fontsize=8)
+    axes[0][0].set_ylabel("TFLOP/s, geometric mean", fontsize=8)
+    heading(figure, f"Throughput over commits, {dtype}", runs[-1], style)
+    return figure

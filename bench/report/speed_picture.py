@@ -1,0 +1,57 @@
+"""The picture of speed: one bar for each layer, pass and clock, that says how many times as fast as the yardstick."""
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.report import tables
+from bench.report.style import Style, heading, in_powers_of_two
+from bench.report.summary import Comparison
+from bench.results import Results
+
+# Inches: the height of a row; the width of a panel, of all panels at least, and of the names of layers. The last is the
+# height of everything above and below the panels.
+ROW, PANEL, PANELS, NAMES, REST = 0.17, 1.55, 4.6, 2.3, 1.6
+
+
+def speed_picture(results: Results, comparison: Comparison, style: Style) -> Figure:
+    """Draw a panel for each pass and clock. All panels have the same layers in the same rows, and the same scale."""
+    panels = tables.columns(comparison)
+    rows = lines(comparison)
+    ratios = [ratio for found in comparison.ratios.values() for ratio in found.values()]
+    size = (NAMES + max(PANEL * len(panels), PANELS), REST + ROW * len(rows))
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
+    for axis, (of, clock) in zip(axes[0], panels, strict=True):
+        bars(axis, comparison.chosen(clock, of), of, rows, style)
+        axis.set_title(f"{of}, {clock}\nmean {comparison.mean(clock, of):.2f}", fontsize=9)
+        in_powers_of_two(axis, min(*ratios, 0.9) / 1.1, max(*ratios, 1.1) * 1.1)
+    first = axes[0][0]
+    first.set_yticks(range(len(rows)), [layer or family for family, layer in rows], fontsize=7)
+    first.set_ylim(len(rows) - 0.4, -0.6)
+    for label, (_, layer) in zip(first.get_yticklabels(), rows, strict=True):
+        label.set_fontweight("normal" if layer else "bold")
+    names = comparison.contender, tables.NAMES[comparison.baseline]
+    figure.supxlabel(f"speed of {names[0]} over that of {names[1]}; blue: faster, orange: slower", fontsize=9)
+    heading(figure, f"{names[0]} beside {names[1]} in {comparison.dtype}", results, style)
+    return figure
+
+
+def lines(comparison: Comparison) -> list[tuple[str, str | None]]:
+    """Return the rows of each panel: each family's name, without a layer, and below it the family's layers."""
+    return [(family, layer) for family, layers in comparison.families.items() for layer in (None, *layers)]
+
+
+def bars(
+    axis: Axes, found: dict[tuple[str, str], float], of: str, rows: list[tuple[str, str | None]], style: Style
+) -> None:
+    """Draw the bars of one panel from 1 to each ratio, with the ratio in numbers at the right edge."""
+    there = [(y, found[layer, of]) for y, (_, layer) in enumerate(rows) if layer and (layer, of) in found]
+    colors = [style.faster if ratio > 1 else style.slower for _, ratio in there]
+    axis.barh([y for y, _ in there], [ratio - 1 for _, ratio in there], left=1, color=colors, height=0.7)
+    for y, ratio in there:
+        number = tables.cell(ratio)
+        axis.text(1.02, y, str(number), transform=axis.get_yaxis_transform(), va="center_baseline", fontsize=7)
+    axis.axvline(1, color=style.text, linewidth=0.8)
+    axis.tick_params(axis="y", length=0)

@@ -1,0 +1,87 @@
+"""One contender beside its yardstick: means by family, wins and losses, best and worst layers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from bench.layers import FAMILIES
+from bench.report import compare
+from bench.report.compare import CLOCKS, Clock, Place
+from bench.results import Row
+from bench.run.contenders import PASSES
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many times as fast as its yardstick a contender is in one dtype, by clock, layer and pass."""
+
+    rows: Sequence[Row]
+    contender: str
+    dtype: str
+    baseline: str
+    ratios: dict[Clock, dict[Place, float]]
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[Row], contender: str, dtype: str, baseline: str = compare.BASELINE
+    ) -> "Comparison | None":
+        """Compare the contender in the layers whose yardstick is `baseline`, or return None if no time is there."""
+        ratios = {clock: compare.speedups(rows, contender, dtype, baseline, clock) for clock in CLOCKS}
+        ratios = {clock: found for clock, found in ratios.items() if found}
+        return cls(compare.judged_by(baseline, rows), contender, dtype, baseline, ratios) if ratios else None
+
+    @property
+    def passes(self) -> list[str]:
+        """The passes that were timed, in the order of PASSES."""
+        timed = {of for found in self.ratios.values() for _, of in found}
+        return [of for of in PASSES if of in timed]
+
+    @property
+    def families(self) -> dict[str, list[str]]:
+        """The layers that were timed, by family, in the order of FAMILIES."""
+        family_of = {row["layer"]: row["family"] for row in self.rows}
+        timed = {layer: None for found in self.ratios.values() for layer, _ in found}
+        known = [*FAMILIES, *sorted(set(family_of.values()) - set(FAMILIES))]
+        members = {family: [layer for layer in timed if family_of[layer] == family] for family in known}
+        return {family: layers for family, layers in members.items() if layers}
+
+    def layers(self, family: str | None = None) -> list[str]:
+        """The layers of a family, or of all, that were timed: families in their order."""
+        return [layer for name, layers in self.families.items() if family in (None, name) for layer in layers]
+
+    def chosen(self, clock: Clock, of: str | None = None, family: str | None = None) -> dict[Place, float]:
+        """Return the ratios by this clock in a pass and a family, or in all."""
+        layers = set(self.layers(family))
+        found = self.ratios.get(clock, {})
+        return {place: ratio for place, ratio in found.items() if place[0] in layers and of in (None, place[1])}
+
+    def mean(self, clock: Clock, of: str | None = None, family: str | None = None) -> float | None:
+        """Return the geometric mean of the chosen ratios, or None if there are none."""
+        return compare.geometric_mean(self.chosen(clock, of, family).values())
+
+    def wins(self, clock: Clock, of: str | None = None) -> tuple[int, int, int]:
+        """Return in how many places the contender is faster, in how many slower, and how many there are."""
+        ratios = self.chosen(clock, of).values()
+        return sum(ratio > 1 for ratio in ratios), sum(ratio < 1 for ratio in ratios), len(ratios)
+
+    def slowest_first(self, clock: Clock) -> list[Place]:
+        """Return the places in the order of their ratios."""
+        found = self.ratios[clock]
+        return sorted(found, key=lambda place: found[place])
+
+    def roof(self, contender: str, of: str | None = None, family: str | None = None) -> float | None:
+        """Return the geometric mean of a contender's shares of the roofline, in places timed on the device."""
+        rows = compare.of(self.rows, contender, self.dtype)
+        return compare.geometric_mean(rows[place]["roof"] for place in self.chosen("device", of, family))
+
+    def peak(self, contender: str, of: str | None = None, family: str | None = None) -> float | None:
+        """Return the geometric mean of a contender's peaks of memory, as multiples of operands and results."""
+        rows = compare.of(self.rows, contender, self.dtype)
+        timed = {place for clock in self.ratios for place in self.chosen(clock, of, family)}
+        return compare.geometric_mean(rows[place]["peak"] for place in timed if rows[place].get("peak"))
+
+    def host(self, contender: str) -> float | None:
+        """Return the median, over all places, of the microseconds that the host needs for a call."""
+        rows = compare.of(self.rows, contender, self.dtype).values()
+        found = [row["host_us"]["median"] for row in rows if row["status"] == "ok" and row.get("host_us")]
+        return median(found) if found else None
