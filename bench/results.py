@@ -33,6 +33,8 @@ RESULTS = ROOT / "bench" / "results"
 NO_RUNS = ("lowering.json", "kernels.json")
 # Parts of `bench device`, and the times of `bench tune`, whose records are no times of layers by contenders.
 WITHOUT_TIMES = ("correctness", "profile", "descriptors", "tiles")
+# Marks of a record that the README's table leaves out: made-up samples, and layers at another batch than their own.
+NO_EVIDENCE = {"sample", "batch"}
 
 Row = dict[str, Any]
 Results = dict[str, Any]
@@ -98,9 +100,9 @@ def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
 
 
 def evidence(folder: Path = RESULTS) -> list[Results]:
-    """The committed records of times but samples, oldest first."""
+    """The committed records of times but samples, oldest first. Without those of `--batch`: they are other layers."""
     paths = [path for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
-    runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and "sample" not in run]
+    runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and not run.keys() & NO_EVIDENCE]
     return sorted(runs, key=lambda run: run["environment"]["date"])
 
 

@@ -19,7 +19,7 @@ COLD = 512 << 20
 BUDGET = 0.25
 FEWEST, MOST = 10, 100
 # Seconds from which on a call is slow, and how many runs of it have to do.
-SLOW, FEWEST_OF_SLOW = 0.25, 3
+SLOW, FEWEST_OF_SLOW = 0.25, 5
 
 
 @dataclass
