@@ -7,6 +7,7 @@ A file is an object with
                  cache, measured in the same run
   `rows`         one object per layer, pass, contender and dtype (`bench.run.measure`)
   `complete`     whether everything that was planned is in it
+  `batch`        how many images every layer had, if `pytest bench --batch` set it
 and `rehearsal` or `sample` if it must not be taken for evidence. What `pytest bench --benchmark-json` writes is read
 too: its rows are the benchmarks' `extra_info`.
 """
@@ -214,6 +215,8 @@ def merged(runs: Sequence[Results]) -> Results:
     machines = {run["environment"]["gpu"] or run["environment"]["cpu"] for run in runs}
     if len(machines) > 1:
         raise ValueError(f"results of different machines can not be merged: {', '.join(sorted(machines))}")
+    if len({run.get("batch") for run in runs}) > 1:
+        raise ValueError("results at different batches can not be merged")
     ordered = sorted(runs, key=lambda run: run["environment"]["date"])
     rows: dict[tuple[str, ...], tuple[int, Row]] = {}
     for i, run in enumerate(ordered):

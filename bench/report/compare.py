@@ -129,5 +129,7 @@ def differences(new: Results, old: Results) -> list[str]:
             raise ValueError(f"runs on different machines can not be compared: {ours[name]}, {theirs[name]}")
     if ("rehearsal" in new) != ("rehearsal" in old) and "sample" not in new | old:
         raise ValueError("a rehearsal can not be compared with a measurement")
+    if new.get("batch") != old.get("batch"):
+        raise ValueError("runs at different batches can not be compared")
     names = ("driver", "torch", "triton", "cuda", "cudnn", "python")
     return [f"{name} {theirs[name]} -> {ours[name]}" for name in names if ours[name] != theirs[name]]

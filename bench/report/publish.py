@@ -34,6 +34,8 @@ def publish(run: Results, folder: Path = RESULTS, readme: Path = README) -> list
     for name in ("sample", "rehearsal"):
         if name in run:
             raise ValueError(f"a {name} can not be published: {run[name]}")
+    if "batch" in run:
+        raise ValueError(f"a run with --batch {run['batch']} can not be published: the README's layers have their own")
     run = with_commit(run)
     about = run["environment"]
     stem = unused(folder, f"{'-'.join(about['gpu'].lower().split())}-{about['date'][:10]}")

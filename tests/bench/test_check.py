@@ -3,6 +3,7 @@
 from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch._dynamo.utils import counters
 
 from bench import conftest, test_throughput
 from bench.layers import Layer, read, select
+from bench.report import compare, publish
+from bench.results import evidence, merged, save
 from bench.run import check, measure, session
 from bench.run.contenders import (
     CONTENDERS,
@@ -291,6 +294,22 @@ def test_a_session_at_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (timed["contender"], timed["status"]) == ("torch", "ok")
     assert (skipped["contender"], skipped["status"], skipped["image"]) == ("reference", "skipped", [1, 512, 7, 7])
     assert skipped["reason"] == "stores 0.0114 GB of patches and operands; at most 0.001 GB on a CPU"
+
+
+def test_runs_at_a_batch_stay_apart(tmp_path: Path) -> None:
+    """They are neither merged, nor compared, nor published with layers at their own batch."""
+    environment = {"gpu": "G", "cpu": "C", "date": "2026"}
+    own: dict[str, Any] = {"environment": environment, "ceilings": {}, "rows": []}
+    one = own | {"batch": 1}
+    with pytest.raises(ValueError, match="different batches can not be merged"):
+        merged([own, one])
+    with pytest.raises(ValueError, match="different batches can not be compared"):
+        compare.differences(one, own)
+    with pytest.raises(ValueError, match="a run with --batch 1 can not be published"):
+        publish.publish(one, tmp_path)
+    save(tmp_path / "cpu.json", one)
+    assert evidence(tmp_path) == []
+    assert not merged([one, one])["rows"]
 
 
 def test_what_is_too_much_for_a_cpu() -> None:
