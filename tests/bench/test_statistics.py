@@ -213,5 +213,5 @@ def test_turns_alternate() -> None:
     assert (order.count("a"), order.count("b")) == (20, 10)
     assert set(order[20:]) == {"a"}  # b's budget is spent
     assert len(turns({"a": 1e-9}, budget=1.0)) == 100
-    assert len(turns({"a": 1.0}, budget=0.1)) == 3
+    assert len(turns({"a": 1.0}, budget=0.1)) == 5
     assert turns({}, budget=1.0) == []
