@@ -36,8 +36,8 @@ def conv2d(
     Args:
         input: the images x, of shape (B, C, H, W), or one image (C, H, W). Float16, bfloat16 and float32 can run in
             Triton. Float64 and complex types run as the reference.
-        weight: the filters, of shape (F, C/groups, R, S), in the dtype of the input. Under autocast the dtypes may
-            differ, as those of all tensors here.
+        weight: the filters, of shape (F, C/groups, R, S), in the dtype of the input. Under autocast the dtypes of
+            input, weight and bias may differ.
         bias: one number for each filter, of shape (F,), or None.
         stride: the distance between neighbouring positions, in pixels. Stride, padding and dilation are each an int,
             or a pair for rows and columns.
@@ -95,8 +95,8 @@ def conv_transpose2d(
 
     Args:
         input: the features y, of shape (B, F, P, Q), or (F, P, Q) without a batch. The dtypes are those of `conv2d`.
-        weight: the filters, of shape (F, C/groups, R, S), in the dtype of the input. Under autocast the dtypes may
-            differ, as those of all tensors here.
+        weight: the filters, of shape (F, C/groups, R, S), in the dtype of the input. Under autocast the dtypes of
+            input, weight and bias may differ.
         bias: one number for each output channel, of shape (C,), or None.
         stride: the distance in the output between the filters of neighbouring positions, in pixels. Stride, padding,
             output_padding and dilation are each an int, or a pair for rows and columns.

@@ -81,8 +81,8 @@ class OfConv2d(nn.Module):
                 bias, one of shape (P, Q, F).
 
         Raises:
-            ValueError: the number or shapes of the arrays are others, or this layer has groups. Or its bias has the
-                shape (F,), and the given one differs between locations. Then nothing is copied.
+            ValueError: an array is missing, superfluous or of another shape, or this layer has groups. Also if this
+                layer's bias has the shape (F,), but the given bias differs between locations. Nothing is copied then.
         """
         keras_and_flax.load(self, weights, keras_and_flax.KERAS)
 
@@ -105,7 +105,7 @@ class OfConv2d(nn.Module):
 
         Raises:
             KeyError: there is no `kernel`.
-            ValueError: as `load_keras`. Then nothing is copied.
+            ValueError: as `load_keras`. Nothing is copied then.
         """
         arrays = [params["kernel"], *([params["bias"]] if "bias" in params else [])]
         keras_and_flax.load(self, arrays, keras_and_flax.FLAX)

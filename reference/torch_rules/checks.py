@@ -58,7 +58,10 @@ def check_tensors(function: str, input: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def check_ranks(function: str, input: Tensor, weight: Tensor, varies: str = "") -> None:
-    """Raise RuntimeError if input or weight has a wrong number of dimensions."""
+    """Raise RuntimeError if input or weight has a wrong number of dimensions.
+
+    The input has 3 or 4. The weight has 4, and one more for each letter in `varies`.
+    """
     if input.ndim not in (3, 4):
         raise RuntimeError(
             f"Expected 3D (unbatched) or 4D (batched) input to {function}, but got input of size: {list(input.shape)}"

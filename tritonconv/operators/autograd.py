@@ -1,9 +1,9 @@
 """The derivatives of the operators, which are the operators themselves.
 
 The trilinear form is linear in each of its factors x, weight and y. Each operator takes two of the factors, and leaves
-the third one out. The gradient with respect to a factor that it takes is the same form, with the incoming gradient in
-place of the factor that it leaves out. So the operator that leaves out the wanted factor computes this gradient.
-`contract` below calls that operator.
+the third one out. In backward, the incoming gradient stands in place of the factor that was left out. The gradient with
+respect to one of the other factors is then computed by the operator that leaves this factor out. `contract` below calls
+that operator.
 
 A bias can be seen as the filter of one more channel of the image, whose pixels are all one. So its gradient can be
 summed together with the weight's. If both are wanted, `wgrad_with_bias` computes both.

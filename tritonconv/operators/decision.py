@@ -16,8 +16,9 @@ from tritonconv.launch.plan import Plan
 class Decision(NamedTuple):
     """The implementation that runs `call`.
 
-    `reasons` says, for each implementation that was asked first, why that one can not run the call. It is empty if the
-    call names its implementation. `plan` is the Triton launch plan, or None if another implementation runs the call.
+    `reasons` says, for each implementation that was asked before it, why that one can not run the call. It is empty if
+    the call names its implementation. `plan` is the Triton launch plan, or None if another implementation runs the
+    call.
     """
 
     call: Call
@@ -37,7 +38,7 @@ class Decision(NamedTuple):
 
 
 def decide(call: Call) -> Decision:
-    """Return the decision what runs `call`, with a plan if Triton runs it. No kernel is started.
+    """Return which implementation runs `call`, with a plan if that is Triton. No kernel is started.
 
     The tensors of the call may have no data (`Call.without_data`). Then the plan can be read and its kernels can be
     compiled, but not started. Raise NotImplementedError, with the reason, if the call names an implementation that can
