@@ -21,7 +21,7 @@ def accuracy(output: str) -> float:
 
 
 def check(done: Done, implementation: str) -> None:
-    """Check that the network learned, and that the last table shows all implementations close to float64."""
+    """Assert that the network has learned, and that the last table shows all implementations close to float64."""
     assert done.returncode == 0, done.stderr
     assert accuracy(done.stdout) > 80
     assert ("torch.nn runs all convolutions" in done.stdout) == (implementation == "torch")

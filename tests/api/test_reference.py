@@ -25,7 +25,10 @@ def leaves(case: Case, dtype: torch.dtype, seed: int = 0) -> list[Tensor | None]
 
 
 def check(case: Case, layout: str = "contiguous", seed: int = 0) -> None:
-    """Compare the result and all gradients with torch's. The incoming gradient has the memory layout `layout`."""
+    """Assert that the reference's result and all gradients agree with torch's in float64.
+
+    The incoming gradient has the memory layout `layout`. `seed` draws the operands.
+    """
     operands = leaves(case, torch.float64, seed)
     actual, expected = ours(case, *operands), forward(case, *operands)
     assert_close(actual, expected, "float64", f"{case} forward")

@@ -45,7 +45,10 @@ def package(implementation: str) -> Any:
 
 
 def leaves(values: Any, wide: bool = False) -> Any:
-    """Return the same arguments, with each tensor copied to a leaf, and in float64 if `wide`."""
+    """Return the same arguments, with each tensor copied to a leaf that requires a gradient, in float64 if `wide`.
+
+    Tensors are found in nested tuples, lists and dicts. Other values stay as they are.
+    """
     if isinstance(values, Tensor):
         return (values.double() if wide else values).detach().clone().requires_grad_()
     if isinstance(values, tuple | list):
@@ -54,7 +57,7 @@ def leaves(values: Any, wide: bool = False) -> Any:
 
 
 def compare(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], args: Any, kwargs: Any, device: str) -> None:
-    """Compare the result and every gradient of `ours` with those of `theirs` in float64."""
+    """Assert that the result and every gradient of `ours` agree with those of `theirs`, which computes in float64."""
     steps = []
     for function, wide in ((ours, False), (theirs, True)):
         given = leaves((tuple(t.to(device) if isinstance(t, Tensor) else t for t in args), kwargs), wide)

@@ -30,7 +30,7 @@ def model() -> torch.nn.Sequential:
 
 
 def small() -> torch.nn.Sequential:
-    """A model with few kernels to compile."""
+    """Return a model with few kernels to compile."""
     return torch.nn.Sequential(tritonconv.Conv2d(3, 8, 3), tritonconv.ConvTranspose2d(8, 3, 3))
 
 

@@ -36,12 +36,12 @@ class Time:
 
 
 def ticking() -> Callable[[], float]:
-    """Return a clock that advances by a second each time it is read."""
+    """Return a clock that advances by a second each time it is read. It begins at 0."""
     return map(float, count()).__next__
 
 
 def worked(lasting: list[float], seconds: float, reserve: float = 0.0) -> int:
-    """Return how many units of these lengths are begun within the time."""
+    """Return how many units, which last so many seconds one after the other, `in_time` begins within `seconds`."""
     hand, begun = Time(), 0
     for length in in_time(lasting, Clock(seconds, hand), reserve):
         begun += 1
@@ -217,7 +217,7 @@ def test_a_failure_is_told(
 
 
 def alive(argument: str) -> bool:
-    """Whether another process has `argument` in its command line."""
+    """Whether a process other than this one has `argument` in its command line."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             if argument in path.read_text(errors="replace") and path.parent.name != str(os.getpid()):
@@ -227,7 +227,10 @@ def alive(argument: str) -> bool:
 
 @contextmanager
 def running(command: list[str], **more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process without a GPU. At the end of the block it is terminated, with all that it has started."""
+    """Run a command in a process without a GPU, with the environment variables `more`.
+
+    At the end of the block the process is terminated. It then ends what it has started itself.
+    """
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with subprocess.Popen(command, cwd=ROOT, env=environment(CUDA_VISIBLE_DEVICES="", **more), **quiet) as run:
         try:
@@ -237,6 +240,10 @@ def running(command: list[str], **more: str) -> Iterator[subprocess.Popen[bytes]
 
 
 def wait_for(run: subprocess.Popen[bytes], found: Callable[[], Any]) -> None:
+    """Wait until `found` returns something true.
+
+    Raise AssertionError if the process `run` ends before that, or after HANG seconds.
+    """
     end = time.monotonic() + HANG
     while not found():
         assert run.poll() is None, "it ended before"

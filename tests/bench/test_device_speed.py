@@ -59,7 +59,7 @@ def test_only_what_changed_is_stale() -> None:
 
 
 class FakeSession:
-    """A session that gives every pass the same status, or raises."""
+    """A session that gives every pass the status `outcome`, or raises `outcome` if that is an error."""
 
     def __init__(self, outcome: str | Exception) -> None:
         self.outcome = outcome

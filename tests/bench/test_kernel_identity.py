@@ -40,7 +40,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def replace(folder: Path, old: str, new: str) -> None:
-    """Replace `old` by `new` in every Python file of a folder. At least one must contain `old`."""
+    """Replace `old` by `new` in every Python file in a folder and its subfolders. At least one must contain `old`."""
     texts = {path: path.read_text() for path in folder.rglob("*.py")}
     assert any(old in text for text in texts.values())
     for path, text in texts.items():
@@ -130,6 +130,7 @@ def entry(name: str, ttir: str, triton: str = "1") -> kernel_identity.Entry:
 
 
 def identified(known: list[kernel_identity.Entry], source: str, ttir: str, triton: str = "1") -> Any:
+    """Return the entries after fprop was compiled from the source text `source` to the TTIR `ttir`."""
     return kernel_identity.identified(known, {"fprop": source}, {"fprop": {"a": ttir}}, triton)[0]
 
 
@@ -198,7 +199,7 @@ def kernels(tmp_path: Path) -> Path:
 
 
 def changed(folder: Path, name: str, old: str, new: str) -> set[str]:
-    """Replace `old` by `new` in a file, and return the operators whose source hash changes."""
+    """Replace `old` by `new` in the file `name`, and return the operators whose source hash has changed."""
     before, path = kernel_identity.source_hashes(folder), folder / name
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))

@@ -84,7 +84,10 @@ IMAGES = 24
 
 
 def step(layer: Any, input: Tensor) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
-    """Return a function that runs forward and backward of a layer, and its operands: input, parameters, gradient."""
+    """Return a function that runs forward and backward of a layer, and its operands.
+
+    The operands are input, parameters and incoming gradient. The input is copied to channels_last.
+    """
     leaves = [input.contiguous(memory_format=torch.channels_last).requires_grad_(), *layer.parameters()]
     gradient = torch.randn_like(layer(leaves[0]))
 

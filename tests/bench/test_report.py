@@ -82,7 +82,7 @@ def spread(median: float) -> dict[str, float]:
 
 
 def a_gpu_s_row(layer: str, family: str, of: str, contender: str, device: float, eager: float) -> results.Row:
-    """Return a row as a GPU would give it, with 1e9 operations and 1e7 bytes."""
+    """Return a row as a GPU would give it, with 1e9 operations and 1e7 bytes. `device` and `eager` are microseconds."""
     about = {"layer": layer, "family": family, "pass": of, "contender": contender, "dtype": "bfloat16", "commit": "abc"}
     about |= {"status": "ok", "how": "graph", "image": [8, 1, 1, 1], "bound": "memory", "extra_bytes": 0}
     times = {"device_us": spread(device), "wall_us": spread(eager), "host_us": spread(eager / 2)}
@@ -187,7 +187,7 @@ def written(figure: Figure) -> Iterator[Text]:
 
 
 def assert_readable(figure: Figure) -> None:
-    """Raise AssertionError if a text overlaps another or leaves the picture."""
+    """Assert that the picture has at least 20 texts, and that none overlaps another or leaves the picture."""
     boxes = [(text.get_text(), text.get_window_extent()) for text in written(figure) if text.get_text()]
     assert len(boxes) >= 20
     assert [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)] == []
@@ -241,7 +241,10 @@ def test_pictures_that_are_published_exist() -> None:
 
 
 def evidence(**environment: Any) -> results.Results:
-    """Return a run as a GPU would give it, with the numbers of the sample."""
+    """Return a run as a GPU would give it, with the numbers of the first sample. `environment` changes its environment.
+
+    The sample's contender `reference` is called triton here, and all others are called torch.
+    """
     run = {name: value for name, value in results.load(SAMPLE[0]).items() if name not in ("sample", "rehearsal")}
     gpu = dict(gpu="NVIDIA Test", driver="1", date="2026-01-02T03:04:05", commit="abc", changed=False)
     gpu |= dict(package=results.package_hash(), kernels=kernel_identity.names())
@@ -252,7 +255,7 @@ def evidence(**environment: Any) -> results.Results:
 
 @pytest.fixture
 def documents(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A folder for records, and a README and a page that have markers for the generated part."""
+    """A folder for records, which does not exist yet, and a README and a page with markers for the generated part."""
     begin, end = publish.MARKERS
     readme, page = tmp_path / "README.md", tmp_path / "performance.md"
     for path in (readme, page):

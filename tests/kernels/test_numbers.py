@@ -38,7 +38,7 @@ INPUTS = [
 
 
 def kinds(tensor: Tensor) -> Tensor:
-    """Return 0 for a finite number, 1 for NaN, 2 for infinity and 3 for minus infinity."""
+    """Return for each element 0 if it is finite, 1 for NaN, 2 for infinity and 3 for minus infinity."""
     return tensor.isnan() * 1 + tensor.isposinf() * 2 + tensor.isneginf() * 3
 
 
@@ -108,7 +108,7 @@ REPEATED = [
 
 
 def bits(case: Case, device: str) -> str:
-    """Return a digest of the result and all gradients."""
+    """Return a digest of the result and all gradients of `case` in float32, computed by the kernels."""
     operands = case.operands(torch.float32, device)
     gradient = hostile(forward(case, *operands).shape, torch.float32, "contiguous", device=device)
     with tritonconv.using("triton"):
@@ -131,9 +131,10 @@ def test_same_bits_every_time_in_any_thread_and_process(case: Case, device: str)
 
 @pytest.fixture
 def products_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the interpreter add up the products of a step one after another.
+    """Make the interpreter add up the products of a step one after another. On a GPU nothing changes.
 
-    It leaves this to numpy, whose library may choose another order for another number of rows. Tensor cores do not.
+    The interpreter leaves the sum to numpy, whose library may choose another order for another number of rows. Tensor
+    cores do not.
     """
     if not runtime.interpreted():
         return

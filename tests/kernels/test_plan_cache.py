@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The operators that were planned, in order."""
+    """The operators that were planned so far, in order."""
     made: list[str] = []
     plan = planners.plan
     monkeypatch.setattr(planners, "plan", lambda call, *more: made.append(call.operator) or plan(call, *more))
