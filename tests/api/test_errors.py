@@ -122,6 +122,7 @@ def draw_module(seed: int) -> tuple[str, tuple[Any, ...], dict[str, Any], tuple[
 
 
 def module_outcome(module: Any, name: str, positional: tuple[Any, ...], given: dict[str, Any], change: Any) -> Any:
+    """Build and call a layer, and return shape and dtype of its result, or the class of its error if it raises one."""
     try:
         layer = getattr(module, name)(*positional, **given)
         if change:

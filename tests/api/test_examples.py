@@ -16,6 +16,7 @@ def run(*arguments: str) -> Done:
 
 
 def accuracy(output: str) -> float:
+    """Return the test accuracy in percent that the example has printed."""
     (found,) = re.findall(r"^test accuracy (\d+\.\d) %$", output, re.MULTILINE)
     return float(found)
 
@@ -34,6 +35,7 @@ def check(done: Done, implementation: str) -> None:
 
 
 def check_picture(path: Path) -> None:
+    """Assert that the file is a PNG picture."""
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 

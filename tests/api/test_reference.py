@@ -17,10 +17,12 @@ ALL = [pytest.param(case, id=case.title) for case in CONV + TRANSPOSED + VARYING
 
 
 def ours(case: Case, *operands: Tensor | None) -> Tensor:
+    """Return the case's result, computed by the reference."""
     return case.function(reference)(*operands)
 
 
 def leaves(case: Case, dtype: torch.dtype, seed: int = 0) -> list[Tensor | None]:
+    """Return the case's operands as leaves that require gradients, or None for a missing bias."""
     return [None if t is None else t.detach().requires_grad_() for t in case.operands(dtype, seed=seed)]
 
 

@@ -32,6 +32,7 @@ IMPLEMENTATIONS = {"reference": (reference, "reference"), "triton": (tritonconv,
 
 @pytest.fixture(params=IMPLEMENTATIONS)
 def implementation(request: pytest.FixtureRequest) -> Any:
+    """The name of each implementation, which runs the test's calls, with TF32 switched off."""
     with tritonconv.using(request.param), convolution_precision("ieee"):
         yield request.param
 
@@ -99,6 +100,7 @@ def turned(layer: nn.Module, implementation: str) -> nn.Module:
 
 
 def compare_layers(layer: nn.Module, args: Any, kwargs: Any, implementation: str, device: str) -> None:
+    """Assert that a copy of `layer` whose class is ours agrees with torch's `layer` in float64."""
     layer = layer.to(device, dtype_of(implementation))
     compare(turned(layer, implementation), copy.deepcopy(layer).double(), args, kwargs, device)
 

@@ -152,6 +152,10 @@ with torch.autocast("cpu", torch.bfloat16):
 
 
 def printed(tmp_path: Path, executable: str, cache: str = "cache", network: str = "small") -> str:
+    """Run `SCRIPT` and return its output.
+
+    `executable` runs the compiling processes. `cache` is Triton's cache folder below `tmp_path`.
+    """
     (tmp_path / "random.py").write_text("raise RuntimeError('this is not the random of the standard library')")
     code = SCRIPT.format(python=executable, network=network)
     done = python("-P", "-c", code, cwd=tmp_path, TRITON_CACHE_DIR=str(tmp_path / cache))

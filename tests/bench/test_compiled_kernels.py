@@ -68,13 +68,14 @@ def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, A
 
 
 def known_spills(row: dict[str, Any]) -> int:
+    """Return the bytes of spills that `SPILLS` allows for the kernel of this row, or 0 if it lists none."""
     about = (row[name] for name in ("triton", "arch", "dtype", "kernel", "tile", "x_vector", "y_vector"))
     return SPILLS.get(tuple(about), 0)
 
 
 @pytest.mark.long
 def test_a_tile_of_each_kind(tmp_path: Path) -> None:
-    """For each kernel: a tile that gathers vectors, one that gathers single elements, and one that copies blocks."""
+    """For each kernel, three tiles pass: one gathers vectors, one gathers single elements, and one copies blocks."""
     rows = lowered(tmp_path, "sm_90", "bfloat16", "--kernel", *KERNELS, "sum_partials", "--tile", *SOME)
     check_committed(rows)
     assert {(row["kernel"], row["tile"]) for row in rows} >= {*LEAN, *product(KERNELS, ["64x64x32w8s2"])}
@@ -90,7 +91,7 @@ def test_a_tile_of_each_kind(tmp_path: Path) -> None:
     "tiles", [pytest.param(["64x64x32w8s2"], marks=pytest.mark.long), pytest.param([], marks=pytest.mark.slow)]
 )
 def test_amd(tiles: list[str], tmp_path: Path) -> None:
-    """For AMD: the tile that gathers single elements, or all tiles."""
+    """For AMD, the tile that gathers single elements is compiled, or all tiles."""
     more = ["--tile", *tiles] if tiles else []
     rows = lowered(tmp_path, "gfx942", "bfloat16", "--kernel", *KERNELS[:3], *more)
     counts = Counter(row["kernel"] for row in rows)
@@ -112,7 +113,7 @@ def test_amd(tiles: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_every_shipped_tile(arch: str, dtype: str, everywhere: bool, kernel: str, tmp_path: Path) -> None:
-    """For its best alignment and those that layers need, or with `everywhere` for every alignment.
+    """Each tile is compiled for its best alignment and those that layers need, or for all alignments (`everywhere`).
 
     wgrad without the bias's gradient is not compiled for every alignment: its code is a part of wgrad's with it.
     """
@@ -227,7 +228,7 @@ def without_tensor_cores(row: dict[str, Any]) -> bool:
     ],
 )
 def test_a_weight_of_each_location(arch: str, dtype: str, tiles: list[str], tmp_path: Path) -> None:
-    """For each kernel: a tile with tensor cores and one without, or all tiles."""
+    """For each kernel, a tile with tensor cores and one without are compiled, or all tiles."""
     rows = lowered(tmp_path, arch, dtype, "--kernel", *LOCAL, *DYNAMIC, *["--tile", *tiles] * bool(tiles))
     assert regressions(rows, COMMITTED) == []
     assert {row["kernel"] for row in rows} == {*LOCAL, *DYNAMIC}

@@ -59,6 +59,7 @@ def test_no_unit_is_begun_that_may_not_end_in_time() -> None:
 
 
 def device(folder: Path, *options: str) -> list[str]:
+    """Return the command line of `bench device` for one small layer, with records in `folder`."""
     return [sys.executable, "-m", "bench", "device", "--out", str(folder), "--rows", "rn50_c5_1x1_s2_down", *options]
 
 
@@ -112,7 +113,10 @@ QUICK = ("tests/kernels/test_geometry.py",)
 
 @pytest.mark.long
 def test_the_tests_outcomes_are_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if a test file cannot be imported, and if the tests were stopped. This runs without xdist."""
+    """Outcomes are collected also if a test file cannot be imported, or if the tests are stopped.
+
+    This runs without xdist.
+    """
     monkeypatch.setattr(correctness, "find_spec", lambda _: None)
     broken = tmp_path / "test_broken.py"
     broken.write_text("import a_package_that_is_not_installed\n")
@@ -187,7 +191,10 @@ def test_a_plugin_that_warns_beside_xdist_stops_no_test(tmp_path: Path, monkeypa
 
 
 def test_random_problems_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They find nothing in right kernels. If results are off by a fiftieth, every problem with a result is wrong."""
+    """Random problems find nothing in right kernels.
+
+    If results are off by a fiftieth, every problem with a result is wrong.
+    """
     cpu = torch.device("cpu")
     *_, found = correctness.random_problems(cpu, Clock(10, ticking()), first=3)
     assert found["failures"] == []

@@ -105,7 +105,10 @@ def test_every_result_names_known_kernels() -> None:
 
 
 def test_the_table_is_of_the_pinned_triton() -> None:
-    """Otherwise the tests above would compare nothing. Each name and each source text is in one entry only."""
+    """If the table were of another Triton, the tests above would compare nothing.
+
+    Each name and each source text is in one entry only.
+    """
     entries = kernel_identity.read()
     named = kernel_identity.source_hashes()
     for entry in entries:

@@ -100,6 +100,7 @@ BY_HAND = [
 
 
 def by_hand() -> results.Results:
+    """Return a run with the rows of `BY_HAND`."""
     rows = [
         a_gpu_s_row(layer, family, of, contender, *times)
         for layer, family, of, *both in BY_HAND
@@ -121,6 +122,7 @@ def fifty_layers() -> results.Results:
 
 
 def compared(run: results.Results, contender: str = "triton") -> Comparison:
+    """Return the comparison of `contender` with torch in the dtype of the run's first row."""
     found = Comparison.of(run["rows"], contender, run["rows"][0]["dtype"])
     assert found is not None
     return found
@@ -197,7 +199,7 @@ def assert_readable(figure: Figure) -> None:
 
 
 def test_no_text_of_a_picture_lies_on_another() -> None:
-    """This holds for the published runs and for fifty layers, in both pictures."""
+    """No text overlaps another in the pictures of the published runs and of a run of fifty layers."""
     for run in (*(run for _, run in machines.records()), fifty_layers()):
         contender = "triton" if run["environment"]["gpu"] else "reference"
         found = compared(run, contender)
@@ -360,7 +362,7 @@ def test_without_times_the_readme_says_what_the_compiler_makes(documents: tuple[
 
 
 def test_local_layers_are_published_in_a_table_of_their_own(documents: tuple[Path, Path, Path]) -> None:
-    """They do not change the numbers beside torch."""
+    """Local layers do not change the numbers beside torch."""
     _, readme, page = documents
     run = by_hand()
     alone = summary_tables.verdict(compared(run), "device")

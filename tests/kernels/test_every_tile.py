@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.oldest, *[pytest.mark.first] * (DEVIC
 
 
 def every_tile() -> list[tuple[Operator, str, Operands, Tile]]:
+    """Return the shipped gather tiles for each dtype, precision and alignment, with operator, dtype and operands."""
     rows = []
     for operator, (dtype, exact) in product(
         OPERATORS, [("bfloat16", False), ("float16", False), ("float32", True), ("float32", False)]
@@ -140,8 +141,8 @@ def at_each_position(operator: Operator, first: Tensor, second: Tensor, bias: An
     """Return what torch computes in float64 for the problem of `geometry_for` with a weight of each location.
 
     The problem has one row of positions and two taps: position q has the filters weight[0,q] and sees the pixels q and
-    q + 1. `first` and `second` are the factors in the order of `TAKES`. The result of fprop has the shape (B, F, 1, Q),
-    that of dgrad (B, C, 1, W), and that of wgrad (1, Q, F, C, 1, 2).
+    q + 1. `first` and `second` are the factors in the order of `TAKES`. The result is (B, F, 1, Q) for fprop, (B, C, 1, W)
+    for dgrad, and (1, Q, F, C, 1, 2) for wgrad.
     """
     positions = range(geometry.Q)
     match operator:

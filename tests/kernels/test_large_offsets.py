@@ -36,11 +36,13 @@ def integers(shape: Sequence[int], seed: int = 0) -> Tensor:
 
 
 def exact_plan(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry, tile: Tile = TILE) -> Plan:
+    """Return the plan of a call with this tile and without TF32."""
     with convolution_precision("ieee"):
         return planned(Call.of_geometry(operator, geometry, (first, second)), tile)
 
 
 def computed(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Return what the kernels compute with `TILE`. In the interpreter every address is checked."""
     with guards.checked_addresses():
         return start.run(exact_plan(operator, first, second, geometry))[0]
 

@@ -118,7 +118,7 @@ def bits(case: Case, device: str) -> str:
 
 @pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.title)
 def test_same_bits_every_time_in_any_thread_and_process(case: Case, device: str) -> None:
-    """A hundred times on a GPU. In the interpreter, where each time takes a second, a few times."""
+    """A GPU repeats the step a hundred times, and the interpreter, which takes a second each time, four times."""
     times = 100 if device == "cuda" else 4
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(lambda _: bits(case, device), range(times)))
@@ -173,7 +173,7 @@ def test_splitting_a_batch_changes_nothing(case: Case, dtype: str, device: str) 
 @pytest.mark.skipif(not runtime.interpreted(), reason="a GPU may add up all steps of one tap in one chain")
 @pytest.mark.usefixtures("products_in_order")
 def test_the_depth_of_a_step_does_change_bits(device: str) -> None:
-    """So the tests above would notice another order of a sum."""
+    """Another BLOCK_K gives other bits, so the tests above would notice another order of a sum."""
     x, weight, _ = DEEP.operands(torch.float32, device)
     found = []
     for depth in (16, 32):

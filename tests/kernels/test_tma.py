@@ -120,6 +120,7 @@ def tile_in(operator: Operator, shape: BlockShape | None = None) -> Tile:
 
 @pytest.fixture(autouse=True)
 def copies_blocks() -> None:
+    """Skip the test on a GPU without TMA."""
     if torch.cuda.is_available() and not runtime.gpu_of(torch.device("cuda")).architecture.tma:
         pytest.skip("this GPU does not copy blocks of pixels")
 

@@ -26,6 +26,7 @@ SAMPLINGS = [
 
 
 def local(package: Any = reference, **arguments: Any) -> Any:
+    """Return a LocallyConnected2d with random integers as its parameters. `arguments` go to its constructor."""
     return filled(package.LocallyConnected2d(**dict(in_channels=3, out_channels=4, input_size=INPUT_SIZE) | arguments))
 
 
