@@ -105,7 +105,7 @@ def test_the_fused_local_layers_compete_in_both_formats(device: str) -> None:
 
 
 def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
-    """On the GPU, or in Triton's interpreter on a problem of a few steps."""
+    """The fused layers run on the GPU, or in Triton's interpreter on a problem of a few steps."""
     (layer,) = select("rn50_c5_1x1_s2_down")
     problem = Problem.draw(layer.scaled_down(), "float32", torch.device(device))
     for contender, channels_last in (("triton", True), ("triton-nchw", False)):
@@ -138,7 +138,7 @@ def test_formats_and_switches() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns
 def test_compile_compiles_every_layer() -> None:
-    """Also beyond the number of versions of one function that torch keeps."""
+    """Each layer is compiled, also if there are more layers than torch keeps versions of one function."""
     for layer in LAYERS[:10]:
         problem = Problem.draw(layer, "float32", CPU)
         before = counters["stats"]["unique_graphs"]

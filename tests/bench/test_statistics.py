@@ -171,7 +171,7 @@ def test_different_machines_are_not_compared() -> None:
     ],
 )
 def test_exit_status(contender: str, now: float, threshold: float, status: int) -> None:
-    """It is 1 if one of ours got slower by more than the threshold. torch may get slower."""
+    """The exit status is 1 if one of ours got slower by more than the threshold. torch may get slower."""
     assert command.against(run(row("a", contender, now)), run(row("a", contender, 10.0)), threshold) == status
 
 
