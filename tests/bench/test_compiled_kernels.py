@@ -186,7 +186,7 @@ def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
 
 
 def check_blocks(row: dict[str, Any]) -> None:
-    """Assert that in a tile that copies blocks of pixels TMA copies them, and registers and shared memory suffice."""
+    """Assert that the machine code of a tile that copies blocks of pixels is good, and that TMA copies them."""
     assert ARCHITECTURES[row["arch"]].tma, row
     assert row["spill_bytes"] == known_spills(row), row
     assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes), row
