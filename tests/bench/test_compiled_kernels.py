@@ -215,7 +215,7 @@ SOME_LOCAL = ["128x16x16w1s4", "1x16x16w1s4", "16x128x32w4s3", "16x128x1w4s2"]
 
 
 def without_tensor_cores(row: dict[str, Any]) -> bool:
-    """Whether a tile for a weight of each location takes too few images at once for tensor cores."""
+    """Whether the row's tile, which is for a weight of each location, takes too few images at once for tensor cores."""
     M, _, K = (int(extent) for extent in row["tile"].split("w")[0].split("x"))
     return (K if row["kernel"].startswith("wgrad") else M) <= FEW
 
