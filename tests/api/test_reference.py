@@ -22,7 +22,7 @@ def ours(case: Case, *operands: Tensor | None) -> Tensor:
 
 
 def leaves(case: Case, dtype: torch.dtype, seed: int = 0) -> list[Tensor | None]:
-    """Return the case's operands as leaves that require gradients, or None for a missing bias."""
+    """Return the case's operands as leaves that require gradients, with None in the place of a missing bias."""
     return [None if t is None else t.detach().requires_grad_() for t in case.operands(dtype, seed=seed)]
 
 

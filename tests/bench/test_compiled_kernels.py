@@ -186,7 +186,7 @@ def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
 
 
 def check_blocks(row: dict[str, Any]) -> None:
-    """Assert that in a tile that copies blocks of pixels TMA copies them, and registers and shared memory suffice."""
+    """Assert that the machine code of a tile that copies blocks of pixels is good, and that TMA copies them."""
     assert ARCHITECTURES[row["arch"]].tma, row
     assert row["spill_bytes"] == known_spills(row), row
     assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes), row
@@ -215,7 +215,7 @@ SOME_LOCAL = ["128x16x16w1s4", "1x16x16w1s4", "16x128x32w4s3", "16x128x1w4s2"]
 
 
 def without_tensor_cores(row: dict[str, Any]) -> bool:
-    """Whether a tile for a weight of each location takes too few images at once for tensor cores."""
+    """Whether the row's tile, which is for a weight of each location, takes too few images at once for tensor cores."""
     M, _, K = (int(extent) for extent in row["tile"].split("w")[0].split("x"))
     return (K if row["kernel"].startswith("wgrad") else M) <= FEW
 

@@ -236,7 +236,7 @@ def alive(argument: str) -> bool:
 def running(command: list[str], **more: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a process without a GPU, with the environment variables `more`.
 
-    At the end of the block the process is terminated. It then ends what it has started itself.
+    At the end of the block the process gets SIGTERM. The command itself must then end the processes it has started.
     """
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with subprocess.Popen(command, cwd=ROOT, env=environment(CUDA_VISIBLE_DEVICES="", **more), **quiet) as run:

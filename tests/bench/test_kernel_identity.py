@@ -22,7 +22,7 @@ pinned = pytest.mark.skipif(version("triton") != kernel_identity.pinned(), reaso
 def compiled(root: Path = ROOT) -> Any:
     """Return the hashes of the kernels' source texts and of their TTIR in the repository at `root`.
 
-    It runs in a process of its own, because a process that interprets kernels cannot compile them.
+    Kernels are compiled in a process of their own, because a process that interprets kernels cannot compile them.
     """
     code = "import json; from bench import kernel_identity; from bench.lowering import ttir; "
     code += "print(json.dumps([kernel_identity.source_hashes(), ttir.hashes()]))"

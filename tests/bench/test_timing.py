@@ -65,7 +65,7 @@ class Log(list[str]):
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     """A fake torch.cuda in the place of the real one.
 
-    Zeroing a tensor of `COLD` bytes is logged as a flush of the L2 cache, of another tensor as zeroing.
+    Zeroing a tensor of `COLD` bytes flushes the L2 cache and is logged as "flush", zeroing another tensor as "zero".
     """
     log = Log()
 

@@ -74,7 +74,7 @@ def name(value: Any) -> str:
 
 
 def geometry_for(operator: Operator, tile: Tile, vector: int, varies: str) -> ConvGeometry:
-    """Return a problem with two tiles of rows and of columns and with several steps. Most of the last are ragged.
+    """Return a problem with two tiles of rows, two of columns and several steps. Most of the last ones are ragged.
 
     Channels are multiples of `vector`. If each location has a weight, there are two locations, and one image more than
     the tile takes at once. In this case fprop and dgrad have one tile of columns.
@@ -141,8 +141,8 @@ def at_each_position(operator: Operator, first: Tensor, second: Tensor, bias: An
     """Return what torch computes in float64 for the problem of `geometry_for` with a weight of each location.
 
     The problem has one row of positions and two taps: position q has the filters weight[0,q] and sees the pixels q and
-    q + 1. `first` and `second` are the factors in the order of `TAKES`. The result is (B, F, 1, Q) for fprop, (B, C, 1, W)
-    for dgrad, and (1, Q, F, C, 1, 2) for wgrad.
+    q + 1. `first` and `second` are the factors in the order of `TAKES`. The result is (B, F, 1, Q) for fprop,
+    (B, C, 1, W) for dgrad, and (1, Q, F, C, 1, 2) for wgrad.
     """
     positions = range(geometry.Q)
     match operator:

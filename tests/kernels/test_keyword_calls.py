@@ -17,7 +17,7 @@ MAY_GO_BY_PLACE = 2
 
 
 def jit_functions(trees: list[ast.Module]) -> dict[str, list[str]]:
-    """Return the parameters of each jit function, by its name. Two jit functions must not have the same name."""
+    """Return the parameters of each jit function, by its name. Raise AssertionError if two have the same name."""
     found: dict[str, list[str]] = {}
     for tree in trees:
         for node in ast.walk(tree):

@@ -118,7 +118,7 @@ def test_nan_stays_in_its_filter(device: str) -> None:
 
 
 def far_apart(shape: Sequence[int], axis: int, device: str) -> Tensor:
-    """Return uninitialised float16 with 2^30 elements from one index of `axis` to the next. Tests touch few pages."""
+    """Return an uninitialised float16 tensor with a stride of 2^30 along `axis`. Tests touch few of its pages."""
     strides = list(torch.empty(shape, device="meta").permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).stride())
     strides[axis] = 2**30
     storage = torch.empty((shape[axis] - 1) * 2**30 + 1024, dtype=torch.float16, device=device)

@@ -75,7 +75,7 @@ def axes(node: ast.AST, text: Text) -> Iterator[Change]:
 
 
 def names_around(node: ast.AST, text: Text) -> set[str]:
-    """Return the parameters and variables of the function that contains `node`."""
+    """Return the names of the positional parameters and of the variables of the function that contains `node`."""
     while not isinstance(node, ast.FunctionDef):
         node = text.parents[node]
     stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}

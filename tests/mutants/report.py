@@ -108,7 +108,7 @@ class Report:
         return sum(row["status"] in statuses for row in self.rows.values())
 
     def summary(self) -> str:
-        """Return the counts in words. Mutants that hung or crashed count as killed."""
+        """Return in words how many mutants have which outcome. Those that hung or crashed count as killed."""
         killed, survived = self.count("killed", "hung", "crashed"), self.count("survived")
         equivalent = self.count("equivalent")
         return f"{len(self.rows)} mutants: {killed} killed, {survived} survived, {equivalent} equivalent (not run)"

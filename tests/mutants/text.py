@@ -24,7 +24,7 @@ class Text:
         return self.source[start:end].decode()
 
     def operand(self, node: ast.AST) -> str:
-        """Return the node's code for use in a longer expression: with parentheses, which its span leaves out."""
+        """Return the node's code for use in a longer expression: in parentheses if it is an operation or comparison."""
         return f"({self.of(node)})" if isinstance(node, ast.Compare | ast.BoolOp | ast.BinOp) else self.of(node)
 
     def context(self, node: ast.AST, most: int = 100) -> ast.AST:

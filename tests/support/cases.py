@@ -33,7 +33,8 @@ class Case:
     - With `batch` None, the input is a single image without a batch axis.
     - `channels` are the channels of input and result, `size` is height and width of the input.
     - `x`, `weight` and `bias_layout` name the memory layouts of input, weight and bias, see `laid_out`.
-    - `varies` and `bias_varies` say over what weight and bias vary: samples "b", locations "p q", both, or nothing "".
+    - `varies` and `bias_varies` say over what weight and bias vary: samples "b", locations "p q", both "b p q", or
+      nothing "".
     - With a `padding_mode` other than "zeros" the case is a call of the module Conv2d.
     - `dtype` and `gradient` (the layout of the incoming gradient) are used by tests that do not loop over them.
     """

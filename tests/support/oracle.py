@@ -44,7 +44,7 @@ def assert_close(actual: Tensor, expected: Tensor, precision: str, what: str = "
 def assert_same(actual: Any, expected: Any) -> None:
     """Assert that the tensors of two trees (nested tuples, lists, dicts) agree within float64's tolerances.
 
-    An expected tensor of zeros only fails.
+    It also fails if an expected tensor is all zeros.
     """
     for a, e in zip(tree_leaves(actual), tree_leaves(expected), strict=True):
         assert_close(a, e, "float64")

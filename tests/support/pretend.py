@@ -70,7 +70,7 @@ class Gpu:
     - `shared` is the shared memory of one block, in bytes.
     - `hook` is called with "build", "load" or "start" before that happens, and may raise an error to fake a fault.
     - `started` lists the kernels that were started, each with its block sizes: "fprop_kernel 64x16x32". If a kernel
-      has an argument `splits`, it follows a slash.
+      has an argument `splits`, its value follows a slash.
     """
 
     def __init__(self, shared: int = 232_448, hook: Callable[[str], None] = lambda _: None) -> None:

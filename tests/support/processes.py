@@ -74,9 +74,9 @@ class ForkServer:
     ) -> int:
         """Run `code` in `folder` and return its exit status, which is negative after a signal.
 
-        `environment` has all its variables. Its output goes to the files `stdout` and `stderr`, which may be the same
-        file. Raise TimeoutError if the code takes more than `limit` seconds (None: no limit), and RuntimeError if the
-        server has died. In both cases the server is closed.
+        `environment` holds all of its variables. Its output goes to the files `stdout` and `stderr`, which may be the
+        same file. Raise TimeoutError if the code takes more than `limit` seconds (None: no limit), and RuntimeError if
+        the server has died. In both cases the server is closed.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None

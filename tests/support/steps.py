@@ -34,14 +34,14 @@ class Part(NamedTuple):
     scale: float
 
     def check(self, precision: str, what: str = "") -> None:
-        """Assert that the errors of `actual` are within the tolerances of `precision`. A message names `what`."""
+        """Assert that the errors of `actual` are within the tolerances of `precision`. The message has `what`."""
         assert_close(self.actual, self.expected, precision, f"{self.name} {what}", self.scale)
 
     def check_exact(self, what: str = "") -> None:
         """Assert that `actual` equals `expected`, rounded to its dtype. The operands' sums must be exact in float32.
 
-        For bfloat16 on a CPU, a truncated number is right, too: Triton's interpreter truncates instead of rounding.
-        Bias gradients that torch sums up are rounded there.
+        For bfloat16 on a CPU, truncated numbers are right, too: Triton's interpreter truncates, while torch, which sums
+        some bias gradients, rounds.
         """
         rounded = self.expected.to(self.actual.dtype)
         right = self.actual == rounded
@@ -69,9 +69,9 @@ def steps(
 
 
 def check(case: Case, device: str, integer: bool, seed: int = 0) -> None:
-    """Assert that forward and backward of `case` are right in its dtype and with its incoming gradient's layout.
+    """Assert that forward and backward of `case` are right, in the dtype and gradient layout that it names.
 
-    Integers must be exact. Other numbers must be within the tolerances.
+    If `integer`, results must be exact, else within the tolerances. `seed` draws the operands.
     """
     with convolution_precision("tf32" if case.dtype == "tf32" else "ieee"):
         parts = steps(case, case.dtype, device, case.gradient, integer, seed)

@@ -35,7 +35,7 @@ def problem(seed: int, dtype: str | None = None) -> Case:
 def integers(seed: int) -> bool:
     """Whether the operands of this seed's problem are small integers, whose results must be exact.
 
-    They are in half of the problems of each layer: seeds 0 and 1 of every four.
+    They are in half of the convolutions and in half of the transposed ones: for seeds 0 and 1 of every four.
     """
     return seed // 2 % 2 == 0
 
@@ -131,7 +131,7 @@ def legal(case: Case) -> bool:
 def steps(geometry: ConvGeometry) -> dict[Operator, int]:
     """Return how many steps of its tile the interpreter takes for each operator, with the tiles that `pick` chooses.
 
-    It is the larger number of two: pixels copied in blocks, or gathered.
+    Each number is the larger of two: with pixels that TMA copies in blocks, and with gathered pixels.
     """
     return {
         operator: max(steps_of(operator, geometry, picked(operator, geometry, blocks)) for blocks in (False, True))

@@ -57,9 +57,10 @@ def test_from_and_to_a_transposed_convolution(package: Any, bias: bool | str, ar
 
 
 def check_conversion(conv: Any, layer: Any, back: Any, images: Tensor, bias: bool | str) -> None:
-    """Assert that `layer`, made from `conv`, computes the same, and that `back`, made from `layer`, is as `conv`.
+    """Assert that `layer` computes what `conv` computes, and that `back` has the repr and the state of `conv`.
 
-    `bias` is the argument of the first conversion: a shared bias must have one axis, else it must have three.
+    `layer` was converted from `conv` with the argument `bias`, and `back` from `layer`. The bias of `layer` must have
+    one axis if it is shared, else three.
     """
     assert torch.equal(layer(images), conv(images))
     assert_same(back.state_dict(), conv.state_dict())
