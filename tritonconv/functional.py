@@ -25,7 +25,8 @@ def conv2d(
 ) -> Tensor:
     """Return the 2-d convolution of images with filters, as `torch.nn.functional.conv2d` does.
 
-    The formula is the one in the documentation of `torch.nn.Conv2d`. In the letters of `tritonconv.reference.functional` it is
+    The formula is the one in the documentation of `torch.nn.Conv2d`. `tritonconv.reference.functional` explains the
+    letters:
 
         y[b,f,p,q] = bias[f] + sum over c,r,s of  x[b,c,h,w] * weight[f,c,r,s]
             with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
@@ -85,7 +86,8 @@ def conv_transpose2d(
 ) -> Tensor:
     """Return features spread over an image, as `torch.nn.functional.conv_transpose2d` does: the adjoint of `conv2d`.
 
-    The formula is the one in the documentation of `torch.nn.ConvTranspose2d`. In the letters of `tritonconv.reference.functional` it is
+    The formula is the one in the documentation of `torch.nn.ConvTranspose2d`. `tritonconv.reference.functional` explains
+    the letters:
 
         x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of  y[b,f,p,q] * weight[f,c,r,s]
             with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
