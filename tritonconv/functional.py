@@ -86,7 +86,7 @@ def conv_transpose2d(
 ) -> Tensor:
     """Return features spread over an image, as `torch.nn.functional.conv_transpose2d` does: the adjoint of `conv2d`.
 
-    The formula is the one in the documentation of `torch.nn.ConvTranspose2d`. `tritonconv.reference.functional` explains
+    The formula is that in the documentation of `torch.nn.ConvTranspose2d`. `tritonconv.reference.functional` explains
     the letters:
 
         x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of  y[b,f,p,q] * weight[f,c,r,s]
