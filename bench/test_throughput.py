@@ -1,4 +1,7 @@
-"""`pytest bench`: checks and times every layer, pass and contender. `python -m bench report` makes a table of it."""
+"""`pytest bench`: checks and times the layers, passes and contenders that its options choose.
+
+`python -m bench report` makes tables of the times.
+"""
 
 from typing import Any
 
@@ -15,10 +18,11 @@ from bench.run.session import Session
 def test_throughput(
     request: pytest.FixtureRequest, session: Session, layer: Layer, of: Pass, contender: str, dtype: str
 ) -> None:
-    """Time one contender twice: by the session and by pytest-benchmark.
+    """Time the pass `of` of a layer by one contender twice: by the session and by pytest-benchmark.
 
     The session times all contenders of a pass side by side; its row goes into `extra_info`, which reports read.
-    pytest-benchmark times one contender after another.
+    pytest-benchmark times one contender after another. If the row's status is `skipped`, the test is skipped. If it is
+    `wrong` or `failed`, the test fails.
     """
     row = next(row for row in session.measure(layer, of, dtype) if row["contender"] == contender)
     if row["status"] == "skipped":

@@ -68,7 +68,7 @@ def beside(comparison: Comparison) -> list[str]:
 
 
 def memory(comparison: Comparison) -> list[str]:
-    """Return the table of peaks of memory, if they were measured."""
+    """Return a sentence and the table of peaks of memory, or an empty list if no peak was measured."""
     if comparison.peak(comparison.contender) is None:
         return []
     other = tables.NAMES[comparison.baseline]
