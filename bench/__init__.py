@@ -22,12 +22,12 @@ The benchmark's words:
     device time  how long the GPU takes: replays of a CUDA graph, with a cold L2 cache.
     eager time   how long a user waits: from the call until its result is there. Also called wall time.
     host time    how long the call keeps the CPU: from the call until it returns.
-    spread       the times from the 20th to the 80th percentile (p20 to p80). Two runs differ if their
-                 spreads do not overlap.
+    spread       the times from the 20th to the 80th percentile (p20 to p80). Two runs differ if their spreads
+                 do not overlap.
     ceiling      a rate that the machine reached in the same run: in a large matrix product, in a large copy, or in
                  copies within the L2 cache.
-    roofline     the least time that a pass can take at the ceilings. The field `roof` is this time over the
-                 measured time: 1 is the roofline itself.
+    roofline     the least time that a pass can take at the ceilings. The field `roof` is the share of the
+                 roofline: this time over the measured time.
     yardstick    the baseline that a contender is compared with: torch, or unfold + einsum where torch has no layer.
     peak         the most memory in use during a call, over the memory of its operands and results.
     record       the JSON file of a run: one row for each layer, pass, contender and dtype.

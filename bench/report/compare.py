@@ -105,8 +105,8 @@ class Change:
 def changes(new: Sequence[Row], old: Sequence[Row]) -> list[Change]:
     """Return the rows that got slower or faster by more than their spread: lost rows first, then the slowest first.
 
-    A time changed by more than its spread if the p20 of one run lies above the p80 of the other. A row that had
-    a time and now has none is lost. A row that is in only one of the two runs is left out.
+    A time changed by more than its spread if the p20 of one run lies above the p80 of the other. A row that had a
+    time and now has none is lost. A row that is in only one of the two runs is left out.
     """
     before, after = ({key(row): row for row in rows} for rows in (old, new))
     found = []

@@ -16,8 +16,8 @@ IN_WORDS = {"forward": "a forward pass", "step": "a step"}
 def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "docs/performance.md") -> str:
     """Return the README's section: the GPU that was measured last, and two sentences about the CPU.
 
-    Only the first dtype of each machine is shown. Without times on a GPU, the section says what the
-    compiler makes of the kernels.
+    Only the first dtype of each machine is shown. Without times on a GPU, the section says what the compiler
+    makes of the kernels.
     """
     found = machines(folder)
     gpu = next((machine for machine in found if on_gpu(machine)), None)

@@ -89,8 +89,8 @@ def assert_right(
 ) -> tuple[float, float]:
     """Return the largest RMS and the largest maximum of the relative errors of a pass's results.
 
-    `expected` has the sample of each result. Raise WrongResult if an error is NaN or larger than its tolerance.
-    The factor `looser` makes the tolerances larger (`tolerance.allowed`).
+    `expected` has the sample of each result. Raise WrongResult if an error is NaN or larger than its tolerance. The
+    factor `looser` makes the tolerances larger (`tolerance.allowed`).
     """
     found = [0.0, 0.0]
     precision = precision_on(problem.x.device, problem.dtype)
@@ -124,8 +124,8 @@ def some(extents: tuple[int, ...], most: int, generator: torch.Generator, device
 def features_at(x: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tensor) -> Tensor:
     """Return what fprop computes at n positions (b, p, q), in float64 and of shape (n, F).
 
-    It sums x[b, c, h, w] * weight[f, c, r, s] over c, r and s. The pixel (h, w) is the one under the tap (r, s).
-    A weight that varies by location is weight[p, q] there.
+    It sums x[b, c, h, w] * weight[f, c, r, s] over c, r and s. The pixel (h, w) is the one under the tap (r, s). A
+    weight that varies by location is weight[p, q] there.
     """
     n, own = ("n", weight[p, q]) if geometry.per_location else ("", weight)
     filters = own.double().unflatten(-4, (geometry.G, -1))
