@@ -1,7 +1,4 @@
-"""`pytest bench`: checks and times the layers, passes and contenders that its options choose.
-
-`python -m bench report` makes tables of the times.
-"""
+"""`pytest bench`: checks and times every layer, pass and contender. `python -m bench report` makes a table of it."""
 
 from typing import Any
 
@@ -18,11 +15,10 @@ from bench.run.session import Session
 def test_throughput(
     request: pytest.FixtureRequest, session: Session, layer: Layer, of: Pass, contender: str, dtype: str
 ) -> None:
-    """Time the pass `of` of a layer by one contender twice: by the session and by pytest-benchmark.
+    """Time one contender twice: by the session and by pytest-benchmark.
 
     The session times all contenders of a pass side by side; its row goes into `extra_info`, which reports read.
-    pytest-benchmark times one contender after another. If the row's status is `skipped`, the test is skipped. If it is
-    `wrong` or `failed`, the test fails.
+    pytest-benchmark times one contender after another.
     """
     row = next(row for row in session.measure(layer, of, dtype) if row["contender"] == contender)
     if row["status"] == "skipped":

@@ -16,7 +16,7 @@ from bench.results import Results, merged
 
 
 def draw(runs: Sequence[Results], folder: Path, stem: str) -> list[Path]:
-    """Draw every picture of `runs` twice, as <stem>-<name>.png and <stem>-<name>-dark.png. Return the files."""
+    """Draw every picture of `runs` twice, as <stem>-<name>.png and <stem>-<name>-dark.png. Returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, picture in pictures(runs).items():

@@ -62,7 +62,7 @@ def first(run: Results, contender: str, baseline: str = compare.BASELINE) -> Com
 
 
 def in_one_sentence(run: Results) -> str:
-    """Return how many times as long as torch.nn the reference takes on a CPU, or an empty text without such times."""
+    """Return how much longer than torch.nn the reference takes on a CPU, for the README."""
     comparison = first(run, CPU_CONTENDER)
     if comparison is None:
         return ""
