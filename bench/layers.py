@@ -1,4 +1,4 @@
-"""The benchmark's layers, as `layers.csv` lists them: where they come from, what family they belong to."""
+"""The layers of the benchmark, as `layers.csv` lists them, with the family of each, and versions for a CPU."""
 
 import csv
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from tritonconv.geometry import ConvGeometry
 
 FAMILIES = ("dense 3x3", "1x1", "strided", "transposed", "grouped", "depthwise", "stem", "few filters", "local")
 
-# A stem reads an image of so few channels, and a layer with few filters writes one.
+# A stem has at most this many input channels, and a layer with few filters at most that many output channels.
 STEM_CHANNELS = 4
 FEW_FILTERS = 16
 
-# Twelve layers that between them have every family.
+# Twelve layers that cover every family.
 SMOKE = (
     "rn50_c3_3x3",
     "rn50_c2_1x1_expand",
@@ -33,7 +33,7 @@ SMOKE = (
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a real network: a named problem, in channels_last and without a bias, and the network it is in."""
+    """One layer of a network: a named problem, in channels_last and without a bias, and the network's name."""
 
     case: Case
     operator: str
@@ -45,7 +45,10 @@ class Layer:
 
     @property
     def family(self) -> str:
-        """What decides which kernel suits it. A layer that is of several families counts as the first of these."""
+        """The name of the layer's family. The family decides which kernel suits a layer.
+
+        A layer that fits several families is counted in the first that this function tests for.
+        """
         into, out = self.case.channels
         groups = self.case.groups
         if self.case.varies:
@@ -66,8 +69,12 @@ class Layer:
     def geometry(self) -> ConvGeometry:
         return self.case.geometry
 
+    def at_batch(self, batch: int) -> "Layer":
+        """Return the layer with `batch` images, its channels and sizes unchanged. Its name stays."""
+        return replace(self, case=replace(self.case, batch=batch))
+
     def scaled_down(self) -> "Layer":
-        """The same kind of layer, small enough for a CPU to take milliseconds: what is timed is not the layer."""
+        """Return a layer of the same family that takes a CPU milliseconds. Its times say nothing about this layer."""
         case = self.case
         if self.family == "local":
             return replace(self, case=few_positions(case))
@@ -80,7 +87,10 @@ class Layer:
 
 
 def few_positions(case: Case) -> Case:
-    """A locally connected case of 2 x 2 positions, with at most 3 x 3 taps: each position has a weight of its own."""
+    """Return a locally connected case with 2 x 2 positions and at most 3 x 3 taps.
+
+    Every position has a weight of its own, so few positions keep the weight small.
+    """
     into, out = (min(channels, 32) for channels in case.channels)
     taps = min(3, *case.kernel)
     reach = case.stride + case.dilation * (taps - 1) + 1 - 2 * case.padding
@@ -92,7 +102,7 @@ TABLE = Path(__file__).with_name("layers.csv")
 
 
 def read(path: Path = TABLE) -> list[Layer]:
-    """The layers of a table with the columns of `layers.csv`, in its order."""
+    """Return the layers of a table with the columns of `layers.csv`, in the table's order."""
     layers = []
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -117,7 +127,7 @@ def read(path: Path = TABLE) -> list[Layer]:
 
 
 def select(rows: str | Sequence[str], layers: Sequence[Layer] | None = None) -> list[Layer]:
-    """Layers by name: "all", "smoke", or names with commas between them. Raises ValueError for what is not there."""
+    """Return layers by name: "all", "smoke", or names with commas between them. Raises ValueError for other names."""
     layers = read() if layers is None else layers
     names = list(rows) if not isinstance(rows, str) else {"smoke": list(SMOKE)}.get(rows, rows.split(","))
     if names == ["all"]:

@@ -9,6 +9,7 @@ A record is an object with these fields:
   `rows`         One object for each layer, pass, contender and dtype (`bench.run.measure`).
   `part`         Only from `bench device` and `bench tune`: the part of the work.
   `complete`     Only from these: whether everything that was planned is in it. If not, `stopped` says why.
+  `batch`        Only from `pytest bench --batch`: how many images every layer had.
   `rehearsal`    Only in a run without a GPU: says so. It is no evidence.
   `sample`       Only in the sample in `bench/sample/`: says so. It is no evidence.
 
@@ -38,6 +39,8 @@ RESULTS = ROOT / "bench" / "results"
 NO_RUNS = ("lowering.json", "kernels.json")
 # Records without times of layers by contenders: parts of `bench device`, and "tiles", which `bench tune` writes.
 WITHOUT_TIMES = ("correctness", "profile", "descriptors", "tiles")
+# Fields of records that are left out where GPUs are compared: made-up samples, and layers at a batch of `--batch`.
+NO_EVIDENCE = {"sample", "batch"}
 
 Row = dict[str, Any]
 Results = dict[str, Any]
@@ -114,9 +117,9 @@ def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
 
 
 def evidence(folder: Path = RESULTS) -> list[Results]:
-    """Return the committed records of times, oldest first, without samples."""
+    """Return the committed records of times, oldest first, without samples and runs of `pytest bench --batch`."""
     paths = [path for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
-    runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and "sample" not in run]
+    runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and not run.keys() & NO_EVIDENCE]
     return sorted(runs, key=lambda run: run["environment"]["date"])
 
 
@@ -239,6 +242,8 @@ def merged(runs: Sequence[Results]) -> Results:
     machines = {run["environment"]["gpu"] or run["environment"]["cpu"] for run in runs}
     if len(machines) > 1:
         raise ValueError(f"results of different machines cannot be merged: {', '.join(sorted(machines))}")
+    if len({run.get("batch") for run in runs}) > 1:
+        raise ValueError("results at different batches cannot be merged")
     ordered = sorted(runs, key=lambda run: run["environment"]["date"])
     rows: dict[tuple[str, ...], tuple[int, Row]] = {}
     for i, run in enumerate(ordered):

@@ -14,7 +14,9 @@ A convolution is one sum of products over three factors, an image x, a weight an
         with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
 The second line says which pixel (h, w) position (p, q) sees through tap (r, s). Pixels outside the image count as zero.
-With groups, c runs over the channels of f's group. Leaving one factor out of the sum gives one of three primitives:
+With groups, filter f sees only the C/G channels of its group, and c counts these from 0, in x as in weight.
+
+Each of three primitives leaves one factor out of the products, and does not sum over the letters of that factor:
 
     fprop  leaves out y:       the image seen through the filters
     dgrad  leaves out x:       the features spread back over the image
@@ -26,9 +28,9 @@ a bias, and its gradients are fprop (input) and wgrad (weight).
 A `Pair` is a tuple (rows, columns) of ints. In the primitives, `size` is always the extent of the result. `pad` is the
 number of zeros before the first row and column only. The number after the last ones follows from the sizes.
 
-`varies` is for weights that differ between samples or positions. It names the letters that such a weight has in front
-of F: "b" for one weight per sample, "p q" for one per position, "b p q" for both. The rest of the sum stays the same,
-and wgrad does not sum over these letters. `reference/local.py` has the functions that use it.
+`varies` is for weights that differ between samples or positions. It names the letters that the weight has in front of
+F: "b" for one weight per sample, "p q" for one per position, "b p q" for both. The products stay the same, and wgrad
+does not sum over the letters in `varies`. `reference/local.py` has the functions that use it.
 
 The same sums with pictures: Dumoulin & Visin 2016, "A guide to convolution arithmetic for deep learning",
 https://arxiv.org/abs/1603.07285.
@@ -56,13 +58,15 @@ def conv2d(
 ) -> Tensor:
     """Return the 2-d convolution of images with filters: unfold -> multiply-sum (both in `fprop`) -> bias.
 
-    The filters slide over the image. At each position every filter is multiplied with the pixels under it and summed:
+    The filters slide over the image. At each position, each filter is multiplied with the pixels under it and summed:
 
         y[b,f,p,q] = bias[f] + sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s]
             with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-    The result has P = floor((H + 2*pad_h - dilation_h*(R-1) - 1) / stride_h) + 1 rows. Q follows from W alike.
-    Source: the documentation of `torch.nn.Conv2d`. As there, filters are not flipped: it is a cross-correlation.
+    Pixels outside the image count as zero. With groups, filter f sees only the channels of its group, and c counts
+    these from 0. The result has P = floor((H + 2*pad_h - dilation_h*(R-1) - 1) / stride_h) + 1 rows. Q follows from W
+    in the same way. Source: the documentation of `torch.nn.Conv2d`. As there, filters are not flipped: it is a
+    cross-correlation.
 
     Args:
         input: images x of shape (B, C, H, W), or one image (C, H, W). float16, bfloat16, float32, float64 or complex.
@@ -70,20 +74,21 @@ def conv2d(
         bias: one number per filter, shape (F,), in the dtype of `input`; or None.
         stride: step from one position to the next, in pixels. An int, or (rows, columns).
         padding: rows and columns of zeros added on each side of the image, in pixels. An int, or (rows, columns).
-            "valid" adds none. "same" adds so many that (P, Q) = (H, W), and needs a stride of 1.
+            "valid" adds none. "same" adds so many that (P, Q) = (H, W), and needs a stride of 1. If their number along
+            an axis is odd, one more is added after the image than before it.
         dilation: step from one tap to the next, in pixels. An int, or (rows, columns).
         groups: number of groups into which channels and filters are divided.
 
     Returns:
-        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast).
-        The memory format is channels_last if that of `input` or `weight` is.
+        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast). The
+        memory format is channels_last if that of `input` or `weight` is, else contiguous.
 
     Raises:
-        TypeError: an argument is not a tensor or not an int.
+        TypeError: `input`, `weight` or `bias` is not a tensor, or a size is not made of ints.
         RuntimeError: shapes, sizes, dtypes or devices do not fit together. The message is torch's own.
         NotImplementedError: the dtype is bool or an integer.
 
-    The pixels 3,4,6,7 lie under the kernel 0,1,2,3 at position (1, 0): 0*3 + 1*4 + 2*6 + 3*7 = 37.
+    At position (1, 0) the pixels 3,4,6,7 lie under the kernel 0,1,2,3: 0*3 + 1*4 + 2*6 + 3*7 = 37.
 
     >>> import torch
     >>> image = torch.arange(9.0).reshape(1, 1, 3, 3)
@@ -112,11 +117,12 @@ def conv_transpose2d(
 ) -> Tensor:
     """Return the transposed 2-d convolution: multiply -> fold (both in `dgrad`) -> bias.
 
-    Every position stamps its filters onto the image, scaled by its features. Where stamps overlap, they add up:
+    Each position stamps the filters onto the image, each scaled by its feature there. Stamps that overlap add up:
 
         x[b,c,h,w] = bias[c] + sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q]
             with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
+    With groups, f runs over the filters of the group of channel c, and the c of `weight` counts from 0 in that group.
     The result has H = (P-1)*stride_h - 2*pad_h + dilation_h*(R-1) + 1 + output_padding_h rows. W follows from Q in the
     same way. Without its bias, the function is the adjoint of `conv2d`: it maps a gradient of `conv2d`'s output to the
     gradient of its input. Source: the documentation of `torch.nn.ConvTranspose2d`, and chapter 4 of Dumoulin & Visin
@@ -129,20 +135,20 @@ def conv_transpose2d(
         stride: step from one stamp to the next, in pixels of the result. An int, or (rows, columns).
         padding: rows and columns cut off on each side of the result, in pixels. An int, or (rows, columns).
         output_padding: rows and columns added after the last ones of the result, in pixels. An int, or (rows, columns).
-            It must be smaller than the stride or the dilation.
+            Along each axis it must be smaller than the stride or the dilation.
         groups: number of groups into which filters and channels are divided.
         dilation: step from one tap to the next, in pixels of the result. An int, or (rows, columns).
 
     Returns:
-        Images x of shape (B, C, H, W) or (C, H, W), in the dtype of `input` (or that of autocast).
-        The memory format is channels_last if that of `input` or `weight` is.
+        Images x of shape (B, C, H, W) or (C, H, W), in the dtype of `input` (or that of autocast). The memory format is
+        channels_last if that of `input` or `weight` is, else contiguous.
 
     Raises:
-        TypeError: an argument is not a tensor or not an int.
+        TypeError: `input`, `weight` or `bias` is not a tensor, or a size is not made of ints.
         RuntimeError: shapes, sizes, dtypes or devices do not fit together. The message is torch's own.
         NotImplementedError: the dtype is bool or an integer.
 
-    Four stamps of the kernel 0,1,2,3 overlap in the centre. There they add up to 0*3 + 1*2 + 2*1 + 3*0 = 4.
+    Four stamps of the kernel 0,1,2,3 overlap in the centre pixel, and add up to 0*3 + 1*2 + 2*1 + 3*0 = 4.
 
     >>> import torch
     >>> features = torch.arange(4.0).reshape(1, 1, 2, 2)
@@ -166,8 +172,9 @@ def fprop(
 ) -> Tensor:
     """y[b,f,p,q] = sum over c,r,s of x[b,c,h,w] * weight[f,c,r,s].
 
-    Return the features that the filters see in the image. `unfold` copies out the patch of pixels under each position,
-    and the sum multiplies every patch with every filter of its group.
+    Return the features that the filters see in the image. `unfold` copies out the patch of pixels under each position.
+    Then each patch is multiplied with each filter of its group and summed. With groups, c counts from 0 in the group of
+    f.
 
         h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
@@ -176,10 +183,10 @@ def fprop(
     Args:
         x: images of shape (B, C, H, W). Floating point or complex. 16-bit factors are multiplied and summed in float32.
         weight: shape (F, C/G, R, S), with the extents of `varies` in front. The dtype of `x`.
-        size: (P, Q), the positions of the result.
-        stride, pad, dilation: pairs in pixels of the image, for the formula above.
+        size: (P, Q), the rows and columns of positions of the result.
+        stride, pad, dilation: pairs (rows, columns) in pixels of the image, as in the formula.
         groups: number of groups G.
-        varies: the letters in front of F that the weight has, "", "b", "p q" or "b p q".
+        varies: the letters that the weight has in front of F: "", "b", "p q" or "b p q".
 
     Returns:
         Features y of shape (B, F, P, Q) in the dtype of `x`.
@@ -204,8 +211,9 @@ def dgrad(
 ) -> Tensor:
     """x[b,c,h,w] = sum over f and all p,q,r,s that fall on h,w of weight[f,c,r,s] * y[b,f,p,q].
 
-    Return the image that the features are spread back over. Every feature is multiplied with its filter, which gives
-    one patch per position, and `fold` adds the patches up where they overlap.
+    Return the image over which the features are spread back. The filters, multiplied with the features of a position,
+    give one patch for that position. `fold` adds the patches up where they overlap. With groups, f runs over the
+    filters of the group of c.
 
         h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
@@ -216,10 +224,10 @@ def dgrad(
         y: features of shape (B, F, P, Q). Floating point or complex. 16-bit factors are multiplied and summed in
             float32.
         weight: shape (F, C/G, R, S), with the extents of `varies` in front. The dtype of `y`.
-        size: (H, W), the pixels of the result.
-        stride, pad, dilation: pairs in pixels of the image, for the formula above.
+        size: (H, W), the rows and columns of pixels of the result.
+        stride, pad, dilation: pairs (rows, columns) in pixels of the image, as in the formula.
         groups: number of groups G.
-        varies: the letters in front of F that the weight has, "", "b", "p q" or "b p q".
+        varies: the letters that the weight has in front of F: "", "b", "p q" or "b p q".
 
     Returns:
         Images x of shape (B, C, H, W) in the dtype of `y`.
@@ -243,21 +251,22 @@ def wgrad(
 ) -> Tensor:
     """weight[f,c,r,s] = sum over b,p,q of x[b,c,h,w] * y[b,f,p,q]; letters in `varies` are not summed over.
 
-    Return how the image correlates with the features at each tap. `unfold` copies out the pixels that each tap sees,
-    and the sum multiplies them with the features of the same positions.
+    Return the correlation of the image with the features at each tap. `unfold` copies out the pixels that each tap
+    sees. They are multiplied with the features of the same positions and summed. With groups, c counts from 0 in the
+    group of f.
 
         h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-    It is the gradient of `fprop` with respect to the weight if y is the gradient of `fprop`'s result. Source: the
+    It is the gradient of `fprop` with respect to the weight, if y is the gradient of `fprop`'s result. Source: the
     derivative of the formula in the documentation of `torch.nn.Conv2d`. Arguments are not checked.
 
     Args:
         x: images of shape (B, C, H, W). Floating point or complex. 16-bit factors are multiplied and summed in float32.
         y: features of shape (B, F, P, Q), in the dtype of `x`.
-        size: (R, S), the taps of the result.
-        stride, pad, dilation: pairs in pixels of the image, for the formula above.
+        size: (R, S), the rows and columns of taps of the result.
+        stride, pad, dilation: pairs (rows, columns) in pixels of the image, as in the formula.
         groups: number of groups G.
-        varies: the letters in front of F that the weight has, "", "b", "p q" or "b p q".
+        varies: the letters that the weight has in front of F: "", "b", "p q" or "b p q".
 
     Returns:
         A weight of shape (F, C/G, R, S), with the extents of `varies` in front, in the dtype of `x`.
@@ -289,9 +298,9 @@ def unfold(x: Tensor, taps: Pair, size: Pair, *, stride: Pair, pad: Pair, dilati
 
     Args:
         x: images of shape (B, C, H, W). Floating point or complex.
-        taps: (R, S), the pixels of a patch.
-        size: (P, Q), the number of positions.
-        stride, pad, dilation: pairs in pixels of the image, for the formula above.
+        taps: (R, S), the rows and columns of pixels of a patch.
+        size: (P, Q), the rows and columns of positions.
+        stride, pad, dilation: pairs (rows, columns) in pixels of the image, as in the formula.
         groups: number of groups G.
 
     Returns:
@@ -318,8 +327,9 @@ def unfold(x: Tensor, taps: Pair, size: Pair, *, stride: Pair, pad: Pair, dilati
 def fold(patches: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair) -> Tensor:
     """x[b,(g c),h,w] = sum over all p,q,r,s that fall on h,w of patches[b,g,c,r,s,p,q].
 
-    Add every patch back to the pixels that `unfold` copied it from (col2im). It is the adjoint of `unfold`, not its
-    inverse: a pixel that lies in two patches is added twice. (g c) is channel c of group g.
+    Add each patch back to the pixels that `unfold` copied it from (col2im). It is the adjoint of `unfold`, not its
+    inverse: a pixel that lies in two patches is added twice. A pixel in no patch is zero. (g c) is channel c of group
+    g.
 
         h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
@@ -329,13 +339,13 @@ def fold(patches: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair
 
     Args:
         patches: shape (B, G, C/G, R, S, P, Q). Floating point or complex.
-        size: (H, W), the pixels of the result.
-        stride, pad, dilation: pairs in pixels of the image, for the formula above.
+        size: (H, W), the rows and columns of pixels of the result.
+        stride, pad, dilation: pairs (rows, columns) in pixels of the image, as in the formula.
 
     Returns:
         Images of shape (B, C, H, W) in the dtype of `patches`.
 
-    Three patches of two ones overlap on a row of four pixels. The inner pixels lie in two patches each:
+    Three patches of two ones overlap on a row of four pixels. The two inner pixels lie in two patches each:
 
     >>> import torch
     >>> ones = torch.ones(1, 1, 1, 1, 2, 1, 3)
@@ -351,9 +361,10 @@ def fold(patches: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair
 
 
 def reach(taps: Pair, size: Pair, stride: Pair, dilation: Pair) -> Pair:
-    """Return how many pixels, in rows and columns, lie between the first pixel seen and the last, both included.
+    """Return how many rows and columns lie between the first pixel seen and the last, both included.
 
-    The first pixel is seen by the first position through the first tap, the last one by the last through the last.
+    The first position sees the first pixel through the first tap. The last position sees the last pixel through the
+    last tap.
     """
     return (
         (size[0] - 1) * stride[0] + (taps[0] - 1) * dilation[0] + 1,

@@ -18,7 +18,7 @@ class Conv2d(nn.Conv2d):
         in_channels: C, the channels of the input.
         out_channels: F, the channels of the output.
         kernel_size: taps of a filter. An int, or (R, S).
-        stride, padding, dilation, groups: as in `reference.conv2d`. Sizes are in pixels.
+        stride, padding, dilation, groups: as in `reference.conv2d`. The first three are in pixels.
         bias: whether the layer adds a bias of shape (F,).
         padding_mode: what is outside the image: "zeros", "reflect", "replicate" or "circular".
         device, dtype: where and in which dtype the parameters are made.
@@ -48,7 +48,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         in_channels: F, the channels of the input.
         out_channels: C, the channels of the output.
         kernel_size: taps of a filter. An int, or (R, S).
-        stride, padding, output_padding, groups, dilation: as in `reference.conv_transpose2d`. Sizes are in pixels.
+        stride, padding, output_padding, groups, dilation: as in `reference.conv_transpose2d`. All but `groups` are in
+            pixels.
         bias: whether the layer adds a bias of shape (C,).
         padding_mode: only "zeros".
         device, dtype: where and in which dtype the parameters are made.
@@ -70,13 +71,13 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         Args:
             input: features of shape (B, F, P, Q) or (F, P, Q), in the dtype of the weight.
             output_size: the wanted size of the result in pixels: [H, W], or the whole shape. It replaces the layer's
-                `output_padding`. None keeps that.
+                `output_padding`. With None, the layer's `output_padding` holds.
 
         Returns:
             Images of shape (B, C, H, W) or (C, H, W).
 
         Raises:
-            ValueError: no output padding gives `output_size`.
+            ValueError: no output padding gives `output_size`, or it has a wrong number of elements.
             TypeError, RuntimeError, NotImplementedError: as `reference.conv_transpose2d`.
         """
         return conv_transpose2d(

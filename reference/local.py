@@ -34,26 +34,26 @@ def locally_connected2d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Return a convolution that has different filters at every position: unfold -> multiply-sum -> bias.
+    """Return the convolution of images with filters that differ between positions: unfold -> multiply-sum -> bias.
 
         y[b,f,p,q] = bias[f,p,q] + sum over c,r,s of x[b,c,h,w] * weight[p,q,f,c,r,s]
-            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-    P and Q follow from the image as in `conv2d`. Source: the formula of `torch.nn.Conv2d` with p,q added to the weight,
-    as in Keras 2's `LocallyConnected2D` and Flax's `ConvLocal`.
+    (h, w) is the pixel that position (p, q) sees through tap (r, s). It follows from the stride, padding and dilation
+    as in `reference.conv2d`, and so do P and Q from the size of the image. Source: the formula of `torch.nn.Conv2d`
+    with p,q added to the weight, as in Keras 2's `LocallyConnected2D` and Flax's `ConvLocal`.
 
     Args:
         input: images x of shape (B, C, H, W), or one image (C, H, W). float16, bfloat16, float32, float64 or complex.
         weight: shape (P, Q, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
-        bias: shape (F, P, Q), or (F,) for one number per filter at all positions; or None.
+        bias: shape (F, P, Q), or (F,) for the same numbers at all positions; or None.
         stride: step from one position to the next, in pixels. An int, or (rows, columns).
         padding: rows and columns of zeros on each side of the image, in pixels; or "valid" or "same", as in `conv2d`.
         dilation: step from one tap to the next, in pixels. An int, or (rows, columns).
         groups: number of groups into which channels and filters are divided.
 
     Returns:
-        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast).
-        The memory format is channels_last if that of `input` is.
+        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast). The
+        memory format is channels_last if that of `input` is, else contiguous.
 
     Raises:
         TypeError, RuntimeError, NotImplementedError: as `conv2d`.
@@ -83,18 +83,18 @@ def locally_connected_transpose2d(
     groups: int = 1,
     dilation: Ints = 1,
 ) -> Tensor:
-    """Return a transposed convolution that has different filters at every position: multiply -> fold -> bias.
+    """Return the transposed convolution with filters that differ between positions: multiply -> fold -> bias.
 
         x[b,c,h,w] = bias[c,h,w] + sum over f and all p,q,r,s that fall on h,w of weight[p,q,f,c,r,s] * y[b,f,p,q]
-            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-    H and W follow from the features as in `conv_transpose2d`. Without its bias, it is the adjoint of
-    `locally_connected2d`. Source: the formula of `torch.nn.ConvTranspose2d` with p,q added to the weight.
+    Position (p, q) falls on pixel (h, w) through tap (r, s) as in `reference.conv_transpose2d`, where H and W are also
+    given. Without its bias, it is the adjoint of `locally_connected2d`. Source: the formula of
+    `torch.nn.ConvTranspose2d` with p,q added to the weight.
 
     Args:
         input: features y of shape (B, F, P, Q) or (F, P, Q). float16, bfloat16, float32, float64 or complex.
         weight: shape (P, Q, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
-        bias: shape (C, H, W), or (C,) for one number per channel at all pixels; or None.
+        bias: shape (C, H, W), or (C,) for the same numbers at all pixels; or None.
         stride: step from one stamp to the next, in pixels of the result. An int, or (rows, columns).
         padding: rows and columns cut off on each side of the result, in pixels. An int, or (rows, columns).
         output_padding: rows and columns added after the last ones of the result, in pixels. An int, or (rows, columns).
@@ -102,14 +102,14 @@ def locally_connected_transpose2d(
         dilation: step from one tap to the next, in pixels of the result. An int, or (rows, columns).
 
     Returns:
-        Images x of shape (B, C, H, W) or (C, H, W), in the dtype of `input` (or that of autocast).
-        The memory format is channels_last if that of `input` is.
+        Images x of shape (B, C, H, W) or (C, H, W), in the dtype of `input` (or that of autocast). The memory format is
+        channels_last if that of `input` is, else contiguous.
 
     Raises:
         TypeError, RuntimeError, NotImplementedError: as `conv_transpose2d`.
         RuntimeError: `input` does not have the P x Q positions of `weight`.
 
-    Two features 1 and 1 side by side. The first stamps 1 2 onto the row, the second 3 4, one pixel further:
+    Two features, both 1, lie side by side. The first stamps 1 2 onto the row, and the second 3 4, one pixel further:
 
     >>> import torch
     >>> stamps = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 2, 1, 1, 1, 2)
@@ -143,12 +143,13 @@ def per_sample_conv2d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Return a convolution that has different filters for every sample, for instance made by a hypernetwork.
+    """Return the convolution of each sample with filters of its own, which a hypernetwork may have made.
 
         y[b,f,p,q] = bias[b,f] + sum over c,r,s of x[b,c,h,w] * weight[b,f,c,r,s]
-            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-    P and Q follow from the image as in `conv2d`. Source: the formula of `torch.nn.Conv2d` with b added to the weight.
+    (h, w) is the pixel that position (p, q) sees through tap (r, s). It follows from the stride, padding and dilation
+    as in `reference.conv2d`, and so do P and Q from the size of the image. Source: the formula of `torch.nn.Conv2d`
+    with b added to the weight.
 
     Args:
         input: images x of shape (B, C, H, W), or one image (C, H, W), for which B is 1. float16, bfloat16, float32,
@@ -161,8 +162,8 @@ def per_sample_conv2d(
         groups: number of groups into which channels and filters are divided.
 
     Returns:
-        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast).
-        The memory format is channels_last if that of `input` is.
+        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast). The
+        memory format is channels_last if that of `input` is, else contiguous.
 
     Raises:
         TypeError, RuntimeError, NotImplementedError: as `conv2d`.
@@ -190,31 +191,31 @@ def dynamic_conv2d(
     dilation: Ints = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Return a convolution that has different filters for every sample and position, made from the image by a network.
+    """Return the convolution of images with filters that differ between samples and between positions.
 
         y[b,f,p,q] = bias[b,f,p,q] + sum over c,r,s of x[b,c,h,w] * weight[b,p,q,f,c,r,s]
-            with  h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-    P and Q follow from the image as in `conv2d`. Source: the formula of `torch.nn.Conv2d` with b,p,q added to the
-    weight.
+    The filters may for instance be made from the image by a network. (h, w) is the pixel that position (p, q) sees
+    through tap (r, s). It follows from the stride, padding and dilation as in `reference.conv2d`, and so do P and Q
+    from the size of the image. Source: the formula of `torch.nn.Conv2d` with b,p,q added to the weight.
 
     Args:
         input: images x of shape (B, C, H, W), or one image (C, H, W), for which B is 1. float16, bfloat16, float32,
             float64 or complex.
         weight: shape (B, P, Q, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
-        bias: shape (B, F, P, Q). Without the letters over which it does not vary: (F,), (B, F) or (F, P, Q); or None.
+        bias: shape (B, F, P, Q), or (B, F), (F, P, Q) or (F,) if it does not vary over the missing letters; or None.
         stride: step from one position to the next, in pixels. An int, or (rows, columns).
         padding: rows and columns of zeros on each side of the image, in pixels; or "valid" or "same", as in `conv2d`.
         dilation: step from one tap to the next, in pixels. An int, or (rows, columns).
         groups: number of groups into which channels and filters are divided.
 
     Returns:
-        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast).
-        The memory format is channels_last if that of `input` is.
+        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast). The
+        memory format is channels_last if that of `input` is, else contiguous.
 
     Raises:
         TypeError, RuntimeError, NotImplementedError: as `conv2d`.
-        RuntimeError: `input` does not have the B samples of `weight`, or the output not its P x Q positions.
+        RuntimeError: `input` does not have the B samples of `weight`, or the output does not have its P x Q positions.
 
     One sample of three pixels and two positions. The first filter adds two neighbours, the second subtracts them:
 
@@ -229,7 +230,10 @@ def dynamic_conv2d(
 
 
 def features(checked: arguments.Checked, unbatched: bool) -> Tensor:
-    """Return fprop of the checked arguments plus their bias, without the batch if the input had none."""
+    """Return `fprop` of the checked arguments, plus their bias if there is one, in the memory format that they name.
+
+    `unbatched` drops the batch axis of the result.
+    """
     y = fprop(checked.input, checked.weight, checked.size, **checked.sampling)
     if checked.bias is not None:
         y = y + rearrange(checked.bias, BIAS[checked.bias.ndim])

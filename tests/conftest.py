@@ -38,7 +38,7 @@ def device() -> str:
 
 @pytest.fixture
 def on_reference() -> Iterator[None]:
-    """Run calls by the reference. For tests of code above the kernels that does not depend on them."""
+    """Run calls by the reference, unless they name another implementation. For tests that do not need the kernels."""
     with tritonconv.using("reference"):
         yield
 
@@ -52,16 +52,16 @@ def quick_interpreter() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def guarded_memory() -> Iterator[None]:
-    """Fill every output with NaN, check guard bands around it, and in the interpreter check every address."""
+    """Fill new results and workspaces with NaN, check guard bands around them, and in the interpreter every address."""
     with guards.guarded_memory():
         yield
 
 
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start every test with an empty plan cache and without recorded failures.
+    """Start every test with an empty plan cache and without recorded failures, and empty the cache after it.
 
-    Another test may have planted errors in the plans that it kept.
+    A test may plant errors, and the cache would keep the plans that have them.
     """
     monkeypatch.setattr(failures, "_reasons", {})
     plan_cache.clear()

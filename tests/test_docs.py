@@ -16,7 +16,7 @@ FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 
 
 def snippets(language: str) -> list[tuple[str, str]]:
-    """Each fenced block in this language ("" for commands): the page that has it, and its text."""
+    """Return each fenced block in this language ("" for commands): the page that has it, and its text."""
     blocks = ((name, FENCED.findall(path.read_text())) for name, path in zip(NAMES, PAGES, strict=True))
     return [(name, text) for name, found in blocks for tag, text in found if tag == language]
 
@@ -37,7 +37,7 @@ def test_there_are_snippets() -> None:
 
 
 def words(text: str) -> int:
-    """How many words a text has. A bar between cells is none."""
+    """Return how many words a text has. A bar between cells is not counted, because it has no letter or digit."""
     return len(re.findall(r"\S*\w\S*", text))
 
 
@@ -51,7 +51,7 @@ MOST_WORDS = 30
 
 
 def sentences(text: str) -> Iterator[str]:
-    """The sentences of a Markdown page. A heading, an item of a list and a cell of a table end a sentence too.
+    """Yield the sentences of a Markdown page. A heading, an item of a list and a cell of a table end a sentence too.
 
     Code counts as one word, and code blocks, comments and the addresses of links are left out.
     """
@@ -95,7 +95,7 @@ OF_OTHERS = {"--help", "--pdb", "--maxfail", "--editable"}  # of argparse, pytes
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Each command that the documentation names, in a block or within a sentence, and the page."""
+    """Yield the page and the text of each command that the documentation names, in a block or within a sentence."""
     for name, path in zip(NAMES, PAGES, strict=True):
         text = path.read_text()
         lines = [line for tag, block in FENCED.findall(text) if not tag for line in block.splitlines()]
@@ -106,7 +106,7 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 def declared_in(command: str) -> tuple[str, ...]:
-    """The files that declare the options of a command. Raises ValueError if the command does not exist."""
+    """Return patterns of the files that declare a command's options. Raise ValueError if there is no such command."""
     if target := re.match(r"make ([\w-]+)", command):
         if not re.search(rf"^{target[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE):
             raise ValueError(f"the Makefile has no target {target[1]}")
@@ -133,7 +133,7 @@ def test_commands_exist() -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """What a link can lead to within a page, as GitHub names its headings."""
+    """Return the anchors that a link can lead to within a page, as GitHub makes them from its headings."""
     headings = re.findall(r"^#+ (.*)$", FENCED.sub("", path.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -163,7 +163,10 @@ MADE_UP |= {"tritonconv/no_such_file.py", "tritonconv/kernels/some.py"}
 
 
 def named() -> Iterator[tuple[str, str]]:
-    """Each place that names a file of the repository, and the file."""
+    """Yield each file or folder that a page, the Makefile or a Python file names, after the place that names it.
+
+    The names in `MADE_UP` are left out.
+    """
     code = [
         path
         for folder in ("tritonconv", "reference", "bench", "examples", "tests")

@@ -116,7 +116,10 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path) -> set[str]:
-    """Return every module that `path` imports. `from package import module` counts as package.module."""
+    """Return every module that `path` imports. For ours, `from package import module` counts as package.module.
+
+    Raise AssertionError if an import is relative.
+    """
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -173,7 +176,11 @@ def test_third_parties(module: str) -> None:
 
 
 def inside(folder: str) -> dict[str, set[str]]:
-    """Return, for each module in a folder, the modules of tritonconv that it imports."""
+    """Return the modules of tritonconv that each module inside `folder` imports, by the importing module's name.
+
+    `folder` is a dotted name, "tritonconv.kernels" for example. The package itself and modules of its subpackages count
+    as inside. Raise AssertionError if there is no such module.
+    """
     found = {name: imports(path) for name, path in MODULES.items() if f"{name}.".startswith(f"{folder}.")}
     assert found, f"there is no module in {folder}: correct its name in this test"
     return {name: {each for each in imported if each.split(".")[0] == "tritonconv"} for name, imported in found.items()}
@@ -192,7 +199,10 @@ LEFT_OUT = {"launch.kernel_arguments", "launch.layout", "launch.plan", "launch.s
 
 
 def drawn(text: str) -> dict[str, set[str]]:
-    """Read the table of modules that a call passes through: each module, and the imports that the table states."""
+    """Return the modules in the table of docs/design.md, whose text is given, with the imports that the table states.
+
+    It is the table of the modules that a call passes through. Its names lack "tritonconv.".
+    """
     table = text.partition("| module | does | imports |\n")[2].partition("\n\n")[0]
     rows = [row.strip("|").split("|") for row in table.splitlines()[1:]]
     return {module.strip(" `"): {*re.findall(r"`([\w.]+)`", imported)} for module, _, imported in rows}

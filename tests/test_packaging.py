@@ -35,7 +35,7 @@ def test_every_folder_is_installed() -> None:
 
 
 def test_a_checkout_has_the_reference_in_the_package() -> None:
-    """It is a link, so that the reference has one name, whether the package is installed or not."""
+    """`tritonconv/reference` is a link, so that the reference has one name, whether the package is installed or not."""
     link = ROOT / "tritonconv" / "reference"
     assert link.is_dir()
     assert link.resolve() == ROOT / "reference"

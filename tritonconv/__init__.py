@@ -10,8 +10,9 @@ The public interface is what `__all__` lists:
 - `FallbackWarning` and `WrongResult`, a warning and an error
 - `reference`, the same layers and functions in plain PyTorch, with a public interface of its own
 
-Everything else is private and may change without notice, modules and their contents included. The README explains the
-mathematics: one trilinear form, three operators (fprop, dgrad, wgrad), two layers.
+Everything else is private and may change without notice, modules and their contents included. The docstring of
+`tritonconv.reference.functional` explains the mathematics: one trilinear form, three operators (fprop, dgrad, wgrad), two
+layers.
 
 >>> import torch, tritonconv
 >>> model = torch.nn.Sequential(tritonconv.Conv2d(3, 8, 3), torch.nn.ReLU(), tritonconv.ConvTranspose2d(8, 3, 3))

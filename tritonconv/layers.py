@@ -3,8 +3,8 @@
 The first two inherit constructor, initialisation, attributes, `repr` and `state_dict` from torch.nn. The locally
 connected layers inherit them from the reference. Each layer overrides only the method that computes.
 
-`implementation` is a class attribute. So layers that were unpickled, or whose class was changed from torch's to one of
-these, have it too.
+`implementation` is a class attribute. So a layer that was unpickled, or whose class was changed from torch's to a class
+of this module, has the attribute too.
 """
 
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Conv2d(nn.Conv2d):
 
     The attribute `implementation` chooses for one layer: "triton", "reference" or "auto". None, the default, leaves the
     choice to `tritonconv.using` or the environment variable TRITONCONV_IMPLEMENTATION. With "triton" a call raises
-    NotImplementedError, with the reason, if Triton can not run it.
+    NotImplementedError, with the reason, if Triton can not run the call.
 
     >>> import torch, tritonconv
     >>> layer = tritonconv.Conv2d(3, 8, kernel_size=3, stride=2, padding=1)
@@ -60,9 +60,19 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     implementation: str | None = None
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Compute the layer. `output_size` replaces `output_padding`: the output's (H, W) in pixels, or its shape.
+        """Return the transposed convolution of `input`, as `torch.nn.ConvTranspose2d` does.
 
-        Raises ValueError, as torch does, if no output padding leads to that size.
+        Args:
+            input: features of shape (B, in_channels, P, Q) or (in_channels, P, Q), in the dtype of the weight.
+            output_size: the wanted size of the output in pixels: [H, W], or the whole shape. It replaces the layer's
+                `output_padding`. With None, the layer's `output_padding` holds.
+
+        Returns:
+            Images of shape (B, out_channels, H, W) or (out_channels, H, W).
+
+        Raises:
+            ValueError: if no output padding gives `output_size`, or if it has a wrong number of elements.
+            TypeError, RuntimeError, NotImplementedError: if `tritonconv.conv_transpose2d` raises them.
         """
         return conv_transpose2d(
             input,
@@ -80,7 +90,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 class LazyConv2d(nn.LazyConv2d):
     """`torch.nn.LazyConv2d`: a `Conv2d` that takes `in_channels` from its first input.
 
-    Arguments are those of `torch.nn.LazyConv2d`. With the first input the layer becomes a `tritonconv.Conv2d`.
+    The arguments are those of `torch.nn.LazyConv2d`. With the first input the layer becomes a `tritonconv.Conv2d`.
 
     >>> import torch, tritonconv
     >>> layer = tritonconv.LazyConv2d(8, kernel_size=3)
@@ -98,7 +108,7 @@ class LazyConv2d(nn.LazyConv2d):
 class LazyConvTranspose2d(nn.LazyConvTranspose2d):
     """`torch.nn.LazyConvTranspose2d`: a `ConvTranspose2d` that takes `in_channels` from its first input.
 
-    Arguments are those of `torch.nn.LazyConvTranspose2d`. With the first input the layer becomes a
+    The arguments are those of `torch.nn.LazyConvTranspose2d`. With the first input the layer becomes a
     `tritonconv.ConvTranspose2d`.
 
     >>> import torch, tritonconv
@@ -117,7 +127,8 @@ class LazyConvTranspose2d(nn.LazyConvTranspose2d):
 class LocallyConnected2d(local_layers.LocallyConnected2d):
     """`Conv2d` with filters that differ from location to location, computed by `tritonconv.locally_connected2d`.
 
-    The formula is in the documentation of that function. The layer works for images of one size only.
+    The formula is in the documentation of `tritonconv.locally_connected2d`. The layer works for images of one size
+    only.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode, device, dtype: those of
@@ -131,11 +142,12 @@ class LocallyConnected2d(local_layers.LocallyConnected2d):
     (in_channels, H, W), outputs (B, out_channels, P, Q) or (out_channels, P, Q).
 
     The attribute `implementation` works as in `Conv2d`. `from_conv2d` and `to_conv2d` convert from and to a
-    convolution. `load_keras`, `to_keras`, `load_flax` and `to_flax` exchange weights with Keras 2 and Flax.
+    convolution, without this attribute. `load_keras`, `to_keras`, `load_flax` and `to_flax` exchange weights with Keras
+    2 and Flax.
 
     Raises:
         RuntimeError: if an input does not have the size `input_size`.
-        TypeError, ValueError, RuntimeError: for wrong arguments, with torch's messages where torch has such arguments.
+        TypeError, ValueError, RuntimeError: if an argument is wrong, with torch's message if torch has that argument.
 
     >>> import torch, tritonconv
     >>> layer = tritonconv.LocallyConnected2d(3, 8, kernel_size=3, input_size=(4, 5), padding=1)
@@ -172,11 +184,11 @@ class LocallyConnectedTranspose2d(local_layers.LocallyConnectedTranspose2d):
     (in_channels, P, Q), outputs (B, out_channels, H, W) or (out_channels, H, W).
 
     The attribute `implementation` works as in `Conv2d`. `from_conv_transpose2d` and `to_conv_transpose2d` convert from
-    and to a transposed convolution.
+    and to a transposed convolution, without this attribute.
 
     Raises:
         RuntimeError: if an input does not have the size `input_size`.
-        TypeError, ValueError, RuntimeError: for wrong arguments, with torch's messages where torch has such arguments.
+        TypeError, ValueError, RuntimeError: if an argument is wrong, with torch's message if torch has that argument.
 
     >>> import torch, tritonconv
     >>> layer = tritonconv.LocallyConnectedTranspose2d(8, 3, kernel_size=2, input_size=(2, 3), stride=2)
@@ -206,7 +218,8 @@ class LocallyConnectedTranspose2d(local_layers.LocallyConnectedTranspose2d):
 class LazyLocallyConnected2d(local_layers.LazyLocallyConnected2d):
     """A `LocallyConnected2d` that takes `in_channels` and `input_size` from its first input.
 
-    Its arguments are those of `LocallyConnected2d` without these two.
+    The other arguments are those of `LocallyConnected2d`. With the first input the layer becomes a
+    `tritonconv.LocallyConnected2d`.
 
     >>> import torch, tritonconv
     >>> layer = tritonconv.LazyLocallyConnected2d(8, kernel_size=3, padding=1)
@@ -225,7 +238,8 @@ class LazyLocallyConnected2d(local_layers.LazyLocallyConnected2d):
 class LazyLocallyConnectedTranspose2d(local_layers.LazyLocallyConnectedTranspose2d):
     """A `LocallyConnectedTranspose2d` that takes `in_channels` and `input_size` from its first input.
 
-    Its arguments are those of `LocallyConnectedTranspose2d` without these two.
+    The other arguments are those of `LocallyConnectedTranspose2d`. With the first input the layer becomes a
+    `tritonconv.LocallyConnectedTranspose2d`.
 
     >>> import torch, tritonconv
     >>> layer = tritonconv.LazyLocallyConnectedTranspose2d(3, kernel_size=2, stride=2)

@@ -34,6 +34,7 @@ def gpu_part(machine: Machine, link: str) -> list[str]:
                 parts.append(picture(machine, stem, link, f"Speed of every layer and pass in {dtype}"))
         if dtype in run["ceilings"]:
             parts.append(picture(machine, f"roofline-{dtype}", link, f"Roofline in {dtype}"))
+        parts += over_commits(machine, dtype, link)
     wrong = sum(row["status"] in ("wrong", "failed") for row in run["rows"])
     if wrong:
         parts.append(f"{wrong} rows have no time because their result was wrong or missing.")
@@ -65,6 +66,11 @@ def beside(comparison: Comparison) -> list[str]:
             "(medians over all passes)."
         )
     return [*parts, "The worst and the best passes, by ratio:", extremes(comparison)]
+
+
+def over_commits(machine: Machine, dtype: str, link: str) -> list[str]:
+    """Return the picture of throughput over commits, if the machine has several records."""
+    return [picture(machine, f"commits-{dtype}", link, f"Throughput over commits in {dtype}")] * (len(machine) > 1)
 
 
 def memory(comparison: Comparison) -> list[str]:
@@ -103,6 +109,7 @@ def cpu_part(machine: Machine, link: str) -> list[str]:
             *memory(comparison),
             picture(machine, f"{CPU_CONTENDER}-{dtype}", link, f"Speed of every layer and pass on a CPU in {dtype}"),
             picture(machine, f"roofline-{dtype}", link, f"Roofline of a CPU in {dtype}"),
+            *over_commits(machine, dtype, link),
         ]
     local = {row["layer"] for row in run["rows"] if row["family"] == "local"}
     if local:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from bench.report import performance_page, readme_section, tables
-from bench.report.machines import machines, refusal
+from bench.report import compare, performance_page, readme_section, tables
+from bench.report.machines import machines, on_gpu, refusal
 from bench.results import RESULTS, ROOT, Results
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
@@ -45,7 +45,8 @@ def refresh(folder: Path = RESULTS, readme: Path = README, page: Path = PAGE) ->
         for path, run in machine:
             results.write(path.with_suffix(".md"), every_layer(run))
             written.append(path.with_suffix(".md"))
-        written += pictures.draw([run for _, run in machine], folder, machine[-1][0].stem)
+        stem, shown = machine[-1][0].stem, [compare.GPU_CONTENDER if on_gpu(machine) else compare.CPU_CONTENDER]
+        written += pictures.draw([run for _, run in machine], folder, stem, shown)
     return [*written, *update(folder, readme, page)]
 
 

@@ -47,7 +47,7 @@ def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "do
         if local := first(run, GPU_CONTENDER, compare.SUBSTITUTE):
             said = " ".join(verdict(local, clock) for clock in local.ratios)
             parts.append(f"Locally connected layers stand beside {tables.NAMES[local.baseline]}. {said}")
-    last = [in_one_sentence(together(cpu))] if cpu else []
+    last = [on_a_cpu(together(cpu))] if cpu else []
     if found:
         last.append(f"[{page}]({page}) has every layer and how it was measured.")
     return "\n\n".join([*parts, " ".join(last)]) if last else "\n\n".join(parts)
@@ -61,18 +61,22 @@ def first(run: Results, contender: str, baseline: str = compare.BASELINE) -> Com
     return None
 
 
-def in_one_sentence(run: Results) -> str:
-    """Return how much longer than torch.nn the reference takes on a CPU, for the README."""
+def on_a_cpu(run: Results) -> str:
+    """Return in two sentences how much longer than torch.nn the reference takes on a CPU."""
     comparison = first(run, CPU_CONTENDER)
     if comparison is None:
         return ""
-    said = [
-        f"{IN_WORDS.get(of, of)} takes {1 / mean:.1f} times"
-        for of in comparison.passes
-        if (mean := comparison.mean("eager", of))
-    ]
-    count = len(comparison.layers())
+    said = [f"{IN_WORDS.get(of, of)} takes {times(comparison, of)} times" for of in comparison.passes]
+    worst = min(comparison.families, key=lambda family: comparison.mean("eager", None, family) or 1.0)
+    at_worst = " and ".join(times(comparison, of, worst) for of in comparison.passes)
     return (
-        f"On a CPU the reference runs: {' and '.join(said)} as long as with torch.nn. "
-        f"These are geometric means of {count} layers{at_batch(run)} in {comparison.dtype}."
+        f"On a CPU the reference runs: {' and '.join(said)} as long as with torch.nn. These are geometric means of "
+        f"{len(comparison.layers())} layers{at_batch(run)} in {comparison.dtype}; {worst} layers, the worst, take "
+        f"{at_worst} times as long."
     )
+
+
+def times(comparison: Comparison, of: str, family: str | None = None) -> str:
+    """Return how many times as long as its yardstick a contender takes in eager mode."""
+    mean = comparison.mean("eager", of, family)
+    return f"{1 / mean:.1f}" if mean else "?"

@@ -1,71 +1,111 @@
-"""What the benchmarks of one run share: the device, its ceilings, and the problem at hand with its rows."""
+"""`Session`: what the benchmarks of one run share. `pytest bench` and `python -m bench device` each make one."""
 
+import os
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Any
 
 import torch
 
 from bench import results
 from bench.layers import Layer
-from bench.run.contenders import Pass, Problem, competing, operators_of
+from bench.run.contenders import DTYPES, Pass, Problem, competing, operators_of
 from bench.run.measure import failure, measure, tiles_of, untimed
 from bench.run.roof import Ceilings, ceilings
 from bench.run.timing import BUDGET
 
+# On a CPU, the reference is skipped if it needs more bytes of memory than this, and a loop over positions if autograd
+# writes more bytes in it. Either then takes more than a few seconds.
+MOST_BYTES = 4_000_000_000
+
 
 class Session:
-    """Measures each problem once, all contenders side by side. On a CPU, layers are scaled down to what it can do."""
+    """One run of the benchmark: measures each problem once, with all contenders side by side, and keeps the rows.
 
-    def __init__(self, device: torch.device, contenders: Sequence[str], dtypes: Sequence[str]) -> None:
+    `batch` replaces the batch of every layer. Without it, a GPU measures the layers as `layers.csv` lists them. A CPU
+    then measures small versions of them, and the record is marked as a rehearsal. The first number of a row's `image`
+    is the batch that was measured.
+    """
+
+    def __init__(
+        self, device: torch.device, contenders: Sequence[str], dtypes: Sequence[str], batch: int | None = None
+    ) -> None:
         self.device = device
         self.contenders = contenders
         self.dtypes = dtypes
-        self.environment = results.environment(device)
+        self.batch = batch
+        self.environment = results.environment(device) | {"load": {"start": load()}}
         self.ceilings: Ceilings = ceilings(dtypes, device)
-        self.small = device.type != "cuda"
+        self.small = device.type != "cuda" and batch is None
         self.budget = BUDGET / 10 if self.small else BUDGET
         self._problem: Problem | None = None
         self._rows: dict[tuple[str, str, str], list[results.Row]] = {}
 
     def scaled(self, layer: Layer) -> Layer:
+        """Return the layer as this run measures it: at another batch, scaled down, or as it is."""
+        if self.batch is not None:
+            return layer.at_batch(self.batch)
         return layer.scaled_down() if self.small else layer
 
     def problem(self, layer: Layer, dtype: str) -> Problem:
-        """The operands of a layer: those of one at a time are kept."""
+        """Return the operands of a layer. Only those of the last layer are kept."""
         held = self._problem
         if held is None or (held.layer.name, held.dtype) != (layer.name, dtype):
-            self._problem = held = None  # before the next is drawn, for memory
+            self._problem = held = None  # frees the memory before the next operands are drawn
             self._problem = Problem.draw(self.scaled(layer), dtype, self.device)
         assert self._problem is not None
         return self._problem
 
     def measure(self, layer: Layer, of: Pass, dtype: str) -> list[results.Row]:
-        """One row for each contender, whatever happens: only a GPU that is lost raises."""
+        """Return one row for each contender, in their order.
+
+        A contender that fails, or needs too much, gets a row that says so. Raises only if the GPU is lost.
+        """
         about = (layer.name, of, dtype)
         if about not in self._rows:
             contenders = competing(self.contenders, layer)
+            reasons = {name: self.refused(name, layer, of, dtype) for name in contenders}
+            able = [name for name in contenders if reasons[name] is None]
             try:
-                given = (contenders, self.ceilings, self.environment, self.budget)
-                self._rows[about] = measure(self.problem(layer, dtype), of, *given)
+                given = (able, self.ceilings, self.environment, self.budget)
+                rows = measure(self.problem(layer, dtype), of, *given) if able else []
             except Exception as error:
-                outcome = failure(error, self.device)
-                self._rows[about] = untimed(layer, of, dtype, contenders, commit=self.environment["commit"], **outcome)
+                rows = self._untimed(layer, of, dtype, able, failure(error, self.device))
+            for name, reason in reasons.items():
+                if reason is not None:
+                    rows += self._untimed(layer, of, dtype, [name], {"status": "skipped", "reason": reason})
+            self._rows[about] = sorted(rows, key=lambda row: contenders.index(row["contender"]))
         return self._rows[about]
 
+    def refused(self, contender: str, layer: Layer, of: Pass, dtype: str) -> str | None:
+        """Why this run skips a contender that would need too much of the device; None if it does not."""
+        if self.device.type != "cpu":
+            return None
+        return needs_too_much(contender, self.scaled(layer), of, DTYPES[dtype].itemsize)
+
+    def _untimed(
+        self, layer: Layer, of: Pass, dtype: str, contenders: Sequence[str], outcome: results.Row
+    ) -> list[results.Row]:
+        """Return the rows of contenders that were not timed, with the shapes that they would have been timed at."""
+        geometry = self.scaled(layer).geometry
+        shapes = {"image": [*geometry.image_shape], "weight": [*geometry.weight_shape]}
+        rows = untimed(layer, of, dtype, contenders, commit=self.environment["commit"], **outcome)
+        return [row | shapes for row in rows]
+
     def tiles(self, layer: Layer, of: Pass, dtype: str) -> dict[str, str]:
-        """The tile that each operator of a pass chooses here."""
+        """Return the tile that each operator of a pass runs with on this device."""
         return tiles_of(self.scaled(layer), of, dtype, self.device)
 
     def precompile(self, passes: Iterable[tuple[Layer, Pass, str]]) -> int:
-        """Compile what the passes will launch, in parallel processes. Returns how many kernels; none on a CPU."""
-        if self.small:
+        """Compile the kernels that the passes will launch, in parallel processes. Returns their number, 0 on a CPU."""
+        if self.device.type != "cuda":
             return 0
         from bench.lowering.offline import plan_for, precompile
         from tritonconv import runtime
 
         gpu = runtime.gpu_of(self.device)
         wanted = {
-            (layer, operator, dtype, of == "forward")
+            (self.scaled(layer), operator, dtype, of == "forward")
             for layer, of, dtype in passes
             for operator in operators_of(of, layer)
         }
@@ -78,11 +118,58 @@ class Session:
         return precompile(plans, self.device)
 
     def rows(self) -> list[results.Row]:
+        """Return every row that was measured so far."""
         return [row for rows in self._rows.values() for row in rows]
 
     def record(self) -> dict[str, Any]:
-        """All of `bench.results` but the rows."""
-        about: dict[str, Any] = {"environment": self.environment, "ceilings": self.ceilings}
+        """Return the record of the run as `bench.results` describes it, without the rows.
+
+        `environment["load"]` has the load average (see `load`) when the session began and now. `batch` is there if
+        the layers were not measured at their own.
+        """
+        environment = self.environment | {"load": self.environment["load"] | {"end": load()}}
+        about: dict[str, Any] = {"environment": environment, "ceilings": self.ceilings}
+        if self.batch is not None:
+            about["batch"] = self.batch
         if self.small:
             about["rehearsal"] = "on a CPU, layers scaled down"
         return about
+
+
+def load() -> float | None:
+    """Return the machine's load average of the last minute, or None if the system does not tell.
+
+    It counts the running threads of all processes, so at the end of a run on a CPU also those of the run itself. A
+    quiet machine then shows about the number of threads.
+    """
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):  # not on every system
+        return None
+
+
+def needs_too_much(contender: str, layer: Layer, of: Pass, itemsize: int) -> str | None:
+    """Why a pass of a layer is too much for a CPU if this contender computes it; None if it is not.
+
+    The reference stores patches: every pixel once for each filter tap. A step stores the gradient of the patches too.
+    In a loop over positions, autograd writes a gradient of the size of the whole weight for each position.
+    """
+    geometry = layer.geometry
+    positions = geometry.P * geometry.Q
+    if contender == "reference":
+        patches = itemsize * geometry.B * geometry.C * geometry.R * geometry.S * positions
+        memory = patches * (2 if of == "step" else 1) + geometry.minimal_bytes(itemsize)
+        if memory > MOST_BYTES:
+            return f"stores {gigabytes(memory)} GB of patches and operands; at most {gigabytes(MOST_BYTES)} GB on a CPU"
+    if contender == "loop" and of == "step" and geometry.per_location:
+        written = positions * itemsize * prod(geometry.weight_shape)
+        if written > MOST_BYTES:
+            return (
+                f"autograd writes {gigabytes(written)} GB, the weight's gradient once for each position; "
+                f"at most {gigabytes(MOST_BYTES)} GB on a CPU"
+            )
+    return None
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g}"

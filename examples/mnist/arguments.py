@@ -10,7 +10,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def parse(words: Sequence[str], description: str | None) -> argparse.Namespace:
-    """Return the arguments in `words`. End the program with one line if they make no sense."""
+    """Return the arguments in `words`, with defaults. If one is wrong, print the usage and why, and end the program.
+
+    `description` is the text of --help.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add(
@@ -74,7 +77,10 @@ def parse(words: Sequence[str], description: str | None) -> argparse.Namespace:
 
 
 def device(word: str) -> torch.device:
-    """Return the device with its index. Raise ArgumentTypeError if torch can not use it."""
+    """Return the device `word`, with the index of the current GPU if it is "cuda".
+
+    Raise ArgumentTypeError if torch can not use the device, or if it is neither a CPU nor a GPU.
+    """
     try:
         found = torch.empty(0, device=word).device
     except (AssertionError, RuntimeError) as error:
@@ -85,7 +91,7 @@ def device(word: str) -> torch.device:
 
 
 def at_least(smallest: int) -> Callable[[str], int]:
-    """Return a function that reads an integer and refuses smaller ones."""
+    """Return a function that reads an integer. It raises ArgumentTypeError if the integer is less than `smallest`."""
 
     def integer(word: str) -> int:
         if int(word) < smallest:
@@ -96,7 +102,10 @@ def at_least(smallest: int) -> Callable[[str], int]:
 
 
 def drawable(word: str) -> Path:
-    """Return the path of a picture. Raise ArgumentTypeError if it can not be written there."""
+    """Return `word` as the path of a picture.
+
+    Raise ArgumentTypeError if it does not end in .png, .pdf or .svg, or its folder does not exist.
+    """
     path = Path(word)
     if path.suffix not in (".png", ".pdf", ".svg") or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"must be a .png, .pdf or .svg file in an existing folder, but got {word}")

@@ -31,16 +31,24 @@ max: largest error. Each is divided by its expected value, or by the RMS of the 
 
 
 class Step(NamedTuple):
-    """The outputs and gradients of a step by name, and notes for the reader. A step that was refused has no values."""
+    """The outputs and gradients of a training step by name, and notes to print below the table.
+
+    A step that its implementation refused has no values.
+    """
 
     values: dict[str, Tensor]
     notes: list[str]
 
 
 def table(state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> str:
-    """Return the table of errors: a row for each output and gradient, a column for each implementation.
+    """Return the table of errors of one training step in `dtype`, as text, relative to torch.nn in float64.
 
-    The step is computed from the first of `images`. `state` has the weights of the network.
+    The table has a row for each output and gradient. It has two columns, the RMS and the largest error (`errors`), for
+    each of torch.nn, the reference and the Triton kernels. If Triton can not run the step, its columns are left out,
+    and a note says why. Notes below the table say what was computed.
+
+    The step has the weights `state` and the first 64 of `images`. On the CPU, or with TRITON_INTERPRET=1, it has the
+    first 2, because the kernels then run in Triton's interpreter.
     """
     interpreted = images.pixels.device.type == "cpu" or os.environ.get("TRITON_INTERPRET") == "1"
     count = min(IMAGES_IN_INTERPRETER if interpreted else IMAGES, len(images.labels))
@@ -72,7 +80,7 @@ def table(state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> str:
 
 
 def hardest(test: Images, logits: Tensor) -> Images:
-    """Return the test images, those with the largest loss first.
+    """Return the test images, sorted by the cross-entropy of their `logits`, the largest first.
 
     An image that is classified without doubt has a loss near zero, and so nearly no gradients to compare.
     """
@@ -81,7 +89,10 @@ def hardest(test: Images, logits: Tensor) -> Images:
 
 
 def step(implementation: str, state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> Step:
-    """Run forward and backward once, with the weights `state`, and return outputs and gradients."""
+    """Return the outputs and gradients of one forward and backward pass with the weights `state`.
+
+    16-bit dtypes run by autocast. The gradients are those of the image and of each weight and bias.
+    """
     device, size = images.pixels.device, images.pixels.shape[-1]
     network = build(implementation, size, device, dtype)
     network.load_state_dict(state)
@@ -98,7 +109,7 @@ def step(implementation: str, state: dict[str, Tensor], images: Images, dtype: t
 
 
 def step_of_triton(state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> Step:
-    """Run `step` with the Triton kernels, forward and backward. If they can not run, return no values but a note."""
+    """Return `step` with the Triton kernels, forward and backward. If they can not run, return a note and no values."""
     network = build("triton", images.pixels.shape[-1], images.pixels.device, dtype)
     try:
         with autocast(images.pixels.device, dtype):
@@ -110,7 +121,10 @@ def step_of_triton(state: dict[str, Tensor], images: Images, dtype: torch.dtype)
 
 
 def step_in_interpreter(state: dict[str, Tensor], images: Images, dtype: torch.dtype) -> Step:
-    """Run `step_of_triton` in a new process, because TRITON_INTERPRET has no effect once Triton is imported."""
+    """Return `step_of_triton` from a new process, because TRITON_INTERPRET has no effect once Triton is imported.
+
+    If that process fails, end the program.
+    """
     with TemporaryDirectory() as folder:
         path = Path(folder) / "step.pt"
         torch.save((state, tuple(images), dtype), path)
@@ -136,19 +150,25 @@ def main(path: str) -> None:
 
 
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return `tensor` rounded to the precision of `dtype`, in its own dtype."""
+    """Return `tensor` rounded to the precision of `dtype`, in the dtype that it had."""
     return tensor.to(dtype).to(tensor.dtype)
 
 
 def errors(actual: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Return RMS(a-e)/RMS(e) and the largest |a-e|/max(RMS(e), |e|). The RMS alone would hide one wrong pixel."""
+    """Return RMS(a-e)/RMS(e) and the largest |a-e|/max(RMS(e), |e|), for a = `actual` and e = `expected`.
+
+    The RMS alone would hide one wrong pixel.
+    """
     difference = (actual.double() - expected).abs()
     rms = expected.square().mean().sqrt()
     return (difference.square().mean().sqrt() / rms).item(), (difference / expected.abs().clamp(min=rms)).max().item()
 
 
 def tf32_notes(images: Images, dtype: torch.dtype) -> list[str]:
-    """Return notes that say whether float32 is rounded to TF32 on a GPU. torch's default rounds in convolutions."""
+    """Return notes that say whether a GPU rounds float32 to TF32. On the CPU, or in another dtype, return no notes.
+
+    By default, torch rounds in convolutions.
+    """
     if images.pixels.device.type != "cuda" or dtype != torch.float32:
         return []
     convolutions = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]

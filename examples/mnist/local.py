@@ -4,9 +4,9 @@ For each seed the same small classifier is trained twice, on the same images in 
 convolution in one run and a locally connected layer in the other. Both have the same channels and multiplications, but
 the locally connected layer has different filters at every location.
 
-The comparison is made for two classifiers. The last layer of one reads the features of all locations. So it can tell
-locations apart whatever the middle layer is. The last layer of the other reads only the mean over all locations. There
-the features themselves must depend on the location, and a convolution knows of locations only by the padding at the
+The comparison is made for two classifiers. The last layer of the first reads the features of all locations. So it can
+tell locations apart whatever the middle layer is. The last layer of the second reads only the mean over all locations.
+So the features themselves must depend on the location, and a convolution knows of locations only by the padding at the
 rim.
 
 The locally connected layer has more parameters, as the table shows. A convolution with as many parameters would have
@@ -77,12 +77,16 @@ def main(chosen: argparse.Namespace) -> None:
 
 
 def row(title: str, cells: Sequence[str]) -> None:
-    """Print a row of the table."""
+    """Print a row of the table, with the title 20 characters wide and each cell 13."""
     print(f"{title:20}" + "".join(f"{cell:13}" for cell in cells).rstrip(), flush=True)
 
 
 def verdict(convolution: Sequence[float], local: Sequence[float]) -> str:
-    """Return which layer wins, from two accuracies in % for each seed: the i-th of both were trained with one seed."""
+    """Return a sentence that says which layer wins, or that none does, from the accuracies of both in %.
+
+    The i-th accuracy of each layer belongs to the i-th seed. A layer wins if the mean difference is significant
+    (`BY_CHANCE`).
+    """
     differences = [b - a for a, b in zip(convolution, local, strict=True)]
     difference, error = mean(differences), stdev(differences) / sqrt(len(differences))
     figures = (
@@ -95,7 +99,7 @@ def verdict(convolution: Sequence[float], local: Sequence[float]) -> str:
 
 
 def build(chosen: argparse.Namespace, pooled: bool, local: bool, size: int) -> nn.Sequential:
-    """Return a classifier that maps images (B, 1, size, size) to logits (B, 10).
+    """Return an untrained classifier that maps images (B, 1, size, size) to logits (B, 10), on the chosen device.
 
     Args:
         chosen: the command line.
@@ -138,7 +142,7 @@ def accuracy(chosen: argparse.Namespace, seed: int, pooled: bool, local: bool, t
 
 
 def fit(network: nn.Sequential, train: Images, epochs: int, batch_size: int, dtype: torch.dtype) -> None:
-    """Train for `epochs`. Unlike in `train.py`, images are not shifted, because they must stay aligned."""
+    """Train `network` for `epochs`. Unlike in `train.py`, images are not shifted, because they must stay aligned."""
     device, count = train.pixels.device, len(train.labels)
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)

@@ -61,19 +61,19 @@ def loss_of(logits: Tensor, reconstruction: Tensor, images: Tensor, labels: Tens
 
 
 def build(implementation: str, size: int, device: torch.device, dtype: torch.dtype) -> Network:
-    """Return the network on `device`, in the dtype of its weights and a fast memory format."""
+    """Return an untrained network on `device`, in the dtype and memory format of `placed`."""
     return placed(Network(implementation, size), device, dtype)
 
 
 def choose(implementation: str, network: nn.Module) -> None:
-    """Set `implementation` of every tritonconv layer in `network`. "auto" changes nothing."""
+    """Set the attribute `implementation` of every tritonconv layer in `network`. "auto" changes nothing."""
     for layer in network.modules():
         if hasattr(layer, "implementation") and implementation != "auto":
             setattr(layer, "implementation", implementation)  # noqa: B010 - nn.Module's attributes have other types
 
 
 def placed(network: Module, device: torch.device, dtype: torch.dtype) -> Module:
-    """Move `network` to `device`, in the dtype of its weights, and to channels_last on a GPU. Return it."""
+    """Move `network` to `device`, in the dtype `wide(dtype)`, and to channels_last on a GPU. Return it."""
     network.to(device, wide(dtype))
     if device.type == "cuda":
         # Tensor cores are fed faster if the channels of a pixel are adjacent. Outputs take the format of the weights.
@@ -82,11 +82,14 @@ def placed(network: Module, device: torch.device, dtype: torch.dtype) -> Module:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Return a context for mixed precision in a 16-bit dtype. For other dtypes it does nothing."""
+    """Return a context for mixed precision in `dtype`. It does nothing if `dtype` is not float16 or bfloat16."""
     narrow = dtype in (torch.float16, torch.bfloat16)
     return torch.autocast(device.type, dtype if narrow else None, enabled=narrow)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of weights and images. With a 16-bit `dtype`, which autocast handles, it is float32."""
+    """Return the dtype of weights and images: float64 if `dtype` is that, else float32.
+
+    Autocast handles a 16-bit `dtype`.
+    """
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -11,9 +11,9 @@ import matplotlib.pyplot as plt
 
 
 def save(path: Path, test: Images, predictions: Tensor, reconstructions: Tensor) -> None:
-    """Save a picture with one test image of each digit above its reconstruction.
+    """Save a picture with the first test image of each digit above its reconstruction.
 
-    The title of each image is the predicted digit, in red if it is wrong.
+    The title of each image is the predicted digit, in red if it is wrong. Digits without a test image are left out.
     """
     found = [(test.labels == digit).nonzero().flatten() for digit in range(10)]
     shown = [int(indices[0]) for indices in found if len(indices) > 0]

@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def fit(network: Network, train: Images, epochs: int, batch_size: int, dtype: torch.dtype) -> None:
-    """Train for `epochs` and print one line for each."""
+    """Train `network` for `epochs`, and print loss, accuracy and time of each epoch."""
     device, count = train.pixels.device, len(train.labels)
     optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -103,10 +103,10 @@ def fit(network: Network, train: Images, epochs: int, batch_size: int, dtype: to
 
 
 def shift(pixels: Tensor) -> Tensor:
-    """Return the batch, moved at random by up to two pixels along each axis, to augment the few training images.
+    """Return the batch, moved as a whole by a random number of pixels along each axis, to augment the training images.
 
-    Pixels that leave on one side come back on the other, but the rim of MNIST's images is empty. 8x8 images stay in
-    place.
+    MNIST's images move by up to two pixels. Pixels that leave on one side come back on the other, but the rim of
+    MNIST's images is empty. 8x8 images stay in place.
     """
     most = pixels.shape[-1] // 14
     along_h, along_w = torch.randint(-most, most + 1, (2,)).tolist()
@@ -124,7 +124,7 @@ def predict(network: Network, pixels: Tensor, batch_size: int, dtype: torch.dtyp
 
 
 def progress(batches: Sequence[Tensor], title: str) -> Iterable[Tensor]:
-    """Return the batches, with a progress bar if the output is a terminal and the package rich is installed."""
+    """Return the batches. Iterating shows a progress bar if the output is a terminal and rich is installed."""
     if not sys.stdout.isatty():
         return batches
     try:

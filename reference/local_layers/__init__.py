@@ -1,4 +1,4 @@
-"""Locally connected layers: their weights vary over locations. With lazy forms and conversions."""
+"""Locally connected layers, whose weights vary over locations, with their lazy forms and conversions."""
 
 from tritonconv.reference.local_layers.layers import LocallyConnected2d, LocallyConnectedTranspose2d
 from tritonconv.reference.local_layers.lazy import LazyLocallyConnected2d, LazyLocallyConnectedTranspose2d

@@ -16,7 +16,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 class OfConv2d(nn.Module):
     """The conversions of a `LocallyConnected2d`: from and to `Conv2d`, Keras 2 and Flax.
 
-    `shared_class` is the class of the convolution that `to_conv2d` makes.
+    `shared_class` is the class of the convolution that `to_conv2d` returns.
     """
 
     shared_class: type[nn.Conv2d] = Conv2d
@@ -25,15 +25,22 @@ class OfConv2d(nn.Module):
     def from_conv2d(cls, conv: nn.Conv2d, input_size: Ints, bias: bool | str = True) -> Self:
         """Return a layer that computes what `conv` does, with a copy of its filters at each location.
 
+        The layer takes over the device, the dtype, `requires_grad` of each parameter, and the training mode.
+
         Args:
             conv: the convolution, of class `torch.nn.Conv2d` or a subclass.
             input_size: the size of the layer's images in pixels, before padding. (H, W), or one int for both.
-            bias: True copies the bias to each location. "shared" keeps one number per filter. A convolution without
-                a bias gives a layer without one.
+            bias: True copies the bias to each location. "shared" keeps one number per filter. If `conv` has no bias,
+                the layer has none, whatever this argument is.
+
+        Returns:
+            A layer of this class, or of the class that a lazy class becomes. Its parameters share no memory with those
+            of `conv`.
 
         Raises:
             TypeError: `conv` has another class, or is a lazy layer whose parameters are not initialized yet.
-            ValueError: `conv` has a bias and `bias` is False.
+            ValueError: `conv` has a bias, and `bias` is False or another string than "shared".
+            TypeError, RuntimeError: the constructor refuses `input_size`.
 
         >>> import torch
         >>> from tritonconv import reference
@@ -46,9 +53,22 @@ class OfConv2d(nn.Module):
         return spread(cls, conv, nn.Conv2d, input_size, bias)
 
     def to_conv2d(self: Any) -> nn.Conv2d:
-        """Return a convolution that computes what this layer does.
+        """Return a convolution that computes what this layer does, if all locations have equal filters and biases.
 
-        Raises ValueError if weight or bias differ between locations.
+        The filters and biases of the convolution are copies. It also takes over the device, the dtype, `requires_grad`
+        of each parameter, and the training mode.
+
+        Raises:
+            ValueError: filters or biases are not exactly equal at all locations, or the parameters of a lazy layer are
+                not initialized yet.
+
+        >>> import torch
+        >>> from tritonconv import reference
+        >>> conv = torch.nn.Conv2d(3, 8, kernel_size=3, padding=1)
+        >>> layer = reference.LocallyConnected2d.from_conv2d(conv, input_size=(10, 12))
+        >>> same = layer.to_conv2d()
+        >>> bool((same.weight == conv.weight).all() and (same.bias == conv.bias).all())
+        True
         """
         conv: nn.Conv2d = gathered(self)
         return conv
@@ -56,33 +76,49 @@ class OfConv2d(nn.Module):
     def load_keras(self, weights: Any) -> None:
         """Copy the weights of a Keras 2 `LocallyConnected2D` in the data format channels_last into this layer.
 
-        `weights` is what `get_weights()` returns there: an array (P*Q, R*S*C, F) and, if there is a bias, one of shape
-        (P, Q, F). Raises ValueError for other shapes, for a layer with groups, and if this layer's bias is shared but
-        the given one differs between locations.
+        Args:
+            weights: what `get_weights()` of the Keras layer returns: an array (P*Q, R*S*C, F) and, if this layer has a
+                bias, one of shape (P, Q, F).
+
+        Raises:
+            ValueError: an array is missing, superfluous or of another shape, or this layer has groups. Also if this
+                layer's bias has the shape (F,), but the given bias differs between locations. Nothing is copied then.
         """
         keras_and_flax.load(self, weights, keras_and_flax.KERAS)
 
     def to_keras(self) -> list[Tensor]:
         """Return copies of the weights for `set_weights()` of a Keras 2 `LocallyConnected2D` in channels_last.
 
-        The shapes are those of `load_keras`. Raises ValueError for a layer with groups.
+        Returns:
+            Tensors of the shapes that `load_keras` takes. A bias of shape (F,) is repeated at each location.
+
+        Raises:
+            ValueError: this layer has groups.
         """
         return keras_and_flax.dump(self, keras_and_flax.KERAS)
 
     def load_flax(self, params: Any) -> None:
         """Copy the parameters of a Flax `ConvLocal` into this layer.
 
-        `params` has a `kernel` (P, Q, C*R*S, F) and, if there is a bias, a `bias` (P, Q, F). Raises ValueError for
-        other shapes, for a layer with groups, and if this layer's bias is shared but the given one differs between
-        locations.
+        Args:
+            params: a mapping with a `kernel` (P, Q, C*R*S, F) and, if this layer has a bias, a `bias` (P, Q, F).
+
+        Raises:
+            KeyError: there is no `kernel`.
+            ValueError: as `load_keras`. Nothing is copied then.
         """
         arrays = [params["kernel"], *([params["bias"]] if "bias" in params else [])]
         keras_and_flax.load(self, arrays, keras_and_flax.FLAX)
 
     def to_flax(self) -> dict[str, Tensor]:
-        """Return copies of the parameters as a Flax `ConvLocal` takes them, in the shapes of `load_flax`.
+        """Return copies of the parameters for a Flax `ConvLocal`.
 
-        Raises ValueError for a layer with groups.
+        Returns:
+            A dict with the tensors `kernel` and, if this layer has a bias, `bias`, in the shapes that `load_flax`
+            takes. A bias of shape (F,) is repeated at each location.
+
+        Raises:
+            ValueError: this layer has groups.
         """
         return dict(zip(("kernel", "bias"), keras_and_flax.dump(self, keras_and_flax.FLAX), strict=False))
 
@@ -90,7 +126,7 @@ class OfConv2d(nn.Module):
 class OfConvTranspose2d(nn.Module):
     """The conversions of a `LocallyConnectedTranspose2d`: from and to `ConvTranspose2d`.
 
-    `shared_class` is the class of the convolution that `to_conv_transpose2d` makes.
+    `shared_class` is the class of the convolution that `to_conv_transpose2d` returns.
     """
 
     shared_class: type[nn.ConvTranspose2d] = ConvTranspose2d
@@ -99,14 +135,36 @@ class OfConvTranspose2d(nn.Module):
     def from_conv_transpose2d(cls, conv: nn.ConvTranspose2d, input_size: Ints, bias: bool | str = True) -> Self:
         """Return a layer that computes what `conv` does, with a copy of its filters at each location.
 
-        Arguments and errors are those of `LocallyConnected2d.from_conv2d`, except that `input_size` is (P, Q).
+        Arguments, result and errors are those of `LocallyConnected2d.from_conv2d`, with two differences: `conv` is a
+        `torch.nn.ConvTranspose2d`, and `input_size` is (P, Q), the size of its input.
+
+        >>> import torch
+        >>> from tritonconv import reference
+        >>> conv = torch.nn.ConvTranspose2d(8, 3, kernel_size=3, stride=2)
+        >>> layer = reference.LocallyConnectedTranspose2d.from_conv_transpose2d(conv, input_size=(5, 6))
+        >>> features = torch.randn(2, 8, 5, 6)
+        >>> bool((layer(features) - conv(features)).abs().max() < 1e-5)
+        True
         """
         return spread(cls, conv, nn.ConvTranspose2d, input_size, bias)
 
     def to_conv_transpose2d(self: Any) -> nn.ConvTranspose2d:
-        """Return a convolution that computes what this layer does.
+        """Return a transposed convolution that computes what this layer does, if all locations have equal parameters.
 
-        Raises ValueError if weight or bias differ between locations.
+        The filters and biases of the convolution are copies. It also takes over the device, the dtype, `requires_grad`
+        of each parameter, and the training mode.
+
+        Raises:
+            ValueError: filters or biases are not exactly equal at all locations, or the parameters of a lazy layer are
+                not initialized yet.
+
+        >>> import torch
+        >>> from tritonconv import reference
+        >>> conv = torch.nn.ConvTranspose2d(8, 3, kernel_size=3, stride=2)
+        >>> layer = reference.LocallyConnectedTranspose2d.from_conv_transpose2d(conv, input_size=(5, 6))
+        >>> same = layer.to_conv_transpose2d()
+        >>> bool((same.weight == conv.weight).all() and (same.bias == conv.bias).all())
+        True
         """
         conv: nn.ConvTranspose2d = gathered(self)
         return conv
@@ -115,7 +173,7 @@ class OfConvTranspose2d(nn.Module):
 def in_common(layer: Any) -> dict[str, Any]:
     """Return the constructor arguments that a convolution and the corresponding local layer share, except the bias.
 
-    They put the new layer on the device "meta", so that no numbers are drawn for weights that are then replaced.
+    They also hold the dtype, and the device "meta", so that no numbers are drawn for weights that are then replaced.
     """
     names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"]
     if layer.transposed:
@@ -126,7 +184,7 @@ def in_common(layer: Any) -> dict[str, Any]:
 def spread(cls: type[Layer], conv: Any, kind: Any, input_size: Ints, bias: bool | str) -> Layer:
     """Return a layer of class `cls` with a copy of the weight and bias of `conv` at each location.
 
-    `kind` is the class of torch.nn that `conv` must have. `from_conv2d` lists the errors.
+    `kind` is the class of torch.nn that `conv` must have. `from_conv2d` describes `bias` and lists the errors.
     """
     if not isinstance(conv, kind) or isinstance(conv.weight, nn.UninitializedParameter):
         raise TypeError(f"expected a torch.nn.{kind.__name__} with initialized parameters, but got {conv}")
@@ -145,9 +203,9 @@ def spread(cls: type[Layer], conv: Any, kind: Any, input_size: Ints, bias: bool 
 
 
 def gathered(layer: Any) -> Any:
-    """Return the convolution with the weight and bias that all locations of `layer` have.
+    """Return a convolution, of the class `layer.shared_class`, with copies of the weight and bias of one location.
 
-    Raises ValueError if they differ between locations.
+    Raise ValueError unless they are exactly equal at all locations.
     """
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     agree = same_everywhere(weight, (0, 1))

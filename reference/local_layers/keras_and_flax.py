@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 class Format(NamedTuple):
-    """The layout of another library's kernel, as an einops pattern of the letters of the weight p q f c r s."""
+    """The layout of another library's kernel, as an einops pattern of the letters of the weight p q f c r s.
+
+    `library` is the name of the library in error messages.
+    """
 
     library: str
     kernel: str
@@ -22,7 +25,11 @@ FLAX = Format("Flax", "p q (c r s) f")
 
 
 def load(layer: Any, arrays: Sequence[Any], format: Format) -> None:
-    """Copy a kernel, and a bias if there is one, into a `LocallyConnected2d`. Copy nothing if one of them is wrong."""
+    """Copy `arrays`, which are a kernel and, if the layer has a bias, a bias, into a `LocallyConnected2d`.
+
+    Raise ValueError, and copy nothing, if an array is missing or has a wrong shape, or if the layer has groups. The
+    same holds if the layer has one bias for all locations, but the given bias differs between locations.
+    """
     # as_tensor would warn about read-only arrays, and those of JAX are read-only.
     tensors = [array if isinstance(array, Tensor) else torch.tensor(array) for array in arrays]
     wanted = [list(tensor.shape) for tensor in arranged(layer, format, device="meta")]
@@ -44,14 +51,20 @@ def load(layer: Any, arrays: Sequence[Any], format: Format) -> None:
 
 
 def dump(layer: Any, format: Format) -> list[Tensor]:
-    """Return copies of the weight, and the bias if there is one, in the layout of `format`."""
+    """Return a copy of the weight and, if there is one, of the bias, in the layout of `format`.
+
+    Raise ValueError if the layer has groups.
+    """
     return [tensor.clone() for tensor in arranged(layer, format)]
 
 
 def arranged(layer: Any, format: Format, device: str | None = None) -> list[Tensor]:
-    """Return the weight, and the bias if there is one, in the layout of `format`.
+    """Return the weight and, if there is one, the bias as (P, Q, F), in the layout of `format`.
 
-    On the device "meta" the tensors have shapes but no data. Raises ValueError for a layer with groups.
+    A tensor is a view of the parameter if its memory allows that, else a copy. A bias of shape (F,) is repeated at each
+    location. None leaves the tensors on the layer's device. On the device "meta" they have shapes but no data.
+
+    Raise ValueError if the layer has groups.
     """
     if layer.groups != 1:
         raise ValueError(
@@ -67,6 +80,9 @@ def arranged(layer: Any, format: Format, device: str | None = None) -> list[Tens
 
 
 def same_everywhere(tensor: Tensor, locations: tuple[int, int]) -> bool:
-    """Whether `tensor` has the same values at all locations, which lie along the two given dimensions."""
+    """Whether `tensor` has exactly the same values at all locations, which lie along the two given dimensions.
+
+    A NaN differs from every value, itself included.
+    """
     first = tensor.narrow(locations[0], 0, 1).narrow(locations[1], 0, 1)
     return bool((tensor == first).all())

@@ -1,7 +1,7 @@
 """`LocallyConnected2d` and `LocallyConnectedTranspose2d`, in the style of torch.nn, which lacks such layers.
 
-The weight has the shape (P, Q, F, C/groups, R, S), but lies in memory in the order (P, Q, F, R, S, C/groups). So the
-numbers that one sum of `LocallyConnected2d` runs over are contiguous.
+The weight has the shape (P, Q, F, C/groups, R, S), but lies in memory in the order (P, Q, F, R, S, C/groups). So one
+sum of `LocallyConnected2d` runs over contiguous numbers.
 """
 
 from math import prod, sqrt
@@ -65,7 +65,10 @@ class _LocallyConnected(_ConvNd):
         self.reset_parameters()
 
     def _shapes(self, in_channels: int, input_size: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the shapes of weight and bias. Raise RuntimeError, as the function does, if the input is too small."""
+        """Return the shapes of weight and bias for inputs of `input_size`. A layer without a bias ignores the second.
+
+        Raise RuntimeError, as the function that computes the layer does, if the input is too small.
+        """
         channels = (in_channels, self.out_channels // self.groups)
         if not self.transposed:
             channels = (self.out_channels, in_channels // self.groups)
@@ -83,7 +86,8 @@ class _LocallyConnected(_ConvNd):
     def reset_parameters(self) -> None:
         """Initialise each location's filters and bias as torch.nn initialises a convolution.
 
-        Values are uniform in +-1/sqrt(channels * taps). The channels are those of one group.
+        Values are uniform between -b and b, where b = 1/sqrt(C/groups * R * S) and C/groups is the fourth extent of the
+        weight. A weight of no elements per filter gives b = 0.
         """
         fan_in = prod(self.weight.shape[-3:])
         bound = 1 / sqrt(fan_in) if fan_in > 0 else 0
@@ -96,7 +100,10 @@ class _LocallyConnected(_ConvNd):
         return said + ", bias='shared'" if self._bias == "shared" and self.bias is not None else said
 
     def _check_size(self, input: Tensor) -> None:
-        """Raise RuntimeError for an input of another size than `input_size`."""
+        """Raise RuntimeError if the rows and columns of `input` are not those of `input_size`.
+
+        An input that has not 3 or 4 dimensions passes. The function that computes the layer refuses it.
+        """
         if input.ndim in (3, 4) and tuple(input.shape[-2:]) != self.input_size:
             assert self.input_size is not None
             (H, W), (h, w) = self.input_size, input.shape[-2:]
@@ -107,25 +114,30 @@ class _LocallyConnected(_ConvNd):
 
 
 def size_of_input(layer: str, input_size: Ints) -> Pair:
-    """Return `input_size` as (rows, columns). Raise TypeError or RuntimeError unless it is one or two positive ints."""
+    """Return `input_size` as (rows, columns). One int counts for both.
+
+    Raise TypeError if it is not made of ints, and RuntimeError unless it is one or two positive ints. `layer` is the
+    class that the error message names.
+    """
     sizes = pair("input_size", {"input_size": integers(layer, "input_size", input_size)})
     check_positive(input_size=sizes)
     return sizes
 
 
 class LocallyConnected2d(OfConv2d, _LocallyConnected):
-    """`torch.nn.Conv2d` with different filters at every location of the output, for images of one size.
+    """`torch.nn.Conv2d` with different filters at each location of the output, for images of one size.
 
         y[b,f,p,q] = bias[f,p,q] + sum over c,r,s of x[b,c,h,w] * weight[p,q,f,c,r,s]
 
-    Source: the formula of `torch.nn.Conv2d` with p,q added to the weight. `reference.locally_connected2d` computes it.
+    (h, w) is the pixel that position (p, q) sees through tap (r, s), as in `reference.conv2d`. Source: the formula of
+    `torch.nn.Conv2d` with p,q added to the weight. `reference.locally_connected2d` computes it.
 
     Args:
         in_channels: C, the channels of the input.
         out_channels: F, the channels of the output.
         kernel_size: taps of a filter. An int, or (R, S).
         input_size: the size of the images in pixels, before padding. (H, W), or one int for both.
-        stride, padding, dilation, groups, padding_mode: as in `torch.nn.Conv2d`. Sizes are in pixels.
+        stride, padding, dilation, groups, padding_mode: as in `torch.nn.Conv2d`. The first three are in pixels.
         bias: True for one number per filter and location, shape (F, P, Q). "shared" for one per filter, shape (F,).
             False for none.
         device, dtype: where and in which dtype the parameters are made.
@@ -178,25 +190,28 @@ class LocallyConnected2d(OfConv2d, _LocallyConnected):
 
 
 class LocallyConnectedTranspose2d(OfConvTranspose2d, _LocallyConnected):
-    """`torch.nn.ConvTranspose2d` with different filters at every location of the input, for inputs of one size.
+    """`torch.nn.ConvTranspose2d` with different filters at each location of the input, for inputs of one size.
 
         x[b,c,h,w] = bias[c,h,w] + sum over f and all p,q,r,s that fall on h,w of weight[p,q,f,c,r,s] * y[b,f,p,q]
 
-    Source: the formula of `torch.nn.ConvTranspose2d` with p,q added to the weight. The function
-    `reference.locally_connected_transpose2d` computes it.
+    Position (p, q) falls on pixel (h, w) through tap (r, s) as in `reference.conv_transpose2d`. Source: the formula of
+    `torch.nn.ConvTranspose2d` with p,q added to the weight. The function `reference.locally_connected_transpose2d`
+    computes it.
 
     Args:
         in_channels: F, the channels of the input.
         out_channels: C, the channels of the output.
         kernel_size: taps of a filter. An int, or (R, S).
         input_size: the size of the inputs in pixels. (P, Q), or one int for both.
-        stride, padding, output_padding, groups, dilation: as in `torch.nn.ConvTranspose2d`. Sizes are in pixels.
+        stride, padding, output_padding, groups, dilation: as in `torch.nn.ConvTranspose2d`. All but `groups` are in
+            pixels.
         bias: True for one number per channel and pixel of the output, shape (C, H, W). "shared" for one per channel,
             shape (C,). False for none.
         padding_mode: only "zeros".
         device, dtype: where and in which dtype the parameters are made.
 
-    The weight has the shape (P, Q, F, C/groups, R, S).
+    The weight has the shape (P, Q, F, C/groups, R, S). `layer(input)` takes features (B, F, P, Q) or (F, P, Q) in the
+    dtype of the weight. The result is (B, C, H, W) or (C, H, W).
 
     Raises:
         TypeError: `input_size` is neither an int nor a list or tuple of ints.
@@ -241,9 +256,15 @@ class LocallyConnectedTranspose2d(OfConvTranspose2d, _LocallyConnected):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return images (B, C, H, W) of features (B, F, P, Q), or (C, H, W) of features (F, P, Q).
 
-        `output_size` is the wanted size of the result in pixels: [H, W], or the whole shape. It replaces the layer's
-        `output_padding`. With `bias=True` the bias has the size of the result, so another size raises RuntimeError.
-        Raises ValueError if no output padding gives `output_size`.
+        Args:
+            input: the features, in the dtype of the weight.
+            output_size: the wanted size of the result in pixels: [H, W], or the whole shape. It replaces the layer's
+                `output_padding`. With None, the layer's `output_padding` holds.
+
+        Raises:
+            ValueError: no output padding gives `output_size`, or it has a wrong number of elements.
+            RuntimeError: the layer has `bias=True`, and its bias (C, H, W) is not of the wanted size.
+            TypeError, RuntimeError, NotImplementedError: as `reference.locally_connected_transpose2d`.
         """
         self._check_size(input)
         return self._forward(input, output_padding(self, input, output_size))

@@ -14,7 +14,14 @@ class _Lazy(_LazyConvXdMixin):
     """The part of a lazy layer that takes `in_channels` and `input_size` from the first input."""
 
     def initialize_parameters(self: Any, input: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Create the parameters that the first input needs, or check those that `load_state_dict` has loaded."""
+        """Create the parameters that the first input needs, or check those that `load_state_dict` has loaded.
+
+        Set `in_channels` and `input_size`. A loaded weight is copied into the memory order IN_MEMORY. Later inputs
+        change nothing.
+
+        Raise ValueError if the channels can not be divided by `groups`. Raise RuntimeError if loaded parameters do not
+        fit the input, or if the input is too small.
+        """
         if self.input_size is not None:
             return
         in_channels, size = self._get_in_channels(input), tuple(input.shape[-2:])

@@ -44,8 +44,9 @@ FUNCTIONS = {
 class Checked(NamedTuple):
     """The arguments of a convolution after all checks, as the primitives take them.
 
-    `size` is the size of the result in rows and columns. `pad` is the padding before the first row and column.
-    `channels_last` says whether result and gradients have this memory format.
+    `input` has a batch axis. `size` is the size of the result in rows and columns. `pad` is the padding before the
+    first row and column. `channels_last` says whether the result and the gradients are channels_last. Else they are
+    contiguous.
     """
 
     input: Tensor
@@ -78,7 +79,8 @@ def conv2d(
 ) -> Checked:
     """Check the arguments of `torch.nn.functional.conv2d` and return them normalised.
 
-    Raises TypeError, RuntimeError or NotImplementedError in the cases in which torch does.
+    Raise TypeError, RuntimeError or NotImplementedError if torch does. With `varies`, raise RuntimeError also if the
+    samples or positions of the weight or bias do not fit.
     """
     function = FUNCTIONS[varies][0]
     check_tensors(function, input, weight, bias)
@@ -155,7 +157,8 @@ def conv_transpose2d(
 ) -> Checked:
     """Check the arguments of `torch.nn.functional.conv_transpose2d` and return them normalised.
 
-    Raises TypeError, RuntimeError or NotImplementedError in the cases in which torch does.
+    Raise TypeError, RuntimeError or NotImplementedError if torch does. With `varies`, raise RuntimeError also if the
+    samples or positions of the weight or bias do not fit.
     """
     function = FUNCTIONS[varies][1]
     check_tensors(function, input, weight, bias)
@@ -211,9 +214,10 @@ def conv_transpose2d(
 
 
 def padded(layer: Any, input: Tensor) -> tuple[Tensor, str | tuple[int, ...]]:
-    """Return the input of a Conv2d and the padding argument of its convolution.
+    """Return the input that the convolution of a Conv2d gets, and its padding argument.
 
-    With a `padding_mode` other than "zeros", the input is padded here and nothing is left for the convolution to pad.
+    With the `padding_mode` "zeros", the input is passed through with the layer's padding. With another one, a padded
+    copy is returned, and the padding argument is (0, 0).
     """
     if layer.padding_mode == "zeros":
         return input, layer.padding
@@ -221,9 +225,10 @@ def padded(layer: Any, input: Tensor) -> tuple[Tensor, str | tuple[int, ...]]:
 
 
 def output_padding(layer: Any, input: Tensor, output_size: list[int] | None) -> list[int]:
-    """Return the output padding of a ConvTranspose2d: its own, or the one with which the result has `output_size`.
+    """Return the output padding of a ConvTranspose2d with which the result has `output_size`.
 
-    Raises ValueError if no output padding gives `output_size`, or for a `padding_mode` other than "zeros".
+    If `output_size` is None, return the layer's own output padding. Raise ValueError if no output padding gives
+    `output_size`, or if the `padding_mode` is not "zeros".
     """
     if layer.padding_mode != "zeros":
         raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")

@@ -16,7 +16,10 @@ Ints = int | Sequence[int]
 
 
 def integer(expected: str, value: int) -> int:
-    """Return `value` as an int, or raise TypeError. Symbolic sizes, which `torch.compile` traces with, pass through."""
+    """Return `value` as an int. Symbolic sizes, which `torch.compile` traces with, pass through unchanged.
+
+    Raise TypeError if `value` is a bool or has no `__index__`. The message starts with `expected`.
+    """
     if type(value) is int or isinstance(value, torch.SymInt):
         return value
     if hasattr(value, "__index__") and not isinstance(value, bool):
@@ -25,14 +28,17 @@ def integer(expected: str, value: int) -> int:
 
 
 def integers(function: str, name: str, value: Ints) -> tuple[int, ...]:
-    """Return an int, or a list or tuple of ints, as a tuple. Raise TypeError for anything else."""
+    """Return `value`, an int or a list or tuple of ints, as a tuple. Raise TypeError if it is anything else."""
     expected = f"{function}(): argument '{name}' must be tuple of ints"
     values = value if isinstance(value, list | tuple) else (value,)
     return tuple([integer(expected, v) for v in values])
 
 
 def pair(name: str, numbers: dict[str, tuple[int, ...]]) -> Pair:
-    """Return `numbers[name]` as (rows, columns). Raise RuntimeError unless it has one or two entries."""
+    """Return `numbers[name]` as (rows, columns). A single entry counts for both.
+
+    Raise RuntimeError unless there are one or two entries.
+    """
     values = numbers[name]
     if len(values) not in (1, 2):
         raise RuntimeError(
@@ -52,7 +58,10 @@ def check_tensors(function: str, input: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def check_ranks(function: str, input: Tensor, weight: Tensor, varies: str = "") -> None:
-    """Raise RuntimeError if input or weight has a wrong number of dimensions."""
+    """Raise RuntimeError if input or weight has a wrong number of dimensions.
+
+    The input has 3 or 4. The weight has 4, and one more for each letter in `varies`.
+    """
     if input.ndim not in (3, 4):
         raise RuntimeError(
             f"Expected 3D (unbatched) or 4D (batched) input to {function}, but got input of size: {list(input.shape)}"
@@ -101,7 +110,7 @@ def check_weight(weight: Tensor, groups: int) -> None:
 
 
 def check_samples(input: Tensor, weight: Tensor, varies: str) -> None:
-    """Raise RuntimeError if the weight varies over samples but does not have as many as the input."""
+    """Raise RuntimeError if the weight varies over samples but does not have as many samples as the input."""
     if "b" in varies and weight.shape[0] != input.shape[0]:
         raise RuntimeError(
             f"Given weight of size {list(weight.shape)}, expected input{list(input.shape)} to have "
@@ -132,8 +141,9 @@ def check_bias(
 ) -> None:
     """Raise RuntimeError unless the bias has an allowed shape.
 
-    The shape `channels` is always allowed. A weight that varies over samples or positions also allows a bias that
-    varies over them: `extents` has the number of samples, and the rows and columns of the result.
+    No bias, and the shape `channels`, are always allowed. A weight that varies over samples or positions also allows a
+    bias that varies over them: `extents` has the number of samples, and the rows and columns of the result. The message
+    says `given` in front of the weight.
     """
     if bias is None or bias.shape == channels:
         return
@@ -153,19 +163,22 @@ def check_bias(
 
 
 def check_not_empty(input: Tensor) -> None:
-    """Raise RuntimeError for images without pixels or channels. An empty batch is legal."""
+    """Raise RuntimeError if the input has no pixels or no channels. An empty batch is legal."""
     if min(input.shape[1:]) == 0:
         raise RuntimeError(f"Only zero batch inputs are supported, but got input shape: {list(input.shape)}")
 
 
 def check_multiplied(function: str, input: Tensor) -> None:
-    """Raise NotImplementedError for the dtype bool, which torch does not multiply and sum."""
+    """Raise NotImplementedError if the dtype is bool, which torch does not multiply and sum."""
     if input.dtype == torch.bool:
         raise NotImplementedError(f"\"{function}\" not implemented for 'Bool'")
 
 
 def check_same(name: str, input: Tensor, other: Tensor | None) -> None:
-    """Raise RuntimeError if dtypes or devices differ. Dtypes may differ if autocast makes them equal."""
+    """Raise RuntimeError if `other`, which the message calls `name`, differs from `input` in dtype or device.
+
+    Dtypes may differ if autocast makes them equal. None passes.
+    """
     if other is None or (input.dtype == other.dtype and input.device == other.device):
         return
     if input.device != other.device:

@@ -14,7 +14,8 @@ Form = Callable[..., Tensor]
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
     """Return the dtype to which torch's convolutions convert `tensor`.
 
-    Under autocast it is autocast's dtype, except that float64, complex and integer tensors keep their own.
+    Under autocast it is autocast's dtype, except that float64, complex and integer tensors keep their own. Without
+    autocast, all tensors keep their own dtype.
     """
     device = tensor.device.type
     if autocasting(device) and tensor.is_floating_point() and tensor.dtype != torch.float64:
@@ -23,14 +24,15 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def autocasting(device: str) -> bool:
-    """Whether autocast is enabled for this type of device."""
+    """Whether autocast is enabled for this type of device: "cpu", "cuda" and so on."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the operands in autocast's dtype, as torch's convolutions read them.
 
-    The reference must convert them itself, because autocast does not act on `unfold` and `fold`.
+    Without autocast, return them as given. The reference must convert them itself, because autocast does not act on
+    `unfold` and `fold`.
     """
     if not autocasting(input.device.type):
         return input, weight, bias
@@ -42,9 +44,9 @@ def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor
 
 
 def channels_last(input: Tensor, weight: Tensor, varies: str = "") -> bool:
-    """Whether the convolution's result and gradients are channels_last: if input or weight is.
+    """Whether the convolution's result and gradients are channels_last: if the input or the weight is.
 
-    torch has no such format for a weight that varies. There the input alone decides.
+    torch has no memory format channels_last for a weight that varies. For such a weight, the input alone decides.
     """
     return strides_are_channels_last(input) or (not varies and strides_are_channels_last(weight))
 
@@ -52,9 +54,12 @@ def channels_last(input: Tensor, weight: Tensor, varies: str = "") -> bool:
 def strides_are_channels_last(tensor: Tensor) -> bool:
     """Whether torch would call the memory format of this 4-d tensor channels_last.
 
-    The strides must grow in the order c, w, h, b, also along axes of extent 1. Gaps are allowed. One pixel of one
-    channel with equal strides fits both formats, and the answer is no. This is the rule by which torch suggests a
-    memory format (`c10/core/MemoryFormat.h`).
+    In the order c, w, h, b, each stride must be at least the previous stride times the previous extent. Axes of extent
+    1 obey this, too. Gaps are allowed.
+
+    The answer is no for an empty tensor and for a channel stride of 0. It is no, too, for one pixel of one channel with
+    equal strides over c, w and h, which fits both formats. This is the rule by which torch suggests a memory format
+    (`is_channels_last_strides_2d` in `c10/core/MemoryFormat.h`).
     """
     sizes, strides = tensor.shape, tensor.stride()
     if strides[1] == 0 or 0 in sizes:
@@ -68,14 +73,14 @@ def strides_are_channels_last(tensor: Tensor) -> bool:
 
 
 def laid_out(result: Tensor, channels_last: bool) -> Tensor:
-    """Return `result` in the memory format channels_last, or else contiguous."""
+    """Return `result` in the memory format channels_last, or else contiguous. Copy it only if it has another."""
     return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def rounded_once(form: Form) -> Form:
-    """Decorate a primitive so that it computes 16-bit factors in float32 and rounds only its result.
+    """Return `form`, a primitive, with 16-bit factors computed in float32, so that only its result is rounded.
 
-    Autocast is off meanwhile: it would convert the factors back to 16 bits.
+    Other dtypes are computed as they are. Autocast is off meanwhile: it would convert the factors back to 16 bits.
     """
 
     @wraps(form)

@@ -1,4 +1,4 @@
-"""The fixture that the tests of the interface share."""
+"""The fixture `ours`, which the tests of torch's interface share."""
 
 from types import ModuleType
 
@@ -10,5 +10,5 @@ from tritonconv import reference
 
 @pytest.fixture(params=[reference, tritonconv], ids=["reference", "tritonconv"])
 def ours(request: pytest.FixtureRequest) -> ModuleType:
-    """Each of the two packages with torch's interface."""
+    """The two packages with torch's interface, one after the other: the reference and tritonconv."""
     return request.param

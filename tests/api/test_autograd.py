@@ -43,7 +43,7 @@ WIRING = [
 
 @pytest.fixture(params=WIRING, ids=str)
 def problem(request: pytest.FixtureRequest) -> tuple[Function, Function, tuple[Tensor, ...]]:
-    """Return our function, torch's function and operands."""
+    """Our function, torch's function, and input, weight and bias in float64, for each case of `WIRING`."""
     case = replace(request.param, stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2, kernel=(3, 2))
     if case.varies:
         case = replace(case, size=(3, 3 if case.transposed else 2), channels=(4, 2))

@@ -197,7 +197,7 @@ def test_channels_last_follows_torch(
 
 
 def strides(tensor: Tensor) -> list[int]:
-    """The strides of the dimensions with more than one index. The others are arbitrary."""
+    """Return the strides of the dimensions with more than one index. The other strides are arbitrary."""
     return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 

@@ -144,7 +144,10 @@ def test_unknown_implementation() -> None:
 
 
 def printed(code: str, **environment: str) -> str:
-    """Run `code` in a new Python process, and return its output or the last line of its error."""
+    """Return the output of `code` in a Python process of its own, or the last line of its error if it fails.
+
+    `environment` has variables for the process.
+    """
     done = ran(code, **environment)
     return done.stdout.strip() if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 

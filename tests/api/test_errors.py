@@ -26,7 +26,7 @@ WRONG_GROUPS: list[Any] = [0, -1, 3, 1.0, None, True, "1", (1,), torch.tensor(1)
 
 
 def draw(seed: int) -> tuple[str, list[Any], dict[str, Any]]:
-    """Draw a function's name and arguments. Each argument is wrong in some of the draws."""
+    """Return a function's name, and random operands and keyword arguments. For some seeds an argument is wrong."""
     rng = random.Random(seed)
     transposed = rng.random() < 0.5
 
@@ -60,7 +60,7 @@ def draw(seed: int) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def outcome(module: Any, name: str, operands: list[Any], arguments: dict[str, Any]) -> Any:
-    """Call the function, and return the class of its error, or shape and dtype of its result."""
+    """Call the function, and return shape and dtype of its result, or the class of its error if it raises one."""
     try:
         result = getattr(module, name)(*operands, **arguments)
     except Exception as error:  # of any class, because the class is compared
@@ -69,7 +69,7 @@ def outcome(module: Any, name: str, operands: list[Any], arguments: dict[str, An
 
 
 def torch_is_lenient(operands: list[Any]) -> bool:
-    """Whether torch's checks depend on its backend: for an empty batch, mixed dtypes and integers."""
+    """Whether torch's checks depend on its backend: the batch is empty, dtypes differ, or the numbers are int64."""
     tensors = [t for t in operands if isinstance(t, torch.Tensor)]
     return 0 in tensors[0].shape[:1] or len({t.dtype for t in tensors}) > 1 or tensors[0].dtype == torch.int64
 
@@ -93,7 +93,10 @@ def test_fuzz(ours: ModuleType) -> None:
 
 
 def draw_module(seed: int) -> tuple[str, tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
-    """Draw a layer's name, its arguments, and an attribute that is then changed."""
+    """Return a layer's name, its random positional and keyword arguments, and an attribute with its new value.
+
+    The caller sets the attribute, unless that tuple is empty, which it is for nine of ten seeds.
+    """
     rng = random.Random(f"module {seed}")
     transposed = rng.random() < 0.5
 
@@ -119,6 +122,7 @@ def draw_module(seed: int) -> tuple[str, tuple[Any, ...], dict[str, Any], tuple[
 
 
 def module_outcome(module: Any, name: str, positional: tuple[Any, ...], given: dict[str, Any], change: Any) -> Any:
+    """Build and call a layer, and return shape and dtype of its result, or the class of its error if it raises one."""
     try:
         layer = getattr(module, name)(*positional, **given)
         if change:

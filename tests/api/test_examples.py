@@ -16,12 +16,13 @@ def run(*arguments: str) -> Done:
 
 
 def accuracy(output: str) -> float:
+    """Return the test accuracy in percent that the example has printed."""
     (found,) = re.findall(r"^test accuracy (\d+\.\d) %$", output, re.MULTILINE)
     return float(found)
 
 
 def check(done: Done, implementation: str) -> None:
-    """Check that the network learned, and that the last table shows all implementations close to float64."""
+    """Assert that the network has learned, and that the last table shows all implementations close to float64."""
     assert done.returncode == 0, done.stderr
     assert accuracy(done.stdout) > 80
     assert ("torch.nn runs all convolutions" in done.stdout) == (implementation == "torch")
@@ -34,6 +35,7 @@ def check(done: Done, implementation: str) -> None:
 
 
 def check_picture(path: Path) -> None:
+    """Assert that the file is a PNG picture."""
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 

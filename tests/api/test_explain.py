@@ -89,7 +89,10 @@ def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(*tiles: tuple[Operator, Tile | None, bool | None]) -> Explanation:
-    """An explanation with a row for each operator, tile and whether that tile was measured."""
+    """Return an explanation with a row for each (operator, tile, whether the tile was measured).
+
+    If the tile is None, the reference runs the operator.
+    """
     geometry = ConvGeometry(2, 4, 8, 8, 6, 6, 6, 3, 3)
     return Explanation(
         Choice("layer", "forward", operator, "triton" if tile else "reference", {}, geometry, tile, measured)

@@ -42,7 +42,7 @@ def test_sums_that_cancel_are_no_mismatch(device: str) -> None:
 
 
 def rounded(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return fprop, computed in float64 and rounded once."""
+    """Return fprop without padding and with a stride of 1, computed in float64 and rounded once to `dtype`."""
     return torch.nn.functional.conv2d(x.double(), weight.double()).to(dtype)
 
 

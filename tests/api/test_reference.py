@@ -17,15 +17,20 @@ ALL = [pytest.param(case, id=case.title) for case in CONV + TRANSPOSED + VARYING
 
 
 def ours(case: Case, *operands: Tensor | None) -> Tensor:
+    """Return the case's result, computed by the reference."""
     return case.function(reference)(*operands)
 
 
 def leaves(case: Case, dtype: torch.dtype, seed: int = 0) -> list[Tensor | None]:
+    """Return the case's operands as leaves that require gradients, or None for a missing bias."""
     return [None if t is None else t.detach().requires_grad_() for t in case.operands(dtype, seed=seed)]
 
 
 def check(case: Case, layout: str = "contiguous", seed: int = 0) -> None:
-    """Compare the result and all gradients with torch's. The incoming gradient has the memory layout `layout`."""
+    """Assert that the reference's result and all gradients agree with torch's in float64.
+
+    The incoming gradient has the memory layout `layout`. `seed` draws the operands.
+    """
     operands = leaves(case, torch.float64, seed)
     actual, expected = ours(case, *operands), forward(case, *operands)
     assert_close(actual, expected, "float64", f"{case} forward")

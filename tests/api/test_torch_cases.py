@@ -32,6 +32,7 @@ IMPLEMENTATIONS = {"reference": (reference, "reference"), "triton": (tritonconv,
 
 @pytest.fixture(params=IMPLEMENTATIONS)
 def implementation(request: pytest.FixtureRequest) -> Any:
+    """The name of each implementation, which runs the test's calls, with TF32 switched off."""
     with tritonconv.using(request.param), convolution_precision("ieee"):
         yield request.param
 
@@ -45,7 +46,10 @@ def package(implementation: str) -> Any:
 
 
 def leaves(values: Any, wide: bool = False) -> Any:
-    """Return the same arguments, with each tensor copied to a leaf, and in float64 if `wide`."""
+    """Return the same arguments, with each tensor copied to a leaf that requires a gradient, in float64 if `wide`.
+
+    Tensors are found in nested tuples, lists and dicts. Other values stay as they are.
+    """
     if isinstance(values, Tensor):
         return (values.double() if wide else values).detach().clone().requires_grad_()
     if isinstance(values, tuple | list):
@@ -54,7 +58,7 @@ def leaves(values: Any, wide: bool = False) -> Any:
 
 
 def compare(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], args: Any, kwargs: Any, device: str) -> None:
-    """Compare the result and every gradient of `ours` with those of `theirs` in float64."""
+    """Assert that the result and every gradient of `ours` agree with those of `theirs`, which computes in float64."""
     steps = []
     for function, wide in ((ours, False), (theirs, True)):
         given = leaves((tuple(t.to(device) if isinstance(t, Tensor) else t for t in args), kwargs), wide)
@@ -96,6 +100,7 @@ def turned(layer: nn.Module, implementation: str) -> nn.Module:
 
 
 def compare_layers(layer: nn.Module, args: Any, kwargs: Any, implementation: str, device: str) -> None:
+    """Assert that a copy of `layer` whose class is ours agrees with torch's `layer` in float64."""
     layer = layer.to(device, dtype_of(implementation))
     compare(turned(layer, implementation), copy.deepcopy(layer).double(), args, kwargs, device)
 

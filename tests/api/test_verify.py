@@ -46,7 +46,7 @@ SOME = [case for case in CONV + TRANSPOSED + VARYING + VARYING_TRANSPOSED if cas
 
 
 def train(case: Case, dtype: str, device: str, **drawn: Any) -> None:
-    """Run forward and backward in Triton."""
+    """Run forward and backward of `case` in Triton. `drawn` goes to `Case.operands`."""
     operands = case.operands(DTYPES[dtype], device, **drawn)
     with tritonconv.using("triton"), convolution_precision("ieee"):
         shape = case.function(tritonconv)(*operands).shape

@@ -30,7 +30,7 @@ def model() -> torch.nn.Sequential:
 
 
 def small() -> torch.nn.Sequential:
-    """A model with few kernels to compile."""
+    """Return a model with few kernels to compile."""
     return torch.nn.Sequential(tritonconv.Conv2d(3, 8, 3), tritonconv.ConvTranspose2d(8, 3, 3))
 
 
@@ -152,6 +152,10 @@ with torch.autocast("cpu", torch.bfloat16):
 
 
 def printed(tmp_path: Path, executable: str, cache: str = "cache", network: str = "small") -> str:
+    """Run `SCRIPT` and return its output.
+
+    `executable` runs the compiling processes. `cache` is Triton's cache folder below `tmp_path`.
+    """
     (tmp_path / "random.py").write_text("raise RuntimeError('this is not the random of the standard library')")
     code = SCRIPT.format(python=executable, network=network)
     done = python("-P", "-c", code, cwd=tmp_path, TRITON_CACHE_DIR=str(tmp_path / cache))

@@ -51,7 +51,7 @@ def test_of_equal_loops_the_smallest() -> None:
 
 
 def test_what_a_branch_jumps_over_is_no_part_of_a_step() -> None:
-    """Unless it multiplies. Of two alternatives, the shorter one counts."""
+    """Code that a branch may jump over counts only if it multiplies. Of two alternatives, the shorter one counts."""
     one = assembly.Instruction
     multiply, rare = one("HMMA.16816.F32", None), [one("STG", None), one("MOV", None)]
     skips, goes = one("BRA", "after", conditional=True), one("BRA", "top", conditional=True)

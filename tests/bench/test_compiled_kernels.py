@@ -55,9 +55,9 @@ SOME = [*dict.fromkeys(tile for _, tile in LEAN), "64x64x32w8s2"]
 
 
 def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, Any]]:
-    """Return the rows that `python -m bench lowering` writes.
+    """Return the rows that `python -m bench lowering` writes. `more` are further options.
 
-    It runs in a process of its own, because a process that interprets kernels cannot compile them.
+    The command runs in a process of its own, because a process that interprets kernels cannot compile them.
     """
     path = folder / "rows.json"
     options = ["--arch", arch, "--dtype", dtype, "--processes", "1", "--json", str(path), *more]
@@ -68,13 +68,14 @@ def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, A
 
 
 def known_spills(row: dict[str, Any]) -> int:
+    """Return the bytes of spills that `SPILLS` allows for the kernel of this row, or 0 if it lists none."""
     about = (row[name] for name in ("triton", "arch", "dtype", "kernel", "tile", "x_vector", "y_vector"))
     return SPILLS.get(tuple(about), 0)
 
 
 @pytest.mark.long
 def test_a_tile_of_each_kind(tmp_path: Path) -> None:
-    """For each kernel: a tile that gathers vectors, one that gathers single elements, and one that copies blocks."""
+    """For each kernel, three tiles pass: one gathers vectors, one gathers single elements, and one copies blocks."""
     rows = lowered(tmp_path, "sm_90", "bfloat16", "--kernel", *KERNELS, "sum_partials", "--tile", *SOME)
     check_committed(rows)
     assert {(row["kernel"], row["tile"]) for row in rows} >= {*LEAN, *product(KERNELS, ["64x64x32w8s2"])}
@@ -90,7 +91,7 @@ def test_a_tile_of_each_kind(tmp_path: Path) -> None:
     "tiles", [pytest.param(["64x64x32w8s2"], marks=pytest.mark.long), pytest.param([], marks=pytest.mark.slow)]
 )
 def test_amd(tiles: list[str], tmp_path: Path) -> None:
-    """For AMD: the tile that gathers single elements, or all tiles."""
+    """For AMD, the tile that gathers single elements is compiled, or all tiles."""
     more = ["--tile", *tiles] if tiles else []
     rows = lowered(tmp_path, "gfx942", "bfloat16", "--kernel", *KERNELS[:3], *more)
     counts = Counter(row["kernel"] for row in rows)
@@ -112,7 +113,7 @@ def test_amd(tiles: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_every_shipped_tile(arch: str, dtype: str, everywhere: bool, kernel: str, tmp_path: Path) -> None:
-    """For its best alignment and those that layers need, or with `everywhere` for every alignment.
+    """Each tile is compiled for its best alignment and those that layers need, or for all alignments (`everywhere`).
 
     wgrad without the bias's gradient is not compiled for every alignment: its code is a part of wgrad's with it.
     """
@@ -130,14 +131,17 @@ def test_every_shipped_tile(arch: str, dtype: str, everywhere: bool, kernel: str
 
 
 def check_committed(rows: list[dict[str, Any]]) -> None:
-    """No row is worse than its committed row. With the committed version of Triton, at least four are compared."""
+    """Assert that no row is worse than its committed row.
+
+    With the committed version of Triton, also assert that at least four rows have a committed row.
+    """
     assert regressions(rows, COMMITTED) == []
     if rows[0]["triton"] == COMMITTED[0]["triton"]:
         assert compared(rows, COMMITTED) >= 4
 
 
 def check(row: dict[str, Any]) -> None:
-    """Check the row of a kernel for NVIDIA's GPUs."""
+    """Assert that the machine code of a kernel for NVIDIA's GPUs, as its row describes it, is good."""
     if row["kernel"] == "sum_partials":
         assert row["spill_bytes"] == 0, row
     elif ":" in row["tile"]:
@@ -147,7 +151,7 @@ def check(row: dict[str, Any]) -> None:
 
 
 def check_gathered(row: dict[str, Any]) -> None:
-    """Check the row of a tile that gathers pixels, from operands of any alignment."""
+    """Assert that the machine code of a tile that gathers pixels, from operands of any alignment, is good."""
     arch, dtype, kernel = row["arch"], row["dtype"], row["kernel"]
     itemsize = 2 if dtype == "bfloat16" else 4
     # fprop and dgrad load one side and store the other; wgrad loads both.
@@ -170,7 +174,10 @@ def check_gathered(row: dict[str, Any]) -> None:
 
 
 def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
-    """The main loops of a kernel with 16-byte loads and stores take no more instructions than LEAN says."""
+    """Assert that the main loops of a kernel with 16-byte loads and stores take no more instructions than LEAN says.
+
+    Tiles that are not in LEAN are not checked. NOT_AS_LEAN makes exceptions.
+    """
     found = {(row["kernel"], row["tile"]): row for row in rows if row["x_vector"] == row["y_vector"] == 8}
     for (_, tile), most in ((key, most) for key, most in LEAN.items() if key[0] == kernel):
         row, warps = found[kernel, tile], int(tile.partition("w")[2][0])
@@ -179,7 +186,7 @@ def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
 
 
 def check_blocks(row: dict[str, Any]) -> None:
-    """Check the row of a tile that copies blocks of pixels: TMA copies them, and registers suffice."""
+    """Assert that in a tile that copies blocks of pixels TMA copies them, and registers and shared memory suffice."""
     assert ARCHITECTURES[row["arch"]].tma, row
     assert row["spill_bytes"] == known_spills(row), row
     assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes), row
@@ -221,7 +228,7 @@ def without_tensor_cores(row: dict[str, Any]) -> bool:
     ],
 )
 def test_a_weight_of_each_location(arch: str, dtype: str, tiles: list[str], tmp_path: Path) -> None:
-    """For each kernel: a tile with tensor cores and one without, or all tiles."""
+    """For each kernel, a tile with tensor cores and one without are compiled, or all tiles."""
     rows = lowered(tmp_path, arch, dtype, "--kernel", *LOCAL, *DYNAMIC, *["--tile", *tiles] * bool(tiles))
     assert regressions(rows, COMMITTED) == []
     assert {row["kernel"] for row in rows} == {*LOCAL, *DYNAMIC}

@@ -36,12 +36,12 @@ class Time:
 
 
 def ticking() -> Callable[[], float]:
-    """Return a clock that advances by a second each time it is read."""
+    """Return a clock that advances by a second each time it is read. It begins at 0."""
     return map(float, count()).__next__
 
 
 def worked(lasting: list[float], seconds: float, reserve: float = 0.0) -> int:
-    """Return how many units of these lengths are begun within the time."""
+    """Return how many units, which last so many seconds one after the other, `in_time` begins within `seconds`."""
     hand, begun = Time(), 0
     for length in in_time(lasting, Clock(seconds, hand), reserve):
         begun += 1
@@ -59,6 +59,7 @@ def test_no_unit_is_begun_that_may_not_end_in_time() -> None:
 
 
 def device(folder: Path, *options: str) -> list[str]:
+    """Return the command line of `bench device` for one small layer, with records in `folder`."""
     return [sys.executable, "-m", "bench", "device", "--out", str(folder), "--rows", "rn50_c5_1x1_s2_down", *options]
 
 
@@ -112,7 +113,10 @@ QUICK = ("tests/kernels/test_geometry.py",)
 
 @pytest.mark.long
 def test_the_tests_outcomes_are_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if a test file cannot be imported, and if the tests were stopped. This runs without xdist."""
+    """Outcomes are collected also if a test file cannot be imported, or if the tests are stopped.
+
+    This runs without xdist.
+    """
     monkeypatch.setattr(correctness, "find_spec", lambda _: None)
     broken = tmp_path / "test_broken.py"
     broken.write_text("import a_package_that_is_not_installed\n")
@@ -187,7 +191,10 @@ def test_a_plugin_that_warns_beside_xdist_stops_no_test(tmp_path: Path, monkeypa
 
 
 def test_random_problems_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They find nothing in right kernels. If results are off by a fiftieth, every problem with a result is wrong."""
+    """Random problems find nothing in right kernels.
+
+    If results are off by a fiftieth, every problem with a result is wrong.
+    """
     cpu = torch.device("cpu")
     *_, found = correctness.random_problems(cpu, Clock(10, ticking()), first=3)
     assert found["failures"] == []
@@ -217,7 +224,7 @@ def test_a_failure_is_told(
 
 
 def alive(argument: str) -> bool:
-    """Whether another process has `argument` in its command line."""
+    """Whether a process other than this one has `argument` in its command line."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             if argument in path.read_text(errors="replace") and path.parent.name != str(os.getpid()):
@@ -227,7 +234,10 @@ def alive(argument: str) -> bool:
 
 @contextmanager
 def running(command: list[str], **more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process without a GPU. At the end of the block it is terminated, with all that it has started."""
+    """Run a command in a process without a GPU, with the environment variables `more`.
+
+    At the end of the block the process is terminated. It then ends what it has started itself.
+    """
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with subprocess.Popen(command, cwd=ROOT, env=environment(CUDA_VISIBLE_DEVICES="", **more), **quiet) as run:
         try:
@@ -237,6 +247,10 @@ def running(command: list[str], **more: str) -> Iterator[subprocess.Popen[bytes]
 
 
 def wait_for(run: subprocess.Popen[bytes], found: Callable[[], Any]) -> None:
+    """Wait until `found` returns something true.
+
+    Raise AssertionError if the process `run` ends before that, or after HANG seconds.
+    """
     end = time.monotonic() + HANG
     while not found():
         assert run.poll() is None, "it ended before"

@@ -32,6 +32,7 @@ HASHES = {"fprop": "1", "dgrad": "2", "wgrad": "3"}
 
 
 def measured_row(unit: Unit, **changed: Any) -> dict[str, Any]:
+    """Return a row of triton for this unit, with the kernels of `HASHES` and with `changed` fields."""
     hashes = results.kernels_of(operators_of(unit.of, unit.layer), HASHES)
     about = {"layer": unit.layer.name, "pass": unit.of, "contender": "triton", "dtype": unit.dtype}
     return {**about, "status": "ok", "kernels": hashes, "tile": {"a": "tile"}, **changed}
@@ -59,7 +60,7 @@ def test_only_what_changed_is_stale() -> None:
 
 
 class FakeSession:
-    """A session that gives every pass the same status, or raises."""
+    """A session that gives every pass the status `outcome`, or raises `outcome` if that is an error."""
 
     def __init__(self, outcome: str | Exception) -> None:
         self.outcome = outcome
@@ -107,7 +108,7 @@ def test_what_is_timed_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> No
     planned: list[Plan] = []
     monkeypatch.setattr(offline, "precompile", lambda plans, device: planned.extend(plans))
     monkeypatch.setattr(runtime, "gpu_of", lambda device: Gpu.of("sm_90", 132))
-    here: Any = SimpleNamespace(small=False, contenders=["torch", "triton"], device=torch.device("cuda"))
+    here: Any = SimpleNamespace(scaled=lambda layer: layer, contenders=["torch", "triton"], device=torch.device("cuda"))
     (layer,) = select("unet_up1")
     Session.precompile(here, [(layer, of, "bfloat16") for of in PASSES])
     launched = [plan.launches[0] for plan in planned]

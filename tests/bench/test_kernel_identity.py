@@ -40,7 +40,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def replace(folder: Path, old: str, new: str) -> None:
-    """Replace `old` by `new` in every Python file of a folder. At least one must contain `old`."""
+    """Replace `old` by `new` in every Python file in a folder and its subfolders. At least one must contain `old`."""
     texts = {path: path.read_text() for path in folder.rglob("*.py")}
     assert any(old in text for text in texts.values())
     for path, text in texts.items():
@@ -105,7 +105,10 @@ def test_every_result_names_known_kernels() -> None:
 
 
 def test_the_table_is_of_the_pinned_triton() -> None:
-    """Otherwise the tests above would compare nothing. Each name and each source text is in one entry only."""
+    """If the table were of another Triton, the tests above would compare nothing.
+
+    Each name and each source text is in one entry only.
+    """
     entries = kernel_identity.read()
     named = kernel_identity.source_hashes()
     for entry in entries:
@@ -130,6 +133,7 @@ def entry(name: str, ttir: str, triton: str = "1") -> kernel_identity.Entry:
 
 
 def identified(known: list[kernel_identity.Entry], source: str, ttir: str, triton: str = "1") -> Any:
+    """Return the entries after fprop was compiled from the source text `source` to the TTIR `ttir`."""
     return kernel_identity.identified(known, {"fprop": source}, {"fprop": {"a": ttir}}, triton)[0]
 
 
@@ -198,7 +202,7 @@ def kernels(tmp_path: Path) -> Path:
 
 
 def changed(folder: Path, name: str, old: str, new: str) -> set[str]:
-    """Replace `old` by `new` in a file, and return the operators whose source hash changes."""
+    """Replace `old` by `new` in the file `name`, and return the operators whose source hash has changed."""
     before, path = kernel_identity.source_hashes(folder), folder / name
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))

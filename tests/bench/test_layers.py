@@ -1,6 +1,7 @@
 """The benchmark's layers are those of the table, and their geometry is torch's."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,14 @@ def test_geometry_is_that_of_torch(layer: Layer, small: bool) -> None:
     sides = (geometry.feature_shape, geometry.image_shape)
     assert (input.shape, result.shape) == (sides if case.transposed else sides[::-1])
     assert weight.shape == geometry.weight_shape[-4:]
+
+
+def test_at_batch_only_the_number_of_images_changes() -> None:
+    for layer in LAYERS:
+        own, one = layer.geometry, layer.at_batch(1).geometry
+        assert one == replace(own, B=1)
+        assert (layer.at_batch(1).name, layer.at_batch(1).family) == (layer.name, layer.family)
+        assert layer.at_batch(own.B) == layer
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)

@@ -158,7 +158,7 @@ def test_kernels_are_named_by_operator_and_what_the_weight_varies_over() -> None
 
 @pytest.mark.parametrize("how", list(offline.VARYING))
 def test_what_is_launched_of_weights_that_vary(how: str) -> None:
-    """For every alignment: with a bias that varies as the weight does, and without wgrad's gradient of the bias."""
+    """For every alignment, the bias varies as the weight does, and wgrad finds no gradient of a bias."""
     for kernel in (f"{operator}_{how}" for operator in ("fprop", "dgrad", "wgrad")):
         for job in offline.shipped_jobs(kernel, "bfloat16", "sm_90", everywhere=True)[::7]:
             given = offline.for_memory(job).arguments

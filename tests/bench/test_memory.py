@@ -84,7 +84,10 @@ IMAGES = 24
 
 
 def step(layer: Any, input: Tensor) -> tuple[Callable[[], tuple[Tensor, ...]], list[Tensor]]:
-    """Return a function that runs forward and backward of a layer, and its operands: input, parameters, gradient."""
+    """Return a function that runs forward and backward of a layer, and its operands.
+
+    The operands are input, parameters and incoming gradient. The input is copied to channels_last.
+    """
     leaves = [input.contiguous(memory_format=torch.channels_last).requires_grad_(), *layer.parameters()]
     gradient = torch.randn_like(layer(leaves[0]))
 
@@ -114,12 +117,16 @@ def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def peak_of(call: Callable[[], Any], device: str) -> tuple[int, Any]:
+    """Return the peak memory of a call in bytes, beyond what was allocated before it, and its results."""
     return memory.on_cpu(call) if device == "cpu" else memory.on_gpu(call, torch.device(device))
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_fused_layers_take_no_more_than_operands_and_results(name: str, device: str, unguarded: None) -> None:
-    """They take at most a tenth more than operands and results. The reference takes all its patches on top."""
+    """The fused layers take at most a tenth more than operands and results.
+
+    The reference takes all its patches on top.
+    """
     patches = TAPS * IMAGES * 16 * 3 * 3 * 4
     input = torch.randn(IMAGES, 16, 3, 3, device=device)
     with tritonconv.using("triton"):

@@ -82,7 +82,7 @@ def spread(median: float) -> dict[str, float]:
 
 
 def a_gpu_s_row(layer: str, family: str, of: str, contender: str, device: float, eager: float) -> results.Row:
-    """Return a row as a GPU would give it, with 1e9 operations and 1e7 bytes."""
+    """Return a row as a GPU would give it, with 1e9 operations and 1e7 bytes. `device` and `eager` are microseconds."""
     about = {"layer": layer, "family": family, "pass": of, "contender": contender, "dtype": "bfloat16", "commit": "abc"}
     about |= {"status": "ok", "how": "graph", "image": [8, 1, 1, 1], "bound": "memory", "extra_bytes": 0}
     times = {"device_us": spread(device), "wall_us": spread(eager), "host_us": spread(eager / 2)}
@@ -100,6 +100,7 @@ BY_HAND = [
 
 
 def by_hand() -> results.Results:
+    """Return a run with the rows of `BY_HAND`."""
     rows = [
         a_gpu_s_row(layer, family, of, contender, *times)
         for layer, family, of, *both in BY_HAND
@@ -121,6 +122,7 @@ def fifty_layers() -> results.Results:
 
 
 def compared(run: results.Results, contender: str = "triton") -> Comparison:
+    """Return the comparison of `contender` with torch in the dtype of the run's first row."""
     found = Comparison.of(run["rows"], contender, run["rows"][0]["dtype"])
     assert found is not None
     return found
@@ -187,7 +189,7 @@ def written(figure: Figure) -> Iterator[Text]:
 
 
 def assert_readable(figure: Figure) -> None:
-    """Raise AssertionError if a text overlaps another or leaves the picture."""
+    """Assert that the picture has at least 20 texts, and that none overlaps another or leaves the picture."""
     boxes = [(text.get_text(), text.get_window_extent()) for text in written(figure) if text.get_text()]
     assert len(boxes) >= 20
     assert [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)] == []
@@ -197,7 +199,7 @@ def assert_readable(figure: Figure) -> None:
 
 
 def test_no_text_of_a_picture_lies_on_another() -> None:
-    """This holds for the published runs and for fifty layers, in both pictures."""
+    """No text overlaps another in the pictures of the published runs and of a run of fifty layers."""
     for run in (*(run for _, run in machines.records()), fifty_layers()):
         contender = "triton" if run["environment"]["gpu"] else "reference"
         found = compared(run, contender)
@@ -241,7 +243,10 @@ def test_pictures_that_are_published_exist() -> None:
 
 
 def evidence(**environment: Any) -> results.Results:
-    """Return a run as a GPU would give it, with the numbers of the sample."""
+    """Return a run as a GPU would give it, with the numbers of the first sample. `environment` changes its environment.
+
+    The sample's contender `reference` is called triton here, and all others are called torch.
+    """
     run = {name: value for name, value in results.load(SAMPLE[0]).items() if name not in ("sample", "rehearsal")}
     gpu = dict(gpu="NVIDIA Test", driver="1", date="2026-01-02T03:04:05", commit="abc", changed=False)
     gpu |= dict(package=results.package_hash(), kernels=kernel_identity.names())
@@ -252,7 +257,7 @@ def evidence(**environment: Any) -> results.Results:
 
 @pytest.fixture
 def documents(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A folder for records, and a README and a page that have markers for the generated part."""
+    """A folder for records, which does not exist yet, and a README and a page with markers for the generated part."""
     begin, end = publish.MARKERS
     readme, page = tmp_path / "README.md", tmp_path / "performance.md"
     for path in (readme, page):
@@ -311,7 +316,7 @@ def test_a_cpu_is_published_beside_the_gpu(documents: tuple[Path, Path, Path]) -
     steps = compare.geometric_mean(ratio for (_, of), ratio in ratios.items() if of == "step")
     assert steps is not None
     assert f"a step takes {1 / steps:.1f} times as long as with torch.nn. " in readme.read_text()
-    assert "geometric means of 11 layers at batch 2 in float32." in readme.read_text()
+    assert "geometric means of 11 layers at batch 2 in float32; " in readme.read_text()
     assert "NVIDIA Test" in readme.read_text()
     worst = min(ratios, key=lambda place: ratios[place])
     assert f"| {' '.join(worst)} | {1 / ratios[worst]:.2f} |" in page.read_text()
@@ -334,6 +339,7 @@ def test_all_is_regenerated_from_the_evidence(
         path.write_text(f"{'<'.join(publish.MARKERS)}")
     readme.write_text(texts[readme].replace("faster", "slower"))
     page.write_text(texts[page].replace("faster", "slower"))
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # in which it says whether kernels are interpreted
     monkeypatch.setattr(sys, "argv", ["bench", "report", "--publish"])
     assert bench.main() == 0
     assert "written: " in capsys.readouterr().out
@@ -357,7 +363,7 @@ def test_without_times_the_readme_says_what_the_compiler_makes(documents: tuple[
 
 
 def test_local_layers_are_published_in_a_table_of_their_own(documents: tuple[Path, Path, Path]) -> None:
-    """They do not change the numbers beside torch."""
+    """Local layers do not change the numbers beside torch."""
     _, readme, page = documents
     run = by_hand()
     alone = summary_tables.verdict(compared(run), "device")

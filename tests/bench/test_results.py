@@ -50,7 +50,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
 
 
 def test_compiled_kernels_are_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are unpacked into another folder, so the paths in Triton's index files must name that folder."""
+    """Compiled kernels are unpacked into another folder, so the paths in Triton's index files must name that folder."""
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     with cache.kept(tmp_path) as keep:
         first = Path(os.environ["TRITON_CACHE_DIR"])

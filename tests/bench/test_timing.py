@@ -63,6 +63,10 @@ class Log(list[str]):
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    """A fake torch.cuda in the place of the real one.
+
+    Zeroing a tensor of `COLD` bytes is logged as a flush of the L2 cache, of another tensor as zeroing.
+    """
     log = Log()
 
     class Stream:
@@ -149,6 +153,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A fake clock in the place of the module `time` that `bench.run.timing` uses."""
     clock = Clock()
     monkeypatch.setattr(timing, "time", clock)
     return clock

@@ -35,6 +35,7 @@ def problem() -> Problem:
 
 
 def timed(calls: dict[Tile, Callable[[], Any]]) -> dict[Tile, float]:
+    """Return the time of each tile in `SPEED`, without calling anything."""
     return {tile: SPEED[replace(tile, SPLIT_K=1)] for tile in calls}
 
 
@@ -72,6 +73,7 @@ OPERANDS = Operands(2, 8)
 
 
 def row_for(tile: Tile, operator: Operator = "fprop", geometry: ConvGeometry = GEOMETRY) -> dict[str, Any]:
+    """Return a row of a table of measured tiles that says that `tile` is the fastest for this problem."""
     return {"key": list(measured.key(geometry, operator, *astuple(OPERANDS))), "tile": list(astuple(tile))}
 
 
@@ -115,7 +117,7 @@ def test_images_and_locations_are_measured_apart() -> None:
 
 
 def test_pick_takes_what_was_measured(folder: Path) -> None:
-    """On the same GPU, for the same problem and batch sizes near it, and nowhere else."""
+    """A measured tile is picked on its GPU, for its problem and batch sizes near it, and nowhere else."""
     best = Tile(128, 64, 64, 4, 3)
     Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(best))
     model = pick.pick(GEOMETRY, "fprop", OPERANDS, Gpu.of("sm_90", 132))
@@ -142,7 +144,7 @@ def test_a_measured_tile_that_does_not_fit_is_not_picked(folder: Path) -> None:
 
 
 def test_measured_tiles_are_shipped(folder: Path) -> None:
-    """So the tests compile and check them like the other tiles."""
+    """Measured tiles count as shipped, so the tests compile and check them like the other tiles."""
     new = Tile(256, 128, 32, 8, 3)
     before = catalogue.shipped("fprop", OPERANDS)
     assert new not in before

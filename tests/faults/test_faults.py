@@ -29,7 +29,10 @@ kernel._unsafe_update_src(kernel.src + "    tl.static_assert(False, 'planted')\\
 
 
 def test_a_kernel_that_does_not_compile(tmp_path: Path) -> None:
-    """Its operator falls back to the reference and is not compiled again. The other operators run in Triton."""
+    """The operator of that kernel falls back to the reference and is not compiled again.
+
+    The other operators run in Triton.
+    """
     code = """
 import tritonconv
 tries = []

@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.oldest, *[pytest.mark.first] * (DEVIC
 
 
 def every_tile() -> list[tuple[Operator, str, Operands, Tile]]:
+    """Return the shipped gather tiles for each dtype, precision and alignment, with operator, dtype and operands."""
     rows = []
     for operator, (dtype, exact) in product(
         OPERATORS, [("bfloat16", False), ("float16", False), ("float32", True), ("float32", False)]
@@ -40,7 +41,10 @@ def every_tile() -> list[tuple[Operator, str, Operands, Tile]]:
 
 
 def every_tma_tile() -> list[tuple[Operator, str, Operands, Tile]]:
-    """Return the tiles for blocks of pixels. Without a GPU in one dtype: to the interpreter, all are float32."""
+    """Return the shipped TMA tiles, each with operator, dtype and operands.
+
+    Without a GPU there are only those for bfloat16, because the interpreter computes every dtype in float32.
+    """
     rows = []
     for operator, dtype in product(OPERATORS, ["bfloat16", "float16", "float32"][: 3 if DEVICE.type == "cuda" else 1]):
         itemsize = DTYPES[dtype].itemsize
@@ -51,7 +55,7 @@ def every_tma_tile() -> list[tuple[Operator, str, Operands, Tile]]:
 
 
 def every_local_tile() -> list[tuple[Operator, str, Operands, Tile]]:
-    """Return the tiles for weights of locations, each in one alignment that it is shipped for."""
+    """Return the shipped tiles for weights of locations, each for one alignment of operands that it is shipped for."""
     rows: dict[tuple[Operator, str, Tile], Operands] = {}
     for operator, dtype, whole in product(OPERATORS, ["bfloat16", "float32"], [True, False]):
         itemsize = DTYPES[dtype].itemsize
@@ -70,10 +74,10 @@ def name(value: Any) -> str:
 
 
 def geometry_for(operator: Operator, tile: Tile, vector: int, varies: str) -> ConvGeometry:
-    """Return a problem of two tiles of rows, columns and reduction, ragged in each. Channels are multiples of `vector`.
+    """Return a problem with two tiles of rows and of columns and with several steps. Most of the last are ragged.
 
-    If each location has a weight, there are two locations, each with one tile of columns, and images in place of
-    positions.
+    Channels are multiples of `vector`. If each location has a weight, there are two locations, and one image more than
+    the tile takes at once. In this case fprop and dgrad have one tile of columns.
     """
     if operator == "wgrad":
         F, C, Q = tile.BLOCK_M + vector, tile.BLOCK_N // 2 + 8 - 8 % vector, tile.BLOCK_K + 3
@@ -87,7 +91,10 @@ def geometry_for(operator: Operator, tile: Tile, vector: int, varies: str) -> Co
 
 
 def factors_of(operator: Operator, geometry: ConvGeometry, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return both factors, of small integers, and the bias that is added."""
+    """Return the factors that `operator` takes, in the order of `TAKES`, and the bias that it adds.
+
+    The factors hold random integers from -2 to 2, in channels_last. The bias is None for wgrad.
+    """
     generator = torch.Generator().manual_seed(0)
     x, weight, y = (
         laid_out(torch.randint(-2, 3, shape, generator=generator).to(DEVICE, dtype), "channels_last")
@@ -103,7 +110,10 @@ def factors_of(operator: Operator, geometry: ConvGeometry, dtype: torch.dtype) -
 
 
 def bias_of(side: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Return small integers for each channel of `side`, or for each channel and pixel if the weight varies."""
+    """Return a bias beside `side` of the integers from -8 to 7, in turn.
+
+    It has a number for each channel or, if the weight varies, for each channel and pixel.
+    """
     shape = side.shape[1:] if geometry.varies else side.shape[1:2]
     return (torch.arange(shape.numel(), device=side.device) % 16 - 8).to(side.dtype).reshape(shape)
 
@@ -111,6 +121,10 @@ def bias_of(side: Tensor, geometry: ConvGeometry) -> Tensor:
 def expected(
     operator: Operator, first: Tensor, second: Tensor, bias: Any, geometry: ConvGeometry
 ) -> tuple[Tensor, ...]:
+    """Return what torch computes in float64. `first` and `second` are the factors in the order of `TAKES`.
+
+    For wgrad of a shared weight, the bias's gradient follows the weight's.
+    """
     first, second = first.double(), second.double()
     if geometry.varies:
         return (at_each_position(operator, first, second, bias, geometry),)
@@ -124,7 +138,12 @@ def expected(
 
 
 def at_each_position(operator: Operator, first: Tensor, second: Tensor, bias: Any, geometry: ConvGeometry) -> Tensor:
-    """Return torch's result with the weight of each position q, which sees the pixels q and q + 1."""
+    """Return what torch computes in float64 for the problem of `geometry_for` with a weight of each location.
+
+    The problem has one row of positions and two taps: position q has the filters weight[0,q] and sees the pixels q and
+    q + 1. `first` and `second` are the factors in the order of `TAKES`. The result is (B, F, 1, Q) for fprop, (B, C, 1, W)
+    for dgrad, and (1, Q, F, C, 1, 2) for wgrad.
+    """
     positions = range(geometry.Q)
     match operator:
         case "fprop":
@@ -139,9 +158,9 @@ def at_each_position(operator: Operator, first: Tensor, second: Tensor, bias: An
 
 
 def parameters() -> list[Any]:
-    """Return the parameters of the test. float16 is slow without a GPU.
+    """Return the parameters of the test. Without a GPU, those in float16 are marked slow.
 
-    Its tiles are those of bfloat16, and the interpreter computes both in float32.
+    The tiles for float16 are those for bfloat16, and the interpreter computes both dtypes in float32.
     """
     slow = [] if DEVICE.type == "cuda" else [pytest.mark.slow]
     rows = [*every_tile(), *every_tma_tile(), *every_local_tile()]

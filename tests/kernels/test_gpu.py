@@ -127,7 +127,7 @@ def test_every_row_leaves_tiles(row: Architecture, operator: Operator) -> None:
     ],
 )
 def test_an_unknown_compute_capability(arch: str, rates_of: str, tma: bool, products_from_shared: bool) -> None:
-    """It is treated as the newest known one before it, with the lowest limits of all."""
+    """An unknown compute capability is treated as the newest known one below it, with the lowest limits of all."""
     found = architecture(arch)
     assert (found.name, found.vendor, found.data_sheet) == (arch, "NVIDIA", None)
     assert found.capability == int(arch[3:])
@@ -147,7 +147,7 @@ def test_sm_103_computes_as_sm_100_does() -> None:
 
 
 def test_amd_gets_two_stages_and_as_large_tiles() -> None:
-    """Its tiles are as large as on the NVIDIA GPUs with the fewest accumulators: 64 for each thread of a warp of 32."""
+    """Tiles for AMD are as large as for the NVIDIA GPUs with the fewest accumulators: 64 a thread of a warp of 32."""
     gpu = Gpu.of("gfx942", 304)
     stages = {tile.num_stages for operator in OPERATORS for tile in fits.tuning_grid(operator, Operands(2, 8), gpu)}
     assert stages == {2}
@@ -173,7 +173,7 @@ def test_an_unknown_gpu_of_amd() -> None:
 def test_the_gpu_of_a_device(
     hip: str | None, properties: dict[str, Any], gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is built from what torch reports of the device."""
+    """The description of a GPU is built from what torch reports of the device."""
     said = SimpleNamespace(multi_processor_count=132, name="its name", **properties)
     monkeypatch.setattr(runtime, "interpreted", lambda: False)
     monkeypatch.setattr(torch.version, "hip", hip)
@@ -182,7 +182,7 @@ def test_the_gpu_of_a_device(
 
 
 def test_the_interpreter_runs_out_of_nothing() -> None:
-    """Its blocks still must be powers of two, and not smaller than tensor cores take."""
+    """In the interpreter any block fits that is a power of two and not smaller than tensor cores take."""
     here = INTERPRETER.architecture
     assert (here.vendor, here.capability, here.shared_bytes) == (None, None, None)
     huge = Tile(4096, 4096, 4096, 1, 16)

@@ -143,7 +143,7 @@ def test_what_is_refused(call: str, wrong: str | None) -> None:
 
 
 def nested(tree: ast.Module) -> list[str]:
-    """Return the assignments to nested tuples. Triton raises a TypeError when it hashes a kernel with one."""
+    """Return the targets of assignments that are nested tuples. Triton can not hash a kernel with one: TypeError."""
     targets = [target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets]
     outer = [target for target in targets if isinstance(target, ast.Tuple)]
     return [ast.unparse(target) for target in outer if any(isinstance(each, ast.Tuple) for each in target.elts)]

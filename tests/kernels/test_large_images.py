@@ -31,7 +31,10 @@ def integers(shape: tuple[int, ...], memory_format: torch.memory_format) -> Tens
 
 
 def corners() -> list[tuple[slice, ...]]:
-    """Return the first pixels of the first image and the last of the last one, where offsets are largest."""
+    """Return the indices of EDGE x EDGE pixels in two corners: the first of the first image, the last of the last one.
+
+    The offsets of the last pixels are the largest.
+    """
     return [
         (slice(0, 1), slice(None), slice(0, EDGE), slice(0, EDGE)),
         (slice(-1, None), slice(None), slice(-EDGE, None), slice(-EDGE, None)),
@@ -39,7 +42,7 @@ def corners() -> list[tuple[slice, ...]]:
 
 
 def inner(corner: tuple[slice, ...]) -> tuple[slice, ...]:
-    """Return the pixels of a cut-out corner whose windows do not cross the cut."""
+    """Return the index of the pixels within a corner whose 3 x 3 windows do not cross the edge where it was cut out."""
     kept = slice(0, EDGE - 1) if corner[2].start == 0 else slice(1, None)
     return slice(None), slice(None), kept, kept
 

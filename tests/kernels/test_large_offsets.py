@@ -26,7 +26,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def sparse(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype = torch.float16) -> Tensor:
-    """Return uninitialised memory with these strides."""
+    """Return an uninitialised tensor with these strides."""
     span = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
     return torch.empty(span, dtype=dtype, device=DEVICE).as_strided(shape, strides)
 
@@ -36,17 +36,19 @@ def integers(shape: Sequence[int], seed: int = 0) -> Tensor:
 
 
 def exact_plan(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry, tile: Tile = TILE) -> Plan:
+    """Return the plan of a call with this tile and without TF32."""
     with convolution_precision("ieee"):
         return planned(Call.of_geometry(operator, geometry, (first, second)), tile)
 
 
 def computed(operator: Operator, first: Tensor, second: Tensor, geometry: ConvGeometry) -> Tensor:
+    """Return what the kernels compute with `TILE`. In the interpreter every address is checked."""
     with guards.checked_addresses():
         return start.run(exact_plan(operator, first, second, geometry))[0]
 
 
 def last_computed(plan: Plan) -> Tensor:
-    """Run only the last program of each kernel, and return the result, of which just its part is computed."""
+    """Run only the last program of each kernel, and return the result. Only that program's part is computed."""
     for kernel, programs, arguments in plan.launches:
         with guards.checked_addresses(), alone(programs - 1, programs):
             kernel[(1,)](**arguments)
@@ -55,7 +57,7 @@ def last_computed(plan: Plan) -> Tensor:
 
 @contextmanager
 def alone(program: int, programs: int) -> Iterator[None]:
-    """Run one program in the interpreter, as the given one of many."""
+    """Within this block, have the interpreter take a launch of one program for number `program` of `programs`."""
     from triton.runtime.interpreter import InterpreterBuilder
 
     dim, idx = InterpreterBuilder.set_grid_dim, InterpreterBuilder.set_grid_idx
@@ -139,7 +141,10 @@ ONE_IMAGE = Tile(1, 16, 2048, 4, 1)
 
 
 def weights_of_locations(rows: int, taps: int) -> Tensor:
-    """Return weights as a layer's lie in memory: (rows, COLUMNS, FILTERS, CHANNELS, taps, 1) with the channels last."""
+    """Return uninitialised weights of the shape (rows, COLUMNS, FILTERS, CHANNELS, taps, 1).
+
+    As in a layer, the channels are last in memory.
+    """
     shape = (rows, COLUMNS, FILTERS, CHANNELS, taps, 1)
     filters = taps * CHANNELS
     row = COLUMNS * FILTERS * filters

@@ -98,7 +98,10 @@ def wide_in_wgrad(geometry: ConvGeometry, x: Tensor, y: Tensor) -> bool:
 
 
 def test_only_a_tile_that_was_too_large_is_replaced() -> None:
-    """It is replaced for its operator on its device, for wgrad with any SPLIT_K. The picked SPLIT_K is kept."""
+    """A tile that was too large is replaced for its operator on its device, for wgrad with any SPLIT_K.
+
+    The picked SPLIT_K is kept.
+    """
     gpu, long = Gpu.of("sm_90", 132), ConvGeometry(128, 64, 58, 58, 64, 56, 56, 3, 3)
     aligned = Operands(2, 8)
 
@@ -156,7 +159,10 @@ def test_a_weight_that_is_not_split_is_written_as_it_lies(channels_last: bool, w
 
 
 def test_a_weight_that_varies_is_written_without_a_workspace() -> None:
-    """It takes a workspace only if its sum is split. A bias that does not vary is loaded as for any weight."""
+    """A weight that varies takes a workspace only if its sum is split.
+
+    A bias that does not vary is loaded as for any weight.
+    """
     x, y = torch.empty(2, 16, 4, 4), torch.empty(2, 16, 4, 4)
     geometry = ConvGeometry(2, 16, 4, 4, 16, 4, 4, 1, 1, varies="b")
     for splits, starts in ((1, 1), (2, 2)):

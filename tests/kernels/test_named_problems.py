@@ -54,6 +54,7 @@ FIRST = (
 
 
 def first_first() -> list[Any]:
+    """Return all cases as parameters of a test. Those in `FIRST` come first, and run before other tests."""
     titles = {case.title: case for case in SHARED + VARIED}
     early = [pytest.param(titles[title], id=title, marks=pytest.mark.first) for title in FIRST]
     return early + [pytest.param(case, id=title) for title, case in titles.items() if title not in FIRST]
@@ -209,7 +210,10 @@ def test_more_filters_than_one_program_sums(device: str) -> None:
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_same_bits_every_time(transposed: bool, device: str) -> None:
-    """A hundred times on a GPU. The interpreter runs programs one after another, so a few times there."""
+    """A GPU repeats the step a hundred times.
+
+    The interpreter runs programs one after another, so it repeats the step twice.
+    """
     case = Case("repeat", 4, (16, 24), (9, 8), padding=1, stride=(1, 2), transposed=transposed)
     operands = case.operands(torch.float32, device)
     function = tritonconv.conv_transpose2d if transposed else tritonconv.conv2d

@@ -38,7 +38,7 @@ INPUTS = [
 
 
 def kinds(tensor: Tensor) -> Tensor:
-    """Return 0 for a finite number, 1 for NaN, 2 for infinity and 3 for minus infinity."""
+    """Return for each element 0 if it is finite, 1 for NaN, 2 for infinity and 3 for minus infinity."""
     return tensor.isnan() * 1 + tensor.isposinf() * 2 + tensor.isneginf() * 3
 
 
@@ -108,7 +108,7 @@ REPEATED = [
 
 
 def bits(case: Case, device: str) -> str:
-    """Return a digest of the result and all gradients."""
+    """Return a digest of the result and all gradients of `case` in float32, computed by the kernels."""
     operands = case.operands(torch.float32, device)
     gradient = hostile(forward(case, *operands).shape, torch.float32, "contiguous", device=device)
     with tritonconv.using("triton"):
@@ -118,7 +118,7 @@ def bits(case: Case, device: str) -> str:
 
 @pytest.mark.parametrize("case", REPEATED, ids=lambda case: case.title)
 def test_same_bits_every_time_in_any_thread_and_process(case: Case, device: str) -> None:
-    """A hundred times on a GPU. In the interpreter, where each time takes a second, a few times."""
+    """A GPU repeats the step a hundred times, and the interpreter, which takes a second each time, four times."""
     times = 100 if device == "cuda" else 4
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(lambda _: bits(case, device), range(times)))
@@ -131,9 +131,10 @@ def test_same_bits_every_time_in_any_thread_and_process(case: Case, device: str)
 
 @pytest.fixture
 def products_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the interpreter add up the products of a step one after another.
+    """Make the interpreter add up the products of a step one after another. On a GPU nothing changes.
 
-    It leaves this to numpy, whose library may choose another order for another number of rows. Tensor cores do not.
+    The interpreter leaves the sum to numpy, whose library may choose another order for another number of rows. Tensor
+    cores do not.
     """
     if not runtime.interpreted():
         return
@@ -172,7 +173,7 @@ def test_splitting_a_batch_changes_nothing(case: Case, dtype: str, device: str) 
 @pytest.mark.skipif(not runtime.interpreted(), reason="a GPU may add up all steps of one tap in one chain")
 @pytest.mark.usefixtures("products_in_order")
 def test_the_depth_of_a_step_does_change_bits(device: str) -> None:
-    """So the tests above would notice another order of a sum."""
+    """Another BLOCK_K gives other bits, so the tests above would notice another order of a sum."""
     x, weight, _ = DEEP.operands(torch.float32, device)
     found = []
     for depth in (16, 32):

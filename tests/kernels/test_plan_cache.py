@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The operators that were planned, in order."""
+    """The operators that were planned so far, in order."""
     made: list[str] = []
     plan = planners.plan
     monkeypatch.setattr(planners, "plan", lambda call, *more: made.append(call.operator) or plan(call, *more))
@@ -71,10 +71,12 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, **more: Any) -
 
 
 def drawn(*shape: int, device: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return random integers from -2 to 2."""
     return torch.randint(-2, 3, shape, device=device).to(dtype)
 
 
 def right(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, **more: Any) -> bool:
+    """Whether `y` is exactly what torch's conv2d computes in float64."""
     wide = (None if t is None else t.double() for t in (x, weight, bias))
     return torch.equal(y.double(), torch.nn.functional.conv2d(*wide, **more))
 

@@ -17,6 +17,7 @@ EXTENT = 11
 
 @triton.jit(do_not_specialize=["stride", "pad", "dilation", "period", "taps", "extent"])
 def phases_kernel(out_ptr, stride, pad, dilation, period, taps, extent):
+    """Store the five numbers that describe phase i, for i = the program's index."""
     i = tl.program_id(0)
     first_tap, count, first_position, first_pixel, pixels = phase(i, stride, pad, dilation, period, taps, extent)
     tl.store(out_ptr + 5 * i, first_tap)

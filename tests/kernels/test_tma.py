@@ -56,9 +56,10 @@ FOLDED = [PROBLEMS[name] for name in ("folded", "folded_and_dilated", "folded_fa
 
 
 def cases() -> list[Any]:
-    """Return every problem in one block shape, the plain one in all shapes, and wgrad's in both lines and whole rows.
+    """Return each operator's problems with block shapes.
 
-    The first shape of each problem runs first.
+    For fprop and dgrad, the plain problem has all candidate shapes, and each other problem has one of them. For wgrad,
+    each problem has all candidate shapes, and whole rows if they fit. The first shape of each problem runs first.
     """
     found = []
     for operator in OPERATORS:
@@ -82,14 +83,17 @@ def cases() -> list[Any]:
 
 
 def factors(geometry: ConvGeometry, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return image, weight and features of small integers in channels_last."""
+    """Return image, weight and features of random integers from -2 to 2, in float16 and channels_last."""
     sizes = (geometry.image_shape, geometry.weight_shape, geometry.feature_shape)
     x, weight, y = (laid_out(torch.randint(-2, 3, size).to(device, torch.float16), "channels_last") for size in sizes)
     return x, weight, y
 
 
 def expected(geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor) -> dict[Operator, Tensor]:
-    """Return the results of torch in float64, on an image that is padded to end where the last window does."""
+    """Return the result of each operator in float64, by torch, on an image that is padded to end with the last window.
+
+    Where the image reaches beyond the last window, it is cropped instead.
+    """
     x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
     after_h = (geometry.P - 1) * geometry.stride_h + (geometry.R - 1) * geometry.dilation_h + 1
     after_w = (geometry.Q - 1) * geometry.stride_w + (geometry.S - 1) * geometry.dilation_w + 1
@@ -103,12 +107,12 @@ def expected(geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor) -> di
 
 
 def guarded_call(operator: Operator, geometry: ConvGeometry, x: Tensor, weight: Tensor, y: Tensor, **more: Any) -> Call:
-    """Return a call on operands between guard bands."""
+    """Return a call on operands between guard bands of NaN. `more` goes to `call_of`."""
     return call_of(operator, geometry, dict(x=guarded(x), weight=guarded(weight), y=guarded(y)), **more)
 
 
 def tile_in(operator: Operator, shape: BlockShape | None = None) -> Tile:
-    """Return a tile of LEAST pixels in this block shape, or in the first of its shapes."""
+    """Return a tile of LEAST pixels in blocks of this shape, by default of the first candidate shape."""
     split = 2 if operator == "wgrad" else 1
     tile = Tile(LEAST, LEAST, LEAST, num_warps=4, num_stages=2, GROUP_M=2, SPLIT_K=split)
     return with_shape(tile, shape or candidate_shapes(LEAST, operator)[0])
@@ -116,6 +120,7 @@ def tile_in(operator: Operator, shape: BlockShape | None = None) -> Tile:
 
 @pytest.fixture(autouse=True)
 def copies_blocks() -> None:
+    """Skip the test on a GPU without TMA."""
     if torch.cuda.is_available() and not runtime.gpu_of(torch.device("cuda")).architecture.tma:
         pytest.skip("this GPU does not copy blocks of pixels")
 

@@ -81,6 +81,7 @@ def chosen(options: argparse.Namespace) -> list[Mutant]:
 
 
 def main(given: list[str] | None = None) -> int:
+    """Run the command with these arguments, by default those of the command line. Return the exit status."""
     options = arguments(given)
     if options.root == ROOT and gone():
         raise SystemExit(

@@ -1,4 +1,8 @@
-"""Find every mutant of the package, except in the code that the two lists below leave out by name."""
+"""Find every mutant of the package.
+
+Files and functions that the two lists below name are not mutated. Nor are statements that contain `tile_for(`: they
+choose a tile.
+"""
 
 import ast
 from collections import Counter
@@ -55,9 +59,10 @@ FUNCTIONS_NOT_MUTATED = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change in one function, and the file's source with it.
+    """One change in one function.
 
     `old` and `new` are the code before and after the change. `occurrence` counts equal changes in a function, from 1.
+    `source` is the whole file with the change.
     """
 
     file: str
@@ -102,7 +107,10 @@ def gone(root: Path = ROOT) -> list[str]:
 
 
 def left_out() -> list[str]:
-    """Return a line for each file, folder and function that is not mutated, with the reason."""
+    """Return a line for each file, folder and function of the two lists above, with the reason why it is not mutated.
+
+    Statements that contain `tile_for(` are not mutated either, but have no line here (`changes_in`).
+    """
     named = {f"{file} {name}": why for file, names in FUNCTIONS_NOT_MUTATED.items() for name, why in names.items()}
     return [f"{place}: {why}" for place, why in (NOT_MUTATED | named).items()]
 
@@ -129,9 +137,10 @@ def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
 
 
 def changes_in(function: ast.FunctionDef, text: Text) -> Iterator[tuple[ast.AST, str, Change]]:
-    """Yield each change of the body of `function`, from the top, with its node and kind.
+    """Yield each change in the body of `function`, from the top: its node, the name of its kind, and the change.
 
-    Statements that choose a tile (`tile_for`) are left out. Docstrings give no changes.
+    A statement of the body that contains `tile_for(` is left out whole, because it chooses a tile. Docstrings give no
+    changes.
     """
     statements = [each for each in function.body if "tile_for(" not in text.of(each)]
     nodes = [node for statement in statements for node in ast.walk(statement)]
@@ -143,7 +152,7 @@ def changes_in(function: ast.FunctionDef, text: Text) -> Iterator[tuple[ast.AST,
 
 
 def applied(node: ast.AST, change: Change, text: Text) -> tuple[str, str, bytes]:
-    """Apply a change. Returns the code around it before and after, and the source of the whole changed file."""
+    """Return the code around `node` (`Text.context`) before and after `change`, and the whole file after it."""
     start, end, new = change
     before, after = text.span(text.context(node))
     source = text.source

@@ -27,13 +27,19 @@ def between(text: Text, left: ast.AST, right: ast.AST, signs: tuple[str, str]) -
 
 
 def bounds(node: ast.AST, text: Text) -> Iterator[Change]:
-    """A comparison that is off by one, or the opposite: `<` and `<=`, `>` and `>=`, `==` and `!=`."""
+    """A comparison with the wrong operator: `<` for `<=`, `>` for `>=` or `==` for `!=`, or the reverse.
+
+    In a chain `a < b < c`, only the first operator is changed. `in` and `is` are not changed.
+    """
     if isinstance(node, ast.Compare) and type(node.ops[0]) in WRONG_BOUNDS:
         yield between(text, node.left, node.comparators[0], WRONG_BOUNDS[type(node.ops[0])])
 
 
 def signs(node: ast.AST, text: Text) -> Iterator[Change]:
-    """A wrong arithmetic operator, or a minus sign that is missing."""
+    """An arithmetic operator replaced as `WRONG_SIGNS` says (`+` by `-`, `//` by `%`), or a minus sign left out.
+
+    Operators for which `is_one_of_many` holds are skipped. The minus sign of a constant stays.
+    """
     if isinstance(node, ast.BinOp) and type(node.op) in WRONG_SIGNS and not is_one_of_many(node, text):
         yield between(text, node.left, node.right, WRONG_SIGNS[type(node.op)])
     if isinstance(node, ast.AugAssign):
@@ -55,7 +61,11 @@ def is_one_of_many(node: ast.BinOp, text: Text) -> bool:
 
 
 def axes(node: ast.AST, text: Text) -> Iterator[Change]:
-    """A name of the vertical axis replaced by its horizontal counterpart (`stride_h`, `stride_w`), if that exists."""
+    """A name of the vertical axis replaced by its horizontal counterpart: `stride_h` by `stride_w`.
+
+    A variable is replaced only if the function has the other one, too. An attribute is replaced only if it belongs to
+    `geometry` or `self`.
+    """
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id[-1] in OTHER_AXIS:
         other = node.id[:-1] + OTHER_AXIS[node.id[-1]]
         if other in names_around(node, text):
@@ -73,7 +83,10 @@ def names_around(node: ast.AST, text: Text) -> set[str]:
 
 
 def masks(node: ast.AST, text: Text) -> Iterator[Change]:
-    """One of several conditions left out, or a mask with a single condition made true everywhere."""
+    """One operand left out of a chain of `and`, of `or` or of `&`, or a `mask=` made true everywhere.
+
+    A `mask=` that is itself a chain of `&` is not made true. An `&` with a constant is no condition (`is_and`).
+    """
     if isinstance(node, ast.BoolOp):
         sign = " and " if isinstance(node.op, ast.And) else " or "
         yield from all_but_one(node, node.values, sign, text)
@@ -89,7 +102,10 @@ def is_and(node: ast.AST) -> bool:
 
 
 def conjuncts(node: ast.AST) -> list[ast.AST]:
-    """Return the operands of a chain `a & b & c`."""
+    """Return the operands of a chain `a & b & c`, or `node` alone if `is_and` does not hold for it.
+
+    The right operand of `a & (b & c)` is not taken apart.
+    """
     return [*conjuncts(node.left), node.right] if is_and(node) else [node]
 
 
@@ -100,7 +116,10 @@ def all_but_one(node: ast.AST, terms: list[ast.AST], sign: str, text: Text) -> I
 
 
 def skips(node: ast.AST, text: Text) -> Iterator[Change]:
-    """A loop without its last iteration, or an update of a variable (`i += 1`, `m = f(m)`) left out."""
+    """`range(n)` replaced by `range(n - 1)`, or an update of a variable (`i += 1`, `m = f(m)`) left out.
+
+    Assignments with a cast to 64 bits are skipped: `widths` changes them.
+    """
     if isinstance(node, ast.Call) and text.of(node.func) == "range":
         yield *text.span(node), f"range({text.operand(node.args[0])} - 1)"
     if isinstance(node, ast.AugAssign):
@@ -112,7 +131,7 @@ def skips(node: ast.AST, text: Text) -> Iterator[Change]:
 
 
 def splits(node: ast.AST, text: Text) -> Iterator[Change]:
-    """A division that rounds down instead of up, so a ragged end is lost; and `min` for `max`, or the reverse."""
+    """A division that rounds down instead of up, so that a ragged end is lost; or `min` for `max`, or the reverse."""
     if isinstance(node, ast.Call):
         function = text.of(node.func)
         if function in ("tl.cdiv", "ceildiv"):
@@ -122,7 +141,7 @@ def splits(node: ast.AST, text: Text) -> Iterator[Change]:
 
 
 def offsets(node: ast.AST, text: Text) -> Iterator[Change]:
-    """The term of an offset that finds the group, or the part of a split-K sum, left out."""
+    """A term with `g` or `split` left out of a sum: the part of an offset that finds the group or the split."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         for term, rest in ((node.left, node.right), (node.right, node.left)):
             names = {name.id for name in ast.walk(term) if isinstance(name, ast.Name)}

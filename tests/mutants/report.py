@@ -34,7 +34,11 @@ class Report:
         self.seconds = 0.0
 
     def resume(self, path: Path, mutants: list[Mutant]) -> None:
-        """Take over the mutants that an earlier run killed, from its JSON file. Tests added since only kill more."""
+        """Take over the outcomes of those `mutants` that an earlier run killed, from its JSON file `path`.
+
+        Mutants that hung or crashed count as killed. Tests added since only kill more. Raise SystemExit if the earlier
+        run was on other code.
+        """
         earlier = json.loads(path.read_text())
         if earlier["code"] != self.code:
             raise SystemExit(
@@ -48,13 +52,17 @@ class Report:
                 self.rows[key] = row | {"line": known[key].line}
 
     def set_aside(self, mutants: list[Mutant], reasons: dict[Key, str]) -> None:
-        """Note the equivalent mutants among `mutants`, which then do not run."""
+        """Give each of `mutants` that has one of the `reasons` the outcome "equivalent", so that `run` skips it."""
         for mutant in mutants:
             if mutant.key in reasons:
                 self.add(mutant, Outcome("equivalent", "", 0.0, reasons[mutant.key]))
 
     def run(self, mutants: list[Mutant], root: Path, processes: int, limit: int) -> bool:
-        """Run the mutants that have no outcome yet, and the tests once without a mutation. False if these fail."""
+        """Run the tests on each of `mutants` that has no outcome yet, and once without a mutation.
+
+        Print and write each outcome as it comes. Return False if the tests fail without a mutation. Then no further
+        mutant is started. Otherwise return True. `limit` is that of `runner.run`.
+        """
         started, before = perf_counter(), self.seconds
         waiting = [mutant for mutant in mutants if mutant.key not in self.rows]
         free: SimpleQueue[ForkServer] = SimpleQueue()

@@ -23,7 +23,7 @@ class Outcome:
     """What the tests did on one mutant.
 
     `status` is survived, killed (a test failed), hung, crashed or equivalent (not run, and `message` is the reason).
-    `test` is the last test that ran, `message` its error.
+    `test` is the last test that ran. `message` is the first error that pytest printed, else its last line.
     """
 
     status: str
@@ -42,8 +42,9 @@ class Outcome:
 
 
 def run(mutant: Mutant | None, root: Path, fork_server: ForkServer, limit: int = 90) -> Outcome:
-    """Run the tests on a copy of the repository at `root` with this mutant's change, or without one for None.
+    """Return the outcome of the tests on a copy of the repository at `root` with this mutant's change.
 
+    If `mutant` is None, the copy is unchanged. Raise AssertionError if pytest does not start or finds no tests.
     `limit` is the processor time in seconds after which a test counts as hung.
     """
     started = perf_counter()

@@ -22,7 +22,7 @@ def mutants() -> list[Mutant]:
 
 
 def found(source: str, folder: Path) -> dict[str, set[str]]:
-    """Return the mutated code that the finder makes of a kernel with this source, by kind."""
+    """Return the mutated code that the finder makes of a kernel with this source, by kind. Write it in `folder`."""
     kernels = folder / "tritonconv/kernels"
     kernels.mkdir(parents=True)
     (kernels / "some.py").write_text(source)
@@ -137,7 +137,10 @@ def test_them():
 
 
 def repository(folder: Path, half: int = 3) -> list[str]:
-    """Write a repository with two functions and a test of them. Returns the options that run its mutants."""
+    """Write a repository with two functions and a test of them, and return the options that run its mutants.
+
+    The test expects `half` as the half of 7, so it passes on the unchanged code only with 3.
+    """
     (folder / "tritonconv/kernels").mkdir(parents=True)
     for name in TESTS:
         (folder / name).mkdir(parents=True)

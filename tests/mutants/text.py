@@ -28,7 +28,10 @@ class Text:
         return f"({self.of(node)})" if isinstance(node, ast.Compare | ast.BoolOp | ast.BinOp) else self.of(node)
 
     def context(self, node: ast.AST, most: int = 100) -> ast.AST:
-        """Return the largest node around `node` whose code is on one line, with at most `most` characters."""
+        """Return the largest node around `node` whose code is on one line, with at most `most` characters.
+
+        If there is none, return `node` itself, however long.
+        """
         while (parent := self.parents.get(node)) is not None and not isinstance(parent, ast.Module | ast.match_case):
             if hasattr(parent, "lineno"):
                 text = self.of(parent)

@@ -15,7 +15,10 @@ RUNNING = Path("running.txt")
 
 
 def watch(name: str, limit: int = LIMIT) -> None:
-    """Note `name` as what is running, and restart both timers. Each ends the process by a signal, wherever it is."""
+    """Write `name` to `RUNNING` as what is running, and restart both timers. Each ends the process by a signal.
+
+    One counts `limit` seconds of processor time, the other WAITING * `limit` seconds of real time.
+    """
     RUNNING.write_text(name)
     signal.setitimer(signal.ITIMER_PROF, limit)
     signal.alarm(WAITING * limit)

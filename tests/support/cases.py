@@ -30,8 +30,9 @@ LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed", "expanded", "o
 class Case:
     """One problem: a call of conv2d or conv_transpose2d, or of a function whose weight varies.
 
+    - With `batch` None, the input is a single image without a batch axis.
     - `channels` are the channels of input and result, `size` is height and width of the input.
-    - `x`, `weight` and `bias_layout` name memory layouts, see `laid_out`.
+    - `x`, `weight` and `bias_layout` name the memory layouts of input, weight and bias, see `laid_out`.
     - `varies` and `bias_varies` say over what weight and bias vary: samples "b", locations "p q", both, or nothing "".
     - With a `padding_mode` other than "zeros" the case is a call of the module Conv2d.
     - `dtype` and `gradient` (the layout of the incoming gradient) are used by tests that do not loop over them.
@@ -101,7 +102,10 @@ class Case:
 
     @property
     def geometry(self) -> ConvGeometry:
-        """The geometry that the operators get. Raises torch's error if there is no such convolution."""
+        """The geometry of the operator that computes the result. An input without a batch counts as a batch of one.
+
+        Raise torch's error if torch refuses these arguments.
+        """
         input, weight = (torch.empty(shape, device="meta") for shape in (self.input_shape, self.weight_shape))
         check = arguments.conv_transpose2d if self.transposed else arguments.conv2d
         given, weight, _, *settings = check(input, weight, None, **self.arguments, varies=self.varies)
@@ -115,7 +119,8 @@ class Case:
     def function(self, package: Any) -> Callable[..., Tensor]:
         """Return the function of (input, weight, bias) that computes this case with `package`.
 
-        `package` has torch.nn's names: torch.nn itself, tritonconv or its reference.
+        `package` has torch.nn's names: torch.nn itself, tritonconv or its reference. Raise ValueError if a transposed
+        case has a padding mode other than zeros.
         """
         if self.varies:
             return partial(getattr(package, self.name_of_function), **self.arguments)
@@ -131,9 +136,10 @@ class Case:
     def operands(
         self, dtype: torch.dtype = torch.float32, device: str = "cpu", integer: bool = False, seed: int = 0
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Draw input, weight and bias (or None) in the case's layouts.
+        """Return input, weight and bias in the case's layouts. The bias is None in a case without one.
 
-        The numbers are normal or, if `integer`, small integers: their sums are exact in every dtype.
+        They hold normal random numbers or, if `integer`, random integers from -2 to 2. Sums of products of these
+        integers are exact in float32. The same `seed` gives the same numbers.
         """
         generator = torch.Generator().manual_seed(seed)
 
@@ -148,15 +154,16 @@ class Case:
 
 
 def extents(letters: str, B: int, P: int, Q: int) -> tuple[int, ...]:
-    """Return the sizes of the axes that `letters` names ("b p q", say), in their order."""
+    """Return the sizes of the axes that `letters` names ("b p q", say), in the order of the letters."""
     return tuple({"b": B, "p": P, "q": Q}[letter] for letter in letters.split())
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
-    """Return a tensor of the same shape whose memory has this layout.
+    """Return a tensor of the same shape and dtype whose memory has this layout.
 
     The values stay the same, except in "expanded" and "repeated", which repeat the first channel or column. Gaps in
-    the memory hold NaN.
+    the memory hold NaN. "contiguous" returns `tensor` itself. Other layouts return a copy or a view. Raise ValueError
+    if the layout is unknown.
     """
     match layout:
         case "contiguous":
@@ -240,7 +247,7 @@ CONV_ONLY = ("many_tiles_in_a_phase",)
 
 
 def transposable(case: Case) -> bool:
-    """Whether the case is legal as a transposed convolution, too."""
+    """Whether `TRANSPOSED` has the case, too: it is legal as a transposed convolution, and not in `CONV_ONLY`."""
     if isinstance(case.padding, str) or case.padding_mode != "zeros" or case.name in CONV_ONLY:
         return False
     try:
@@ -264,5 +271,5 @@ TRANSPOSED = [
 
 
 def pair(value: Any) -> tuple[int, int]:
-    """Return an int twice, or a pair as it is."""
+    """Return an int as a pair of itself, or a tuple as it is."""
     return value if isinstance(value, tuple) else (value, value)

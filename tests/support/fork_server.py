@@ -21,7 +21,11 @@ import torch  # noqa: F401
 
 
 def run(code: str, folder: str, environment: dict[str, str], stdout: str, stderr: str) -> int:
-    """Run the code in this process, a forked copy, as `python -c code` would. Returns the exit status."""
+    """Run `code` in this process, a forked copy, as `python -c code` would, and return the exit status.
+
+    `folder` becomes the working directory. `environment` replaces all environment variables. Output is appended to the
+    files `stdout` and `stderr`.
+    """
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -43,9 +47,9 @@ def run(code: str, folder: str, environment: dict[str, str], stdout: str, stderr
 
 
 def end_with_parent() -> None:
-    """On Linux, have the kernel end this process when its parent ends.
+    """On Linux, have the operating system kill this process when its parent ends.
 
-    Elsewhere a process that hangs outlives tests that were killed.
+    On other systems this does nothing: there, a process that hangs outlives tests that were killed.
     """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
@@ -53,7 +57,7 @@ def end_with_parent() -> None:
 
 
 def serve() -> None:
-    """Run the jobs of standard input one after the other, each in a forked copy, and print their exit statuses."""
+    """Run the jobs of standard input one after the other, each in a forked copy, and print the exit status of each."""
     end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

@@ -27,9 +27,9 @@ def guardable(tensor: Tensor) -> bool:
 
 
 def with_guard_bands(tensor: Tensor, value: float = float("nan")) -> tuple[Tensor, Tensor]:
-    """Copy `tensor` between two guard bands that hold `value`, with its strides and alignment.
+    """Return a copy of `tensor` between two guard bands that hold `value`, and the flat tensor that holds all three.
 
-    Returns the copy, and the storage that holds it and the guard bands.
+    The copy has the strides and the alignment of `tensor`. What lies in the gaps between its elements is copied, too.
     """
     span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     start = MARGIN + tensor.storage_offset() % MARGIN
@@ -42,12 +42,12 @@ def with_guard_bands(tensor: Tensor, value: float = float("nan")) -> tuple[Tenso
 
 
 def guarded(tensor: Tensor | None) -> Tensor | None:
-    """Return a copy of `tensor` between guard bands of NaN, or `tensor` itself if it can have none."""
+    """Return a copy of `tensor` between guard bands of NaN, or `tensor` itself if it is None or not `guardable`."""
     return with_guard_bands(tensor)[0] if tensor is not None and guardable(tensor) else tensor
 
 
 def guard_bands_intact(result: Tensor, storage: Tensor) -> bool:
-    """Whether the guard bands of `result` are unchanged."""
+    """Whether all elements of `storage` before and after `result` still hold `IN_GUARD_BANDS`."""
     start = result.storage_offset()
     span = sum((n - 1) * s for n, s in zip(result.shape, result.stride(), strict=True)) + 1
     return bool((storage[:start] == IN_GUARD_BANDS).all() and (storage[start + span :] == IN_GUARD_BANDS).all())
@@ -55,9 +55,11 @@ def guard_bands_intact(result: Tensor, storage: Tensor) -> bool:
 
 @contextmanager
 def guarded_memory() -> Iterator[None]:
-    """Fill every output and workspace with NaN, put guard bands around it, and check the guard bands at the end.
+    """Within this block, fill each new result and workspace with NaN, and put guard bands around it.
 
-    An element that no kernel writes then stays NaN. In the interpreter every address is checked, too.
+    An element that no kernel writes then stays NaN. At the end of the block, raise AssertionError if a guard band has
+    changed. Tensors that are not `guardable`, and meta tensors, are left as they are. In the interpreter every address
+    is checked, too (`checked_addresses`).
     """
     outputs: list[tuple[Tensor, Tensor]] = []
 
@@ -85,10 +87,11 @@ def guarded_memory() -> Iterator[None]:
 
 @contextmanager
 def checked_addresses() -> Iterator[None]:
-    """In Triton's interpreter, check that kernels load and store only inside the tensors of their launch.
+    """Within this block, check that interpreted kernels load and store only inside the tensors of their launch.
 
-    Only addresses whose mask is true count. This covers loads and stores without a mask, and those of TMA descriptors:
-    they end in the same two functions of the interpreter.
+    Inside means between a tensor's first and last element. Only addresses whose mask is true count. Loads and stores
+    without a mask, and those of TMA descriptors, are checked, too: they end in the same two functions of the
+    interpreter. Compiled kernels are not checked.
     """
     if not interpreted():
         yield

@@ -43,7 +43,10 @@ class Replacements:
         self.entered = False
 
     def enter(self, _: Any) -> "Replacements":
-        """Replace the members. Triton calls this for a launch and for each jit function in it; only the first acts."""
+        """Replace the members, and return self, whose `restore` Triton calls.
+
+        Triton calls this for a launch and for each jit function in it. Only the first of these calls replaces anything.
+        """
         if not self.entered:
             self.entered = True
             for (owner, name), member in self.during.items():
@@ -61,7 +64,10 @@ class Replacements:
 
 
 def looked_up_once(np_dtype_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Wrap Triton's look-up of numpy dtypes with a cache. The answer depends on the scalar type only."""
+    """Return `np_dtype_of`, Triton's look-up of numpy dtypes, with a cache by scalar type.
+
+    The answer depends on nothing else.
+    """
     kept: dict[str, Any] = {}
 
     def found(dtype: Any) -> Any:
@@ -75,7 +81,11 @@ def looked_up_once(np_dtype_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def equal_types_first(checked: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap Triton's type check of two operands: return operands of the same type and shape as they are."""
+    """Return `checked`, Triton's type check of two operands, with a short cut for operands that already agree.
+
+    Two tensors of the same shape and type (int1, int32, int64 or fp32) are returned as they are. All others go to
+    `checked`.
+    """
     from triton.language import tensor
 
     def agreed(semantic: Any, left: Any, right: Any, *how: Any, **more: Any) -> Any:

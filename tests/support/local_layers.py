@@ -24,12 +24,12 @@ INPUT_SIZE = (5, 7)
 
 
 def integers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Draw integers from -3 to 3, whose sums are exact in every dtype."""
+    """Return random integers from -3 to 3. In float32 and float64, sums of their products are exact."""
     return torch.randint(-3, 4, shape).to(dtype)
 
 
 def filled(module: Any) -> Any:
-    """Fill every parameter of `module` with random integers, in place, and return `module`."""
+    """Fill every parameter of `module` with random integers (`integers`), in place, and return `module`."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(integers(*parameter.shape))
@@ -37,7 +37,7 @@ def filled(module: Any) -> Any:
 
 
 def kept(layer: Any) -> dict[str, Tensor]:
-    """Return a copy of the layer's state_dict."""
+    """Return the layer's state_dict with a copy of each tensor."""
     return {name: value.clone() for name, value in layer.state_dict().items()}
 
 

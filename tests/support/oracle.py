@@ -17,17 +17,19 @@ Function = Callable[..., Tensor]
 
 
 def precision_on(device: torch.device | str, dtype: str) -> str:
-    """Return the row of the tolerance table for results of the kernels on `device`.
+    """Return the key of `TOLERANCES` for what the kernels compute on `device`: `dtype`, or "bfloat16 cut" on a CPU.
 
-    On a CPU the results come from Triton's interpreter, which truncates to bfloat16 instead of rounding.
+    "bfloat16 cut" replaces only "bfloat16". On a CPU the results come from Triton's interpreter, which truncates to
+    bfloat16 instead of rounding.
     """
     return "bfloat16 cut" if dtype == "bfloat16" and torch.device(device).type == "cpu" else dtype
 
 
 def assert_close(actual: Tensor, expected: Tensor, precision: str, what: str = "", scale: float = 1e-30) -> None:
-    """Assert that RMS error and maximum error are within the tolerances of `precision`. NaN fails.
+    """Assert that RMS error and maximum error of `actual` are at most those of `TOLERANCES[precision]`. NaN fails.
 
-    Errors are relative to the expected values, whose RMS counts as at least `scale`.
+    `tolerance.errors` defines both errors. They are relative to `expected`, whose RMS counts as at least `scale`.
+    Shapes must agree. Empty tensors have no error.
     """
     rms, most = errors(actual, expected, scale)
     allowed_rms, allowed_most = TOLERANCES[precision]
@@ -40,7 +42,10 @@ def assert_close(actual: Tensor, expected: Tensor, precision: str, what: str = "
 
 
 def assert_same(actual: Any, expected: Any) -> None:
-    """Assert that the tensors of two trees (nested tuples, lists, dicts) agree within float64's tolerances."""
+    """Assert that the tensors of two trees (nested tuples, lists, dicts) agree within float64's tolerances.
+
+    An expected tensor of zeros only fails.
+    """
     for a, e in zip(tree_leaves(actual), tree_leaves(expected), strict=True):
         assert_close(a, e, "float64")
         assert e.abs().sum() > 0, "zeros would be no evidence"
@@ -48,7 +53,7 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 @contextmanager
 def convolution_precision(precision: str) -> Iterator[None]:
-    """Set torch's switch for float32 convolutions ("ieee" or "tf32") within this block."""
+    """Within this block, set torch's switch for float32 convolutions to `precision`: "ieee", "tf32" or "none"."""
     before = torch.backends.cudnn.conv.fp32_precision
     torch.backends.cudnn.conv.fp32_precision = precision
     try:
@@ -58,21 +63,22 @@ def convolution_precision(precision: str) -> Iterator[None]:
 
 
 def widened(tensor: Tensor | None) -> Tensor | None:
-    """Return the same numbers in float64, or in complex128 if they are complex."""
+    """Return the same numbers in float64, or in complex128 if they are complex. None is returned as it is."""
     return None if tensor is None else tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def forward(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute the case with torch's own convolutions, on operands cast to float64."""
+    """Return the case's result in float64, by torch's own convolutions. Complex operands give complex128."""
     if case.varies:
         return one_by_one(case, widened(input), widened(weight), widened(bias))
     return case.function(torch.nn)(widened(input), widened(weight), widened(bias))
 
 
 def one_by_one(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute a convolution whose weight varies, by one of torch's convolutions for each of the weights.
+    """Return a convolution whose weight varies, computed by torch's own convolution for one weight after another.
 
-    See `at_each_position` for weights that vary over positions.
+    See `at_each_position` for weights that vary over positions. For an empty batch, the result is empty, and the
+    gradient of the weight is zero.
     """
     convolve = partial(torch.conv_transpose2d if case.transposed else torch.conv2d, **case.arguments)
     images = input if input.ndim == 4 else input[None]
@@ -90,10 +96,11 @@ def one_by_one(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -
 
 
 def at_each_position(convolve: Function, transposed: bool, images: Tensor, weight: Tensor) -> Tensor:
-    """Convolve with the weight of each position (p, q), and combine what belongs to that position.
+    """Return the locally connected form of `convolve` for `images`, where position (p, q) has its own weight[p,q].
 
-    A convolution's result at (p, q) is taken from the convolution with the weight of (p, q). Transposed, the results
-    are added, each of an input that is zero except at (p, q).
+    A convolution's result at (p, q) is taken from the convolution of the whole images with weight[p,q]. A transposed
+    result is a sum over (p, q). Each term is the transposed convolution with weight[p,q] of images that are set to zero
+    except at (p, q).
     """
     positions = list(product(range(weight.shape[0]), range(weight.shape[1])))
     if transposed:
@@ -111,7 +118,7 @@ PARTS = ("result", "gradient of input", "gradient of weight", "gradient of bias"
 def step(function: Function, operands: Sequence[Tensor | None], gradient: Tensor) -> list[Tensor]:
     """Return the result of `function` and the gradients of its operands, in the order of `PARTS`.
 
-    Operands that are None have no gradient.
+    `gradient` is the incoming gradient. An operand that is None has no entry in the list.
     """
     leaves = [None if t is None else t.detach().requires_grad_() for t in operands]
     result = function(*leaves)
@@ -119,16 +126,16 @@ def step(function: Function, operands: Sequence[Tensor | None], gradient: Tensor
 
 
 def expected_step(case: Case, operands: Sequence[Tensor | None], gradient: Tensor) -> list[Tensor]:
-    """Return the result and gradients of torch's own convolution, on operands cast to float64."""
+    """Return the case's result and gradients in float64, by torch's own convolutions, in the order of `PARTS`."""
     wide = [widened(t) for t in operands]
     return step(lambda *leaves: forward(case, *leaves), wide, gradient.to(torch.float64))
 
 
 def scales(case: Case, operands: Sequence[Tensor | None], gradient: Tensor) -> list[float]:
-    """Return how large each part of a step would be if the terms of its sums had random signs.
+    """Return the RMS that each part of a step would have if the terms of its sums had random signs.
 
     Some sums may cancel to much less than that, and then to less than their rounding errors. So errors are measured
-    against at least this size.
+    against at least this RMS. For an empty part it is 1e-30.
     """
     squares = [None if t is None else widened(t).square() for t in operands]
     parts = expected_step(case, squares, widened(gradient).square())
@@ -136,9 +143,11 @@ def scales(case: Case, operands: Sequence[Tensor | None], gradient: Tensor) -> l
 
 
 def hostile(shape: torch.Size, dtype: torch.dtype, layout: str, integer: bool = False, device: str = "cpu") -> Tensor:
-    """Draw an incoming gradient in a layout that backward passes have been known to mishandle.
+    """Return an incoming gradient in a layout that backward passes have been known to mishandle.
 
-    The layout is made on the device, because a copy to another device drops strides with gaps or overlaps.
+    "all_zero_strides" is a single 1 that is expanded to `shape`. The other layouts are those of `laid_out`. They hold
+    normal random numbers or, if `integer`, random integers from -2 to 2, always the same. The layout is made on the
+    device, because a copy to another device drops strides with gaps or overlaps.
     """
     if layout == "all_zero_strides":  # the gradient that y.sum().backward() passes on
         return torch.ones((), dtype=dtype, device=device).expand(shape)

@@ -27,7 +27,8 @@ torch.set_num_threads(1)
 def interpreter() -> Connection:
     """Fork a process that runs kernels in Triton's interpreter, and return the connection to it.
 
-    It receives the arguments of `interpreted`, pickled, and sends back what that returns.
+    The forked process receives the arguments of `interpreted`, pickled, and sends back what `interpreted` returns. It
+    ends when the connection is closed.
     """
     here, there = Pipe()
     if os.fork():
@@ -49,7 +50,7 @@ def interpreter() -> Connection:
 
 
 def interpreted(module: str, name: str, programs: int, arguments: dict[str, Any]) -> dict[str, Tensor]:
-    """Run so many programs of the kernel `module.name` in the interpreter, and return the tensors of `arguments`."""
+    """Run `programs` programs of the kernel `module.name` in the interpreter, and return its tensor arguments."""
     import triton.language as tl
 
     if "DOT_DTYPE" in arguments:
@@ -68,7 +69,8 @@ class Gpu:
 
     - `shared` is the shared memory of one block, in bytes.
     - `hook` is called with "build", "load" or "start" before that happens, and may raise an error to fake a fault.
-    - `started` lists the kernels that were started, each with its tile.
+    - `started` lists the kernels that were started, each with its block sizes: "fprop_kernel 64x16x32". If a kernel
+      has an argument `splits`, it follows a slash.
     """
 
     def __init__(self, shared: int = 232_448, hook: Callable[[str], None] = lambda _: None) -> None:
@@ -98,7 +100,7 @@ class Gpu:
         return "module", name, 32, 0, 1024
 
     def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
-        """Return the function that starts this compiled kernel. It refuses starts from two threads at once."""
+        """Return the function that starts this compiled kernel. It asserts that only one thread starts kernels."""
         self.hook("build")
 
         def start(x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
@@ -113,7 +115,7 @@ class Gpu:
         return start
 
     def start(self, kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
-        """Have the interpreter compute a launch, copy its results into the tensors, and note it in `started`."""
+        """Have the interpreter compute a launch, copy what it stored into `arguments`, and note it in `started`."""
         INTERPRETER.send_bytes(pickle.dumps((kernel.__module__, kernel.__name__, programs, arguments)))
         for name, computed in pickle.loads(INTERPRETER.recv_bytes()).items():
             arguments[name].untyped_storage().copy_(computed.untyped_storage())
@@ -123,7 +125,10 @@ class Gpu:
 
 
 def install(gpu: Gpu) -> Gpu:
-    """Make tritonconv treat CPU tensors as tensors on `gpu`, and fill new results and workspaces with NaN."""
+    """Make tritonconv treat CPU tensors as tensors on `gpu`, and fill new results and workspaces with NaN.
+
+    Tiles are picked as for an H100. Return `gpu`.
+    """
     from triton.runtime import driver
 
     from tests.support.gpus import H100
@@ -141,9 +146,9 @@ def install(gpu: Gpu) -> Gpu:
 
 
 def operands(dtype: torch.dtype = torch.float16) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw an image, a weight and a bias of small integers, whose sums are exact.
+    """Return an image, a weight and a bias of random integers from -2 to 2, always the same. Their sums are exact.
 
-    The channel counts are such that the gathering kernels run, not those that use TMA.
+    The channel counts are such that the gather kernels run, not those that use TMA.
     """
     generator = torch.Generator().manual_seed(0)
     shapes: tuple[Sequence[int], ...] = ((2, 16, 6, 6), (20, 16, 3, 3), (20,))
@@ -152,7 +157,7 @@ def operands(dtype: torch.dtype = torch.float16) -> tuple[Tensor, Tensor, Tensor
 
 
 def forward(**wish: str) -> bool:
-    """Whether conv2d gives the right result. `wish` goes to conv2d, `implementation="triton"` for example."""
+    """Whether conv2d of `operands` is exactly right. `wish` goes to conv2d, `implementation="triton"` for example."""
     import tritonconv
 
     x, weight, bias = operands()
@@ -161,7 +166,7 @@ def forward(**wish: str) -> bool:
 
 
 def step() -> bool:
-    """Whether conv2d gives the right result and the right gradients of image, weight and bias."""
+    """Whether conv2d of `operands`, and its gradients of image, weight and bias, are exactly right."""
     import tritonconv
 
     found = []
@@ -174,11 +179,11 @@ def step() -> bool:
 
 
 def observe(*calls: Callable[[], bool], gpu: Gpu | None = None) -> None:
-    """Make the calls and print, as JSON, what happened. `processes.seen` reads it.
+    """Make the calls one after the other and print, as JSON, what happened. `processes.seen` reads it.
 
-    - "results": for each call, what it returned, or its error with the error's cause
+    - "results": for each call, what it returned, or the class and message of its error and of the error's cause
     - "warnings": all warnings
-    - "started": the kernels that the fake GPU started
+    - "started": the kernels that the fake GPU started; empty without `gpu`
     """
     results: list[bool | str] = []
     with warnings.catch_warnings(record=True) as caught:

@@ -34,7 +34,10 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def python(*arguments: str, cwd: Path = ROOT, **more: str) -> Done:
-    """Run `python` with these arguments in a new process. `more` are variables for its environment."""
+    """Run `python` with these arguments in a new process, and return its exit status and output.
+
+    `more` are variables for its environment. Raise subprocess.TimeoutExpired if it takes more than HANG seconds.
+    """
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
@@ -71,8 +74,9 @@ class ForkServer:
     ) -> int:
         """Run `code` in `folder` and return its exit status, which is negative after a signal.
 
-        Its output goes to the files `stdout` and `stderr`, which may be the same file. After `limit` seconds the code
-        and the server are killed, and TimeoutError is raised.
+        `environment` has all its variables. Its output goes to the files `stdout` and `stderr`, which may be the same
+        file. Raise TimeoutError if the code takes more than `limit` seconds (None: no limit), and RuntimeError if the
+        server has died. In both cases the server is closed.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -94,7 +98,10 @@ class ForkServer:
         return int(answer)
 
     def close(self) -> None:
-        """Kill the server and the code that it runs."""
+        """Kill the server's process group, and wait until the server has ended. It can not be used again.
+
+        The group holds the server, the forked copy that runs code, and what that code has started in the same group.
+        """
         atexit.unregister(self.close)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -104,14 +111,15 @@ class ForkServer:
 
 @cache
 def fork_server() -> ForkServer:
-    """Return the server that all tests of this process share."""
+    """Return the fork server that all tests of this process share. The first call starts it."""
     return ForkServer(environment())
 
 
 def ran(code: str, cwd: Path = ROOT, **more: str) -> Done:
-    """Run code as `python -c code` would, but in a forked copy that has already imported torch.
+    """Run code as `python("-c", code)` does, but in a forked copy of a process that has already imported torch.
 
-    `more` are variables for its environment. If the shared server hangs or dies, the next call starts another.
+    `more` are variables for its environment. Raise TimeoutError if the code takes more than HANG seconds, and
+    RuntimeError if the shared server has died. In both cases the next call starts another server.
     """
     with TemporaryDirectory() as folder:
         stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
@@ -124,10 +132,11 @@ def ran(code: str, cwd: Path = ROOT, **more: str) -> Done:
 
 
 def seen(code: str, cache: Path, anew: bool = False, **more: str) -> Any:
-    """Run code that ends with `tests.support.pretend.observe(...)`, and return what that printed.
+    """Run code that ends with `observe(...)`, and return what `observe` printed as a dict.
 
-    Triton's disk cache is the folder `cache`. The code runs in a forked copy that has imported torch or, if `anew`, in
-    a new process, with hashes and addresses of its own.
+    All names of `tests.support.pretend` are imported before the code. Triton's disk cache is the folder `cache`. `more`
+    are variables for the environment. The code runs in a forked copy that has imported torch or, if `anew`, in a new
+    process, with hashes and addresses of its own. Raise AssertionError if its exit status is not 0.
     """
     code = "from tests.support.pretend import *\n" + code
     run = partial(python, "-c", code) if anew else partial(ran, code)

@@ -47,7 +47,7 @@ def in_dtypes(
     """Return pytest parameters (`case`, `dtype`): each case in each dtype.
 
     Triton's interpreter multiplies and adds every dtype as float32. So without a GPU all but the first dtype are marked
-    slow, except for the cases in `telling`: `make test` leaves them to `make test-all`.
+    slow, except for the cases whose titles are in `telling`. `make test` leaves slow parameters to `make test-all`.
     """
     everywhere = torch.cuda.is_available()
     return [
@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def turn(item: pytest.Item) -> int:
-    """Return the place of a test in `ORDER`.
+    """Return the place of a test in `ORDER`, by the first marker there that it has. Without any it is last.
 
     A test that uses the fixture `on_reference` runs no kernels, so its marker `gpu` does not count.
     """
@@ -96,7 +96,10 @@ def turn(item: pytest.Item) -> int:
 
 
 def named(item: pytest.Item, arguments: list[str]) -> bool:
-    """Whether one of the command line's `arguments` names this test, or its function without the parameters."""
+    """Whether one of the command line's `arguments` names this test, or its function without the parameters.
+
+    Of an argument's path, only the file's name is compared.
+    """
     _, _, name = item.nodeid.partition("::")
     for argument in arguments:
         file, _, wanted = argument.partition("::")

@@ -24,7 +24,8 @@ from tests.support.oracle import (
 class Part(NamedTuple):
     """The result or one gradient of a case: `actual` from the kernels, `expected` from torch in float64.
 
-    `scale` is how large it would be if its terms had random signs (`oracle.scales`).
+    `name` is one of `oracle.PARTS`. `scale` is the RMS that the part would have if the terms of its sums had random
+    signs (`oracle.scales`).
     """
 
     name: str
@@ -33,14 +34,14 @@ class Part(NamedTuple):
     scale: float
 
     def check(self, precision: str, what: str = "") -> None:
-        """Assert that the errors are within the tolerances of `precision`."""
+        """Assert that the errors of `actual` are within the tolerances of `precision`. A message names `what`."""
         assert_close(self.actual, self.expected, precision, f"{self.name} {what}", self.scale)
 
     def check_exact(self, what: str = "") -> None:
-        """Assert that every number is exactly right. For operands whose sums are exact in float32.
+        """Assert that `actual` equals `expected`, rounded to its dtype. The operands' sums must be exact in float32.
 
-        Triton's interpreter truncates to bfloat16 instead of rounding. Bias gradients that torch sums up are rounded.
-        So on a CPU either is right.
+        For bfloat16 on a CPU, a truncated number is right, too: Triton's interpreter truncates instead of rounding.
+        Bias gradients that torch sums up are rounded there.
         """
         rounded = self.expected.to(self.actual.dtype)
         right = self.actual == rounded
@@ -68,7 +69,10 @@ def steps(
 
 
 def check(case: Case, device: str, integer: bool, seed: int = 0) -> None:
-    """Check forward and backward of `case` in its own dtype: exactly for integers, else within the tolerances."""
+    """Assert that forward and backward of `case` are right in its dtype and with its incoming gradient's layout.
+
+    Integers must be exact. Other numbers must be within the tolerances.
+    """
     with convolution_precision("tf32" if case.dtype == "tf32" else "ieee"):
         parts = steps(case, case.dtype, device, case.gradient, integer, seed)
     for part in parts:

@@ -51,7 +51,7 @@ def test_the_same_bits(case: Case, dtype: str) -> None:
 
 
 def language() -> dict[tuple[str, str], Any]:
-    """Return the members of Triton's language as they are now."""
+    """Return the members of Triton's language as they are now, by the names of owner and member."""
     owners = (tl, tl.core, tl.math, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base)
     return {(owner.__name__, name): member for owner in owners for name, member in vars(owner).items()}
 
@@ -79,7 +79,10 @@ def outer_kernel(x_ptr, BLOCK: tl.constexpr, FAILS: tl.constexpr):
 
 @triton.jit
 def mixed_kernel(x_ptr, factor, BLOCK: tl.constexpr, FAILS: tl.constexpr):
-    """Mix operands that need casts and broadcasts: integer types, x's dtype, blocks of different shapes, scalars."""
+    """Mix operands that need casts and broadcasts: integer types, x's dtype, blocks of different shapes, scalars.
+
+    With FAILS, blocks of 2 and of BLOCK elements are added, which can not be broadcast.
+    """
     row, column = tl.arange(0, 2), tl.arange(0, BLOCK)
     if FAILS:
         row += column

@@ -42,7 +42,10 @@ SLOW = ["test_slow[1]", "test_slow[2]"]
 
 @pytest.fixture
 def pytest_says(tmp_path: Any) -> Any:
-    """Return a function that runs pytest with our hooks and some options on the file above, and returns its lines."""
+    """Return a function that runs pytest on `FILE` with our hooks and some options, and returns the lines it prints.
+
+    The function's `name` follows the file's path: "::test_slow" runs only that test.
+    """
     path = tmp_path / "test_file.py"
     path.write_text(FILE)
 

@@ -10,7 +10,7 @@ from tests.support.cases import Case
 
 
 def in_turn(*cases: Case) -> list[Case]:
-    """Give the cases dtypes in turn: the first gets float32, then bfloat16, float16, float32 and so on."""
+    """Return the cases with dtypes in turn: the first gets float32, then bfloat16, float16, float32 and so on."""
     return [replace(case, dtype=dtype) for case, dtype in zip(cases, cycle(("float32", "bfloat16", "float16")))]
 
 

@@ -94,7 +94,7 @@ def arguments() -> argparse.Namespace:
 
 
 def report(seed: int, case: Case, found: str, args: argparse.Namespace) -> int:
-    """Print what is wrong, how to repeat it, and the shrunk problem. Returns the exit status.
+    """Print what is wrong, the command that repeats it, and the shrunk problem. Return the exit status, 1.
 
     If the error has left the GPU unusable, synchronizing raises, and the problem is not shrunk.
     """

@@ -14,9 +14,10 @@ from tritonconv.launch import tile_choice
 
 
 def wrong(case: Case, device: str, integer: bool, seed: int) -> str | None:
-    """Run forward and backward of `case` between guard bands. Return what is wrong, or None.
+    """Return what is wrong with forward and backward of `case`, run between guard bands, or None if they are right.
 
-    Triton's interpreter runs it with the small tiles that `seed` draws, a GPU with the tiles that are picked for it.
+    If `integer`, the operands are small integers, and results must be exact. `seed` draws the operands. In Triton's
+    interpreter it also draws small tiles, while a GPU runs the tiles that `pick` chooses.
     """
     try:
         with guarded_memory(), small_tiles(seed):
@@ -28,7 +29,7 @@ def wrong(case: Case, device: str, integer: bool, seed: int) -> str | None:
 
 @contextmanager
 def small_tiles(seed: int) -> Iterator[None]:
-    """In the interpreter, run kernels with the tiles that `seed` draws, within this block."""
+    """Within this block, run interpreted kernels with the tiles that `seed` draws. On a GPU this does nothing."""
     if not runtime.interpreted():  # on a GPU, every problem would compile kernels for its own tiles
         yield
         return

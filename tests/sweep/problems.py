@@ -19,9 +19,9 @@ MOST_CHANNELS = 40
 
 
 def problem(seed: int, dtype: str | None = None) -> Case:
-    """Draw the problem of this seed, always the same one: Conv2d if the seed is even, ConvTranspose2d if it is odd.
+    """Return the random problem of this seed, always the same one. It is transposed if the seed is odd.
 
-    The dtype is drawn, too. `dtype` replaces it, except where torch does the padding. The weight of about every third
+    The dtype is random, too. `dtype` replaces it, except where torch does the padding. The weight of about every third
     problem varies.
     """
     rng = random.Random(seed)
@@ -41,7 +41,10 @@ def integers(seed: int) -> bool:
 
 
 def draw(rng: random.Random, seed: int) -> Case:
-    """Draw all parameters independently. The result may be illegal, or too large for the interpreter."""
+    """Return a case with random parameters, transposed if `seed` is odd.
+
+    It may be illegal, or too large for the interpreter: the caller checks both.
+    """
 
     def two(*choices: int) -> tuple[int, int]:
         return rng.choice(choices), rng.choice(choices)
@@ -85,7 +88,8 @@ def draw(rng: random.Random, seed: int) -> Case:
 def varied(case: Case, rng: random.Random) -> Case:
     """Return `case` with a weight that varies, or, in two of three draws, as it is.
 
-    If it takes too many steps, image and kernel are drawn smaller. If that does not help, `case` stays as it is.
+    A case with a padding mode other than zeros stays as it is. If the case takes too many steps with such a weight,
+    image and kernel are drawn smaller. If that does not help, `case` stays as it is.
     """
     if case.padding_mode != "zeros" or rng.random() < 0.65:
         return case
@@ -105,7 +109,10 @@ def varied(case: Case, rng: random.Random) -> Case:
 
 
 def legal(case: Case) -> bool:
-    """Whether the result has at least one pixel, and the image is large enough for a padding mode other than zeros."""
+    """Whether the result has at least one pixel, and the image is large enough for a padding mode other than zeros.
+
+    Reflect and circular padding also need at least one image.
+    """
     reach = [d * (k - 1) for k, d in zip(case.kernel, pair(case.dilation), strict=True)]
     if case.padding == "same":
         pads = [ceil(r / 2) for r in reach]
@@ -133,7 +140,7 @@ def steps(geometry: ConvGeometry) -> dict[Operator, int]:
 
 
 def picked(operator: Operator, geometry: ConvGeometry, blocks: bool) -> Tile:
-    """Return the tile that `pick` chooses for the interpreter. `blocks`: pixels can be copied in blocks."""
+    """Return the tile that `pick` chooses for the interpreter. `blocks` says whether TMA can copy blocks of pixels."""
     operands = Operands(itemsize=4, vector=1, varies=geometry.varies, tma_possible=blocks)
     return pick(geometry, operator, operands, INTERPRETER)
 
@@ -145,8 +152,9 @@ def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
 
 
 def drawn_tile(seed: int, operator: Operator, geometry: ConvGeometry, blocks: bool = False) -> Tile:
-    """Draw a small tile for one operator of this seed's problem, or return the picked one if small ones are too slow.
+    """Return a random small tile for one operator of this seed's problem, always the same.
 
+    If none of twelve random tiles is fast enough (`MOST_STEPS`), return the tile that `pick` chooses.
     The tile that `pick` chooses covers most of these problems whole. A small one makes a problem take several tiles of
     rows and of columns, several steps, and split-K sums. If pixels can be copied in `blocks`, most tiles get a block
     shape, so the kernels with TMA descriptors run.

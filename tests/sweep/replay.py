@@ -16,9 +16,9 @@ from tritonconv.operators.compute import compute
 
 
 def wrong(text: str, device: str) -> str | None:
-    """Make the call that `text` describes, on random normal numbers. Return what is wrong with it, or None.
+    """Return what is wrong with the call that `text` describes, on normal random numbers, or None if it is right.
 
-    `text` is the JSON in the message of `tritonconv.verify`.
+    `text` is the JSON in the message of `tritonconv.verify`. Raise ValueError or KeyError if it is other text.
     """
     about: dict[str, Any] = json.loads(text)
     geometry, operator = ConvGeometry(**about["geometry"]), about["operator"]
@@ -56,7 +56,7 @@ def wrong(text: str, device: str) -> str | None:
 def drawn(
     shape: tuple[int, ...], strides: list[int], offset: int, dtype: torch.dtype, device: str, generator: torch.Generator
 ) -> Tensor:
-    """Draw normal numbers in memory with these strides, `offset` elements after an address aligned to 16 bytes."""
+    """Return normal random numbers with these strides, `offset` elements after an address aligned to 16 bytes."""
     span = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1 if all(shape) else 0
     storage = torch.randn(offset + span, generator=generator, dtype=torch.float32).to(device, dtype)
     return storage.as_strided(shape, strides, offset)

@@ -9,9 +9,9 @@ from tests.sweep.problems import legal
 
 
 def shrink(case: Case, wrong: Callable[[Case], bool]) -> Case:
-    """Simplify `case` step by step as long as `wrong` holds.
+    """Return a case for which `wrong` still holds, reached from `case` by one change of a field after another.
 
-    In the result, any further change to a default of `Case`, or to a smaller number, makes the error go away.
+    `wrong` must hold for `case`. It holds for none of the cases that `simpler` yields for the result.
     """
     smaller: Case | None = case
     while smaller is not None:
@@ -20,7 +20,7 @@ def shrink(case: Case, wrong: Callable[[Case], bool]) -> Case:
 
 
 def simpler(case: Case) -> Iterator[Case]:
-    """Yield the legal cases that differ from `case` in one field that is simpler, the largest steps first."""
+    """Yield the possible cases that differ from `case` in one field, which is simpler. Large changes come first."""
     for field in fields(case):
         value = getattr(case, field.name)
         if field.name in ("name", "transposed") or value == field.default:
@@ -32,7 +32,10 @@ def simpler(case: Case) -> Iterator[Case]:
 
 
 def changes(name: str, value: Any, default: Any, groups: int) -> Iterator[Any]:
-    """Yield simpler values for a field: the default, and smaller numbers."""
+    """Yield simpler values for the field `name`: the default, smaller numbers, or fewer letters over which it varies.
+
+    Numbers of channels stay multiples of `groups`. The caller drops values that are equal to `value` or impossible.
+    """
     match name:
         case "channels" | "size" | "kernel":
             step = groups if name == "channels" else 1
@@ -56,7 +59,7 @@ def changes(name: str, value: Any, default: Any, groups: int) -> Iterator[Any]:
 
 
 def possible(case: Case) -> bool:
-    """Whether torch and tritonconv accept such a convolution."""
+    """Whether torch and tritonconv accept this case."""
     if any(n % case.groups for n in case.channels):
         return False
     if not set(case.bias_varies) <= set(case.varies) or (case.transposed and "b" in case.varies):

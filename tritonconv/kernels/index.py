@@ -15,9 +15,10 @@ INTEGERS = [
 
 @triton.jit
 def raster(pid, tiles_m, tiles_n, GROUP_M: tl.constexpr):
-    """Return the tile (m, n) of program `pid`, in a swizzled order: neighbouring programs share both operands in L2.
+    """Return the row and column of tile number `pid`, in a swizzled order: neighbouring tiles share operands in L2.
 
-    Tiles are taken in bands of GROUP_M rows of tiles. Within a band m counts fastest.
+    The tiles_m x tiles_n tiles are taken in bands of GROUP_M rows of tiles; the last band may have fewer. Within a band
+    rows count fastest.
     """
     band = pid // (GROUP_M * tiles_n)
     first_m = band * GROUP_M

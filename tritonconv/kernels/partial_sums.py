@@ -8,7 +8,10 @@ SIZES_AND_STRIDES = ["filters", "C", "R", "S", "stride_f", "stride_c", "stride_r
 
 @triton.jit
 def row_of_part(part, groups, g, F, f):
-    """Return the row of the partial sums that belongs to filter f of group g in this part."""
+    """Return the row of the partial sums for filter f of group g in part number `part`: they lie as (part, group, F).
+
+    If the weight varies, `groups` and `g` count all products: those of each group, and each sample or location.
+    """
     return (part * groups + g) * F + f
 
 
@@ -16,8 +19,8 @@ def row_of_part(part, groups, g, F, f):
 def add_in_turn(bias, turn, y, tile_n, tiles_n):
     """bias[f] + sum over k of y[k,f] if `turn` is `tile_n`, or else bias[f]. Also return whose turn is next.
 
-    The tiles_n programs that read the same features take turns, one in each step. So each feature is summed once, and
-    the programs share the work.
+    `y` (BLOCK_K, BLOCK_M) has the features of one step. The tiles_n programs that read the same features take turns,
+    one in each step; this one is number `tile_n`. So each feature is summed once, and the programs share the work.
     """
     if turn == tile_n:
         bias += tl.sum(y.to(tl.float32), 0)
@@ -34,7 +37,10 @@ def store_bias_part(bias_partials_ptr, bias, part, groups, g, F, f):
 
 @triton.jit
 def sum_of_parts(partials_ptr, index, count, parts):
-    """sum over part < parts of partials[part, index], for index < count. Eight loads are in flight at a time."""
+    """sum over part < parts of partials[part, index], in float32; 0 for index >= count.
+
+    `count` is the number of elements of a part. Eight loads are in flight at a time.
+    """
     total = tl.zeros(index.shape, dtype=tl.float32)
     for first_part in range(0, parts, 8):
         part = first_part + tl.arange(0, 8)
@@ -62,10 +68,13 @@ def sum_partials_kernel(
     IN_ORDER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """weight[f,c,r,s] = sum over split of partials[split,f,r,s,c]; bias[f] = sum over split of bias_partials[split,f]
+    """weight[f,c,r,s] = sum over split < splits of partials[split,f,r,s,c]
 
-    in float32, in a fixed order, rounded once. `weight_ptr` or `bias_ptr` is None if that sum is not wanted. IN_ORDER
-    says that the weight lies in memory as its partial sums do: as (f, r, s, c), without gaps.
+    and bias[f] = sum over part < bias_splits of bias_partials[part,f]; both in float32, in a fixed order, rounded once.
+
+    f counts the `filters` of all groups, samples and locations, and c counts the C channels of one group. `weight_ptr`
+    or `bias_ptr` is None if that sum is not wanted. If IN_ORDER, the weight is stored as its partial sums lie: as
+    (f, r, s, c) without gaps. Otherwise it is stored by its strides. The bias is stored without gaps.
     """
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     filters = filters.to(tl.int64)

@@ -20,15 +20,15 @@ def store_result(
     VECTOR: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n], rounded once.
+    """result[b, g*N + n, h, w] = bias[g*N + n] + accumulator[m, n - first_n], rounded once
 
-    `pixel` is (b, h, w): the image, row and column of each m. The first column of the accumulator is n = first_n.
-    `result_strides` are the strides over b, n, h and w. If BIAS_VARIES, `bias_ptr` points to the bias of this sample
-    and pixel, and its channels are stride_bias_n apart.
+    for each valid m, and first_n <= n < N. `pixel` is (b, h, w): the image, row and column of each m.
+    `result_strides` are the strides over b, n, h and w. `bias_ptr` may be None. If BIAS_VARIES, it points to the bias
+    of this sample and pixel, whose channels are stride_bias_n apart. Otherwise the bias lies without gaps.
 
     Stores take VECTOR channels at once. If that is more than one, channels are adjacent in memory, and N and the other
-    strides are multiples of VECTOR. The strides over b, h and w are passed divided by VECTOR. WIDE says that the result
-    is too large for 32-bit offsets; 64-bit offsets cost registers.
+    strides are multiples of VECTOR. The strides over b, h and w are passed divided by VECTOR. If WIDE, or if VECTOR is
+    more than 1, offsets into the result are 64-bit. Otherwise they are 32-bit, which saves registers.
     """
     BLOCK_M: tl.constexpr = accumulator.shape[0]
     BLOCK_N: tl.constexpr = accumulator.shape[1]
@@ -83,7 +83,11 @@ def store_result(
 
 @triton.jit
 def store_transposed(result_ptr, result_stride_n, tile, rows, valid_m, first_n, end_n):
-    """Store `tile` (M, N) with neighbouring threads on neighbouring rows, which are adjacent in NCHW."""
+    """Store `tile` (M, N) with neighbouring threads on neighbouring rows, which are adjacent in NCHW.
+
+    `rows` has the offset of each row, and the columns are channels from first_n on. Rows that are not valid, and
+    channels from end_n on, are left out.
+    """
     n = first_n + tl.arange(0, tile.shape[1])
     offsets = (n * result_stride_n)[:, None] + rows[None, :]
     tl.store(result_ptr + offsets, tl.trans(tile), mask=(n < end_n)[:, None] & valid_m[None, :])

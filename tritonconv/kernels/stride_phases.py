@@ -11,12 +11,13 @@ import triton.language as tl
 def phase(i, stride, pad, dilation, period, taps, extent):
     """Return the i-th of `stride` phases of an axis: first tap, taps, first position, first pixel, pixels.
 
-    Taps and pixels are counts. The first position is the one that the first pixel sees with the first tap. Phases with
-    more taps come first.
+    Taps and pixels are counts, which may be 0. The first position is the one that the first pixel sees with the first
+    tap; it may lie outside the features. If a phase has no taps, its first tap and first position mean nothing. Phases
+    with more taps come first.
 
-    Tap r reaches the pixels h with (h + pad - r*dilation) % stride == 0. As r grows, this comes back to the same phase
-    after `period` = stride / gcd(stride, dilation) taps. So phase i < period sees the taps i, i + period, ... No tap
-    reaches the other phases: r*dilation % stride is always a multiple of the gcd.
+    Tap r reaches the pixels h with (h + pad - r*dilation) % stride == 0. As r grows, the taps come back to the same
+    phase after `period` = stride / gcd(stride, dilation) taps. So phase i < period sees the taps i, i + period, ... No
+    tap reaches the other phases: r*dilation % stride is always a multiple of the gcd.
     """
     gcd = stride // period
     beyond = i - period
@@ -31,9 +32,10 @@ def phase(i, stride, pad, dilation, period, taps, extent):
 
 @triton.jit
 def phase_of(index, stride, pad, dilation, period, taps, extent):
-    """Return what `phase` returns, for rows and for columns, of the index-th phase of an image.
+    """Return what `phase` returns for phase number `index` of an image: each value for rows, then for columns.
 
-    There are stride_h * stride_w phases. Those of the columns count fastest.
+    The parameters from `stride` on are pairs, for rows and columns. There are stride_h * stride_w phases. Those of the
+    columns count fastest.
     """
     stride_h, stride_w = stride
     pad_h, pad_w = pad

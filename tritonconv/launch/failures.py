@@ -16,7 +16,9 @@ from tritonconv.tiling.tile import Tile
 
 @dataclass(frozen=True, slots=True)
 class TileTooLarge:
-    """The tile takes more shared memory or registers than the GPU has. Its SPLIT_K is given as 1, whatever it was."""
+    """The operator's tile took more shared memory or registers than the GPU has. `tile` has SPLIT_K = 1, whatever its
+    SPLIT_K was.
+    """
 
     operator: Operator
     gpu: Gpu
@@ -25,7 +27,7 @@ class TileTooLarge:
 
 @dataclass(frozen=True, slots=True)
 class NoTma:
-    """The operator's TMA kernel does not compile for the GPU."""
+    """The operator's TMA kernel did not compile for the GPU."""
 
     operator: Operator
     gpu: Gpu
@@ -33,7 +35,7 @@ class NoTma:
 
 @dataclass(frozen=True, slots=True)
 class NoKernel:
-    """The operator's kernel does not compile for this dtype and for weights that vary over these letters."""
+    """The operator's kernel did not compile for this dtype and device, and for weights that vary over these letters."""
 
     operator: Operator
     varies: str
@@ -42,13 +44,13 @@ class NoKernel:
 
     @classmethod
     def of(cls, call: Call) -> "NoKernel":
-        """Return the failure of the kernel that runs `call`."""
+        """Return the failure that stands for the kernel of `call`, whether or not it happened."""
         return cls(call.operator, call.settings.varies, call.dtype, call.device)
 
 
 @dataclass(frozen=True, slots=True)
 class NoTriton:
-    """Triton can build no kernel for the device."""
+    """Triton could build no kernel for the device."""
 
     device: torch.device
 
@@ -60,19 +62,19 @@ _reasons: dict[Failure, str] = {}
 
 
 def add(failure: Failure, reason: str) -> None:
-    """Remember a failure and its reason, so that this is not tried again."""
+    """Remember a failure and its reason, so that what failed is not tried again."""
     _reasons[failure] = reason
     plan_cache.clear()
 
 
 def remove(failure: Failure) -> None:
-    """Forget a failure, so that this is tried again."""
+    """Forget a failure if it is remembered, so that what failed is tried again."""
     _reasons.pop(failure, None)
     plan_cache.clear()
 
 
 def happened(failure: Failure) -> bool:
-    """Whether this has failed."""
+    """Whether this failure is remembered."""
     return failure in _reasons
 
 

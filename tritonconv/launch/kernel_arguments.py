@@ -17,10 +17,11 @@ TAPS_IN_BITS = 31
 
 
 def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, vector_x: int, vector_y: int) -> dict[str, int]:
-    """Return the integers that every kernel takes: the sizes of one group, and strides.
+    """Return the integers that every kernel of an operator takes: the sizes of one group, strides and sampling.
 
-    Those that are multiples of `vector_x` or `vector_y` are divided by it. The kernel multiplies them again, so that
-    Triton knows the alignment.
+    C, and the strides of x over b, h and w, are divided by `vector_x`, which becomes VECTOR_X. F, and the strides of y
+    over b, p and q, are divided by `vector_y`, which becomes VECTOR_Y. Channel strides are not divided. The kernel
+    multiplies again, so that Triton knows the alignment.
     """
     stride_xb, stride_xc, stride_xh, stride_xw = x.stride()
     stride_yb, stride_yf, stride_yp, stride_yq = y.stride()
@@ -54,7 +55,10 @@ def integers(geometry: ConvGeometry, x: Tensor, y: Tensor, vector_x: int, vector
 
 
 def kernel_bias(bias: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Return the bias laid out as kernels read it. Raises ValueError if it varies over more than the weight."""
+    """Return the bias as kernels read it: a copy if it does not vary and is not contiguous, or else itself.
+
+    Raise ValueError if the bias varies over a letter that the weight does not vary over.
+    """
     letters = letters_of(bias)
     if not set(letters) <= set(geometry.varies):
         raise ValueError(f"the bias varies over {letters!r}, and the weight only over {geometry.varies!r}")
@@ -62,16 +66,17 @@ def kernel_bias(bias: Tensor, geometry: ConvGeometry) -> Tensor:
 
 
 def variation_arguments(geometry: ConvGeometry) -> dict[str, bool]:
-    """Return the flags that say what the weight varies over."""
+    """Return the flags PER_SAMPLE and PER_LOCATION: whether the weight varies over samples, and over locations."""
     return dict(PER_SAMPLE=geometry.per_sample, PER_LOCATION=geometry.per_location)
 
 
 def gather_arguments(
     geometry: ConvGeometry, side: Tensor, vector: int, bias: Tensor | None, shape: Sequence[int], tile: Tile
 ) -> dict[str, Any]:
-    """Return the arguments that only the kernels take that gather the pixels of `side`, by `vector` elements.
+    """Return the arguments that fprop and dgrad take without TMA, and not with it.
 
-    The kernel adds `bias` to a result of this `shape`.
+    The kernel gathers the pixels of `side`, by `vector` elements at once. It adds `bias`, or nothing if that is None,
+    to a result of this `shape`.
     """
     stride_b, stride_n, stride_h, stride_w = bias_strides(bias, shape)
     return dict(
@@ -94,7 +99,7 @@ def period_arguments(geometry: ConvGeometry) -> dict[str, int]:
 
 
 def block_shape_arguments(tile: Tile) -> dict[str, int]:
-    """Return the shape of a block of pixels that TMA copies."""
+    """Return the shape of a block of pixels that TMA copies, as BLOCK_B, BLOCK_H and BLOCK_W."""
     return dict(BLOCK_B=tile.BLOCK_B, BLOCK_H=tile.BLOCK_H, BLOCK_W=tile.BLOCK_W)
 
 
@@ -107,8 +112,9 @@ def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile)
     """Return the arguments by which a kernel that gathers the pixels of `side` gets from tap to tap.
 
     AXES_PER_INTEGER says how the kernel remembers which taps lie inside the side. It is 2 if one integer has a bit for
-    each tap, and 1 if each axis has such an integer. It is 0 if there are too many taps for that. WIDE_STEPS says that
-    an offset from one step to the next takes 64 bits.
+    each tap: if a load takes 16 bytes, and R*S is at most TAPS_IN_BITS. Otherwise it is 1 if each axis has such an
+    integer: if R and S are at most TAPS_IN_BITS. Otherwise it is 0, and the kernel compares indices. WIDE_STEPS says
+    whether the pointers may move by 2^31 elements or more from one step to the next.
     """
     _, stride_c, stride_h, stride_w = side.stride()
     reach = geometry.R * geometry.dilation_h * stride_h + geometry.S * geometry.dilation_w * stride_w
@@ -124,7 +130,10 @@ def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile)
 
 
 def tile_arguments(operand: Tensor, tile: Tile) -> dict[str, Any]:
-    """Return the constants that every kernel is compiled for: the tile, and how to multiply operands of this dtype."""
+    """Return the constants that every kernel of an operator takes: the tile, and how to multiply.
+
+    Products of the dtype of `operand` are multiplied in TF32 if it is float32 and torch allows that, or else exactly.
+    """
     import triton.language as tl
 
     # The interpreter multiplies the bit patterns of bfloat16, and rounds products of float16. So it gets float32.
@@ -144,8 +153,9 @@ def tile_arguments(operand: Tensor, tile: Tile) -> dict[str, Any]:
 def described_operands(geometry: ConvGeometry, vector: int, whole: bool, *loaded: Tensor) -> Operands:
     """Return the `Operands` of a call, by which `pick` chooses a tile.
 
-    The sides in `loaded` are loaded by `vector` elements, and results are stored by 16 bytes if `whole`. TMA can copy
-    blocks only if the channels and the filters of a group take a multiple of 16 bytes.
+    The sides in `loaded` are loaded by `vector` elements, and results are stored by 16 bytes if `whole`. `tma_possible`
+    is true if the channels and the filters of a group take multiples of 16 bytes, and a load takes 16 bytes. Also, the
+    weight must not vary, and `can_copy_blocks` must be true for each side in `loaded`.
     """
     exact = loaded[0].dtype == torch.float32 and not tf32_allowed()
     itemsize = loaded[0].element_size()

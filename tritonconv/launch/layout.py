@@ -14,9 +14,10 @@ from tritonconv.geometry import ConvGeometry
 
 
 def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
-    """Return uninitialised memory on the device of `like`, and of its dtype if none is given.
+    """Return an uninitialised tensor of this shape, on the device of `like`, and of its dtype if none is given.
 
-    Planners allocate all results and workspaces by this function.
+    If `channels_last`, the third axis from the end, which has the channels, lies last in memory. Otherwise the tensor
+    is contiguous. Planners allocate all results and workspaces by this function.
     """
     at: dict[str, Any] = dict(dtype=dtype or like.dtype, device=like.device)
     dims = len(shape)
@@ -27,25 +28,28 @@ def allocate(shape: Sequence[int], like: Tensor, channels_last: bool, dtype: tor
 
 
 def allocate_results(call: Call, like: Tensor) -> tuple[Tensor, ...]:
-    """Return uninitialised memory for the result of `call`, and for the gradient of the bias if the call finds it."""
+    """Return an uninitialised tensor for the result of `call`, and a second one (F,) if `call.finds_bias`."""
     result = allocate(call.result_shape, like, call.result_is_channels_last)
     return (result, allocate((call.geometry.F,), like, False)) if call.finds_bias else (result,)
 
 
 def allocate_as(like: Tensor, device: torch.device) -> Tensor:
-    """Return uninitialised memory on `device` with the shape, strides and dtype of `like`, perhaps a meta tensor."""
+    """Return an uninitialised tensor on `device` with the shape, strides and dtype of `like`, which may be on meta."""
     return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
 
 
 def bias_strides(bias: Tensor | None, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides of a bias that is broadcast to a result of this shape: zero where it does not vary."""
+    """Return the strides over b, n, h and w of a bias that is broadcast to a result of this shape (B, N, h, w).
+
+    A stride is 0 where the bias is broadcast. All are 0 if the bias is None.
+    """
     return (0, 0, 0, 0) if bias is None else broadcastable(bias).expand(shape).stride()
 
 
 def adjacent_channels(side: Tensor, channels: int) -> Tensor:
-    """Return the side, or a channels_last copy if only that can be loaded by whole 16-byte vectors.
+    """Return the side, or a channels_last copy if only the copy can be loaded by whole 16-byte vectors.
 
-    `channels` counts those of one group.
+    `channels` counts those of one group. If they take no multiple of 16 bytes, a copy would not help.
     """
     vector = 16 // side.element_size()
     if channels % vector or alignment(side, channels) == vector:
@@ -56,7 +60,7 @@ def adjacent_channels(side: Tensor, channels: int) -> Tensor:
 def weight_channels_last(weight: Tensor) -> Tensor:
     """Return the weight (..., F, C/G, R, S) laid out as (..., F, R, S, C/G), contiguous and aligned to 16 bytes.
 
-    A weight that varies usually lies so already, and then is not copied.
+    A weight that lies so already is returned as it is, without a copy. One that varies usually does.
     """
     return aligned(weight.movedim(-3, -1).contiguous())
 
@@ -79,8 +83,9 @@ def aligned(tensor: Tensor) -> Tensor:
 def alignment(side: Tensor, channels: int) -> int:
     """Return how many adjacent channels one load may take: 16 bytes of them, 4 bytes, or 1 channel.
 
-    Every pixel and every group of `channels` must start at a multiple of that many elements. Widths in between count as
-    the next smaller one, because each width is one more variant to compile.
+    For more than 1, the channel stride must be 1, and the address a multiple of 16 bytes. The strides over b, h and w,
+    and the `channels` of a group, must be multiples of what a load takes. Widths in between count as the next smaller
+    one, because each width is one more variant to compile.
     """
     along_b, along_c, along_h, along_w = side.stride()
     if along_c != 1:
@@ -96,29 +101,34 @@ def alignment(side: Tensor, channels: int) -> int:
 def paired_vectors(x: int, y: int, whole: int) -> tuple[int, int]:
     """Return how many elements the loads of two sides take, if at most `x` and `y` are possible.
 
-    If neither is 1, both take the lesser. Otherwise each side takes `whole` vectors of 16 bytes, or single elements. So
-    there are few pairs, each of which is one more variant to compile.
+    `whole` is the number of elements in 16 bytes. If neither `x` nor `y` is 1, both take the lesser. Otherwise each
+    side takes `whole` elements if these are possible, or else 1. So there are few pairs, each of which is one more
+    variant to compile.
     """
     least = min(x, y)
     return (x if x == whole else 1, y if y == whole else 1) if least == 1 else (least, least)
 
 
 def weight_vector(weight: Tensor) -> int:
-    """Return how many channels one load takes of a weight (..., F, C/G, R, S) after `weight_channels_last`."""
+    """Return how many channels one load takes of a weight (..., F, C/G, R, S) after `weight_channels_last`.
+
+    That is the greatest common divisor of C/G and the number of elements in 16 bytes.
+    """
     return gcd(weight.shape[-3], 16 // weight.element_size())
 
 
 def width_of_stores(side: Tensor, channels: int) -> int:
-    """Return how many adjacent channels one store takes: 16 bytes of them, or 1."""
+    """Return how many adjacent channels one store takes: 16 bytes of them if `alignment` allows that, or else 1."""
     vector = 16 // side.element_size()
     return vector if alignment(side, channels) == vector else 1
 
 
 def can_copy_blocks(side: Tensor, geometry: ConvGeometry) -> bool:
-    """Whether TMA can copy blocks of pixels of `side`, whose loads take 16 bytes.
+    """Whether TMA can copy blocks of pixels of `side`. The caller checks that loads take 16 bytes.
 
-    A TMA descriptor has no stride of zero, and none of 2^40 bytes or more. The convolution's stride multiplies those of
-    the side, because a descriptor may describe every stride-th pixel.
+    A TMA descriptor has no stride of zero, and none of 2^40 bytes or more. This holds for the strides over b, h and w.
+    Those over h and w count times the convolution's stride, because a descriptor may describe every stride-th pixel. An
+    empty side can not be copied.
     """
     along_b, _, along_h, along_w = side.stride()
     if side.numel() == 0:
@@ -128,7 +138,10 @@ def can_copy_blocks(side: Tensor, geometry: ConvGeometry) -> bool:
 
 
 def one_row(side: Tensor) -> Tensor | None:
-    """Return the pixels of all images as one row of one image, (1, N, 1, B*H*W). None if they are not evenly spaced."""
+    """Return a view of the pixels of all images as one row of one image, (1, N, 1, B*H*W).
+
+    None if the side is not `is_evenly_spaced`.
+    """
     if not is_evenly_spaced(side):
         return None
     B, N, H, W = side.shape
@@ -138,7 +151,7 @@ def one_row(side: Tensor) -> Tensor | None:
 
 
 def is_wide(side: Tensor) -> bool:
-    """Whether the offset of some element does not fit in 32 bits."""
+    """Whether the last element is 2^31 elements or more behind the first, so that offsets do not fit in 32 bits."""
     return sum((n - 1) * stride for n, stride in zip(side.shape, side.stride(), strict=True)) >= 2**31
 
 
@@ -148,15 +161,19 @@ def is_weight_channels_last(weight: Tensor) -> bool:
 
 
 def is_evenly_spaced(side: Tensor) -> bool:
-    """Whether the pixels of a side (B, C, H, W), one image after the other, lie at equal distances in memory."""
+    """Whether the pixels of a side (B, C, H, W), one image after the other, lie at equal distances in memory.
+
+    The distance is the stride over w. The stride of an axis of at most one entry does not count.
+    """
     B, _, H, W = side.shape
     along_b, _, along_h, along_w = side.stride()
     return (H <= 1 or along_h == W * along_w) and (B <= 1 or along_b == H * W * along_w)
 
 
 def dense_rows(side: Tensor) -> Tensor:
-    """Return the side if the pixels of a row lie without gaps, channels adjacent. Otherwise return a channels_last
-    copy.
+    """Return the side if the pixels of a row lie without gaps and channels are adjacent, or else in channels_last.
+
+    The side must have a channel stride of 1, and a stride over w that equals the number of channels.
     """
     _, channels, _, _ = side.shape
     dense = side.stride(1) == 1 and side.stride(3) == channels
@@ -166,8 +183,9 @@ def dense_rows(side: Tensor) -> Tensor:
 def can_fold(geometry: ConvGeometry, channels: int, block: int) -> bool:
     """Whether one TMA descriptor can describe all sub-images of the stride at once (`describe_folded`).
 
-    It counts the columns that the stride skips as further channels of those that it keeps, and these rows as an axis.
-    So the stride must divide H and W, there must be one group, and `channels` must be whole blocks of `block`.
+    The descriptor counts the columns that the stride skips as further channels of those that it keeps. The rows that
+    the stride skips are an axis. So the stride must divide H and W, there must be one group, and `channels` must be a
+    multiple of `block`.
     """
     divided = geometry.H % geometry.stride_h == 0 and geometry.W % geometry.stride_w == 0
     return geometry.G == 1 and divided and channels % block == 0

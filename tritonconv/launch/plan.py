@@ -19,15 +19,17 @@ class Launch(NamedTuple):
 
     @property
     def variant(self) -> tuple[Any, ...]:
-        """What Triton compiles the kernel for: constants, types and alignments of pointers, and widths of integers."""
+        """The kernel's name, and what Triton compiles it for: what `compiled_for` returns for each argument."""
         return self.kernel.__name__, *((name, compiled_for(name, value)) for name, value in self.arguments.items())
 
 
 def compiled_for(name: str, value: Any) -> Any:
     """Return what Triton compiles an argument for.
 
-    Names in capitals, of two letters or more, are those of constants. Triton ignores the alignment of the bias
-    (`do_not_specialize_on_alignment`).
+    For a tensor that is its dtype, and whether its address is a multiple of 16 bytes. A bias counts as aligned, because
+    Triton ignores its alignment (`do_not_specialize_on_alignment`). For None and for constants it is the value itself.
+    Constants have names of two or more capitals, or names that begin with "num_". Other arguments are integers: "i32"
+    below 2^31, or else "i64".
     """
     if isinstance(value, Tensor):
         return str(value.dtype), name == "bias_ptr" or value.data_ptr() % 16 == 0
@@ -49,10 +51,10 @@ class Copies(list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]):
     """Copies of operands. Each entry has the copy, its original, and the function that made it."""
 
     def lay(self, operand: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the operand as the function `how` lays it out: the operand itself, or a copy, which is noted here.
+        """Return what `how` makes of the operand: the operand itself, or a copy, which is added to this list.
 
-        Copies of operands without data are not noted, because all their addresses are zero. Only plans that have run
-        are asked for copies.
+        Copies of operands without data are not added, because all their addresses are zero. `plan_cache.keep`, which
+        reads the list, is called only for plans that have run.
         """
         lying = how(operand)
         if lying.data_ptr() != operand.data_ptr():
@@ -63,10 +65,10 @@ class Copies(list[tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]):
 class Plan(NamedTuple):
     """How a call is computed: the results, which are not computed yet, and the kernels to launch, with their tile.
 
-    `request` is what the tile was chosen for. `tile` is the one that `pick` returns for it, unless that one, or TMA,
-    has failed in this process. `copies` are the copies of operands that the kernels read. `workspaces` is the memory
-    for partial sums. `reduced` says that memory did not suffice for the chosen tile, so SPLIT_K is smaller than it
-    should be.
+    `results` has the result, and for `wgrad_with_bias` also the gradient of the bias. `request` is what a tile is
+    chosen for. `tile` is the one that `tile_for` chose for it, unless the caller of `plan` gave one. `copies` are the
+    copies of operands that the kernels read. `workspaces` is the memory for partial sums. `reduced` says that memory
+    did not suffice for the chosen tile, so that `tile` has a smaller SPLIT_K.
     """
 
     results: tuple[Tensor, ...]

@@ -62,9 +62,10 @@ def clear() -> None:
 
 
 def key(call: Call) -> Hashable:
-    """Return all that a plan depends on.
+    """Return the key of `call` in the cache: all that its plan depends on.
 
-    That is the operator, the settings, torch's switch for TF32, and what `described` returns for each tensor.
+    That is the operator, the settings, what `described` returns for each tensor, and, in float32, torch's switch for
+    TF32.
     """
     first, second = call.factors
     return (
@@ -80,17 +81,18 @@ def key(call: Call) -> Hashable:
 def described(tensor: Tensor) -> Hashable:
     """Return everything about a tensor that tiles, arguments and compiled kernels depend on.
 
-    For AMD's GPUs they also depend on whether the elements end within 2 GB. That follows from the shape and the
-    strides.
+    Of the address, only its remainder modulo 16 counts. For AMD's GPUs, kernels also depend on whether the elements end
+    within 2 GB. That follows from the shape and the strides.
     """
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.data_ptr() % 16
 
 
 def find(call: Call) -> Plan | None:
-    """Return the kept plan of such a call, with new results. None if none is kept.
+    """Return the plan that is kept under the key of `call`, with the tensors of `call` and new results.
 
-    Also None if there is too little memory: then the call is planned again, perhaps with a smaller SPLIT_K. The plan
-    can only be started. Its `copies` and `workspaces` are empty, because only its launches hold these tensors.
+    None if no plan is kept, or if kernels do not run on the device. Also None if there is too little memory: the caller
+    then plans the call again, perhaps with a smaller SPLIT_K. Operands are copied, and workspaces allocated, anew. The
+    plan can only be started: its `copies` and `workspaces` are empty, because only its launches hold these tensors.
     """
     if not _kept or not (runtime.is_gpu(call.device) or runtime.interpreted()):
         return None
@@ -114,9 +116,10 @@ def find(call: Call) -> Plan | None:
 
 
 def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> None:
-    """Keep a plan that has run, with the kernels that Triton `compiled` for its launches.
+    """Keep a plan of `call` that has run, with the kernels that Triton `compiled` for its launches.
 
-    A plan is not kept if lack of memory reduced it, or if the generation in which it was chosen is over.
+    `chosen_in` is what `generation` returned before the plan was chosen. The plan is not kept if that generation is
+    over, or if lack of memory reduced SPLIT_K. Nor is it kept if two of its tensors have the same address.
     """
     if plan.reduced:
         return
@@ -151,7 +154,8 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
 def without_tensors(launch: Launch, compiled: Any) -> Launch:
     """Return the launch with None in the place of tensors, and with its compiled kernel if there is one.
 
-    There is none in the interpreter, nor while the kernel is still being compiled in the background.
+    With a compiled kernel, the arguments are those of the kernel's own parameters, in their order. There is no compiled
+    kernel in the interpreter, nor while the kernel is still being compiled in the background.
     """
     kernel, programs, arguments = launch
     arguments = {name: None if isinstance(value, Tensor) else value for name, value in arguments.items()}
@@ -161,7 +165,10 @@ def without_tensors(launch: Launch, compiled: Any) -> Launch:
 
 
 class Compiled:
-    """A kernel that Triton has compiled. It is started as others are, but with all parameters in their order."""
+    """A kernel that Triton has compiled. It is started as `kernel[(programs,)](**arguments)`, as others are.
+
+    But the arguments must be those of all parameters, in their order: their names are ignored.
+    """
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel

@@ -46,7 +46,7 @@ from tritonconv.tiling.tile import Tile
 
 
 def plan(call: Call, gpu: Gpu, tile: Tile | None = None) -> Plan:
-    """Return the plan of `call` on `gpu`, with this tile, or with the one that is chosen for it.
+    """Return the plan of `call` on `gpu`, with `tile`, or, if that is None, with the tile that `tile_for` chooses.
 
     The call's dtype must be float16, bfloat16 or float32.
     """
@@ -54,13 +54,16 @@ def plan(call: Call, gpu: Gpu, tile: Tile | None = None) -> Plan:
 
 
 def loaded_by_vectors(copies: Copies, side: Tensor, channels: int) -> tuple[Tensor, int]:
-    """Return the side, or a copy that can be loaded by more elements at once, and how many channels one load takes."""
+    """Return the side as `adjacent_channels` lays it out, and how many channels one load takes.
+
+    `channels` counts those of one group. If the side is copied, the copy is added to `copies`.
+    """
     side = copies.lay(side, partial(adjacent_channels, channels=channels))
     return side, alignment(side, channels)
 
 
 def flatten_product(geometry: ConvGeometry, one: Tensor, other: Tensor) -> tuple[ConvGeometry, Tensor, Tensor]:
-    """Return the geometry and both sides with all pixels in one row, if that is possible, or else as they are.
+    """Return the geometry and views of both sides with all pixels in one row if that is possible, or else unchanged.
 
     It is possible if the convolution is a plain matrix product, and the pixels of both sides are evenly spaced. An
     empty batch has no such row, because kernels divide by the pixels of an image.
@@ -92,7 +95,7 @@ class SideToSide(NamedTuple):
 
     @classmethod
     def of(cls, call: Call, gpu: Gpu, tile: Tile | None) -> "SideToSide":
-        """Allocate the result, lay out the side that is loaded, and choose a tile if none is given."""
+        """Allocate the result, lay out the bias and the side that is loaded, and choose a tile if `tile` is None."""
         geometry, side = call.geometry, call.factors[0]
         channels = {"x": geometry.C // geometry.G, "y": geometry.F // geometry.G}
         taken, left_out = TAKES[call.operator][0], LEAVES_OUT[call.operator]
@@ -118,7 +121,7 @@ class SideToSide(NamedTuple):
         )
 
     def plan_launch(self, kernel: Any, arguments: dict[str, Any]) -> Plan:
-        """Return the plan that launches this kernel once."""
+        """Return the plan that launches this kernel once, or not at all if the result is empty."""
         operator, gpu = self.request.operator, self.request.gpu
         programs = self.tile.programs(self.geometry, operator, self.loaded.element_size(), gpu)
         return Plan(
@@ -131,7 +134,7 @@ class SideToSide(NamedTuple):
 
 
 def nonempty(*launches: Launch) -> list[Launch]:
-    """Return the launches that start programs. An empty batch has none."""
+    """Return those of the launches that start programs. A launch whose result is empty starts none."""
     return [each for each in launches if each.programs > 0]
 
 
@@ -203,10 +206,10 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
 def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     """Plan wgrad: the weight's gradient (F, C/G, R, S) from the image x (B, C, H, W) and the features y (B, F, P, Q).
 
-    The weight may also be one that varies. If the call finds the gradient of the bias (F,), that is the sum of y. The
-    workspace holds SPLIT_K partial sums of weight and bias in float32. If memory does not suffice there are fewer, with
-    a warning. If it does not suffice for one, torch.OutOfMemoryError is raised. No workspace is needed for a weight
-    that is not split and lies in memory as the kernel writes it.
+    If the weight varies, so does its gradient, which then has the axes of `geometry.varies` in front. If the call finds
+    the gradient of the bias (F,), that is the sum of y. The workspace holds partial sums of both in float32, as
+    `split_k.partial_sums` explains. If memory does not suffice, SPLIT_K is reduced, with a warning. Raise
+    torch.OutOfMemoryError if memory does not suffice for a SPLIT_K of 1.
     """
     from tritonconv.kernels.gather.wgrad import wgrad_kernel
     from tritonconv.kernels.tma.wgrad import wgrad_tma_kernel

@@ -58,10 +58,11 @@ class Recovery:
             remedy.undo()
 
     def handle(self, error: Exception, plan: Plan) -> bool:
-        """Do something about `error`, which has stopped `plan`. Returns whether the call is to be decided again.
+        """Apply a remedy for `error`, which stopped `plan`, or give up. Return whether to decide the call again.
 
-        Either a remedy is applied, or none is left, and Triton does not run such calls from now on. If the error must
-        be raised, this does nothing and returns False.
+        At most one remedy is applied for each kind of fault. If none is left, `give_up` keeps Triton from running calls
+        like this one. In both cases the result is True. It is False if the caller must raise the error, as always in
+        the interpreter. Raise the GPU's own error instead if it has one.
         """
         if runtime.interpreted():
             return False
@@ -81,7 +82,7 @@ class Recovery:
     def succeed(self) -> None:
         """Keep the remedies, and warn of them once for each reason.
 
-        They are not kept if the user's filter turns the warning into an error, so that the next call raises it, too.
+        They are not kept if the user's filter turns a warning into an error, so that the next call raises it, too.
         """
         for fault, remedy in self.remedies.items():
             warn_once(remedy.reason, "cache" if fault == "cache" else remedy.reason)
@@ -91,7 +92,7 @@ class Recovery:
 def fault_of(error: Exception) -> str | None:
     """Return what is to blame: the "size" of the tile, the "cache", the "kernel" or the "driver".
 
-    None means that the error must not be hidden.
+    None means that the error must not be hidden: the caller raises it.
     """
     from triton.runtime.errors import OutOfResources
 
@@ -115,13 +116,17 @@ def functions_of_triton(error: Exception) -> set[str]:
 
 
 def check_gpu(device: torch.device) -> None:
-    """Raise the GPU's error if it has one. A GPU that is recording a CUDA graph is not checked."""
+    """Raise the GPU's error if it has one. Other devices, and a GPU that is recording a CUDA graph, are not checked."""
     if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
         torch.cuda.synchronize(device)
 
 
 def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy | None:
-    """Change something that may let another plan succeed. Returns None if nothing is left to change."""
+    """Change something that may let another plan succeed, and return the remedy. None if nothing can be changed.
+
+    A tile that was too large is avoided, unless it is the smallest. A TMA kernel that did not compile is avoided. A
+    cache that failed is replaced by a temporary folder, if one can be made.
+    """
     operator, gpu = call.operator, plan.request.gpu
     if fault == "size":
         smallest = smallest_tile(operator, call.dtype.itemsize, call.settings.varies)
@@ -149,14 +154,14 @@ def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy
 
 
 def avoid(failure: Failure, reason: str) -> Remedy:
-    """Remember a failure, so that the next plan avoids it. Returns the remedy that forgets it again."""
+    """Remember a failure, so that the next plan avoids it. Return the remedy, whose `undo` forgets the failure."""
     failures.add(failure, reason)
     return Remedy(reason, partial(failures.remove, failure))
 
 
 @cache
 def private_folder() -> str:
-    """Return a folder for this process, which is removed when the process ends."""
+    """Return a temporary folder for this process, always the same, which is removed when the process ends."""
     folder, owner = tempfile.mkdtemp(prefix="tritonconv-"), os.getpid()
 
     def remove() -> None:
@@ -193,9 +198,10 @@ def give_up(call: Call, error: Exception) -> None:
 
 
 def short(error: Exception) -> str:
-    """Return the line of the error that says most.
+    """Return the type of the error, and the line of its message that says most.
 
-    That is the last one if Triton's compiler raised it, which shows the source first. Otherwise it is the first one.
+    That is the last line if Triton's compiler raised the error, because the compiler shows the source first. Otherwise
+    it is the first line.
     """
     from triton.compiler.errors import CompilationError
 

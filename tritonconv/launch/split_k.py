@@ -19,10 +19,10 @@ SUM_BLOCK = 512
 def workspace(
     tile: Tile, geometry: ConvGeometry, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tile, Tensor, Tensor | None]:
-    """Return the tile, and memory for its partial sums of the weight and of the bias.
+    """Return the tile, and what `partial_sums` returns for it: memory for the partial sums.
 
-    If memory does not suffice, SPLIT_K is halved until it does. torch.OutOfMemoryError is raised if 1 is still too
-    many.
+    `weight` and `bias` are the results of wgrad; `bias` may be None. If memory does not suffice, SPLIT_K is halved
+    until it does, with a warning. Raise torch.OutOfMemoryError if memory does not suffice for a SPLIT_K of 1.
     """
     wanted = tile.SPLIT_K
     while True:
@@ -42,12 +42,13 @@ def workspace(
 def partial_sums(
     tile: Tile, geometry: ConvGeometry, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return memory for the partial sums of the weight, and for those of the bias if there is one.
+    """Return float32 memory for the partial sums of the weight, and of the bias, or None if `bias` is None.
 
-    If SPLIT_K is 1 and the weight is channels last, this returns the weight itself, which the kernel then writes
-    directly. The kernel that gathers pixels does so only for a weight that varies, which saves variants to compile. The
-    programs of a row of blocks take turns in summing the bias. So the bias has one part for each split and each column
-    of blocks.
+    `weight` and `bias` are the results of wgrad. The memory for the weight has SPLIT_K times the elements of `weight`;
+    kernels write them as (SPLIT_K, ..., F, R, S, C/G). If SPLIT_K is 1 and `weight` is channels last, this returns
+    `weight` itself, which the kernel then writes directly. The kernel that gathers pixels does so only for a weight
+    that varies, which saves variants to compile. The programs of a row of blocks take turns in summing the bias. So the
+    bias has one part for each split and each column of blocks.
     """
     direct = tile.SPLIT_K == 1 and is_weight_channels_last(weight) and bool(tile.uses_tma or geometry.varies)
     partials = weight if direct else layout.allocate((tile.SPLIT_K, *weight.shape), weight, False, torch.float32)
@@ -67,8 +68,9 @@ def sum_of_partials(
 ) -> Launch:
     """Return the second launch of wgrad, which adds up the partial sums of the weight and the bias.
 
-    If the first launch wrote the weight itself, only the bias is added up. If each sample has its own weight, the
-    filters of all samples lie one behind the other.
+    `weight` and `bias` are the results. If `partials` is `weight`, the first launch wrote it, and only the bias is
+    added up. If `bias` is None, only the weight is. If the weight varies, the filters of all samples and locations lie
+    one behind the other.
     """
     from tritonconv.kernels.partial_sums import sum_partials_kernel
 

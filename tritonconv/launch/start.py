@@ -25,7 +25,7 @@ def run(plan: Plan) -> tuple[Tensor, ...]:
 def start_kernels(plan: Plan) -> list[Any]:
     """Start the kernels of `plan` on the device of its results, one thread at a time.
 
-    Returns the kernel that Triton compiled for each launch. The interpreter compiles nothing.
+    Return the kernel that Triton compiled for each launch. The interpreter compiles nothing, and has None instead.
     """
     with _starting, torch.cuda.device_of(plan.results[0]):
         if plan.tile.uses_tma:
@@ -40,8 +40,10 @@ def start_each(plan: Plan) -> list[Any]:
 
 
 def start_with_scratch(plan: Plan) -> list[Any]:
-    """Start TMA kernels. Their programs build their own TMA descriptors, in memory that Triton asks the allocator
-    for.
+    """Start the kernels of `plan`, which may use TMA, and return what `start_each` returns.
+
+    The programs build their own TMA descriptors, in memory that Triton asks its allocator for. This sets the allocator
+    of the current context.
     """
     import triton
 

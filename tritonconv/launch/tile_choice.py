@@ -11,10 +11,10 @@ from tritonconv.tiling.tile import Tile
 
 
 def tile_for(request: TileRequest) -> Tile:
-    """Return the picked tile, or another one if that has failed in this process.
+    """Return the tile that `pick` picks for `request`, or another one if that failed in this process.
 
-    If TMA does not compile, a tile without TMA is picked. If the picked tile is too large for the GPU, the smallest
-    tile replaces it.
+    If the operator's TMA kernel did not compile for the GPU, a tile without TMA is picked. If the picked tile was too
+    large for the GPU, with whatever SPLIT_K, `smallest_tile` replaces it, with the same SPLIT_K.
     """
     operator, gpu = request.operator, request.gpu
     if failures.happened(NoTma(operator, gpu)):

@@ -1,11 +1,12 @@
 """The derivatives of the operators, which are the operators themselves.
 
-The trilinear form is linear in each of its factors x, weight and y. Each operator sums over two of them and leaves the
-third one out. The gradient by one of its two factors is the same form with the incoming gradient as the factor that was
-left out. So the operator that leaves out the wanted factor computes it. `contract` below does this.
+The trilinear form is linear in each of its factors x, weight and y. Each operator takes two of the factors, and leaves
+the third one out. In backward, the incoming gradient stands in place of the factor that was left out. The gradient with
+respect to one of the other factors is then computed by the operator that leaves this factor out. `contract` below calls
+that operator.
 
-A bias can be seen as the filter of one more channel, which is one everywhere. So its gradient can be summed together
-with the weight's. If both are wanted, `wgrad_with_bias` computes both.
+A bias can be seen as the filter of one more channel of the image, whose pixels are all one. So its gradient can be
+summed together with the weight's. If both are wanted, `wgrad_with_bias` computes both.
 
 `pull_back` and `push_forward` hold the formulas. They are wrapped twice:
 
@@ -37,9 +38,10 @@ def contract(
     settings: Settings,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Compute the factor `left_out` from the other two, and add `bias` to it if it is x or y.
+    """Return what the operator that leaves out `left_out` computes from the other two factors.
 
-    `applies` says how each operator is called, by the operator's name.
+    fprop and dgrad add `bias`, if there is one. wgrad ignores it. `applies` maps the name of each operator to the
+    function that calls it.
     """
     operator = COMPUTED_BY[left_out]
     result: Tensor = applies[operator](*join_arguments(operator, taken(operator, factors), bias, settings))
@@ -47,9 +49,10 @@ def contract(
 
 
 def remember(ctx: Any, tensors: Sequence[Any], settings: Settings) -> None:
-    """Keep in `ctx` what backward needs: the two factors, the settings, and over which letters the bias varies.
+    """Keep in `ctx` what backward needs: the two factors, the settings, and the letters over which the bias varies.
 
-    The factors are saved as they were passed, never as copies in another memory order.
+    `tensors` are the two factors and, for fprop and dgrad, the bias or None. The factors are saved as they were passed,
+    never as copies in another memory order.
     """
     first, second, *bias = tensors
     ctx.settings, ctx.takes_bias = settings, bool(bias)
@@ -58,19 +61,20 @@ def remember(ctx: Any, tensors: Sequence[Any], settings: Settings) -> None:
 
 
 def held_by(name: str, ctx: Any) -> dict[Factor, Tensor]:
-    """Return the factors that the call of the operator `name` took, by their names."""
+    """Return the two factors that `remember` kept for the operator `name`, by their names."""
     return dict(zip(TAKES[OPERATOR_OF[name]], ctx.saved_tensors, strict=True))
 
 
 def pull_back(
     name: str, applies: dict[str, Apply], ctx: Any, gradient: Tensor, bias_gradient: Tensor | None = None
 ) -> list[Tensor | None]:
-    """Return the gradient of each input tensor, or None where none is required.
+    """Return the gradient of each input tensor, in the order of the operator's arguments.
 
-    `gradient` is that of the result. `bias_gradient` is that of the second result of `wgrad_with_bias`.
+    None stands for a gradient that is not required. `gradient` is the gradient of the result. `bias_gradient` is that
+    of the second result of `wgrad_with_bias`, and None for the other operators.
 
-    The weight's gradient is computed first. So its partial sums are freed before the other gradient is allocated,
-    which usually is the larger one.
+    The weight's gradient is computed first. So its partial sums are freed before the other gradient, which usually is
+    larger, is allocated.
     """
     held = held_by(name, ctx)
     factors = {LEAVES_OUT[OPERATOR_OF[name]]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
@@ -93,7 +97,7 @@ def pull_back(
 def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
     """Return the tangent of the result from the tangents of the inputs, by the product rule.
 
-    torch passes zeros for an input without a tangent. Only a missing bias has None.
+    torch passes zeros for an input without a tangent. Only the tangent of a missing bias is None.
     """
     held = held_by(name, ctx)
     first, second, *others = tangents
@@ -135,7 +139,7 @@ def applied(name: str, function: type[Function]) -> Apply:
 def autograd_kernel(name: str) -> Apply:
     """Return the autograd kernel of the operator `name`, which torch's dispatcher calls.
 
-    Forward computes below autograd. Backward calls the operators.
+    Its forward calls the operator below autograd. Its backward calls the operators by way of `DIRECT`.
     """
 
     class Differentiable(Function):
@@ -155,9 +159,10 @@ def autograd_kernel(name: str) -> Apply:
 
 
 def for_transforms(name: str) -> Apply:
-    """Return the same as `autograd_kernel`, for `torch.func` and forward mode.
+    """Return a function that calls the operator `name` so that `torch.func` and forward mode can differentiate it.
 
-    The operators' autograd kernels can not be entered there.
+    It takes the place of the operator's autograd kernel, which can not be entered in a functorch transform or in
+    forward mode. Its forward and backward have the same formulas.
     """
 
     class Transformable(Function):
@@ -196,7 +201,8 @@ def transforms_active() -> bool:
 def without_autograd_kernel(name: str) -> Apply:
     """Return a function that calls the operator `name`, and skips its autograd kernel if no gradient is recorded.
 
-    That is so in most backward passes. Skipping the kernel saves time on the host.
+    Most backward passes record no gradient, and skipping the kernel saves time on the host. `torch.compile` and the
+    transforms of `torch.func` always get the whole operator.
     """
     operator = OVERLOADS[name]
 
@@ -217,10 +223,10 @@ for _name in OPERATOR_NAMES:
 
 
 def apply_operator(operator: Operator, *arguments: Any) -> Tensor:
-    """Call an operator from `functional`, so that autograd, forward mode and `torch.func` can differentiate it.
+    """Return the result of an operator, such that autograd, forward mode and `torch.func` can differentiate it.
 
-    `torch.compile` traces the operator itself. Where no gradient is recorded, the autograd kernel is skipped, as in
-    `without_autograd_kernel`. This function does not call that one, because it would test the same conditions again.
+    `functional` calls this. `torch.compile` traces the operator itself. If no gradient is recorded, the autograd kernel
+    is skipped, as in `without_autograd_kernel`, which is not called because it would test the same conditions again.
     """
     compiling = torch.compiler.is_compiling()
     if not compiling and transforms_active():

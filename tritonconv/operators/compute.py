@@ -23,7 +23,7 @@ observers: list[Callable[[Call, tuple[Tensor, ...]], None]] = []
 
 
 def compute(call: Call) -> tuple[Tensor, ...]:
-    """Return the result of a call, and after it the gradient of the bias if the call `finds_bias`."""
+    """Return the result of a call and, if the call `finds_bias`, the gradient of the bias as a second tensor."""
     plan = plan_cache.find(call)
     if plan is None:
         return compute_first(call)
@@ -34,15 +34,16 @@ def compute(call: Call) -> tuple[Tensor, ...]:
 
 
 def compute_first(call: Call) -> tuple[Tensor, ...]:
-    """Compute a call for which the plan cache has no plan."""
+    """Return what `compute` returns, for a call that has no plan in the plan cache."""
     results = compute_in_triton(call)
     return compute_by_reference(call) if results is None else observed(call, results)
 
 
 def compute_in_triton(call: Call) -> tuple[Tensor, ...] | None:
-    """Decide and compute a call in Triton, and keep its plan. Return None if the reference is to compute it.
+    """Return the results of a call that Triton runs, and keep its plan in the plan cache.
 
-    If a kernel fails, `Recovery` changes the state on which the decision depends, and the call is decided again.
+    Return None if the call is decided for the reference. If a kernel can not be compiled or loaded, `Recovery` changes
+    the state on which the decision depends, and the call is decided again. Other errors are raised.
     """
     with Recovery(call) as recovery:
         while True:
@@ -69,9 +70,9 @@ def compute_in_triton(call: Call) -> tuple[Tensor, ...] | None:
 
 
 def warn_or_refuse(call: Call, error: Exception) -> None:
-    """Warn that the reference computes a call because of `error`.
+    """Warn that the reference computes a call, after `error` has led to that decision.
 
-    Raises NotImplementedError instead, with `error` as its cause, if the call insists on Triton.
+    Raise NotImplementedError instead, with `error` as its cause, if the call insists on Triton.
     """
     try:
         decide(call).warn_of_fallback()
@@ -87,12 +88,12 @@ def observed(call: Call, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def compute_by_reference(call: Call) -> tuple[Tensor, ...]:
-    """Return what `compute` returns, computed by the reference."""
+    """Return what `compute` returns, computed by the reference, in memory that no other tensor shares."""
     first, second = call.factors
     result: Tensor = getattr(reference, call.operator)(first, second, **call.settings.reference_arguments)
     if call.bias is not None:
         result = result + broadcastable(call.bias)
-    # The result is copied. Autograd must not see a view, and the user's tensor must not keep a larger one alive.
+    # The result is copied. Autograd must not see a view, and the user's result must not keep a larger tensor alive.
     copied = allocate(call.result_shape, result, call.result_is_channels_last).copy_(result)
     return (copied, sum_for("", second)) if call.finds_bias else (copied,)
 

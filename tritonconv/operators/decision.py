@@ -16,8 +16,9 @@ from tritonconv.launch.plan import Plan
 class Decision(NamedTuple):
     """The implementation that runs `call`.
 
-    `reasons` maps the name of each implementation that is preferred to it to the reason why that one can not run the
-    call. `plan` is the Triton launch plan, or None if another implementation runs the call.
+    `reasons` says, for each implementation that was asked before it, why that one can not run the call. It is empty if
+    the call names its implementation. `plan` is the Triton launch plan, or None if another implementation runs the
+    call.
     """
 
     call: Call
@@ -26,7 +27,7 @@ class Decision(NamedTuple):
     plan: Plan | None
 
     def warn_of_fallback(self) -> None:
-        """Warn with `FallbackWarning` if a call on a GPU falls back from Triton. Each reason warns once.
+        """Warn with `FallbackWarning` if a call on a GPU falls back from Triton. Each reason warns once in a process.
 
         A call that asked for the reference does not warn.
         """
@@ -37,10 +38,10 @@ class Decision(NamedTuple):
 
 
 def decide(call: Call) -> Decision:
-    """Decide what runs `call`, and plan it, without starting a kernel.
+    """Return which implementation runs `call`, with a plan if that is Triton. No kernel is started.
 
     The tensors of the call may have no data (`Call.without_data`). Then the plan can be read and its kernels can be
-    compiled, but not started. Raises NotImplementedError, with the reason, if the call names an implementation that can
+    compiled, but not started. Raise NotImplementedError, with the reason, if the call names an implementation that can
     not run it.
     """
     implementation, reasons = dispatch.choose(call)

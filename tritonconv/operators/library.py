@@ -1,7 +1,7 @@
-"""What torch must know of each operator besides how to compute it: schema, fake-tensor implementation and FLOP count.
+"""The declarations of the operators for torch: the schema, fake-tensor implementation and FLOP count of each.
 
-There are four operators: fprop, dgrad, wgrad and `wgrad_with_bias`. The last is wgrad that also sums the features while
-it reads them. That sum is the gradient of fprop's bias.
+There are four operators: fprop, dgrad, wgrad and `wgrad_with_bias`. `wgrad_with_bias` is wgrad, and also sums the
+features over samples and positions while it reads them. That sum is the gradient of fprop's bias.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ torch_operators = torch.ops.tritonconv
 
 
 def schema(name: str) -> str:
-    """Return the schema of the operator `name`, as fprop(Tensor x, Tensor weight, Tensor? bias, ...) -> Tensor."""
+    """Return the schema of the operator `name`, as in "fprop(Tensor x, Tensor weight, Tensor? bias, ...) -> Tensor"."""
     factors = ", ".join(f"Tensor {factor}" for factor in TAKES[OPERATOR_OF[name]])
     bias = "Tensor? bias, " if name in ADD_BIAS else ""
     results = "(Tensor, Tensor)" if name == "wgrad_with_bias" else "Tensor"
@@ -48,7 +48,8 @@ def fake_implementation(name: str) -> Callable[..., Any]:
 def flops_of(name: str) -> Callable[..., int]:
     """Return the FLOP formula of the operator `name` for `torch.utils.flop_counter`.
 
-    It is called with shapes in place of tensors, and counts what torch counts for its own convolutions.
+    The formula is called with shapes in place of tensors, and counts what torch counts for its own convolutions. For
+    wgrad with G groups, that is G times too many.
     """
     operator = OPERATOR_OF[name]
 

@@ -1,6 +1,8 @@
 """The `torch.vmap` rules of the operators: V convolutions become one larger convolution.
 
-- fprop and dgrad without a mapped weight: V joins the batch.
+V is the extent of the mapped dimension.
+
+- fprop and dgrad without a mapped weight: V joins the batch. If only the bias is mapped, there is one convolution.
 - fprop and dgrad with a mapped weight: V joins the groups, so V convolutions with G groups become one with V*G groups.
 - wgrad: V joins the groups, because there are V weights to compute.
 - Any operator whose weight varies over samples: V joins the batch, which such a weight also has.
@@ -20,28 +22,34 @@ from tritonconv.operators.library import library
 
 
 def in_front(tensor: Tensor, dim: int | None, extent: int) -> Tensor:
-    """Return `tensor` with the mapped dimension first. A tensor that is not mapped is expanded to `extent`."""
+    """Return a view of `tensor` with the mapped dimension `dim` first.
+
+    If `dim` is None, the tensor is not mapped. It then gets a first dimension that is expanded to `extent`.
+    """
     return tensor.expand(extent, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
 def into_channels(tensor: Tensor) -> Tensor:
-    """Reshape (V, B, C, ...) to (B, V*C, ...)."""
+    """Return a tensor (V, B, C, ...) in the shape (B, V*C, ...)."""
     return tensor.movedim(0, 1).flatten(1, 2)
 
 
 def into_filters(weight: Tensor) -> Tensor:
-    """Reshape (V, ..., F, C, R, S) to (..., V*F, C, R, S)."""
+    """Return a weight (V, ..., F, C, R, S) in the shape (..., V*F, C, R, S)."""
     return weight.movedim(0, -5).flatten(-5, -4)
 
 
 def out_of_filters(weight: Tensor, extent: int) -> Tensor:
-    """Reshape (..., V*F, C, R, S) to (V, ..., F, C, R, S), where V is `extent`."""
+    """Return a weight (..., V*F, C, R, S) in the shape (V, ..., F, C, R, S), where V is `extent`."""
     filters: Tensor = weight.unflatten(-4, (extent, -1))
     return filters.movedim(-5, 0)
 
 
 def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
-    """Return the vmap rule of fprop or dgrad, whose second factor is the weight."""
+    """Return the vmap rule of fprop or dgrad, whose second factor is the weight.
+
+    The rule returns the result with the mapped dimension in front, and 0, the index of that dimension.
+    """
 
     def mapped(
         info: Any, in_dims: tuple[Any, ...], first: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
@@ -79,7 +87,7 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
 def for_each(bias: Tensor, dim: int | None, V: int) -> Tensor:
     """Return the bias with the mapped and the batch dimension in front: (V, B, N) or (V, B, N, h, w).
 
-    B is 1 if the bias does not vary over samples.
+    N is the number of channels of the result. B is 1 if the bias does not vary over samples.
     """
     each = in_front(bias, dim, V)
     return each if "b" in LETTERS[bias.ndim - (dim is not None)] else each[:, None]
@@ -88,7 +96,8 @@ def for_each(bias: Tensor, dim: int | None, V: int) -> Tensor:
 def wgrad_rule(name: str) -> Callable[..., tuple[Any, Any]]:
     """Return the vmap rule of wgrad or wgrad_with_bias, whose factors are both activations.
 
-    V joins the channels and the groups. Only if the weight varies over samples, V joins the batch.
+    V joins the channels and the groups. If the weight varies over samples, V joins the batch instead. The rule returns
+    the results with the mapped dimension in front, and a 0 for each, the index of that dimension.
     """
 
     def mapped(info: Any, in_dims: tuple[Any, ...], x: Tensor, y: Tensor, *arguments: Any) -> tuple[Any, Any]:

@@ -30,12 +30,13 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         args, kwargs: its arguments.
 
     Returns:
-        A list with one row for each operator call. `print` shows it as a table, with notes and a legend below. Each row
-        has the attributes `layer`, `computes`, `operator`, `implementation`, `reasons`, `geometry`, `tile` and
-        `measured`.
+        A list with a row for each operator call of forward, and after it a row for each gradient of its input and
+        weight. It is empty if no layer or function of tritonconv was called. `print` shows it as a table, with notes
+        and a legend below. Each row has the attributes `layer`, `computes`, `operator`, `implementation`, `reasons`,
+        `geometry`, `tile` and `measured`.
 
     Raises:
-        NotImplementedError: if a layer insists on Triton, and Triton can not run it. The message says why.
+        NotImplementedError: if a call insists on Triton, and Triton can not run it. The message says why.
 
     >>> import torch, tritonconv
     >>> layer = tritonconv.Conv2d(3, 8, 3, dtype=torch.float64)
@@ -79,7 +80,10 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
 
 
 class Listener(TorchDispatchMode):
-    """While active, pass every call of an operator in this thread to `note`. `warmup` uses it, too."""
+    """A dispatch mode that passes each call of an operator in this thread to `note`, and then computes it.
+
+    `warmup` uses it, too.
+    """
 
     def __init__(self, note: Callable[[Call], None]) -> None:
         super().__init__()
@@ -92,22 +96,22 @@ class Listener(TorchDispatchMode):
 
 
 class _Notes:
-    """The rows of an explanation while the model runs, and the names of the modules that are being called."""
+    """The rows of an explanation while the model runs, and the names of the modules whose forward is running."""
 
     def __init__(self, name: str) -> None:
         self.path = [name]
         self.explanation = Explanation()
 
     def enter(self, name: str) -> Callable[..., None]:
-        """Return the hook that runs before the forward of the module `name`."""
+        """Return the hook that notes, before the forward of the module `name`, that it is running."""
         return lambda *_: self.path.append(name)
 
     def leave(self, *_: Any) -> None:
-        """Run after the forward of a module."""
+        """Forget the module whose forward has just ended. This is the hook that runs after it."""
         self.path.pop()
 
     def note(self, call: Call) -> None:
-        """Add the row of a call, and one for the gradient of each of its factors. Tensors without data suffice."""
+        """Add the row of a call, and a row for the gradient of each of its two factors. No gradient is computed."""
         call = call.without_data()
         gradient, *_ = allocate_results(call, call.factors[0])
         self.add("forward", call)
@@ -117,7 +121,10 @@ class _Notes:
                 self.add(computes, call.of_gradient(factor, gradient))
 
     def add(self, computes: str, call: Call) -> None:
-        """Decide `call`, and add its row."""
+        """Decide what runs `call`, which computes `computes`, and add its row.
+
+        Raise NotImplementedError if the call insists on Triton, and Triton can not run it.
+        """
         decision, known = decide(call), None
         if decision.plan is not None and decision.plan.request.gpu != INTERPRETER:
             known = measured_for(*decision.plan.request) == decision.plan.tile

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.tiling.tile import Tile
 
-# The text of the table, and the meanings of its values: those that occur are printed below it.
+# The text of the table, and the meanings of its values. The meanings of values that occur are printed below the table.
 HEADER = """\
 Which implementation runs each convolution.
 The rows of gradients say what backward would run, if it needed them.
@@ -33,12 +33,14 @@ TILE_CHOICES = {
 class Choice:
     """One operator of one call: one row of the table that `explain` returns.
 
-    `layer` is the name of the module, and `computes` is "forward", "input gradient" or "weight gradient".
-    `implementation` runs the operator, and `reasons` says why each implementation that is preferred to it can not.
+    `layer` is the name of the module that was called, or of the function. `computes` is "forward", "input gradient" or
+    "weight gradient". `implementation` runs the operator. `reasons` says, for each implementation that was asked before
+    it, why that one can not run the operator.
 
-    `tile` is the one that a kernel would be launched with, or None if no kernel runs. `measured` says whether that tile
-    was the fastest in measurements on such a GPU. It is None if no kernel runs, or Triton's interpreter runs it. In the
-    rows of gradients, the incoming gradient is assumed to have the memory format of the layer's output.
+    `tile` is the tile that a kernel would be launched with, or None if no kernel runs. `measured` says whether that
+    tile was the fastest in measurements of such a layer on a GPU of the same name. It is None if no kernel runs, or if
+    Triton's interpreter runs it. In the rows of gradients, the incoming gradient is assumed to have the memory format
+    of the layer's output.
     """
 
     layer: str
@@ -52,7 +54,7 @@ class Choice:
 
     @property
     def notes(self) -> list[str]:
-        """Why Triton does not run this, in full sentences."""
+        """The reasons why Triton does not run this, as full sentences. Empty if Triton runs it."""
         if self.implementation == "reference" and not self.reasons:
             return [ASKED_FOR]
         reasons = self.reasons.items()
@@ -60,13 +62,16 @@ class Choice:
 
     @property
     def tile_choice(self) -> str:
-        """How the tile was chosen: a key of TILE_CHOICES, or "" if there is no tile."""
+        """The way in which the tile was chosen: a key of TILE_CHOICES, or "" if there is no tile."""
         if self.tile is None:
             return ""
         return "interpreter" if self.measured is None else "measured" if self.measured else "unmeasured"
 
     def cells(self, numbers: dict[str, int]) -> tuple[str, ...]:
-        """The row below TITLES. `numbers` numbers the notes."""
+        """Return the cells of this row, one for each of TITLES. A cell without a value is "".
+
+        `numbers` maps each note to its number in the legend.
+        """
         tile = "" if self.tile is None else str(self.tile)
         marks = " ".join(f"[{numbers[note]}]" for note in self.notes)
         return self.layer, self.computes, self.operator, self.implementation, tile, self.tile_choice, marks
@@ -75,7 +80,8 @@ class Choice:
 class Explanation(list[Choice]):
     """The choices of a call or a model, in the order of its calls.
 
-    `str` returns them as a table. Below it stand the numbered notes, and a legend of the values that occur.
+    `str` returns them as a table, without columns that would be empty. Below the table stand the numbered notes, and a
+    legend of the values that occur. Without choices, `str` returns one sentence.
     """
 
     def __str__(self) -> str:
@@ -91,7 +97,11 @@ class Explanation(list[Choice]):
     __repr__ = __str__
 
     def legend(self, numbers: dict[str, int]) -> list[str]:
-        """The lines below the table: the numbered notes, and what the operators, implementations and tiles mean."""
+        """Return the lines below the table: the numbered notes, and what operators, implementations and tiles mean.
+
+        Only values that occur in the table are explained, and sections without values are left out. `numbers` maps each
+        note to its number.
+        """
         occurring = {name for choice in self for name in (choice.operator, choice.implementation, choice.tile_choice)}
         sections = {
             "notes": {f"[{number}]": note for note, number in numbers.items()},
@@ -108,19 +118,25 @@ class Explanation(list[Choice]):
 
 
 def only(meanings: dict[str, str], names: set[str]) -> dict[str, str]:
-    """The meanings of these names."""
+    """Return the entries of `meanings` whose key is in `names`, in the order of `meanings`."""
     return {name: meaning for name, meaning in meanings.items() if name in names}
 
 
 def aligned(columns: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, from its columns."""
+    """Return the lines of a table from its columns, which have equally many cells.
+
+    Cells are padded to the widest cell of their column. Two spaces separate columns, and lines do not end in spaces.
+    """
     widths = [max(map(len, column)) for column in columns]
     rows = zip(*columns, strict=True)
     return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def tile_notation(tiles: list[Tile]) -> dict[str, str]:
-    """What each part of a tile's name (`Tile.__str__`) means. A part is quoted from the first tile that has it."""
+    """Return the parts of a tile's name (`Tile.__str__`), mapped to what they mean.
+
+    A part is quoted from the first of `tiles` that has it. Without tiles, the result is empty.
+    """
     if not tiles:
         return {}
     M, N, K = tiles[0].BLOCK_M, tiles[0].BLOCK_N, tiles[0].BLOCK_K

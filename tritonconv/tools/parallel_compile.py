@@ -22,14 +22,17 @@ def cpus() -> int:
 
 
 def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]:
-    """Compile in up to `processes` processes. Then load the kernels here, and compile those that they did not.
+    """Compile `jobs` in up to `processes` processes. Then load the kernels here, and compile those that are missing.
 
     Returns four counts:
 
     - the kernels that other processes compiled
-    - the processes that were started for this
+    - the processes that were started to compile
     - the kernels that this process compiled
-    - the kernels that can not be compiled, of which it warns; `launch.recovery` handles them when they are launched
+    - the kernels that could not be compiled; a warning names the first, and `launch.recovery` handles them when they
+      are launched
+
+    Kernels that Triton's cache had already are in none of the counts.
     """
     from triton import knobs
     from triton.runtime import driver
@@ -57,7 +60,10 @@ def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]
 
 
 def count_misses(knobs: Any) -> list[None]:
-    """Register a listener with Triton, and return a list that grows by one element for each kernel it compiles."""
+    """Return a list that grows by one None for each kernel that Triton compiles in this process from now on.
+
+    A kernel that Triton finds in its cache does not count. The listener is set in `knobs`, Triton's settings.
+    """
     missed: list[None] = []
 
     def listener(*, cache_hit: bool, **_: Any) -> None:
@@ -68,9 +74,10 @@ def count_misses(knobs: Any) -> list[None]:
 
 
 def compile_elsewhere(jobs: list[Launch], target: Any) -> int:
-    """Start a process that compiles `jobs`, and return how many kernels it compiled.
+    """Compile `jobs` in a new process for the GPU `target`, and return how many kernels that process compiled.
 
-    If that process fails, warn and return 0. This process then compiles the jobs.
+    Kernels in Triton's cache do not count. If that process fails, warn and return 0. The caller then compiles what is
+    missing.
     """
     portable = [
         (job.kernel.__module__, job.kernel.__name__, tree_map_only(Tensor, lambda t: t.dtype, job.arguments))
@@ -101,9 +108,9 @@ def compile_elsewhere(jobs: list[Launch], target: Any) -> int:
 
 
 def worker() -> None:
-    """Run in the process that `compile_elsewhere` starts: compile the jobs from stdin, and print how many it compiled.
+    """Compile the jobs from stdin, in the process that `compile_elsewhere` starts, and print how many were compiled.
 
-    The process compiles offline for the GPU that stdin names, without using one.
+    Jobs in Triton's cache do not count. The process compiles offline for the GPU that stdin names, without using a GPU.
     """
     from triton import knobs
     from triton.runtime import driver
@@ -119,7 +126,7 @@ def worker() -> None:
 
 
 class Elsewhere:
-    """A stand-in for Triton's driver, for offline compilation: it names the target GPU and runs nothing."""
+    """A stand-in for Triton's driver, for offline compilation: it names the GPU `target` and runs nothing."""
 
     def __init__(self, target: Any) -> None:
         self.target = target

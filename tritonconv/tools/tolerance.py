@@ -27,9 +27,9 @@ TOLERANCES = {
 def allowed(precision: str, products: int, looser: float = 1) -> tuple[float, float]:
     """Return the RMS and the maximum of the relative error that are allowed for sums of `products` products.
 
-    They are those of the table, multiplied by `looser`. On top of that, a sum in float32 may drift by
-    2^-24 sqrt(products), because rounding is a random walk with one step for each product. For the small problems of
-    the tests the drift is negligible.
+    `errors` measures these two. The allowed values are `TOLERANCES[precision]`, multiplied by `looser`. On top of that,
+    a sum in float32 may drift by 2^-24 sqrt(products), because rounding is a random walk with one step for each
+    product. The maximum gets 5 times the drift. For the small problems of the tests the drift is negligible.
     """
     rms, most = TOLERANCES[precision]
     drift = 2**-24 * sqrt(products)
@@ -37,12 +37,12 @@ def allowed(precision: str, products: int, looser: float = 1) -> tuple[float, fl
 
 
 def bound(precision: str, products: int) -> float:
-    """Return the error that is allowed for any element that is a sum of `products` products, whatever their values.
+    """Return the relative error that is allowed for an element that is a sum of `products` products of any values.
 
-    It is relative to the element, or to the root of the sum of its squared products if that is larger.
+    The error is relative to the element, or to the root of the sum of its squared products if that root is larger.
 
-    It is the maximum that `allowed` returns, plus a term for products of equal signs. With these, each addition may err
-    to the same side. Tensor cores always do, and add at least eight products at a time.
+    The bound is the maximum that `allowed` returns, plus a term for products of equal signs. With equal signs, each
+    addition may err to the same side. Tensor cores always do, and add at least eight products at a time.
     """
     additions = products if precision == "float32" else products / 8
     return allowed(precision, products)[1] + 2**-25 * additions
@@ -51,7 +51,8 @@ def bound(precision: str, products: int) -> float:
 def errors(actual: Tensor, expected: Tensor, scale: float = 1e-30) -> tuple[float, float]:
     """Return RMS(a-e)/RMS(e) and the largest |a-e|/max(RMS(e), |e|), for a = `actual` and e = `expected`.
 
-    RMS(e) counts as `scale` if it is smaller.
+    RMS(e) counts as `scale` if it is smaller. Both errors are 0 for empty tensors. They are computed in float64 or
+    complex128.
     """
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     if expected.numel() == 0:

@@ -40,8 +40,8 @@ class WrongResult(RuntimeError):
 class Verification:
     """What `verify` has done so far: the object that its `with` block binds.
 
-    `checked` counts the calls that were compared, and `skipped` those that could not be. `wrong` lists the messages of
-    all wrong results.
+    `checked` counts the calls that were compared, and `skipped` counts the calls that could not be compared. `wrong`
+    lists the messages of the wrong results.
     """
 
     probability: float
@@ -77,8 +77,9 @@ def verify(probability: float = 0.01, *, on_mismatch: str = "raise") -> Iterator
         An object with the counts `checked` and `skipped`, and the list of messages `wrong`.
 
     Raises:
-        WrongResult: if an element of a result is further from float64 than rounding explains.
-        ValueError: for another `probability` or `on_mismatch`.
+        WrongResult: if an element of a result is further from float64 than rounding explains, and `on_mismatch` is
+            "raise".
+        ValueError: if `probability` is not between 0 and 1, or `on_mismatch` is another string.
 
     >>> import torch, tritonconv
     >>> model = tritonconv.Conv2d(3, 4, 3, padding=1)
@@ -112,7 +113,10 @@ def verify(probability: float = 0.01, *, on_mismatch: str = "raise") -> Iterator
 
 
 def check(seen: Verification, call: Call, results: Sequence[Tensor]) -> None:
-    """Check this call with the probability of `seen`, and count it. Raise or log if its result is wrong."""
+    """Check this call with the probability of `seen`, and count it as checked or skipped.
+
+    If its results are wrong, add a message to `seen.wrong`, and raise WrongResult or log the message.
+    """
     if _random.random() >= seen.probability:
         return
     capturing = call.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
@@ -140,7 +144,7 @@ def check(seen: Verification, call: Call, results: Sequence[Tensor]) -> None:
 
 
 def mismatch(call: Call, results: Sequence[Tensor]) -> str | None:
-    """Compare the results with float64. Return None if they are right, else what is wrong."""
+    """Return a clause that says what is wrong, or None if the results are as close to float64 as `bound` demands."""
     name, products = precision(call.dtype), call.geometry.gemm(call.operator).K
     most = bound(name, products)
     for part in parts(call, results):
@@ -159,10 +163,12 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def parts(call: Call, results: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield triples: a result or one image of it, the same in float64, and the scale of its rounding errors.
+    """Yield triples of a part of the results, the same part in float64, and the scale of its rounding errors.
 
-    The scale is the root of the sum of squared products, which is about the size of the sum for random signs. A sum
-    itself is no scale, because it may cancel to less than its rounding errors.
+    A part is one sample of a result. If wgrad sums over samples, each of its results is one part.
+
+    The scale has an element for each sum: the root of the sum of its squared products. It is about as large as the sum
+    for products of random signs. A sum itself is no scale, because it may cancel to less than its rounding errors.
     """
     geometry, (first, second) = call.geometry, call.factors
     form = partial(getattr(reference, call.operator), **call.settings.reference_arguments)
@@ -201,9 +207,9 @@ def parts(call: Call, results: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tenso
 def deviation(result: Tensor, expected: Tensor, scale: Tensor, products: int) -> float:
     """Return the largest |result - expected| / max(|expected|, scale), or NaN if an element is NaN.
 
-    Two kinds of elements are left out. The first are rightly as large as the dtype allows. The second are not finite
-    because the sum may have left the range of float32. The denominator has a lower limit, below which products
-    underflow.
+    Without elements, return 0. Two kinds of elements are left out. The first are rightly as large as the dtype allows.
+    The second are not finite, and their sum of `products` products may have left the range of float32. The denominator
+    has a lower limit, below which products underflow.
     """
     if result.numel() == 0:
         return 0.0
@@ -218,7 +224,7 @@ def deviation(result: Tensor, expected: Tensor, scale: Tensor, products: int) ->
 
 
 def named(call: Call) -> str:
-    """Return the call as JSON for `tests.sweep`: all that decides what is launched, without the operands' values."""
+    """Return the call as JSON for `tests.sweep`: all that decides which kernels run, without the operands' values."""
     memory = [[list(t.stride()), t.data_ptr() % 16 // t.element_size()] for t in call.factors]
     about = dict(
         operator=call.operator,

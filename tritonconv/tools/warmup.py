@@ -20,11 +20,11 @@ from tritonconv.tools.parallel_compile import compile_all, cpus
 def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwargs: Any) -> None:
     """Compile every kernel that one training step launches, forward and backward, and print how many there were.
 
-    Without it, the first step compiles its kernels one after another. The compiled kernels stay in Triton's cache on
-    disk, where the next start of the program finds them.
+    Without `warmup`, the first step compiles its kernels one after another. The compiled kernels stay in Triton's cache
+    on disk, where the next start of the program finds them.
 
-    Call it before the training loop, with a batch as the loop has them, and within the loop's `torch.autocast` and
-    `tritonconv.using`. A batch of another shape, dtype, memory format or alignment may need other kernels.
+    Call `warmup` before the training loop, with a batch as the loop has them, and within the `torch.autocast` and
+    `tritonconv.using` of the loop. A batch of another shape, dtype, memory format or alignment may need other kernels.
 
     Forward and backward run on a copy of the model, on fake tensors, which have no data. So nothing is computed and the
     model does not change, but its hooks are called. A kernel that can not be compiled causes a UserWarning. The
@@ -33,12 +33,13 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
     Args:
         model: the model to train.
         inputs, kwargs: the arguments with which the step calls the model.
-        processes: how many processes may compile at the same time. The default is the number of CPUs.
+        processes: how many processes may compile at the same time. The default is the number of CPUs that this process
+            may use.
 
     Raises:
         TypeError: if `model` is not a torch.nn.Module.
-        RuntimeError: if the model can not run on fake tensors. That is so for a model that branches on computed values,
-            and for lazy layers before their first input.
+        RuntimeError: if the model can not run on fake tensors, for example because it branches on computed values, or
+            has lazy layers that had no input yet.
 
     >>> import torch, tritonconv
     >>> model = tritonconv.Conv2d(3, 8, 3, dtype=torch.float64)
@@ -79,7 +80,8 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
 def step_calls(model: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> list[Call]:
     """Return every operator call of a training step, forward and backward. The calls hold fake tensors.
 
-    Raises RuntimeError if the model can not run on fake tensors.
+    Backward is left out if no output or no parameter or input requires a gradient. Raise RuntimeError if the model can
+    not run on fake tensors.
     """
     model = getattr(model, "_orig_mod", model)  # the model inside the wrapper of torch.compile
     calls: list[Call] = []

@@ -57,7 +57,10 @@ def test_from_and_to_a_transposed_convolution(package: Any, bias: bool | str, ar
 
 
 def check_conversion(conv: Any, layer: Any, back: Any, images: Tensor, bias: bool | str) -> None:
-    """Check that both conversions keep the outputs and parameters, and that the bias has the wanted shape."""
+    """Assert that `layer`, made from `conv`, computes the same, and that `back`, made from `layer`, is as `conv`.
+
+    `bias` is the argument of the first conversion: a shared bias must have one axis, else it must have three.
+    """
     assert torch.equal(layer(images), conv(images))
     assert_same(back.state_dict(), conv.state_dict())
     assert repr(back) == repr(conv)

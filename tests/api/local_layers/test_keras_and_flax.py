@@ -26,6 +26,7 @@ SAMPLINGS = [
 
 
 def local(package: Any = reference, **arguments: Any) -> Any:
+    """Return a LocallyConnected2d with random integers as its parameters. `arguments` go to its constructor."""
     return filled(package.LocallyConnected2d(**dict(in_channels=3, out_channels=4, input_size=INPUT_SIZE) | arguments))
 
 
@@ -35,9 +36,10 @@ def local(package: Any = reference, **arguments: Any) -> Any:
 def keras_forward(
     images: np.ndarray, kernel: np.ndarray, bias: np.ndarray | None, taps: tuple[int, int], strides: tuple[int, int]
 ) -> np.ndarray:
-    """Compute what Keras' LocallyConnected2D does with channels_last and padding="valid".
+    """Return what Keras' LocallyConnected2D computes with channels_last and padding="valid", in shape (B, P, Q, F).
 
-    Positions are visited row by row. Each patch (h, w, c) is flattened and multiplied with the position's matrix.
+    `images` have the shape (B, H, W, C), `kernel` (P*Q, R*S*C, F), `bias` (P, Q, F). Positions are visited row by row.
+    Each patch (r, s, c) is flattened and multiplied with the position's matrix.
     """
     (R, S), (along_h, along_w) = taps, strides
     P, Q = (images.shape[1] - R) // along_h + 1, (images.shape[2] - S) // along_w + 1
@@ -78,7 +80,11 @@ def jax() -> Any:
 
 
 def jax_forward(lax: Any, images: Any, kernel: Any, layer: Any) -> Any:
-    """Call `conv_general_dilated_local` as Flax's ConvLocal does: images (B, H, W, C), kernel (P, Q, C*R*S, F)."""
+    """Return what Flax's ConvLocal computes before it adds a bias, by `conv_general_dilated_local` of JAX.
+
+    `images` have the shape (B, H, W, C), `kernel` (P, Q, C*R*S, F), and the result (B, P, Q, F). Taps, stride, padding
+    and dilation are those of `layer`.
+    """
     return lax.conv_general_dilated_local(
         images,
         kernel,

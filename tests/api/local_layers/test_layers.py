@@ -18,7 +18,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_reference")]
 
 
 def pair_of(package: Module, name: str, arguments: dict[str, Any], **more: Any) -> tuple[nn.Module, nn.Module]:
-    """Return torch's layer, and the local layer that has its weights at every location."""
+    """Return torch's layer, and the local layer `name` that has its weights at every location, both in float64.
+
+    `more` goes to the conversion.
+    """
     shared = name.replace("LocallyConnected", "Conv")
     layer = getattr(nn, shared)(4, 6, **arguments, dtype=torch.float64)
     convert = {"Conv2d": "from_conv2d", "ConvTranspose2d": "from_conv_transpose2d"}[shared]

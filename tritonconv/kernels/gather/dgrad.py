@@ -76,13 +76,16 @@ def dgrad_kernel(
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
 
-    C and F count the channels and filters of one group. The weight lies as (C, R, S, F) without gaps, group by group. A
-    weight that varies lies as (F, R, S, C) instead, and C is a multiple of VECTOR_WEIGHT. The axes it varies over come
-    first: b if PER_SAMPLE, p and q if PER_LOCATION.
+    The formula holds for each group: c and f count its C channels and F filters. The weight lies as
+    (group, C, R, S, F) without gaps. A weight that varies lies as (b, p, q, group, F, R, S, C) instead, and C is a
+    multiple of VECTOR_WEIGHT. It has the axis b only if PER_SAMPLE, and p and q only if PER_LOCATION.
+    `bias_ptr` may be None. If BIAS_VARIES, the bias has strides over b, c, h and w, which are 0 over the axes that it
+    does not vary over. Otherwise it lies as (group, C) without gaps.
 
-    Loads take VECTOR_Y filters of y at once. If that is more than one, filters are adjacent in y, and F and every
-    stride of y were divided by VECTOR_Y. VECTOR_X says the same of stores, C and x. WIDE says that x is too large for
-    32-bit offsets. `multiply_sum` and `store_result` explain the other constants.
+    Loads take VECTOR_Y filters of y at once, and stores VECTOR_X channels of x. If that is more than one, they are
+    adjacent in memory. F, and the strides of y over b, p and q, are passed divided by VECTOR_Y. C, and the strides of x
+    over b, h and w, are passed divided by VECTOR_X. The periods are those of `phase`. `multiply_sum`, `store_result`
+    (WIDE) and `raster` (GROUP_M) explain the other constants.
     """
     C *= VECTOR_X
     F *= VECTOR_Y

@@ -65,13 +65,16 @@ def fprop_kernel(
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
 
-    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps. If it varies, the
-    axes it varies over come first: b if PER_SAMPLE, p and q if PER_LOCATION.
+    The formula holds for each group: c and f count its C channels and F filters. The weight lies as
+    (b, p, q, group, F, R, S, C) without gaps. It has the axis b only if PER_SAMPLE, and p and q only if PER_LOCATION.
+    `bias_ptr` may be None. If BIAS_VARIES, the bias has strides over b, f, p and q, which are 0 over the axes that it
+    does not vary over. Otherwise it lies as (group, F) without gaps.
 
-    Loads take VECTOR_X channels of x at once. If that is more than one, channels are adjacent in x, and C and every
-    stride of x were divided by VECTOR_X. VECTOR_Y says the same of stores, F and y. Multiplying by the constant again
-    lets the compiler see the alignment and copy 16 bytes at a time. WIDE says that y is too large for 32-bit offsets.
-    `multiply_sum` and `store_result` explain the other constants.
+    Loads take VECTOR_X channels of x at once, and stores VECTOR_Y filters of y. If that is more than one, they are
+    adjacent in memory. C, and the strides of x over b, h and w, are passed divided by VECTOR_X. F, and the strides of y
+    over b, p and q, are passed divided by VECTOR_Y. Multiplying by the constant again lets the compiler see the
+    alignment and copy 16 bytes at a time. `multiply_sum`, `store_result` (WIDE) and `raster` (GROUP_M) explain the
+    other constants.
     """
     C *= VECTOR_X
     F *= VECTOR_Y

@@ -31,21 +31,26 @@ def multiply_sum(
 ):
     """sum over k, i, j of side[m; k, first + (i, j)*step] * weight[k, i, j; n], in float32.
 
-    The side is what is gathered: the image or the features. It counts as zero outside its extent.
+    The result is (BLOCK_M, BLOCK_N). The side is what is gathered: the image or the features. It counts as zero outside
+    its extent.
 
     - `side_ptrs` (BLOCK_M, BLOCK_K) and `weight_ptrs` (BLOCK_K, BLOCK_N) point to tap (0, 0) of the first BLOCK_K of K
       channels.
-    - `taps`, `first`, `extent` and `step` are pairs, for rows and columns. Tap (0, 0) looks at `first`, and the next
-      tap `step` positions further on.
+    - `taps`, `first`, `extent` and `step` are pairs, for rows and columns. In row m of the product, tap (0, 0) looks at
+      first[m], and the next tap `step` rows or columns further on.
     - `side_strides` are the strides over rows, columns and k, and `weight_strides` those over row taps, column taps and
       k.
+    - `steps` is the number of blocks of channels times the number of taps, or 0. With 0 steps the result is zero.
+    - `valid_m` (BLOCK_M,) and `valid_n` (BLOCK_N,) say which rows and columns lie inside the product.
     - For each row of the product, the bits of integers say which taps lie inside the extent. AXES_PER_INTEGER is 2 if
-      one integer has the taps of both axes, and 1 if each axis has an integer. If it is 0, the loop compares instead.
-    - WIDE_STEPS says that the distance from one step to the next on the side takes 64 bits.
+      one integer has the taps of both axes, and 1 if each axis has an integer. If it is 0, the loop compares indices
+      instead.
+    - If WIDE_STEPS, the distances by which `side_ptrs` move from step to step are 64-bit, or else 32-bit.
     - If N_ADJACENT, n is contiguous in the weight, and loads of the weight are masked by valid_n. Otherwise k is
       contiguous, and the caller lets invalid columns point to a valid one.
-    - If MASKS_WEIGHT, all rows look at the same position, so `first` are scalars. A tap outside the extent then has no
-      weight to load.
+    - If MASKS_WEIGHT, all rows look at the same index, so `first` are scalars. The weight of a tap that looks outside
+      the extent is then not loaded.
+    - PRECISION is the `input_precision` of tl.dot, and DOT_DTYPE the dtype that operands are converted to before it.
     - BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K). Fewer than 16 rows are multiplied without tensor cores.
     - STAGES is the number of software pipelining stages for fewer than 16 rows, and otherwise None. Without tensor
       cores, Triton pipelines a loop only if told to.

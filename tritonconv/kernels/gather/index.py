@@ -9,11 +9,12 @@ BIAS_STRIDES = ["stride_bias_b", "stride_bias_n", "stride_bias_h", "stride_bias_
 
 @triton.jit
 def place_of(product, products, samples, extent, PER_SAMPLE: tl.constexpr, PER_LOCATION: tl.constexpr):
-    """Return the sample, row, column and group of the given product, and the number of groups.
+    """Return the sample, row, column and group of matrix product number `product`, and the number of groups.
 
-    There is one product for each group, and each sample or location if the weight varies over these. Groups count
-    fastest, samples slowest. An index over which the weight does not vary is zero here and runs within a product.
-    `extent` counts rows and columns: of positions, or in dgrad of the pixels of the largest phase.
+    There are `products` products: one for each group, for each of the `samples` if PER_SAMPLE, and for each location if
+    PER_LOCATION. Groups count fastest, then columns, rows and samples. Sample, row and column are returned as 0 if the
+    weight does not vary over them: then they run within a product. `extent` is the number of rows and columns of
+    locations: of positions, or in dgrad of the pixels of the largest phase.
     """
     extent_h, extent_w = extent
     sample = 0
@@ -43,7 +44,7 @@ def within(index, extent):
 
 @triton.jit
 def axis_bits(first, extent, step, taps):
-    """Return an integer whose bit t says whether index first + t*step lies inside the extent.
+    """Return for each element of `first` an integer, whose bit t < taps says whether 0 <= first + t*step < extent.
 
     At most 31 taps fit.
     """
@@ -55,9 +56,11 @@ def axis_bits(first, extent, step, taps):
 
 @triton.jit
 def tap_bits(first, extent, step, taps):
-    """Return an integer whose bit i*taps_w + j says whether index first + (i, j)*step lies inside the extent.
+    """Return for each element of `first` an integer, whose bit i*taps_w + j says whether tap (i, j) is inside `extent`.
 
-    At most 31 taps fit. In the main loop, one operation for each row and tap then replaces comparisons.
+    All parameters are pairs, for rows and columns. Tap (i, j) looks at index first + (i, j)*step, and i < taps_h,
+    j < taps_w. At most 31 taps fit. In the main loop, one operation for each row of the product and each tap then
+    replaces comparisons.
     """
     first_h, first_w = first
     extent_h, extent_w = extent

@@ -4,7 +4,7 @@ The reduction is by far the longest of the three operators, and the result the s
 Each writes its partial sums in float32; `sum_partials_kernel` adds them up, always in the same order.
 
 If the weight varies, each sample or location has a product of its own, with a shorter reduction. If this reduction is
-not split, its program writes the weight itself.
+not split, its programs write the result itself, instead of partial sums.
 """
 
 import triton
@@ -57,17 +57,24 @@ def wgrad_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials sum y alone
+    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
+    Unless `bias_partials_ptr` is None, also bias_partials[part,f] = sum over the part's b,p,q of y[b,f,p,q].
 
-    C and F count the channels and filters of one group. `splits` programs share a reduction; each sums up a run of
-    consecutive positions. If PER_SAMPLE, the partial sums have the axis b before f, and if PER_LOCATION the axes p and
-    q. These are not summed over.
+    The formulas hold for each group: c and f count its C channels and F filters. `splits` programs share a reduction;
+    each sums up a run of consecutive positions (b, p, q), where q counts fastest. The partial sums lie as
+    (split, b, p, q, group, F, R, S, C) without gaps. If PER_SAMPLE they have the axis b, which is then not summed over,
+    and if PER_LOCATION the axes p and q.
 
-    Loads take VECTOR_X channels of x at once. If that is more than one, channels are adjacent in x, and C and every
-    stride of x were divided by VECTOR_X. VECTOR_Y says the same of F and y. WIDE says that x or y is too large for
-    32-bit offsets.
+    The partial sums of the bias lie as (part, group, F) without gaps, for a weight that does not vary. There is a part
+    for each split and each of the tiles_n columns of blocks: part = split*tiles_n + tile_n. The programs that share the
+    filters and the split take turns in summing y (`add_in_turn`).
+
+    Loads take VECTOR_X channels of x and VECTOR_Y filters of y at once. If that is more than one, they are adjacent in
+    memory. C, and the strides of x over b, h and w, are passed divided by VECTOR_X. F, and the strides of y over b, p
+    and q, are passed divided by VECTOR_Y. If WIDE, the offsets of positions in x and y are 64-bit, or else 32-bit.
+    `multiply_sum` and `raster` explain the other constants.
     """
     C *= VECTOR_X
     F *= VECTOR_Y

@@ -11,9 +11,12 @@ import triton.language as tl
 def describe_subimage(
     x_ptr, strides, images, extent, groups, C, start, stride, BLOCK_SHAPE: tl.constexpr, BLOCK_C: tl.constexpr
 ):
-    """Describe (B, H/stride, W/stride, G, C): every stride-th pixel of x from `start`.
+    """Return a TMA descriptor (B, rows, columns, G, C) of a sub-image: every stride-th pixel of x from `start` on.
 
-    `strides` are those of x over b, h, w and g, in 64 bits.
+    `images` is B, `groups` is G, and C counts the channels of one group. `extent`, `start` and `stride` are pairs, for
+    rows and columns of x. `strides` are those of x over b, h, w and g, in 64 bits. A block has BLOCK_SHAPE images, rows
+    and columns, and BLOCK_C channels of one group. If the sub-image has no row or no column, one is described all the
+    same, which the caller must not load.
     """
     wide_b, wide_h, wide_w, wide_g = strides
     H, W = extent
@@ -33,10 +36,12 @@ def describe_subimage(
 
 @triton.jit
 def describe_folded(x_ptr, strides, images, extent, C, stride, BLOCK_SHAPE: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Describe (B, H/stride, stride, W/stride, stride*C): all sub-images of x at once.
+    """Return a TMA descriptor (B, H/stride_h, stride_h, W/stride_w, stride_w*C) of all sub-images of x at once.
 
-    `strides` are those of x over b, h and w, in 64 bits. The stride divides H and W. The pixels of a row lie without
-    gaps, so the columns that the stride skips count as further channels of those that it does not.
+    `images` is B, `extent` is (H, W), and there is one group. `strides` are those of x over b, h and w, in 64 bits. The
+    stride divides H and W. The pixels of a row lie without gaps, so the columns that the stride skips count as further
+    channels of those that it does not. A block has BLOCK_SHAPE images, rows and columns of one sub-image, and BLOCK_C
+    channels.
     """
     wide_b, wide_h, wide_w = strides
     H, W = extent

@@ -69,15 +69,22 @@ def dgrad_tma_kernel(
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w.
 
-    C and F count the channels and filters of one group. Filters are adjacent in y, and F and every stride of y were
-    divided by VECTOR_Y. VECTOR_X > 1 says the same of C and x. WIDE says that x is too large for 32-bit offsets.
+    The formula holds for each group: c and f count its C channels and F filters. If TRANSPOSED, the weight lies as
+    (group, F, R, S, C) without gaps. Otherwise it lies as (group, C, R, S, F), with zeros behind F up to a multiple of
+    BLOCK_K. The bias lies as (group, C), and `bias_ptr` may be None.
 
-    If TRANSPOSED, the weight lies as (F, R, S, C), group by group. Otherwise it lies as (C, R, S, F), group by group,
-    with zeros behind F up to a multiple of BLOCK_K.
+    Filters are adjacent in y. F, and the strides of y over b, p and q, are passed divided by VECTOR_Y. C, and the
+    strides of x over b, h and w, are passed divided by VECTOR_X. If VECTOR_X > 1, channels are adjacent in x.
 
-    STRIDED says that there is more than one phase. STORES_FOLDED, possible only if STRIDED, says that results are
-    copied out by one descriptor for all phases. There is one group then, BLOCK_N divides C, the stride divides H and W,
-    and the pixels of a row of x lie without gaps. `copy_block_out` explains HALVES.
+    If STRIDED, each tile belongs to one of several phases. Otherwise there is one phase: the stride is 1. TMA copies
+    blocks of results out if VECTOR_X > 1 and not STRIDED, or if STORES_FOLDED (`copy_block_out`, which explains
+    HALVES). Otherwise threads store them, VECTOR_X channels at once (`store_block`). `store_result` explains WIDE.
+
+    If STORES_FOLDED, one descriptor has all phases. It is possible only if STRIDED and VECTOR_X > 1. There is one group
+    then, BLOCK_N divides C, the stride divides H and W, and the pixels of a row of x lie without gaps.
+
+    A block of BLOCK_M pixels of a phase has BLOCK_B images, BLOCK_H rows and BLOCK_W columns. The periods are those of
+    `phase`. `multiply_sum_blocks` and `raster` explain the other constants.
     """
     C *= VECTOR_X
     F *= VECTOR_Y

@@ -17,7 +17,10 @@ from tritonconv.kernels.tma.store import copy_block_out, store_block
 
 @triton.jit
 def subimage_of(tap, stride, pad, dilation):
-    """Return the first row and column of the sub-image that tap (r, s) sees, and where in it position (0, 0) looks."""
+    """Return the first row and column of the sub-image that tap (r, s) sees, and two indices within the sub-image.
+
+    The indices are the row and column that position (0, 0) sees with this tap. They may be negative.
+    """
     r, s = tap
     stride_h, stride_w = stride
     pad_h, pad_w = pad
@@ -81,14 +84,21 @@ def fprop_tma_kernel(
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
 
-    C and F count the channels and filters of one group. The weight lies as (F, R, S, C) without gaps. Channels are
-    adjacent in x, and C and every stride of x were divided by VECTOR_X. VECTOR_Y > 1 says the same of F and y. WIDE
-    says that y is too large for 32-bit offsets.
+    The formula holds for each group: c and f count its C channels and F filters. The weight lies as
+    (group, F, R, S, C) without gaps, and the bias as (group, F). `bias_ptr` may be None.
 
-    Taps that are a period apart see the same sub-image. ONE_SUBIMAGE says that all taps see the same one. LOADS_FOLDED
-    says that one descriptor has all sub-images, and one loop runs over all taps. There is one group then, BLOCK_K
-    divides C, the stride divides H and W, and the pixels of a row of x lie without gaps. `copy_block_out` explains
-    HALVES.
+    Channels are adjacent in x. C, and the strides of x over b, h and w, are passed divided by VECTOR_X. F, and the
+    strides of y over b, p and q, are passed divided by VECTOR_Y. If VECTOR_Y > 1, filters are adjacent in y, and TMA
+    copies blocks of results out (`copy_block_out`, which explains HALVES). Otherwise elements are stored one by one
+    (`store_block`), at 64-bit offsets if WIDE.
+
+    Taps that are a period apart see the same sub-image. Each sub-image has a descriptor, and a loop over the taps that
+    see it. If ONE_SUBIMAGE, all taps see the same one. If LOADS_FOLDED, one descriptor has all sub-images instead, and
+    one loop runs over all taps. There is one group then, BLOCK_K divides C, the stride divides H and W, and the pixels
+    of a row of x lie without gaps.
+
+    A block of BLOCK_M positions has BLOCK_B images, BLOCK_H rows and BLOCK_W columns. `multiply_sum_blocks` and
+    `raster` explain the other constants.
     """
     C *= VECTOR_X
     F *= VECTOR_Y

@@ -25,16 +25,19 @@ def multiply_sum_blocks(
     DOT_DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """accumulator[n, m] + sum over k, i, j of weight[g, n; tap(i, j), k] * side[m + (i, j)*step; g, k]
+    """accumulator[n, m] + sum over k, i, j of weight[g, first_n + n; tap(i, j), k] * side[m + (i, j)*step; g, k]
 
-    in float32. `taps`, `step` and `tap_step` are pairs, for rows and columns.
+    in float32. `taps`, `step` and `tap_step` are pairs, for rows and columns. k counts the K channels of group g, and
+    (i, j) the taps.
 
     - `side` describes (B, H, W, G, K). m runs over the block of pixels whose first image, row and column are `corner`.
     - `weight` describes (G, N, taps*pitch), or (G, K, taps*pitch) if TRANSPOSED: taps lie `pitch` elements apart.
-    - The number of tap(i, j) in the weight is first_tap + (i, j)*tap_step.
-    - n begins at first_n. What lies beyond N is not stored.
+    - tap(i, j) = first_tap + i*tap_step_h + j*tap_step_w is the number of a tap in the weight.
+    - Rows n with first_n + n >= N have no meaning. The caller does not store them.
     - Channels beyond K are zeros in the side.
-    - `steps` is the number of blocks of channels times the number of taps, or 0.
+    - `steps` is the number of blocks of channels times the number of taps, or 0. With 0 steps, `accumulator` is
+      returned unchanged.
+    - PRECISION is the `input_precision` of tl.dot, and DOT_DTYPE the dtype that operands are converted to before it.
     - BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K).
     """
     BLOCK_M: tl.constexpr = BLOCK[0]
@@ -85,15 +88,17 @@ def multiply_sum_folded(
     DOT_DTYPE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """accumulator[n, m] + sum over c, r, s of weight[n; r, s, c] * side[first + m*stride + (r, s)*dilation; c]
+    """accumulator[n, m] + sum over c,r,s of weight[first_n + n; r, s, c] * side[first + m*stride + (r, s)*dilation; c]
 
     in float32. `taps`, `first`, `stride` and `dilation` are pairs, for rows and columns.
 
-    - `side` describes (B, H/stride, stride, W/stride, stride*C). The rows and columns that the stride skips are an axis
-      and further channels. So one loop runs over all taps, whatever the stride.
+    - `side` is what `describe_folded` returns: (B, H/stride_h, stride_h, W/stride_w, stride_w*C). The rows that the
+      stride skips are an axis, and the columns that it skips are further channels. So one loop runs over all taps,
+      whatever the stride.
     - m runs over the block of positions whose first image, row and column are `corner`.
-    - `weight` describes (1, N, taps*C). n begins at first_n.
+    - `weight` describes (1, N, taps*C). Rows n with first_n + n >= N have no meaning. The caller does not store them.
     - C is a multiple of BLOCK_K.
+    - PRECISION is the `input_precision` of tl.dot, and DOT_DTYPE the dtype that operands are converted to before it.
     - BLOCK is (BLOCK_M, BLOCK_N, BLOCK_K).
     """
     BLOCK_M: tl.constexpr = BLOCK[0]

@@ -21,14 +21,15 @@ def copy_block_out(
     HALVES: tl.constexpr,
     BLOCK_SHAPE: tl.constexpr,
 ):
-    """result[m, g, n] = bias[g*N + n] + accumulator[n, m] for the block of pixels m at `corner`, rounded once.
+    """result[m, g, n] = bias[g*N + n] + accumulator[n - first_n, m] for a block of pixels m, rounded once to `dtype`.
 
-    `corner` is the first image, row and column of the block, and n begins at first_n. `result` is the TMA descriptor of
-    the whole result, so the hardware leaves out what lies beyond it. The copy goes on while the next tile is computed.
+    `result` is the TMA descriptor of the whole result (B, H, W, G, N), so the hardware leaves out what lies beyond it.
+    The copy goes on while the next tile is computed. m runs over BLOCK_SHAPE images, rows and columns, and n runs from
+    first_n on. `corner` is the first image, row and column. `bias_ptr` may be None.
 
-    If STORES_FOLDED, `result` describes (B, H/stride, stride, W/stride, stride*N). The pixels are then those of the
-    phase whose first row and column are `start`. If HALVES, two copies follow each other, and take half the shared
-    memory.
+    If STORES_FOLDED, `result` is what `describe_folded` returns, and there is one group. The block then has pixels of
+    the phase whose first row and column are `start`. If HALVES, two halves of the block's channels are copied one after
+    the other. They share one buffer in shared memory only where the architecture has `halves_share`.
     """
     BLOCK_N: tl.constexpr = accumulator.shape[0]
     if bias_ptr is not None:
@@ -75,7 +76,7 @@ def copy_block_out(
 
 @triton.jit
 def copy_out(result, block, corner, start, g, N, first_n, STORES_FOLDED: tl.constexpr, BLOCK_SHAPE: tl.constexpr):
-    """Copy `block` (n, m) to its place in `result`, as `copy_block_out` says."""
+    """Copy `block` (n, m), whose first channel is first_n, to its place in `result`, as `copy_block_out` explains."""
     BLOCK_B: tl.constexpr = BLOCK_SHAPE[0]
     BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
     BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]
@@ -106,10 +107,11 @@ def store_block(
     WIDE: tl.constexpr,
     BLOCK_SHAPE: tl.constexpr,
 ):
-    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n, m] for a block of pixels m.
+    """result[b, g*N + n, start + (i, j)*stride] = bias[g*N + n] + accumulator[n - first_n, m], for a block of pixels m.
 
-    The first pixel (b, i, j) of the block is `corner`. Pixels beyond `images`, or beyond the rows and columns of
-    `extent`, are left out. `store_result` explains the rest.
+    m counts the pixels (b, i, j) of a block of BLOCK_SHAPE images, rows and columns, the first of which is `corner`.
+    Pixels beyond `images`, or beyond the rows and columns of `extent`, are left out, and so are channels n >= N.
+    `store_result` explains the rest.
     """
     BLOCK_H: tl.constexpr = BLOCK_SHAPE[1]
     BLOCK_W: tl.constexpr = BLOCK_SHAPE[2]

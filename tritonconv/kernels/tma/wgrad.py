@@ -1,11 +1,12 @@
 """wgrad in whole blocks of positions: rows of the product are filters, columns the channels of one tap.
 
 The pixels that the positions see with one tap are a sub-image: every stride-th pixel of each axis. Its descriptor ends
-with the pixel that the last position sees. So both the image and the features are zero where a block overhangs.
+with x, or with the pixel that the last position sees. So both the image and the features are zero where a block
+overhangs.
 
-A step takes a block of positions from both the image and the features. On the left of the product, only a matrix stays
-in shared memory. So a block of the features is a line: along a row, along the images, or, if it has whole rows, along
-all positions.
+A step takes a block of positions from both the image and the features. The features are the left operand of the
+product. Only a matrix stays in shared memory as a left operand. So a block of the features is a line: along a row,
+along the images, or, if it has whole rows, along all positions.
 """
 
 import triton
@@ -58,16 +59,25 @@ def wgrad_tma_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
-    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]; bias_partials sum y alone
+    """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]
 
     with h = p*stride_h + r*dilation_h - pad_h and w = q*stride_w + s*dilation_w - pad_w; x is zero outside the image.
+    Unless `bias_partials_ptr` is None, also bias_partials[part,f] = sum over the part's b,p,q of y[b,f,p,q].
 
-    C and F count the channels and filters of one group. Channels are adjacent in x, and C and every stride of x were
-    divided by VECTOR_X. VECTOR_Y says the same of F and y. `splits` programs share a reduction; each sums up a run of
-    blocks.
+    The formulas hold for each group: c and f count its C channels and F filters. `splits` programs share a reduction;
+    each sums up a run of consecutive blocks of positions. The partial sums lie as (split, group, F, R, S, C) without
+    gaps.
 
-    A block is one position of BLOCK_K images, BLOCK_K positions of one row, or whole rows. For whole rows, the
-    positions of y lie at equal distances.
+    The partial sums of the bias lie as (part, group, F) without gaps. There is a part for each split and each of the
+    tiles_n columns of blocks: part = split*tiles_n + tile_n. The programs that share the filters and the split take
+    turns in summing y (`add_in_turn`).
+
+    Channels are adjacent in x, and filters in y. C, and the strides of x over b, h and w, are passed divided by
+    VECTOR_X. F, and the strides of y over b, p and q, are passed divided by VECTOR_Y.
+
+    A block of BLOCK_K positions has BLOCK_B images, BLOCK_H rows and BLOCK_W columns. It is one position of BLOCK_K
+    images, BLOCK_K positions of one row, or whole rows. For whole rows, the positions of y lie at equal distances.
+    `multiply_sum_blocks` and `raster` explain the other constants.
     """
     C *= VECTOR_X
     F *= VECTOR_Y
