@@ -8,10 +8,12 @@ A record is an object with these fields:
                  `copy` and `l2` have the GB/s of a large copy and of copies within the L2 cache.
   `rows`         One object for each layer, pass, contender and dtype (`bench.run.measure`).
   `part`         Only from `bench device` and `bench tune`: the part of the work.
-  `complete`     Only from these: whether everything that was planned is in it. If not, `stopped` says why.
+  `complete`     Only from these two commands: whether everything that was planned is in the record. If not,
+                 `stopped` says why.
   `batch`        Only from `pytest bench --batch`: how many images every layer had.
-  `rehearsal`    Only in a run without a GPU: says so. It is no evidence.
-  `sample`       Only in the sample in `bench/sample/`: says so. It is no evidence.
+  `rehearsal`    Only in a rehearsal: says so. Such a record is no evidence.
+  `sample`       Only in the sample in `bench/sample/`: says so. Such a record is no evidence.
+  `runs`         Only in a merged record: the environment of each run whose rows are in it (`merged`).
 
 `read` also accepts what `pytest bench --benchmark-json` writes. In such a file, rows with times are the `extra_info` of
 the benchmarks, and the other rows are in `tritonconv_unmeasured`.
@@ -117,7 +119,7 @@ def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
 
 
 def evidence(folder: Path = RESULTS) -> list[Results]:
-    """Return the committed records of times, oldest first, without samples and runs of `pytest bench --batch`."""
+    """Return the records with times, oldest first. Samples and runs of `pytest bench --batch` are left out."""
     paths = [path for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
     runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and not run.keys() & NO_EVIDENCE]
     return sorted(runs, key=lambda run: run["environment"]["date"])
@@ -230,7 +232,7 @@ def _output(*command: str) -> str | None:
 
 
 def merged(runs: Sequence[Results]) -> Results:
-    """Return one record of several runs on one machine. Raise ValueError if the machines differ.
+    """Return one record of several runs on one machine. Raise ValueError if machines or batches differ.
 
     For each key, the row of the last run counts. But a row without a time replaces one with a time only if it names
     other kernels.

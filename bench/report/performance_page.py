@@ -69,7 +69,7 @@ def beside(comparison: Comparison) -> list[str]:
 
 
 def over_commits(machine: Machine, dtype: str, link: str) -> list[str]:
-    """Return the picture of throughput over commits, if the machine has several records."""
+    """Return the picture of throughput over commits, or an empty list if the machine has only one record."""
     return [picture(machine, f"commits-{dtype}", link, f"Throughput over commits in {dtype}")] * (len(machine) > 1)
 
 

@@ -62,7 +62,7 @@ def first(run: Results, contender: str, baseline: str = compare.BASELINE) -> Com
 
 
 def on_a_cpu(run: Results) -> str:
-    """Return in two sentences how much longer than torch.nn the reference takes on a CPU."""
+    """Return in two sentences how many times as long as torch.nn the reference takes on a CPU. Empty without times."""
     comparison = first(run, CPU_CONTENDER)
     if comparison is None:
         return ""
@@ -77,6 +77,6 @@ def on_a_cpu(run: Results) -> str:
 
 
 def times(comparison: Comparison, of: str, family: str | None = None) -> str:
-    """Return how many times as long as its yardstick a contender takes in eager mode."""
+    """Return how many times as long as its yardstick a contender takes in eager mode. "?" if it has no times."""
     mean = comparison.mean("eager", of, family)
     return f"{1 / mean:.1f}" if mean else "?"
