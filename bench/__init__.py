@@ -17,17 +17,19 @@ The benchmark's words:
     family       a kind of layer, for example "depthwise" or "strided". Each layer is in one.
     smoke        a set of twelve layers in which every family has one.
     pass         what is timed of a layer. `fprop`, `dgrad` and `wgrad` are the three operators; `forward` is the layer
-                 as users call it, with a bias; `step` is forward and backward through autograd, without one.
+                 as users call it, with a bias; `step` is forward and backward through autograd, without a bias.
     contender    an implementation that computes a pass: torch, ours (`triton`), the reference, and some others.
     device time  how long the GPU takes: replays of a CUDA graph, with a cold L2 cache.
     eager time   how long a user waits: from the call until its result is there. Also called wall time.
     host time    how long the call keeps the CPU: from the call until it returns.
-    spread       the times from the 20th to the 80th percentile (p20 to p80). Two runs differ if these do not overlap.
-    ceiling      a rate that the machine reached in the same run: in a large matrix product, or a large copy.
-    roofline     the least time that a pass can take at the ceilings. `roof` is the share of it: this time over the
-                 measured time.
+    spread       the times from the 20th to the 80th percentile (p20 to p80). Two runs differ if their spreads
+                 do not overlap.
+    ceiling      a rate that the machine reached in the same run: in a large matrix product, in a large copy, or in
+                 copies within the L2 cache.
+    roofline     the least time that a pass can take at the ceilings. The field `roof` is the share of the
+                 roofline: this time over the measured time.
     yardstick    the baseline that a contender is compared with: torch, or unfold + einsum where torch has no layer.
-    peak         the most memory in use during a call, as a multiple of operands and results.
+    peak         the most memory in use during a call, over the memory of its operands and results.
     record       the JSON file of a run: one row for each layer, pass, contender and dtype.
     rehearsal    a run without a GPU, on small problems. It shows that the benchmark works, and nothing about speed.
     evidence     committed results of a GPU (`results/`). Neither a rehearsal nor the sample in `sample/` is evidence.

@@ -22,6 +22,7 @@ COMMANDS = {
 
 
 def main() -> int:
+    """Run the command that the arguments name. Return its exit status, or 2 if it raises ValueError or OSError."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m bench", description=DESCRIPTION, formatter_class=raw)
     subparsers = parser.add_subparsers(dest="command", required=True)
@@ -42,7 +43,7 @@ def main() -> int:
 
 
 def choose_interpreter(command: str) -> None:
-    """Switch Triton's interpreter on if `bench device` runs without a GPU, and off for everything else.
+    """Switch Triton's interpreter on for `bench device` without a GPU. Switch it off in all other cases.
 
     This must happen before triton is imported.
     """

@@ -10,7 +10,8 @@ representation of the kernels (TTIR), not for their source text.
   `name`      The name that results use: usually the hash of the first source text that compiled to this TTIR.
   `sources`   The hashes of all source texts known to compile to this TTIR. Each hash is in one entry only.
   `triton`    The version of Triton that made the TTIR: the one that `constraints.txt` pins.
-  `ttir`      A hash for each variant in `bench/lowering/variants.py`: of its TTIR and of what Triton specializes.
+  `ttir`      A hash for each launch of each variant in `bench/lowering/variants.py`: of the TTIR of its kernel, and
+              of which parameters Triton may specialize.
 
 `python -m bench lowering --identify` compiles the kernels of the checkout and adds the hash of their source text. If an
 entry has the same TTIR, the hash joins that entry. Otherwise it gets a new entry, which no result names yet.
@@ -37,22 +38,31 @@ Entry = dict[str, Any]
 
 
 def pinned() -> str:
-    """Return the version of Triton that `constraints.txt` pins, and whose TTIR is compared."""
+    """Return the version of Triton that `constraints.txt` pins, which `bench lowering --identify` requires."""
     return str(re.findall(r"^triton==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[0])
 
 
 def read(path: Path = KNOWN) -> list[Entry]:
+    """Return the entries in a file like `kernels.json`."""
     entries: list[Entry] = json.loads(path.read_text())
     return entries
 
 
 def names(folder: Path = KERNELS, known: Iterable[Entry] | None = None) -> dict[str, str]:
-    """Return the name of each operator's kernels. A source text that is in no entry has its hash as its name."""
+    """Return, by operator, the name of the kernels whose source is in `folder`.
+
+    The names come from the entries `known`, by default those of `kernels.json`. If no entry lists a source text, the
+    name is the hash of that text.
+    """
     return canonical(source_hashes(folder), known)
 
 
 def canonical(kernels: dict[str, str], known: Iterable[Entry] | None = None) -> dict[str, str]:
-    """Return the name of each operator's kernels, given either a name or the hash of a source text."""
+    """Return `kernels` with each hash of a source text replaced by the name of the entry that lists it.
+
+    `kernels` has a name or such a hash for each operator. The entries are `known`, by default those of `kernels.json`.
+    Names stay as they are, and so do hashes that no entry lists.
+    """
     named: dict[tuple[str, str], str] = {}
     for entry in read() if known is None else known:
         named |= {(entry["operator"], text): entry["name"] for text in (*entry["sources"], entry["name"])}
@@ -60,12 +70,15 @@ def canonical(kernels: dict[str, str], known: Iterable[Entry] | None = None) -> 
 
 
 def source_hashes(folder: Path = KERNELS) -> dict[str, str]:
-    """Return a hash of each operator's kernels and of what they import, without comments and docstrings."""
+    """Return, by operator, a hash of the source text of its kernels and of the files that they import (`files`)."""
     return {operator: source_hash(files(operator, folder)) for operator in OPERATORS}
 
 
 def files(operator: str, folder: Path = KERNELS) -> list[Path]:
-    """Return the files of an operator's kernels and the files of `tritonconv.kernels` that they import."""
+    """Return the files of an operator's kernels, and those of `tritonconv.kernels` that they import.
+
+    This includes files that are imported by imported files. All of them are looked up in `folder`.
+    """
     found = [folder / family / f"{operator}.py" for family in ("gather", "tma")]
     found += [folder / "partial_sums.py"] * (operator == "wgrad")
     for path in found:  # the list grows in the loop
@@ -79,7 +92,7 @@ def files(operator: str, folder: Path = KERNELS) -> list[Path]:
 
 
 def source_hash(paths: Iterable[Path]) -> str:
-    """Return a hash of the code in these files, without comments and docstrings."""
+    """Return a hash, of 12 hexadecimal digits, of the code in these files without its comments and docstrings."""
     code = [ast.unparse(_without_docstrings(ast.parse(path.read_text()))) for path in paths]
     # ast.unparse writes the same text in every version of Python; ast.dump does not.
     return hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
@@ -95,17 +108,23 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 def identified(
     known: list[Entry], hashes: dict[str, str], ttir: dict[str, dict[str, str]], triton: str
 ) -> tuple[list[Entry], list[str]]:
-    """Return `known` with these source texts added, and a line for each operator that says what became of it.
+    """Return the entries with each operator's source text added, and a line that says where for each operator.
+
+    A source text is added to one entry of its operator, and removed from the others:
+
+    1. to the last entry that has the same TTIR by this version of Triton,
+    2. or else to the last entry that lists it already, with TTIR by another version. This version's TTIR replaces that.
+    3. or else to a new entry.
 
     Args:
-        known: The entries of `kernels.json`.
+        known: The entries of `kernels.json`. They are not changed.
         hashes: The hash of each operator's source text.
-        ttir: The hashes of the TTIR that each operator's source text compiles to, by variant.
+        ttir: For each operator, the hashes of the TTIR that its source text compiles to, by launch.
         triton: The version of Triton that compiled it.
 
     Raises:
         ValueError: If an operator has entries, but none of them lists its source text, and none was made with this
-            version of Triton. Then there is no TTIR to compare with.
+            version of Triton. In this case there is no TTIR to compare with.
     """
     entries, said = [dict(entry) for entry in known], []
     for operator, source in hashes.items():
@@ -135,7 +154,9 @@ def identified(
 
 
 def new_name(mine: list[Entry], source: str, compiled: dict[str, str]) -> str:
-    """Return a name for a new entry: the hash of the source text, or a hash of it and its TTIR if that is taken.
+    """Return a name for a new entry: `source`, or if an entry in `mine` has it, a hash of `source` and `compiled`.
+
+    `mine` has the operator's entries, `source` is the hash of its source text, `compiled` has the hashes of its TTIR.
 
     One source text can compile to two TTIRs, because TTIR also depends on the arguments that kernels are launched with.
     """
@@ -145,15 +166,15 @@ def new_name(mine: list[Entry], source: str, compiled: dict[str, str]) -> str:
 
 
 def same(old: dict[str, str], new: dict[str, str]) -> bool:
-    """Whether `new` has every variant of `old`, with the same TTIR."""
+    """Whether `new` has every launch of `old`, with the same TTIR."""
     return set(old) <= set(new) and not differing(old, new)
 
 
 def differing(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """Return the variants in both whose TTIR differs."""
+    """Return the launches that both have and whose TTIR differs, in the order of `old`."""
     return [variant for variant in old if variant in new and old[variant] != new[variant]]
 
 
 def dump(entries: Iterable[Entry]) -> str:
-    """Return the entries as JSON, one variant a line."""
+    """Return the entries as JSON, with one hash a line."""
     return json.dumps(list(entries), indent=1) + "\n"

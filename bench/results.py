@@ -8,12 +8,15 @@ A record is an object with these fields:
                  `copy` and `l2` have the GB/s of a large copy and of copies within the L2 cache.
   `rows`         One object for each layer, pass, contender and dtype (`bench.run.measure`).
   `part`         Only from `bench device` and `bench tune`: the part of the work.
-  `complete`     Only from these: whether everything that was planned is in it. If not, `stopped` says why.
+  `complete`     Only from these two commands: whether everything that was planned is in the record. If not,
+                 `stopped` says why.
   `batch`        Only from `pytest bench --batch`: how many images every layer had.
-  `rehearsal`    Only in a run without a GPU: says so. It is no evidence.
-  `sample`       Only in the sample in `bench/sample/`: says so. It is no evidence.
+  `rehearsal`    Only in a rehearsal: says so. Such a record is no evidence.
+  `sample`       Only in the sample in `bench/sample/`: says so. Such a record is no evidence.
+  `runs`         Only in a merged record: the environment of each run whose rows are in it (`merged`).
 
-`read` also accepts what `pytest bench --benchmark-json` writes. There, the rows are the `extra_info` of the benchmarks.
+`read` also accepts what `pytest bench --benchmark-json` writes. In such a file, rows with times are the `extra_info` of
+the benchmarks, and the other rows are in `tritonconv_unmeasured`.
 """
 
 import datetime
@@ -47,9 +50,9 @@ Results = dict[str, Any]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and rename it to `path` at the end of the block.
+    """Yield a temporary path to write to. At the end of the block it is renamed to `path`.
 
-    If the block fails, the old file stays: `path` is never half written.
+    If the block raises an exception, the old file stays: `path` is never half written. Missing folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -61,6 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, text: str) -> None:
+    """Write `text` to a file, which is never half written."""
     with replacing(path) as beside:
         beside.write_text(text)
 
@@ -71,12 +75,16 @@ def lines(rows: Iterable[Row]) -> str:
 
 
 def save(path: Path, results: Results) -> None:
+    """Write a record to a file, with one row a line."""
     head = {name: value for name, value in results.items() if name != "rows"}
     write(path, f'{json.dumps(head, indent=1)[:-2]},\n "rows": {lines(results["rows"])}\n}}\n')
 
 
 def read(path: Path) -> Results:
-    """Return the record in a file that `save` or pytest-benchmark wrote. Raises ValueError for other files."""
+    """Return the record in a file that `save` or pytest-benchmark wrote. Raise ValueError if the file holds none.
+
+    The kernels of its rows get the names that `kernels.json` has for them now (`kernel_identity.canonical`).
+    """
     try:
         found = json.loads(path.read_text())
     except json.JSONDecodeError:
@@ -94,7 +102,7 @@ def read(path: Path) -> Results:
 
 
 def load(path: Path) -> Results:
-    """Return the record of times in a file. Raises ValueError for other records and other files."""
+    """Return the record of times in a file. Raise ValueError if the file holds no record, or one without times."""
     record = read(path)
     if record.get("part") in WITHOUT_TIMES:
         raise ValueError(f"{path} holds no times of layers: it is a record of the part '{record['part']}'")
@@ -102,20 +110,26 @@ def load(path: Path) -> Results:
 
 
 def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
-    """Return the newest committed row of each measurement on this GPU, as one record; None if there is none."""
+    """Return the committed records of times on this GPU as one (`merged`), or None if there are none.
+
+    `gpu` is the name of the GPU. If it is None, the records of CPUs are taken.
+    """
     runs = [run for run in evidence(folder) if run["environment"]["gpu"] == gpu]
     return merged(runs) if runs else None
 
 
 def evidence(folder: Path = RESULTS) -> list[Results]:
-    """Return the committed records of times, oldest first, without samples and runs of `pytest bench --batch`."""
+    """Return the records with times, oldest first. Samples and runs of `pytest bench --batch` are left out."""
     paths = [path for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
     runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and not run.keys() & NO_EVIDENCE]
     return sorted(runs, key=lambda run: run["environment"]["date"])
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return the machine, versions and commit: what a reader needs to judge the times, or to repeat them."""
+    """Return the field `environment` of a record: machine, versions, commit, and the names of the kernels.
+
+    A reader needs them to judge the times, or to repeat them. On a CPU, the fields of the GPU are None.
+    """
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -139,7 +153,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def head() -> str | None:
-    """Return the commit that is checked out; None outside a checkout."""
+    """Return the first 12 digits of the commit that is checked out; None outside a checkout."""
     return _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
 
 
@@ -150,7 +164,10 @@ def changed() -> bool | None:
 
 
 def package_hash(folder: Path = ROOT / "tritonconv") -> str:
-    """Return a hash of the package's code and its measured tiles, without the reference: all that can change a time."""
+    """Return a hash of the files of the package that can change a time.
+
+    These are its code, without the reference, and its tables of measured tiles.
+    """
     linked = folder / "reference"
     files = sorted(
         path for path in (*folder.rglob("*.py"), *folder.rglob("measured_tiles/*.json")) if linked not in path.parents
@@ -160,7 +177,7 @@ def package_hash(folder: Path = ROOT / "tritonconv") -> str:
 
 
 def key(row: Row) -> tuple[str, str, str, str]:
-    """Return what a row measures. Two rows with the same key are measurements of the same thing."""
+    """Return the layer, pass, contender and dtype of a row. Rows with the same key measure the same thing."""
     return row["layer"], row["pass"], row["contender"], row["dtype"]
 
 
@@ -170,7 +187,7 @@ def kernels_of(operators: Iterable[str], kernels: dict[str, str]) -> dict[str, s
 
 
 def lost(device: torch.device) -> bool:
-    """Whether this process can no longer use the GPU. Some CUDA errors make every later call fail; others do not."""
+    """Whether this process can no longer use the GPU: some CUDA errors make every later call fail. False on a CPU."""
     if device.type != "cuda":
         return False
     try:
@@ -207,7 +224,7 @@ def _smi(query: str) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """Return what a program prints; None if it is not installed or fails."""
+    """Return what a program prints; None if it is not installed, fails, or takes longer than 30 seconds."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -215,10 +232,14 @@ def _output(*command: str) -> str | None:
 
 
 def merged(runs: Sequence[Results]) -> Results:
-    """Return one record of several runs on one machine. Rows of later runs replace those of earlier ones.
+    """Return one record of several runs on one machine. Raise ValueError if machines or batches differ.
 
-    `environment` is that of the last run. A ceiling is that of the last run that measured it. `runs` lists the
-    environments of the runs that still have rows. Raises ValueError if the runs are of different machines.
+    For each key, the row of the last run counts. But a row without a time replaces one with a time only if it names
+    other kernels.
+
+    A ceiling is that of the last run that measured it. `complete` is true if all runs are complete. `runs` lists the
+    environments of the runs that still have rows. `sample`, `rehearsal` and `stopped` are those of the last run that
+    has them. All other fields are those of the last run.
     """
     machines = {run["environment"]["gpu"] or run["environment"]["cpu"] for run in runs}
     if len(machines) > 1:

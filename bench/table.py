@@ -10,7 +10,10 @@ def text(value: Any) -> str:
 
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a table in aligned columns, with columns of numbers aligned to the right."""
+    """Return a table as text in aligned columns. None becomes "-".
+
+    A column is aligned to the right if each of its values is a number or None, and else to the left.
+    """
     body = [list(row) for row in rows]
     cells = [list(header), *([text(value) for value in row] for row in body)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -25,6 +28,6 @@ def columns(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a Markdown table: its first column is aligned to the left, the others to the right."""
+    """Return a Markdown table: its first column is aligned to the left, the others to the right. None becomes "-"."""
     body = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(text(value) for value in row)} |" for row in body)

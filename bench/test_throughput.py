@@ -1,4 +1,4 @@
-"""`pytest bench`: check and time every layer, pass and contender. `python -m bench report` makes a table of it."""
+"""`pytest bench`: check and time the layers, passes and contenders that its options choose."""
 
 from typing import Any
 
@@ -15,10 +15,11 @@ from bench.run.session import Session
 def test_throughput(
     request: pytest.FixtureRequest, session: Session, layer: Layer, of: Pass, contender: str, dtype: str
 ) -> None:
-    """Time one contender, if its result is right.
+    """Time the pass `of` of a layer by one contender, if its result is right.
 
     The times that count are those of `Session.measure`, where contenders take turns. They go into `extra_info` and the
-    record. pytest-benchmark's own table times one contender after another.
+    record. pytest-benchmark's own table times one contender after another. The test is skipped if the contender cannot
+    compute the pass, and fails if its result is wrong or missing.
     """
     row = next(row for row in session.measure(layer, of, dtype) if row["contender"] == contender)
     if row["status"] == "skipped":

@@ -20,8 +20,8 @@ ARCHIVE = "triton-cache.tar.xz"
 def kept(folder: Path | None) -> Iterator[Callable[[], None]]:
     """Give Triton a cache folder of its own within the block, filled from the archive in `folder`.
 
-    The block gets a function that saves the cache to the archive. The end of the block saves it too. If `folder` is
-    None, Triton uses its usual cache, and nothing is saved.
+    Yield a function that saves the cache to the archive. The end of the block saves it too. If `folder` is None, Triton
+    uses its usual cache, and the function does nothing.
     """
     if folder is None:
         yield lambda: None
@@ -38,7 +38,7 @@ def kept(folder: Path | None) -> Iterator[Callable[[], None]]:
 
 
 def pack(live: Path, archive: Path) -> None:
-    """Write all files of the cache `live` to the archive. An archive is never half written."""
+    """Write the finished files of the cache `live` to the archive. An archive is never half written."""
     with replacing(archive) as beside, tarfile.open(beside, "w:xz", preset=1) as tar:
         for path in sorted(live.rglob("*")):
             if path.is_file() and "tmp.pid" not in str(path):  # Triton's name for files that are being written
@@ -46,7 +46,7 @@ def pack(live: Path, archive: Path) -> None:
 
 
 def unpack(archive: Path, live: Path) -> None:
-    """Unpack the archive into the cache `live`, if there is one that can be read.
+    """Unpack the archive into the cache `live`. If there is none, or none that can be read, the cache stays empty.
 
     Triton's index files contain absolute paths, so they are rewritten for the new folder.
     """

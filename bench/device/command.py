@@ -88,7 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the parts one after another. Returns the exit status."""
+    """Run the parts one after another. Return the exit status: of several parts, the largest.
+
+    One part runs in this process. Of several parts, each runs in a process of its own.
+    """
     select(args.rows)
     signal.signal(signal.SIGTERM, stop)
     if len(args.part) > 1:
@@ -102,7 +105,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run_alone(part: str) -> int:
-    """Run the same command for one part in a process of its own. If it loses the GPU, the next part has it again."""
+    """Run this command for one part in a process of its own, and return its exit status.
+
+    If that process loses the GPU, the process of the next part can still use it.
+    """
     with subprocess.Popen([sys.executable, "-m", "bench", *sys.argv[1:], "--part", part]) as process:
         try:
             return process.wait()

@@ -35,7 +35,7 @@ FAILURES, SHOWN = 20, 5
 def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
     """Write `correctness.json`: one row for the tests, one for the random problems.
 
-    Returns the exit status: 1 if anything failed.
+    Return the exit status: 1 if a test failed or a result was wrong.
     """
     about: dict[str, Any] = {"part": "correctness", "environment": results.environment(device), "ceilings": {}}
     if device.type == "cpu":
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Call
 
 
 def described(failure: dict[str, Any]) -> str:
-    """Return what is printed of a test that failed, or of a random problem whose result was wrong."""
+    """Return the lines that describe a test that failed, or a random problem whose result was wrong."""
     if "test" in failure:
         return f"FAILED: {failure['test']}\n{failure['message']}"
     return f"WRONG: random problem {failure['seed']} in {failure['dtype']}: {failure['what']}\n{failure['case']}"
@@ -69,7 +69,8 @@ def described(failure: dict[str, Any]) -> str:
 def run_tests(seconds: float, paths: Sequence[str] = ("tests",), marked: str = MARKED) -> Iterator[results.Row]:
     """Run the tests in processes of their own, and yield the row of their outcomes so far every few seconds.
 
-    The last row is final. After `seconds`, the tests are killed.
+    `marked` is pytest's expression for the markers of the tests in `paths` that run. The last row is final. After
+    `seconds`, the tests are killed. If pytest itself fails, that counts as a failure.
     """
     clock = Clock(seconds)
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +106,7 @@ def run_tests(seconds: float, paths: Sequence[str] = ("tests",), marked: str = M
 
 
 def of_tests(outcomes: Path, finished: bool) -> results.Row:
-    """Return the row of the tests whose outcomes are written so far."""
+    """Return the row of the tests whose outcomes `bench.device.recorder` has written to the file `outcomes` so far."""
     lines = outcomes.read_text().splitlines() if outcomes.exists() else []
     ran = []
     for line in lines:
@@ -124,8 +125,8 @@ def of_tests(outcomes: Path, finished: bool) -> results.Row:
 def random_problems(device: torch.device, clock: Clock, first: int) -> Iterator[results.Row]:
     """Check the random problems of `tests.sweep` from seed `first` on, in every dtype, until the time is up.
 
-    Yields the row of what was found so far every few seconds, and a last time at the end. It also ends after FAILURES
-    failures, or if the GPU is lost.
+    Yield the row of what was found so far every few seconds, and a last time at the end. The checks also end after
+    FAILURES failures, or if the GPU is lost.
     """
     done: Counter[str] = Counter()
     found: results.Row = {"what": "random problems", "failures": [], "stopped": None}

@@ -31,6 +31,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def write(line: dict[str, Any]) -> None:
+    """Append a line of JSON to the file of --record. Do nothing if this process writes none."""
     if _file is not None:
         with _file.open("a") as file:
             file.write(json.dumps(line) + "\n")

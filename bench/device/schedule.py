@@ -25,8 +25,8 @@ class Record:
     """The results of one part of the work, in a file that is written after each addition.
 
     The file is a record as `bench.results` describes it, with two more fields. `remaining` lists the units that are
-    planned and not done yet; it is null before there is a plan. `stopped` says why the work ended before all was done.
-    If all was done, it is null and `complete` is true.
+    planned and not done yet; it is null before there is a plan. `stopped` says why the work ended before all was done;
+    it is "killed" until the record is closed. If all was done, `stopped` is null and `complete` is true.
     """
 
     def __init__(self, path: Path, **about: Any) -> None:
@@ -38,11 +38,15 @@ class Record:
         results.save(self.path, self.content)
 
     def plan(self, names: Iterable[str]) -> None:
+        """Write which units are planned, by name."""
         self.content["remaining"] = list(names)
         self.save()
 
     def show(self, rows: list[results.Row]) -> None:
-        """Write the rows so far of a unit that goes on. They are not kept: the next call writes them anew."""
+        """Write the rows so far of a unit that goes on.
+
+        The record does not keep them: the next call writes the file without them, unless it passes them again.
+        """
         results.save(self.path, self.content | {"rows": [*self.content["rows"], *rows]})
 
     def add(self, name: str, rows: Iterable[results.Row]) -> None:
@@ -60,7 +64,7 @@ class Record:
 
 
 def in_time(units: Iterable[Unit], clock: Clock, reserve: float = 0.0) -> Iterator[Unit]:
-    """Yield units while there is time for one more, which may take as long as the longest so far, plus `reserve`."""
+    """Yield units while there is time for one more: as long as the longest unit so far took, plus `reserve` seconds."""
     longest = 0.0
     for unit in units:
         before = clock.left()

@@ -39,9 +39,9 @@ LATER = {"forward": 1, "step": 2}
 
 
 def units(layers: Sequence[Layer], dtypes: Sequence[str]) -> list[Unit]:
-    """Return all passes, the most valuable first, because the time may not suffice for all.
+    """Return all passes of the layers, the most valuable first, because the time may not suffice for all.
 
-    They are sorted by dtype, then by pass: operators, forward passes with a bias, whole steps. Within these, the layers
+    They are sorted by dtype, then by pass: operators, forward passes with a bias, whole steps. Among equals, the layers
     of the smoke set come first.
     """
     ordered = sorted(layers, key=lambda layer: layer.name not in SMOKE)
@@ -74,7 +74,7 @@ def stale(
 
 
 def run_layers(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
-    """Write `layers.json` and `layers.md`: times of torch and triton side by side. Returns the exit status.
+    """Write `layers.json` and `layers.md`: times of torch and triton side by side. Return the exit status.
 
     Passes that have a committed result of the same kernels and tiles are left out, unless `args.again`. Locally
     connected layers, which torch does not have, are timed beside unfold + einsum and a loop over positions.
@@ -92,14 +92,20 @@ def run_layers(args: argparse.Namespace, device: torch.device, clock: Clock, kee
 
 
 def run_precision(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
-    """Write `precision.json`: times of the smoke layers in several dtypes, in channels_last and in NCHW."""
+    """Write `precision.json`: times of the smoke layers in several dtypes, in channels_last and in NCHW.
+
+    Return the exit status.
+    """
     dtypes = ["float16", "tf32", "bfloat16"] if device.type == "cuda" else ["float32"]
     session = Session(device, ["torch", "triton", "torch-nchw", "triton-nchw"], dtypes)
     return measure_all(session, units(select("smoke"), dtypes), args.out / "precision.json", clock, keep)
 
 
 def measure_all(session: Session, todo: Sequence[Unit], path: Path, clock: Clock, keep: Callable[[], None]) -> int:
-    """Compile everything, then measure unit by unit. Returns the exit status: 1 if a result was wrong or failed."""
+    """Compile the kernels of all units, then measure unit by unit while there is time, and write the record `path`.
+
+    Return the exit status: 1 if a result was wrong or failed, or if the GPU was lost.
+    """
     record = Record(path, part=path.stem, **session.record())
     record.plan(unit.name for unit in todo)
     compiled = session.precompile((unit.layer, unit.of, unit.dtype) for unit in todo)
@@ -129,9 +135,9 @@ def measure_all(session: Session, todo: Sequence[Unit], path: Path, clock: Clock
 
 
 def run_profile(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
-    """Write `profile.json`: the kernels that torch runs for each operator of each layer, in microseconds each.
+    """Write `profile.json`: the kernels that torch runs for each operator of each layer, with their microseconds.
 
-    Returns the exit status: 1 if an error stopped the work.
+    Locally connected layers are left out, because torch has none. Return the exit status: 1 if the GPU was lost.
     """
     session = Session(device, ["torch"], ["bfloat16" if device.type == "cuda" else "float32"])
     layers = [layer for layer in select(args.rows) if layer.family != "local"]  # torch has none
@@ -158,9 +164,9 @@ def run_profile(args: argparse.Namespace, device: torch.device, clock: Clock, ke
 
 
 def profile(run: Callable[[], Any], device: torch.device, runs: int = 5) -> list[dict[str, Any]]:
-    """Return the kernels of one call after a warm-up and their microseconds, the longest first.
+    """Return the kernels that a call of `run` starts, each with its microseconds per call, the slowest first.
 
-    On a CPU, they are torch's operators.
+    The times are means of `runs` calls, after two calls to warm up. On a CPU, torch's operators stand for kernels.
     """
     on = torch.profiler.ProfilerActivity
     for _ in range(2):

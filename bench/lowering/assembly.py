@@ -27,7 +27,7 @@ _AMD_BRANCH = re.compile(r"(\.LBB\w+)")
 
 
 class Instruction(NamedTuple):
-    """One instruction. A branch has the label of its target, and may be conditional."""
+    """One instruction. Only a branch has a `target`, the label that it jumps to, and may be `conditional`."""
 
     opcode: str
     target: str | None
@@ -46,14 +46,14 @@ class Listing:
         return count(self.instructions, pattern)
 
     def kinds(self, pattern: re.Pattern[str]) -> list[str]:
-        """Return the different opcodes that match, sorted."""
+        """Return the different opcodes that match `pattern`, sorted."""
         return sorted({one.opcode for one in self.instructions if pattern.match(one.opcode)})
 
     def left_in_registers(self) -> int:
         """Return how many matrix instructions of a warp group take their left operand from registers.
 
         There should be none. Triton 3.6 and 3.7 let the next step overwrite these registers while they are still read.
-        Such a loop is wrong now and then.
+        A loop with such an instruction gives wrong results now and then.
         """
         return sum(bool(WARP_GROUP_LEFT.match(one.opcode + one.operands)) for one in self.instructions)
 
@@ -81,7 +81,11 @@ class Listing:
         )
 
     def shortest(self, start: int, end: int, pattern: re.Pattern[str]) -> list[Instruction]:
-        """Return the shortest path from `start` to `end` that jumps over no instruction that matches."""
+        """Return the instructions of the shortest path that jumps over no instruction that matches `pattern`.
+
+        The path starts with the instruction at index `start` and ends with the one at index `end`. It jumps only
+        forward.
+        """
         steps, follows = {end: 1}, {}
         for at in range(end - 1, start - 1, -1):
             one = self.instructions[at]
@@ -98,6 +102,7 @@ class Listing:
 
 
 def count(instructions: Iterable[Instruction], pattern: re.Pattern[str]) -> int:
+    """Return how many of the instructions have an opcode that matches `pattern`."""
     return sum(bool(pattern.match(one.opcode)) for one in instructions)
 
 
@@ -155,12 +160,12 @@ class Usage(NamedTuple):
 
 
 def spill_bytes(listing: Listing, usage: Usage) -> int:
-    """Return the bytes that are spilled from registers: the stack, or 4 for each spill instruction if that is more."""
+    """Return the bytes that each thread spills: its stack, or 4 for each spill instruction if that is more."""
     return max(usage.stack_bytes, 4 * listing.count(SPILL))
 
 
 def read_cubin(cubin: bytes) -> tuple[Listing, Usage]:
-    """Return the listing and the resource usage of a cubin, by the tools in Triton's own wheel."""
+    """Return the listing and the resource usage of a cubin. They are read by the tools in Triton's own wheel."""
     from triton import knobs
 
     tools: Any = knobs.nvidia
@@ -175,9 +180,9 @@ def read_cubin(cubin: bytes) -> tuple[Listing, Usage]:
 
 
 def read_amdgcn(text: str) -> tuple[Listing, Usage]:
-    """Return the listing and the resource usage, from the metadata below the assembly.
+    """Return the listing of AMD's assembly, and the resource usage that the metadata below it states.
 
-    Scratch memory counts as stack.
+    Registers include the accumulation registers (AGPRs). Scratch memory counts as stack.
     """
     fields = dict(re.findall(r"\.(vgpr_count|agpr_count|private_segment_fixed_size):\s+(\d+)", text))
     registers = int(fields["vgpr_count"])  # includes the accumulation registers (AGPRs)

@@ -9,7 +9,7 @@ ARCHS = [name for name, row in ARCHITECTURES.items() if row.data_sheet is not No
 
 
 def data_sheet(architecture: Architecture) -> DataSheet:
-    """Return the data sheet of the architecture's GPU. Raises ValueError if there is none."""
+    """Return the data sheet of the architecture's GPU. Raise ValueError if none is known."""
     if architecture.data_sheet is None:
         raise ValueError(f"no data sheet of a GPU is known for {architecture.name}")
     return architecture.data_sheet
@@ -18,7 +18,7 @@ def data_sheet(architecture: Architecture) -> DataSheet:
 def products_of(architecture: Architecture, dtype: str) -> int:
     """Return how many products of `dtype` a multiprocessor forms in one cycle: float32 by FMAs, others on tensor cores.
 
-    Raises ValueError if that is not known for the architecture.
+    Raise ValueError if that number is not known for the architecture.
     """
     if architecture.products is None:
         raise ValueError(f"the products of {architecture.name} are not known")
@@ -27,7 +27,10 @@ def products_of(architecture: Architecture, dtype: str) -> int:
 
 
 def occupancy(architecture: Architecture, registers: int, num_warps: int, shared_bytes: int) -> float:
-    """Return the occupancy: the share of a multiprocessor's warps that programs of such a kernel can fill."""
+    """Return the occupancy of a kernel: the share of a multiprocessor's warps that its programs can fill at once.
+
+    Each thread of a program takes `registers`, and the program takes `num_warps` warps and `shared_bytes`.
+    """
     there = architecture.multiprocessor
     of_a_warp = ceil(max(registers, 1) * there.lanes / there.register_granule) * there.register_granule
     limits = [there.blocks, there.warps // num_warps, there.registers // of_a_warp // num_warps]
@@ -37,7 +40,7 @@ def occupancy(architecture: Architecture, registers: int, num_warps: int, shared
 
 
 def bound_tflops(architecture: Architecture, products: int, cycles: float) -> float:
-    """Return the TFLOP/s if every multiprocessor forms `products` in `cycles` and never waits.
+    """Return the TFLOP/s of the data sheet's GPU if each multiprocessor forms `products` in `cycles` and never waits.
 
     A product is two operations: a multiplication and an addition.
     """

@@ -1,4 +1,4 @@
-"""The table of `bench lowering --layers`: the tile that `pick` chooses for each layer, and what should bound it.
+"""The table of `bench lowering --layers`: the tile that `pick` chooses for each layer, and its expected bottleneck.
 
 Nothing is compiled or measured.
 """
@@ -26,7 +26,11 @@ Nothing here was measured on a GPU. The tile is the choice of the cost model in 
 
 
 def choices(layers: Iterable[Layer], dtype: str, gpu: Gpu) -> Iterator[tuple[object, ...]]:
-    """Yield one row for each operator of each layer, with the columns of HEADER."""
+    """Yield a row for each operator of each layer: the tile that `pick` chooses on `gpu`, and what follows from it.
+
+    A row has the columns of HEADER, which LEGEND explains. The operands have `dtype` and are in channels_last. There is
+    no bias, and no row for the kernel that adds up wgrad's partial sums.
+    """
     for layer in layers:
         for kernel in kernels_for(layer.geometry):
             if kernel == "wgrad_with_bias":
@@ -47,7 +51,7 @@ def choices(layers: Iterable[Layer], dtype: str, gpu: Gpu) -> Iterator[tuple[obj
 
 
 def shown(layers: Sequence[Layer], dtypes: Iterable[str], archs: Iterable[str], gpus: Iterable[Gpu]) -> str:
-    """Return a table for each architecture and dtype, and the legend."""
+    """Return a table for each architecture and dtype, and the legend. `gpus` are in the order of `archs`."""
     parts = [
         f"{arch}, {dtype}\n{table.columns(list(HEADER), [list(row) for row in choices(layers, dtype, gpu)])}"
         for arch, gpu in zip(archs, gpus, strict=True)

@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Compile the kernels, and print the table, the kernels that do not fit and what got worse.
 
-    Returns the exit status. Nothing is written or published unless all kernels compile and fit.
+    Return the exit status. Nothing is written or published unless all kernels compile and fit.
     """
     if args.publish and (args.everywhere or args.tile or args.rows != "all"):
         raise ValueError("--publish compiles all layers and tiles: leave out --everywhere, --tile and --rows")
@@ -165,7 +165,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def identify() -> int:
-    """Add the kernels of the checkout to `kernels.json`. Returns the exit status: 1 if some are new."""
+    """Add the kernels of the checkout to `kernels.json`. Return the exit status: 1 if an operator got a new entry.
+
+    Raise ValueError if Triton is not the version that `constraints.txt` pins.
+    """
     if triton.__version__ != kernel_identity.pinned():
         raise ValueError(
             f"kernels are identified with Triton {kernel_identity.pinned()}, not with {triton.__version__}: "
@@ -180,7 +183,10 @@ def identify() -> int:
 
 
 def of_tiles(names: list[str] | None, wanted: list[Job]) -> list[Job]:
-    """Return the jobs with these tiles, and the job that has no tile; all jobs if `names` is None."""
+    """Return the jobs in `wanted` whose tile has one of these names, and those without a tile.
+
+    If `names` is None, return all jobs. Raise ValueError if a name is no job's tile.
+    """
     if names is None:
         return wanted
     unknown = set(names) - {str(job.tile) for job in wanted}

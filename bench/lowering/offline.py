@@ -1,4 +1,4 @@
-"""Offline compilation: which kernels to compile, for which operands and tiles, and how to do it without a GPU."""
+"""Offline compilation: which kernels to compile, for which operands and tiles, and how to compile without a GPU."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -48,7 +48,7 @@ class Memory(NamedTuple):
 class Job:
     """One kernel to compile: for these operands, with this tile, for this architecture.
 
-    The kernel that adds up wgrad's partial sums has no tile, and always the same `memory`.
+    The kernel that adds up wgrad's partial sums has no tile, and `memory` is (1, 1) in its job.
     """
 
     kernel: str
@@ -71,18 +71,18 @@ class Job:
 
 
 def operator_of(kernel: str) -> Operator:
-    """Return the operator that launches the kernel."""
+    """Return the operator that launches the kernel. For `sum_partials` this is wgrad."""
     operator = kernel.partition("_")[0]
     return operator if operator in OPERATORS else "wgrad"
 
 
 def varies_of(kernel: str) -> str:
-    """Return what the kernel's weight varies over, in the letters of `ConvGeometry.varies`."""
+    """Return the letters that the kernel's weight varies over, as in `ConvGeometry.varies`: "" for a shared weight."""
     return VARYING.get(kernel.partition("_")[2], "")
 
 
 def memories(operator: Operator, itemsize: int) -> list[Memory]:
-    """Return every combination of vector lengths that a launch can have, the longest first."""
+    """Return every combination of vector lengths that a launch of the operator can have, the longest loads first."""
     whole, loads = 16 // itemsize, sorted({1, 4 // itemsize, 16 // itemsize}, reverse=True)
     match operator:
         case "fprop":
@@ -94,7 +94,11 @@ def memories(operator: Operator, itemsize: int) -> list[Memory]:
 
 
 def operands_of(operator: Operator, dtype: str, memory: Memory, varies: str = "") -> Operands:
-    """Return the description of such operands that `pick` takes."""
+    """Return the description that `pick` takes of operands in `dtype` with the vector lengths in `memory`.
+
+    The weight varies over the letters `varies`. TMA can copy the operands if loads take 16 bytes and the weight is
+    shared.
+    """
     itemsize = DTYPES[dtype].itemsize
     loaded, stored = {"fprop": memory, "dgrad": memory[::-1], "wgrad": (min(memory), 16 // itemsize)}[operator]
     blocks = loaded * itemsize == 16 and not varies
@@ -110,9 +114,10 @@ def gpu_of_data_sheet(arch: str) -> Gpu:
 def jobs(
     archs: Iterable[str], dtypes: Iterable[str], kernels: Iterable[str], layers: Sequence[Layer], everywhere: bool
 ) -> list[Job]:
-    """Return the kernels to compile: every shipped tile with its longest vectors, and what `layers` launch.
+    """Return the jobs of `kernels` for each of `archs` and `dtypes`, each job once.
 
-    With `everywhere`, every shipped tile is compiled with every vector length that it ships for.
+    These are the jobs of all shipped tiles (`shipped_jobs`, which takes `everywhere`), and those that `layers` launch
+    (`picked_jobs`).
     """
     found: dict[Job, None] = {}
     for arch, dtype in product(archs, dtypes):
@@ -123,9 +128,11 @@ def jobs(
 
 
 def shipped_jobs(kernel: str, dtype: str, arch: str, everywhere: bool) -> list[Job]:
-    """Return a job for every tile that the kernel may run with.
+    """Return the jobs of a kernel's shipped tiles that fit the GPU of the architecture's data sheet.
 
-    Each tile has its longest vectors, or with `everywhere` one job for every vector length.
+    Each tile has one job, with the longest vectors that it ships for. With `everywhere`, it has a job for each
+    combination of vector lengths that it ships for. If each sample and location has a weight, only tiles for one image
+    have jobs. `sum_partials` has one job, without a tile.
     """
     if kernel == "sum_partials":
         return [adding(dtype, arch)]
@@ -147,7 +154,11 @@ def adding(dtype: str, arch: str) -> Job:
 
 
 def picked_jobs(layers: Sequence[Layer], dtype: str, arch: str) -> dict[Job, list[str]]:
-    """Return the jobs that the operators would launch for `layers`, each with the names of its layers."""
+    """Return the jobs that `layers` launch on the GPU of the data sheet, each with the names of its layers.
+
+    For a shared weight there is also the job of wgrad that sums the bias. The job that adds up partial sums has those
+    layers whose wgrad has partial sums without a bias.
+    """
     chosen: dict[Job, list[str]] = {}
     for layer in layers:
         for kernel in kernels_for(layer.geometry):
@@ -160,14 +171,15 @@ def picked_jobs(layers: Sequence[Layer], dtype: str, arch: str) -> dict[Job, lis
 
 
 def kernels_for(geometry: ConvGeometry) -> list[str]:
-    """Return the names of the kernels that such a layer launches, without the one that adds up partial sums."""
+    """Return the names of the kernels that a layer with this geometry launches, without `sum_partials`."""
     return [name for name in KERNELS if varies_of(name) == geometry.varies and name != "sum_partials"]
 
 
 def of_plan(plan: Plan, kernel: str, dtype: str, arch: str) -> Job:
-    """Return the job that compiles a plan's first kernel.
+    """Return the job that compiles the first launch of `plan`, whose kernel is called `kernel`.
 
-    The job ignores the addresses and the sizes of the operands, and into how many parts the sum is split.
+    The job keeps the vector lengths, and the tile with SPLIT_K=1. It has neither the addresses nor the sizes of the
+    operands. So different plans may give equal jobs.
     """
     given = plan.launches[0].arguments
     return Job(kernel, dtype, Memory(given["VECTOR_X"], given["VECTOR_Y"]), replace(plan.tile, SPLIT_K=1), arch)
@@ -176,9 +188,10 @@ def of_plan(plan: Plan, kernel: str, dtype: str, arch: str) -> Job:
 def call_for(
     operator: Operator, dtype: str, geometry: ConvGeometry, *, bias: bool = False, channels_last: bool = True
 ) -> Call:
-    """Return a call on tensors without data.
+    """Return a call of the operator on tensors without data, on the meta device.
 
-    With `bias`, fprop and dgrad add a bias, and wgrad also computes the gradient of one.
+    With `bias`, fprop and dgrad add a bias, and wgrad also computes the gradient of one. Without `channels_last`, the
+    operands are contiguous (NCHW), except that a weight that varies always has its channels last.
     """
     about: dict[str, Any] = dict(dtype=DTYPES[dtype], device="meta")
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -201,7 +214,7 @@ def call_for(
 def plan_for(
     operator: Operator, dtype: str, geometry: ConvGeometry, gpu: Gpu, tile: Tile | None = None, **how: bool
 ) -> Plan:
-    """Return the plan of a call on `gpu`, with `tile` or else with the tile that `pick` chooses for that GPU.
+    """Return the plan of a call on `gpu`, with `tile` or else with the tile that is chosen for that GPU.
 
     `how` goes to `call_for`: `bias` and `channels_last`.
     """
@@ -210,9 +223,10 @@ def plan_for(
 
 
 def for_memory(job: Job) -> Launch:
-    """Return the launch that is compiled for a job: 3x3 taps, and a number of channels that gives its vector lengths.
+    """Return the launch that is compiled for a job: of a small problem that gives the job's vector lengths.
 
     fprop and dgrad add a bias, so that all of their code is compiled. wgrad with the bias's gradient is another job.
+    For `sum_partials`, this is the second launch of wgrad with the bias's gradient.
     """
     geometry = small_geometry(job.varies, job.memory, DTYPES[job.dtype].itemsize)
     bias = job.operator != "wgrad" or job.kernel in ("wgrad_with_bias", "sum_partials")
@@ -224,15 +238,19 @@ def for_memory(job: Job) -> Launch:
 
 
 def small_geometry(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
-    """Return a small problem whose channels can be loaded and stored by the vector lengths in `memory`."""
+    """Return a small problem with 3 x 3 taps whose channels can be loaded and stored by the vector lengths in `memory`.
+
+    They can not be loaded by longer vectors.
+    """
     C, F = (64 + align % (16 // itemsize) for align in memory)
     return ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
 
 
 def precompile(plans: Iterable[Plan], device: torch.device) -> int:
-    """Compile what `plans` launch on the GPU `device`, in parallel processes. Returns how many kernels there are.
+    """Compile what `plans` launch on the GPU `device`, in parallel processes. Return how many kernels there are.
 
-    Errors are ignored here. A kernel that does not compile raises its error when it is launched.
+    Launches that compile to the same kernel count once. Errors are ignored here. A kernel that does not compile raises
+    its error when it is launched.
     """
     variants = list({started.variant: started for plan in plans for started in plan.launches}.values())
     if variants:
@@ -242,13 +260,16 @@ def precompile(plans: Iterable[Plan], device: torch.device) -> int:
 
 
 def compiled(kernel: Any, arguments: dict[str, Any], target: GPUTarget) -> Any:
-    """Return the kernel compiled for `target`, specialised as Triton would specialise it for these arguments."""
+    """Return the kernel compiled for `target`, from the source and options that `source_of` makes of the arguments."""
     source, options = source_of(kernel, arguments)
     return triton.compile(source, target=target, options=options)
 
 
 def source_of(kernel: Any, arguments: dict[str, Any]) -> tuple[ASTSource, dict[str, Any]]:
-    """Return what Triton compiles for these arguments, and its options."""
+    """Return what Triton compiles for these arguments, and the options `num_warps` and `num_stages` among them.
+
+    Tensors count as aligned to 16 bytes, unless the kernel forbids it. Integers are general: not even 1 is a constant.
+    """
     options: dict[str, Any] = {name: arguments[name] for name in ("num_warps", "num_stages") if name in arguments}
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):

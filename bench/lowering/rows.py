@@ -1,4 +1,4 @@
-"""The rows of `bench lowering`: for each kernel what its machine code takes, and the bound that follows from it."""
+"""The rows of `bench lowering`: each kernel's resources and instructions, and the bound that follows from them."""
 
 import multiprocessing
 import os
@@ -24,11 +24,11 @@ KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
 
 
 class Failure(str):
-    """Why a kernel could not be compiled."""
+    """A line that says which kernel did not compile or does not fit, and why."""
 
 
 def lower_or_fail(job: Job) -> Row | Failure:
-    """Return the row of a job, or a line that says which job failed and why."""
+    """Return the row of a job, or a Failure if `lower` raises an exception."""
     try:
         return lower(job)
     except Exception as error:
@@ -37,7 +37,7 @@ def lower_or_fail(job: Job) -> Row | Failure:
 
 
 def lower(job: Job) -> Row:
-    """Compile a kernel, and return its row: resources, instructions, and the bound that follows from them."""
+    """Compile a job's kernel, and return its row: resources, instructions, and the bound that follows from them."""
     kernel, _, arguments = for_memory(job)
     architecture, tile = job.architecture, job.tile
     lanes = architecture.multiprocessor.lanes
@@ -74,14 +74,17 @@ def lower(job: Job) -> Row:
 
 
 def main_loop(listing: assembly.Listing, job: Job) -> Row:
-    """Return what one step of the main loop takes: the instructions that each warp issues, and the bound from them.
+    """Return the fields of a row that describe the main loop: the instructions of one step, and the bound from them.
 
     If its tensor cores never wait, a multiprocessor forms a step's products in `step / products_of(...)` cycles. It can
-    issue ISSUES instructions in each. If a step needs more, issuing them is the bound.
+    issue ISSUES instructions in each of these cycles. If a step has more instructions, issuing them is the bound.
 
-    FMAs outside the tensor cores are themselves instructions. For such a loop, the row has the share of FMAs instead.
+    FMAs outside the tensor cores are themselves instructions. If a loop multiplies by FMAs, the row has their share of
+    its instructions, and no `instructions_per_mma_cycle`.
 
-    On sm_100 and AMD, opcodes do not say how much they multiply. There, the loop is taken to do one step.
+    On sm_100 and AMD, opcodes do not say how much they multiply. So one round of the loop counts as one step there.
+
+    A field without a value is None. AMD's rows have no bound. All fields are None without a tile or a main loop.
     """
     loop, tile, architecture = listing.main_loop(), job.tile, job.architecture
     found = dict.fromkeys(("instructions_per_step", "instructions_per_mma_cycle", "ffma_share", "bound_tflops"))
@@ -103,10 +106,10 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
 
 
 def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | None = None) -> Iterator[Row | Failure]:
-    """Yield the row of each job, or why there is none, in the order of `jobs`. Parallel processes compile them.
+    """Yield the row of each job, or its Failure, in the order of `jobs`. Parallel processes compile the kernels.
 
     A row's `layers` are the names of those layers for which `pick` chooses this tile with these vector lengths.
-    `default` is true if there is one.
+    `default` is true if there is at least one such layer. `processes` is by default the number of CPUs.
     """
     chosen: dict[Job, list[str]] = {}
     for arch, dtype in dict.fromkeys((job.arch, job.dtype) for job in jobs):
@@ -118,9 +121,9 @@ def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | Non
 
 
 def unfit(row: Row) -> str | None:
-    """Return why a compiled kernel cannot be launched: it takes too much shared memory. None if it fits.
+    """Return a line that says that a compiled kernel takes too much shared memory, and how much; None if it fits.
 
-    It may take no more than the GPU has, and no more than its tile promises (`Tile.shared_bytes`).
+    A kernel may take no more than the GPU has, and no more than its tile promises (`Tile.shared_bytes`).
     """
     promised, most = row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes
     if not (at_most(row["shared_bytes"], promised) and at_most(row["shared_bytes"], most)):
@@ -131,16 +134,16 @@ def unfit(row: Row) -> str | None:
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """Return the kernel that a row is of, and the version of Triton that compiled it."""
+    """Return the values of a row that identify its kernel (KEYS), and the version of Triton that compiled it."""
     return tuple(row[name] for name in (*KEYS, "triton"))
 
 
 def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float = 0.02) -> list[str]:
-    """Return a line for everything that is worse than in `committed`.
+    """Return a line for each figure in `rows` that is worse than in `committed`.
 
-    These may not grow: spilled bytes, shared memory, and by more than `tolerance` the instructions of a step. Occupancy
-    may not fall. The opcodes that multiply and that copy may not change. Only rows of the same version of Triton are
-    compared.
+    Spilled bytes and shared memory may not grow, and occupancy may not fall. The opcodes that multiply and that copy
+    may not change. The instructions of a step may not grow by more than the share `tolerance`. They may not be None in
+    only one of both rows. Only rows of the same kernel and version of Triton are compared (`pairs`).
     """
     found = []
     for row, old in pairs(rows, committed):
@@ -165,6 +168,6 @@ def compared(rows: Sequence[Row], committed: Sequence[Row]) -> int:
 
 
 def pairs(rows: Sequence[Row], committed: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return each row that has a committed row of the same kernel and version of Triton, with that row."""
+    """Return pairs of a row and the committed row of the same kernel and version of Triton, where there is one."""
     before = {key(row): row for row in committed}
     return [(row, before[key(row)]) for row in rows if key(row) in before]

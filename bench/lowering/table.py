@@ -49,22 +49,23 @@ def load(path: Path) -> list[Row]:
 
 
 def full(rows: Sequence[Row]) -> str:
-    """Return a table with every row."""
+    """Return a table with every row. It shows the number of layers, not their names."""
     body = [[len(row[name]) if name == "layers" else row[name] for name in COLUMNS.values()] for row in rows]
     return table.columns(list(COLUMNS), body)
 
 
 def by_architecture(rows: Sequence[Row]) -> str:
-    """Return a table of how many kernels there are for each architecture and dtype."""
+    """Return a table of how many rows there are for each architecture and dtype."""
     archs, dtypes = (list(dict.fromkeys(row[name] for row in rows)) for name in ("arch", "dtype"))
     found = Counter((row["arch"], row["dtype"]) for row in rows)
     return table.columns(["", *dtypes], [[arch, *(found[arch, dtype] for dtype in dtypes)] for arch in archs])
 
 
 def summary(path: Path, dtype: str = "bfloat16", arch: str = "sm_90", most: int = 3) -> str:
-    """Return a Markdown table of the tiles that most of the benchmark's layers run with, for each kernel.
+    """Return a Markdown table of the rows in a file, and a paragraph that explains it.
 
-    The README shows it if no GPU has been measured.
+    The table has the kernels that multiply on tensor cores, in `dtype` on `arch`. For each kernel it has the `most`
+    tiles that most of the benchmark's layers run with. The README shows the table if no GPU has been measured.
     """
     compiled = load(path)
     body = []

@@ -22,7 +22,7 @@ TARGET = GPUTarget("cuda", 90, 32)
 
 
 def hashes() -> dict[str, dict[str, str]]:
-    """Return for each operator the hash of the TTIR of each launch of each variant."""
+    """Return, by operator and by a launch's name in `started`, a hash of its TTIR and of what `specialized` returns."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for operator, name, launch in started():
         whole = f"{normalised(ttir(launch))}\n{specialized(launch)}"
@@ -50,7 +50,7 @@ def ttir(launch: Launch) -> str:
 
 
 def normalised(text: str) -> str:
-    """Return the TTIR with its values numbered in order and every function named `kernel`: names do not count."""
+    """Return the TTIR with values numbered in order and every function named `kernel`, so that names do not count."""
     numbers: dict[str, str] = {}
     text = re.sub(r"%[\w$.-]+", lambda match: numbers.setdefault(match[0], f"%{len(numbers)}"), text)
     return re.sub(r"@[\w$.]+", "@kernel", text)

@@ -1,4 +1,4 @@
-"""Variants of the kernels that together take every branch of the kernels' source. `kernel_identity` hashes their TTIR.
+"""Variants of the kernels that together take every branch of the kernels' source. `ttir` hashes what they launch.
 
 A variant is what is launched for one geometry with one tile. The block sizes of a tile differ, so that mixing two up
 changes the TTIR. The list is short because the tests compile all of it. `bench/results/kernels.json` uses the names.
@@ -15,7 +15,11 @@ from tritonconv.tiling.tile import Tile
 
 
 class Variant(NamedTuple):
-    """One variant: `operator` for `geometry` in `dtype` with `tile`, with a bias or without."""
+    """One variant: `operator` for `geometry` in `dtype` with `tile`.
+
+    With `bias`, fprop and dgrad add a bias, and wgrad also computes the gradient of one. Without `channels_last`, the
+    operands are contiguous (NCHW).
+    """
 
     operator: Operator
     geometry: ConvGeometry
@@ -26,19 +30,23 @@ class Variant(NamedTuple):
 
     @property
     def launches(self) -> list[Launch]:
+        """The launches of the variant's plan."""
         how = dict(bias=self.bias, channels_last=self.channels_last)
         return plan_for(self.operator, self.dtype, self.geometry, INTERPRETER, self.tile, **how).launches
 
 
 def dense(C: int, F: int, size: int = 8, taps: int = 3, B: int = 2, **other: Any) -> ConvGeometry:
-    """Return a square problem with ceil(size / stride) positions on each axis. `other` goes to `ConvGeometry`."""
+    """Return a problem of `size` x `size` pixels and `taps` x `taps` taps, whose weight is shared.
+
+    Each axis has ceil(size / stride) positions. `other` goes to `ConvGeometry`.
+    """
     strides = {name: other.get(name, 1) for name in ("stride_h", "stride_w")}
     P, Q = (-(-size // stride) for stride in strides.values())
     return ConvGeometry(B, C, size, size, F, P, Q, taps, taps, **other)
 
 
 def varying(varies: str, C: int = 64, F: int = 64, B: int = 2, taps: int = 3) -> ConvGeometry:
-    """Return a square problem of 6x6 positions whose weight varies over the letters `varies`."""
+    """Return a problem of 6 x 6 positions and `taps` x `taps` taps, whose weight varies over the letters `varies`."""
     return ConvGeometry(B, C, 5 + taps, 5 + taps, F, 6, 6, taps, taps, varies=varies)
 
 
@@ -56,7 +64,7 @@ WHOLE_TF32 = Tile(128, 64, 32, 8, 3, BLOCK_B=8, BLOCK_H=2, BLOCK_W=8)
 
 
 def sides(operator: Operator) -> dict[str, Variant]:
-    """Return the variants of fprop or dgrad."""
+    """Return the variants of `operator`, which is fprop or dgrad, by name."""
     gathered = {
         "vectors": Variant(operator, EVEN, BLOCKS, bias=True),
         "vectors, groups, stride": Variant(operator, dense(128, 128, G=2, stride_h=2, stride_w=2), BLOCKS),
@@ -93,7 +101,7 @@ def sides(operator: Operator) -> dict[str, Variant]:
 
 
 def wgrad() -> dict[str, Variant]:
-    """Return the variants of wgrad, and of the kernel that adds up its partial sums."""
+    """Return the variants of wgrad, by name. Most of them also launch the kernel that adds up partial sums."""
     split, whole, few = Tile(128, 64, 32, 8, 3, SPLIT_K=2), Tile(64, 32, 16, 4, 3), Tile(16, 64, 1, 4, 2)
     tma = dict(SPLIT_K=2, BLOCK_H=1)
     return {
@@ -119,12 +127,15 @@ def wgrad() -> dict[str, Variant]:
 
 
 def variants() -> dict[str, dict[str, Variant]]:
-    """Return each operator's variants, by name."""
+    """Return the variants by operator and name."""
     return {operator: wgrad() if operator == "wgrad" else sides(operator) for operator in OPERATORS}
 
 
 def started() -> Iterator[tuple[Operator, str, Launch]]:
-    """Yield every launch of every variant with its operator and name. wgrad's second launch adds up partial sums."""
+    """Yield each launch of each variant, after its operator and its name.
+
+    The name is that of the variant. It ends in ", sum" if the launch is wgrad's second one, which adds up partial sums.
+    """
     for operator in OPERATORS:
         for name, variant in variants()[operator].items():
             for number, each in enumerate(variant.launches):

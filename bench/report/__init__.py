@@ -1,1 +1,1 @@
-"""`python -m bench report`: tables and pictures of results, and what changed since older ones."""
+"""`python -m bench report`: tables and pictures of results, and what changed since older results."""

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the report of all files, taken together, and do what the options ask for. Returns the exit status."""
+    """Print the report of all files, taken together, and do what the options ask for. Return the exit status."""
     if not args.files:
         return regenerate(args)
     runs = [results.load(path) for path in args.files]
@@ -81,7 +81,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def regenerate(args: argparse.Namespace) -> int:
-    """Regenerate what is published, from the committed evidence alone. Returns the exit status."""
+    """Regenerate what is published, from the committed evidence alone. Return the exit status.
+
+    Raise ValueError without --publish, and with --out or --against.
+    """
     if not args.publish or args.out or args.against:
         raise ValueError("FILE is missing: only --publish works without it, and only by itself")
     from bench.report import publish
@@ -97,7 +100,7 @@ def say(written: list[Path]) -> None:
 
 
 def against(new: Results, old: Results, threshold: float) -> int:
-    """Print what changed. Returns 1 if one of our contenders got worse or if the runs share no rows, else 0."""
+    """Print what changed since `old`. Return 1 if one of our contenders got worse or no row is in both, else 0."""
     for warning in compare.differences(new, old):
         print(f"Not the same: {warning}.")
     found = compare.changes(new["rows"], old["rows"])

@@ -11,9 +11,10 @@ from bench.results import Results, merged
 
 
 def over_commits(runs: Sequence[Results], contenders: Sequence[str], dtype: str, style: Style) -> Figure:
-    """Draw the geometric mean of TFLOP/s in each pass, run by run, over the layers that every run knows.
+    """Draw a panel for each contender: the geometric mean of TFLOP/s of each pass, after each run.
 
-    A run need not time all layers: those that it left out count as they were before.
+    `runs` go from old to new. A run need not time all layers: the layers that it left out count with their earlier
+    times. Only layers and passes that have a time after each run count.
     """
     known = [merged(runs[: i + 1]) for i in range(len(runs))]
     size = (1 + 4.5 * len(contenders), 4.2)

@@ -12,10 +12,10 @@ from bench.run.contenders import INSTEAD, OURS
 BASELINE, SUBSTITUTE = "torch", INSTEAD[0]
 # What is published of ours: the contender that runs on a GPU, and the one that runs on a CPU.
 GPU_CONTENDER, CPU_CONTENDER = "triton", "reference"
-# A layer and a pass; and with contender and dtype.
+# A place is a layer and a pass. A key also has the contender and the dtype.
 Place = tuple[str, str]
 Key = tuple[str, str, str, str]
-# Replays of a CUDA graph with a cold L2 cache, and calls as a user makes them.
+# device: replays of a CUDA graph with a cold L2 cache. eager: calls as a user makes them.
 Clock = Literal["device", "eager"]
 CLOCKS: tuple[Clock, ...] = ("device", "eager")
 
@@ -34,7 +34,8 @@ def times(row: Row | None, beside: Row | None, clock: Clock | None = None) -> di
     """Return median, p20 and p80 of `row` in microseconds, to be compared with those of `beside`.
 
     "device" takes the times on the device, where both rows were timed there in the same way. "eager" takes those of
-    eager calls. Without a clock it is the device where that is possible, else eager. None if a time is missing.
+    eager calls. Without a clock, the times on the device are taken where that is possible, else the eager ones. None if
+    a row or its time is missing.
     """
     if row is None or beside is None or {row["status"], beside["status"]} != {"ok"}:
         return None
@@ -78,8 +79,8 @@ class Change:
     """How one row changed between two runs.
 
     `factor` is the new time over the old: 1.1 is a tenth slower. It is None if the row has no result any more. `drift`
-    is the same factor of the yardstick in the same layer and pass, and 1 if it is not known. It shows how the machine
-    changed, as opposed to our code.
+    is the same factor of the yardstick in the same layer and pass, and 1 if it is not known. The drift shows how the
+    machine changed, as opposed to our code. `about` is the key of the row, and `what` describes the change in words.
     """
 
     about: Key
@@ -102,10 +103,10 @@ class Change:
 
 
 def changes(new: Sequence[Row], old: Sequence[Row]) -> list[Change]:
-    """Return the rows that got slower or faster by more than their spread, slowest first.
+    """Return the rows that got slower or faster by more than their spread: lost rows first, then the slowest first.
 
-    That is the case if the p20 of one run lies above the p80 of the other. A result that was right and is missing now
-    counts as a change. A row that is in only one of the two runs does not.
+    A time changed by more than its spread if the p20 of one run lies above the p80 of the other. A row that had a
+    time and now has none is lost. A row that is in only one of the two runs is left out.
     """
     before, after = ({key(row): row for row in rows} for rows in (old, new))
     found = []
@@ -129,9 +130,10 @@ def drift(row: Row, before: Mapping[Key, Row], after: Mapping[Key, Row]) -> floa
 
 
 def differences(new: Results, old: Results) -> list[str]:
-    """Return which versions differ between the runs, beside the code.
+    """Return a line for each version of software that differs between the runs. The versions of our code do not count.
 
-    Raises ValueError if the runs can not be compared, because they are of different machines or one is a rehearsal.
+    Raise ValueError if the runs are of different machines or at different batches. Raise it, too, if one is a rehearsal
+    and the other is not, unless one of them is a sample.
     """
     ours, theirs = new["environment"], old["environment"]
     for name in ("gpu", "cpu") if not ours["gpu"] else ("gpu",):

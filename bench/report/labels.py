@@ -57,7 +57,10 @@ def place(
 
 
 def _best(boxes: Mapping[Offset, Bbox], frame: Bbox, taken: Sequence[Bbox], busy: Sequence[Bbox]) -> Offset:
-    """Return the first offset whose box is inside the frame and clear of labels and markers, or at least of labels."""
+    """Return the first offset whose box is inside the frame and clear of labels and markers, or at least of labels.
+
+    If there is none, return the first offset of all.
+    """
     inside = [at for at, box in boxes.items() if _within(box, frame)]
     free = [at for at in inside if not boxes[at].count_overlaps(taken)]
     clear = (at for at in free if not boxes[at].count_overlaps(busy))

@@ -22,7 +22,7 @@ def records(folder: Path = RESULTS) -> Machine:
 
 
 def refusal(run: Results) -> str | None:
-    """Why a run is not published, or None if it may be."""
+    """Return why a run may not be published: a sample, a rehearsal, or a GPU at another batch. None if it may be."""
     for kind in ("sample", "rehearsal"):
         if kind in run:
             return f"a {kind} can not be published: {run[kind]}"
@@ -32,7 +32,7 @@ def refusal(run: Results) -> str | None:
 
 
 def machines(folder: Path = RESULTS) -> list[Machine]:
-    """Return the records of each machine: GPUs before CPUs, and among them the machine measured last first."""
+    """Return the records of each machine: GPUs before CPUs, and among each of these the one measured last first."""
     found: dict[str, Machine] = {}
     for path, run in records(folder):
         found.setdefault(name(run), []).append((path, run))
@@ -41,7 +41,7 @@ def machines(folder: Path = RESULTS) -> list[Machine]:
 
 
 def name(run: Results) -> str:
-    """Return what the times of a run depend on: the GPU, or the CPU with its threads and the batch."""
+    """Return the name of a run's machine: the GPU, or the CPU with its threads and the batch, on which times depend."""
     about = run["environment"]
     return str(about["gpu"]) if about["gpu"] else f"{about['cpu']}, {about['threads']} threads{at_batch(run)}"
 
@@ -61,12 +61,12 @@ def dtypes(run: Results) -> list[str]:
 
 
 def at_batch(run: Results) -> str:
-    """Return the batch in words, if it is not that of the layers."""
+    """Return the batch in words, or an empty text if it is that of the layers."""
     return f" at batch {run['batch']}" if "batch" in run else ""
 
 
 def where(run: Results) -> list[str]:
-    """Return the machine and versions of each run, what is missing, and a table of the ceilings."""
+    """Return two Markdown texts: a list of each run's machine and versions and of what is missing, and the ceilings."""
     lines = [f"- {line}" for line in tables.made_on(run)]
     if not run.get("complete", True):
         lines.append(f"- Not everything that was planned was timed: {run['stopped']}.")
@@ -74,7 +74,11 @@ def where(run: Results) -> list[str]:
 
 
 def picture(machine: Machine, name: str, link: str, what: str) -> str:
-    """Return the Markdown of a picture of a machine's runs. A browser takes the light or the dark file by its theme."""
+    """Return HTML that shows the picture `name` of a machine's runs.
+
+    A browser takes the light or the dark file by its theme. `link` is the path to the pictures'
+    folder, with a slash at its end. `what` is the alternative text.
+    """
     stem = f"{link}{machine[-1][0].stem}-{name}"
     dark = f'<source media="(prefers-color-scheme: dark)" srcset="{stem}-dark.png">'
     return f'<picture>{dark}<img alt="{what}" src="{stem}.png"></picture>'

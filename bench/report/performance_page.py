@@ -69,12 +69,12 @@ def beside(comparison: Comparison) -> list[str]:
 
 
 def over_commits(machine: Machine, dtype: str, link: str) -> list[str]:
-    """Return the picture of throughput over commits, if the machine has several records."""
+    """Return the picture of throughput over commits, or an empty list if the machine has only one record."""
     return [picture(machine, f"commits-{dtype}", link, f"Throughput over commits in {dtype}")] * (len(machine) > 1)
 
 
 def memory(comparison: Comparison) -> list[str]:
-    """Return the table of peaks of memory, if they were measured."""
+    """Return a sentence and the table of peaks of memory, or an empty list if no peak was measured."""
     if comparison.peak(comparison.contender) is None:
         return []
     other = tables.NAMES[comparison.baseline]

@@ -17,9 +17,9 @@ from bench.run.contenders import CONTENDERS
 
 
 def draw(runs: Sequence[Results], folder: Path, stem: str, contenders: Sequence[str] = CONTENDERS) -> list[Path]:
-    """Draw every picture of `runs` twice, as <stem>-<name>.png and <stem>-<name>-dark.png. Returns the files.
+    """Draw every picture of `runs` twice, as <stem>-<name>.png and <stem>-<name>-dark.png. Return the files.
 
-    Pictures of speed are only those of `contenders`.
+    There are pictures of speed only for `contenders`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
@@ -33,7 +33,7 @@ def draw(runs: Sequence[Results], folder: Path, stem: str, contenders: Sequence[
 def pictures(runs: Sequence[Results], contenders: Sequence[str] = CONTENDERS) -> dict[str, Callable[[Style], Figure]]:
     """Return, by name, a function that draws each picture of what was timed in `runs`, taken together.
 
-    There is a picture over commits only if there are several runs.
+    There are pictures of speed only for `contenders`, and pictures over commits only if there are several runs.
     """
     together = merged(runs)
     rows = together["rows"]

@@ -14,9 +14,10 @@ IN_WORDS = {"forward": "a forward pass", "step": "a step"}
 
 
 def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "docs/performance.md") -> str:
-    """Return the README's section: the GPU that was measured last, and one sentence about the CPU.
+    """Return the README's section: the GPU that was measured last, and two sentences about the CPU.
 
-    Only the first dtype is shown. Without times on a GPU it says what the compiler makes of the kernels.
+    Only the first dtype of each machine is shown. Without times on a GPU, the section says what the compiler
+    makes of the kernels.
     """
     found = machines(folder)
     gpu = next((machine for machine in found if on_gpu(machine)), None)
@@ -53,7 +54,7 @@ def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "do
 
 
 def first(run: Results, contender: str, baseline: str = compare.BASELINE) -> Comparison | None:
-    """Return the comparison in the first dtype that has one."""
+    """Return the comparison in the first dtype of the run that has one, or None if no dtype has one."""
     for dtype in dtypes(run):
         if found := Comparison.of(run["rows"], contender, dtype, baseline):
             return found
@@ -61,7 +62,7 @@ def first(run: Results, contender: str, baseline: str = compare.BASELINE) -> Com
 
 
 def on_a_cpu(run: Results) -> str:
-    """Return in two sentences how much longer than torch.nn the reference takes on a CPU."""
+    """Return in two sentences how many times as long as torch.nn the reference takes on a CPU. Empty without times."""
     comparison = first(run, CPU_CONTENDER)
     if comparison is None:
         return ""
@@ -76,6 +77,6 @@ def on_a_cpu(run: Results) -> str:
 
 
 def times(comparison: Comparison, of: str, family: str | None = None) -> str:
-    """Return how many times as long as its yardstick a contender takes in eager mode."""
+    """Return how many times as long as its yardstick a contender takes in eager mode. "?" if it has no times."""
     mean = comparison.mean("eager", of, family)
     return f"{1 / mean:.1f}" if mean else "?"

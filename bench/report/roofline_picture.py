@@ -15,8 +15,8 @@ from bench.report.style import Style, heading, logarithmic
 from bench.results import Results, Row
 
 MARKERS = {"torch": "x", "triton": "o", "reference": "s", "loop": "v"}
-# Inches: the extent of a panel with few layers and with many; the width of a column of the key, and the height of a
-# line. The last is the height of everything above and below the panels.
+# Inches: the extent of a panel with few layers and with many; width of a column and height of a line of the key. The
+# last is the height of everything above and below the panels.
 PANEL, LARGE_PANEL, KEY, LINE, REST = 4.2, 5.4, 2.3, 0.135, 1.2
 # Panels are large if the key has at least this many lines.
 MANY = 30
@@ -100,7 +100,7 @@ def points(axis: Axes, rows: Sequence[Row], style: Style) -> None:
 
 
 def ceilings(axes: Sequence[Axes], peak: float, copy: float, style: Style) -> None:
-    """Draw the roof, and half of it, across the width of every panel."""
+    """Draw the roofline of both ceilings, and dotted half of it, across the width of every panel."""
     logarithmic(axes[0], "x")
     low, high = axes[0].get_xlim()
     ridge = peak * 1e3 / copy

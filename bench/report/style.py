@@ -73,7 +73,10 @@ STYLES = (LIGHT, DARK)
 
 
 def heading(figure: Figure, title: str, results: Results, style: Style) -> None:
-    """Write the title above the picture, then the run that it shows, and across it whether that is only a sample."""
+    """Write the title above the picture, and then the run that it shows.
+
+    If the run is a sample or a rehearsal, this is written across the picture.
+    """
     environment = results["environment"]
     where = environment["gpu"] or environment["cpu"]
     run = f"torch {environment['torch']}, commit {environment['commit']}, {environment['date'][:10]}"
@@ -84,7 +87,7 @@ def heading(figure: Figure, title: str, results: Results, style: Style) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as a PNG with a palette, and close it."""
+    """Write the figure as a PNG with a palette, and close it. Return its path."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI)
     pyplot.close(figure)

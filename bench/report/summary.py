@@ -25,7 +25,10 @@ class Comparison:
     def of(
         cls, rows: Sequence[Row], contender: str, dtype: str, baseline: str = compare.BASELINE
     ) -> "Comparison | None":
-        """Compare the contender in the layers whose yardstick is `baseline`, or return None if no time is there."""
+        """Compare the contender with `baseline` in the layers that have this yardstick.
+
+        Return None if there is no layer and pass in which both were timed.
+        """
         ratios = {clock: compare.speedups(rows, contender, dtype, baseline, clock) for clock in CLOCKS}
         ratios = {clock: found for clock, found in ratios.items() if found}
         return cls(compare.judged_by(baseline, rows), contender, dtype, baseline, ratios) if ratios else None
@@ -46,11 +49,11 @@ class Comparison:
         return {family: layers for family, layers in members.items() if layers}
 
     def layers(self, family: str | None = None) -> list[str]:
-        """The layers of a family, or of all, that were timed: families in their order."""
+        """Return the names of the timed layers of a family, or of all families one after another if it is None."""
         return [layer for name, layers in self.families.items() if family in (None, name) for layer in layers]
 
     def chosen(self, clock: Clock, of: str | None = None, family: str | None = None) -> dict[Place, float]:
-        """Return the ratios by this clock in a pass and a family, or in all."""
+        """Return the ratios by this clock in a pass and a family. None stands for all passes or families."""
         layers = set(self.layers(family))
         found = self.ratios.get(clock, {})
         return {place: ratio for place, ratio in found.items() if place[0] in layers and of in (None, place[1])}
@@ -60,28 +63,34 @@ class Comparison:
         return compare.geometric_mean(self.chosen(clock, of, family).values())
 
     def wins(self, clock: Clock, of: str | None = None) -> tuple[int, int, int]:
-        """Return in how many places the contender is faster, in how many slower, and how many there are."""
+        """Return in how many layers and passes the contender is faster, in how many slower, and how many were timed."""
         ratios = self.chosen(clock, of).values()
         return sum(ratio > 1 for ratio in ratios), sum(ratio < 1 for ratio in ratios), len(ratios)
 
     def slowest_first(self, clock: Clock) -> list[Place]:
-        """Return the places in the order of their ratios."""
+        """Return the layers and passes in the order of their ratios by this clock, the lowest first."""
         found = self.ratios[clock]
         return sorted(found, key=lambda place: found[place])
 
     def roof(self, contender: str, of: str | None = None, family: str | None = None) -> float | None:
-        """Return the geometric mean of a contender's shares of the roofline, in places timed on the device."""
+        """Return the geometric mean of a contender's shares of the roofline, or None if there are none.
+
+        Only layers and passes count in which both contenders were timed on the device.
+        """
         rows = compare.of(self.rows, contender, self.dtype)
         return compare.geometric_mean(rows[place]["roof"] for place in self.chosen("device", of, family))
 
     def peak(self, contender: str, of: str | None = None, family: str | None = None) -> float | None:
-        """Return the geometric mean of a contender's peaks of memory, as multiples of operands and results."""
+        """Return the geometric mean of a contender's peaks of memory, or None if none is known.
+
+        A peak is a multiple of operands and results.
+        """
         rows = compare.of(self.rows, contender, self.dtype)
         timed = {place for clock in self.ratios for place in self.chosen(clock, of, family)}
         return compare.geometric_mean(rows[place]["peak"] for place in timed if rows[place].get("peak"))
 
     def host(self, contender: str) -> float | None:
-        """Return the median, over all places, of the microseconds that the host needs for a call."""
+        """Return the median, over all layers and passes, of a contender's host times in microseconds, or None."""
         rows = compare.of(self.rows, contender, self.dtype).values()
         found = [row["host_us"]["median"] for row in rows if row["status"] == "ok" and row.get("host_us")]
         return median(found) if found else None

@@ -13,7 +13,10 @@ NAMED = 5
 
 
 def by_family(comparison: Comparison, cell: Callable[[Comparison, str, str | None], str | None]) -> str:
-    """Return a table with a row for each family, and for all where there are several, and a column for each pass."""
+    """Return a table with a column for each pass and a row for each family, and for all where there are several.
+
+    `cell` returns the text for a comparison, a pass and a family, or None.
+    """
     body = [
         [tables.counted(comparison, family), *(cell(comparison, of, family) for of in comparison.passes)]
         for family in tables.grouped(comparison)
@@ -22,29 +25,30 @@ def by_family(comparison: Comparison, cell: Callable[[Comparison, str, str | Non
 
 
 def speeds(comparison: Comparison, of: str, family: str | None) -> str | None:
-    """Return the ratios on the device and in eager mode as in "0.95 / 0.41"."""
+    """Return the mean ratios on the device and in eager mode as in "0.95 / 0.41", or None if there is neither."""
     return joined([tables.cell(comparison.mean(clock, of, family)) for clock in CLOCKS])
 
 
 def roofs(comparison: Comparison, of: str, family: str | None) -> str | None:
-    """Return the shares of the roofline of contender and yardstick as in "81 % / 86 %"."""
+    """Return the mean shares of the roofline of contender and yardstick as in "81 % / 86 %", or None."""
     both = [comparison.roof(name, of, family) for name in (comparison.contender, comparison.baseline)]
     return joined([None if roof is None else tables.percent(roof) for roof in both])
 
 
 def peaks(comparison: Comparison, of: str, family: str | None) -> str | None:
-    """Return the peaks of memory of contender and yardstick as in "1.33 / 1.07"."""
+    """Return the mean peaks of memory of contender and yardstick as in "1.33 / 1.07", or None."""
     both = [comparison.peak(name, of, family) for name in (comparison.contender, comparison.baseline)]
     return joined([tables.cell(peak) for peak in both])
 
 
 def slowness(comparison: Comparison, of: str, family: str | None) -> str | None:
-    """Return how many times as long as its yardstick the contender takes in eager mode."""
+    """Return how many times as long as its yardstick the contender takes in eager mode on average, or None."""
     mean = comparison.mean("eager", of, family)
     return None if mean is None else f"{1 / mean:.2f}"
 
 
 def joined(pair: Sequence[str | None]) -> str | None:
+    """Return both texts with a slash between them, and "-" for one that is missing. None if both are missing."""
     return " / ".join(map(table.text, pair)) if any(pair) else None
 
 
@@ -74,14 +78,14 @@ def verdict(comparison: Comparison, clock: Clock) -> str:
 
 
 def theirs_by(comparison: Comparison, clock: Clock) -> str:
-    """Return what runs as the yardstick: on the device it is cuDNN that torch calls."""
+    """Return the name of the yardstick. On the device, torch is called cuDNN, whose kernels it runs."""
     if comparison.baseline == compare.BASELINE:
         return "cuDNN" if clock == "device" else "torch"
     return tables.NAMES[comparison.baseline]
 
 
 def extremes(comparison: Comparison) -> str:
-    """Return the table of the worst and best passes by each clock."""
+    """Return the table of the NAMED worst and the NAMED best layers and passes by each clock, with their ratios."""
     header, columns = [], []
     for clock, ratios in comparison.ratios.items():
         order = comparison.slowest_first(clock)

@@ -107,7 +107,10 @@ def counted(comparison: Comparison, family: str | None) -> str:
 
 
 def mean_roof(comparison: Comparison, clock: Clock, of: str, family: str | None) -> float | None:
-    """Return the mean share of the roofline in the column that has it, which is that of the device if there is one."""
+    """Return the geometric mean of the contender's shares of the roofline, for the column of this clock and pass.
+
+    Return None for the eager column if the pass also has a device column, which shows the share instead.
+    """
     if clock == "eager" and comparison.chosen("device", of):
         return None
     mine = compare.of(comparison.rows, comparison.contender, comparison.dtype)
@@ -115,7 +118,11 @@ def mean_roof(comparison: Comparison, clock: Clock, of: str, family: str | None)
 
 
 def layers(comparison: Comparison) -> str:
-    """Return the table of every layer's ratios, by pass and clock, with the share of the roofline."""
+    """Return the table of ratios with a row for each layer, and a column for each pass and clock.
+
+    A ratio is the contender's speed over the yardstick's. The share of the roofline follows in brackets. A pass without
+    a time has its status instead. Layers that were skipped in all passes are left out.
+    """
     mine = compare.of(comparison.rows, comparison.contender, comparison.dtype)
     shown = columns(comparison)
     body = []
@@ -126,7 +133,10 @@ def layers(comparison: Comparison) -> str:
 
 
 def outcome(comparison: Comparison, row: Row | None, clock: Clock) -> str | None:
-    """Return what a table says of one row by one clock: its ratio, or why it has none."""
+    """Return the cell of one row by one clock: its ratio and share of the roofline. None if there is no row.
+
+    If the row was not timed, the cell is its status.
+    """
     if row is None:
         return None
     if row["status"] != "ok":

@@ -1,4 +1,4 @@
-"""Checks results before they are timed: samples of them are compared with sums of products in float64.
+"""Checks the results of contenders: samples of them are compared with sums of products in float64.
 
 The expected values are computed from pixels that are gathered by their indices, independently of every contender.
 """
@@ -14,20 +14,20 @@ from tests.support.oracle import precision_on
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.tools.tolerance import allowed, errors
 
-# The size of a sample. In fprop and dgrad: positions or pixels, with all their channels. In wgrad: taps, with all their
-# channels, or, if the weight varies by location, positions, with all their filters.
+# The largest size of a sample. POSITIONS: positions in fprop, pixels in dgrad, with all their channels. TAPS: taps in
+# wgrad, with all their filters. FILTERS: locations in wgrad, with all their filters, if the weight varies by location.
 POSITIONS = 512
 TAPS = 9
 FILTERS = 64
 
 
 class WrongResult(AssertionError):
-    """A result is further from float64 than rounding explains. It shows no time."""
+    """A result is further from float64 than its tolerance allows. Its row gets no times."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Expected values of a part of an operator's result: `result[at]` must be `expected`.
+    """Expected values of a part of an operator's result: `result[at]` must be close to `expected`, which is in float64.
 
     `products` is the number of products in each sum, on which the tolerance depends.
     """
@@ -43,20 +43,24 @@ class Sample:
 
 
 def samples(of: Pass, problem: Problem, seed: int = 0) -> list[Sample]:
-    """Return a sample for each result of a pass: its first and last position, and others at random."""
+    """Return a sample of each result of a pass, in the order of `operators_of`. For `forward` it includes the bias."""
     found = [sample(operator, problem, seed) for operator in operators_of(of, problem.layer)]
     return [with_bias(each, problem.bias) for each in found] if of == "forward" else found
 
 
 def with_bias(sample: Sample, bias: Tensor) -> Sample:
-    """Return the sample after a bias (N,) or (N, h, w) is added to a result (B, N, h, w)."""
+    """Return the sample of a result (B, N, h, w) after a bias (N,) or (N, h, w) is added to it."""
     _, _, *pixel = sample.at
     added = bias if bias.ndim == 1 else bias[:, *pixel].T
     return replace(sample, expected=sample.expected + added.double())
 
 
 def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:
-    """Return a sample of an operator's result, without a bias."""
+    """Return a sample of what an operator computes from the operands of `problem`, without a bias.
+
+    It has all positions, pixels or taps of the result if there are few, or else a selection that depends on `seed`
+    (`some`).
+    """
     geometry = problem.geometry
     generator = torch.Generator().manual_seed(seed)
     match operator:
@@ -83,9 +87,10 @@ def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:
 def assert_right(
     of: Pass, problem: Problem, results: Sequence[Tensor], expected: Sequence[Sample], looser: float = 1
 ) -> tuple[float, float]:
-    """Return the largest RMS and the largest maximum error of the results of a pass.
+    """Return the largest RMS and the largest maximum of the relative errors of a pass's results.
 
-    Raises WrongResult if an error is beyond its tolerance. The factor `looser` makes the tolerances larger.
+    `expected` has the sample of each result. Raise WrongResult if an error is NaN or larger than its tolerance. The
+    factor `looser` makes the tolerances larger (`tolerance.allowed`).
     """
     found = [0.0, 0.0]
     precision = precision_on(problem.x.device, problem.dtype)
@@ -102,9 +107,10 @@ def assert_right(
 
 
 def some(extents: tuple[int, ...], most: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, ...]:
-    """Return one index tensor for each extent: all positions, or at most `most`.
+    """Return the indices of the points of a grid, as one tensor for each of its extents.
 
-    A selection has the first, the last, and others at random. No position is in it twice.
+    These are all points if there are at most `most`. Otherwise they are at most `most` different points: the first, the
+    last, and others at random.
     """
     total = torch.Size(extents).numel()
     if total <= most:
@@ -116,14 +122,18 @@ def some(extents: tuple[int, ...], most: int, generator: torch.Generator, device
 
 
 def features_at(x: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """Return y[b, :, p, q]: the pixels under each position times the filters."""
+    """Return what fprop computes at n positions (b, p, q), in float64 and of shape (n, F).
+
+    It sums x[b, c, h, w] * weight[f, c, r, s] over c, r and s. The pixel (h, w) is the one under the tap (r, s). A
+    weight that varies by location is weight[p, q] there.
+    """
     n, own = ("n", weight[p, q]) if geometry.per_location else ("", weight)
     filters = own.double().unflatten(-4, (geometry.G, -1))
     return torch.einsum(f"nrsgc,{n}gfcrs->ngf", patches_at(x, geometry, b, p, q), filters).flatten(1)
 
 
 def patches_at(x: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """Return the pixels under each of n positions, of shape (n, R, S, G, C/G)."""
+    """Return the pixels under each tap of n positions (b, p, q), in float64 and of shape (n, R, S, G, C/G)."""
     r, s = torch.arange(geometry.R, device=x.device), torch.arange(geometry.S, device=x.device)
     h = p[:, None] * geometry.stride_h + r * geometry.dilation_h - geometry.pad_h
     w = q[:, None] * geometry.stride_w + s * geometry.dilation_w - geometry.pad_w
@@ -133,7 +143,11 @@ def patches_at(x: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tenso
 
 
 def pixels_at(y: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, h: Tensor, w: Tensor) -> Tensor:
-    """Return x[b, :, h, w]: the features of the positions that have the pixel under a tap, times the filters."""
+    """Return what dgrad computes at n pixels (b, h, w), in float64 and of shape (n, C).
+
+    It sums y[b, f, p, q] * weight[f, c, r, s] over f, r and s. The position (p, q) is the one whose tap (r, s) lies on
+    the pixel. Taps without such a position add nothing. A weight that varies by location is weight[p, q] there.
+    """
     r, s = torch.arange(geometry.R, device=y.device), torch.arange(geometry.S, device=y.device)
     far_h = h[:, None] + geometry.pad_h - r * geometry.dilation_h
     far_w = w[:, None] + geometry.pad_w - s * geometry.dilation_w
@@ -153,7 +167,8 @@ def pixels_at(y: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, h: T
 def gathered(side: Tensor, b: Tensor, rows: Tensor, columns: Tensor, in_rows: Tensor, in_columns: Tensor) -> Tensor:
     """Return side[b, :, rows, columns] in float64, of shape (n, R, S, channels).
 
-    Entries outside the side are zero: `in_rows` and `in_columns` say which are inside.
+    `b` has shape (n,), `rows` and `in_rows` have (n, R), `columns` and `in_columns` have (n, S). An entry is zero
+    unless `in_rows` and `in_columns` are true for it.
     """
     inside = in_rows[:, :, None] & in_columns[:, None, :]
     rows, columns = rows.where(in_rows, 0), columns.where(in_columns, 0)
@@ -162,7 +177,10 @@ def gathered(side: Tensor, b: Tensor, rows: Tensor, columns: Tensor, in_rows: Te
 
 
 def filters_at(x: Tensor, y: Tensor, geometry: ConvGeometry, p: Tensor, q: Tensor) -> Tensor:
-    """Return weight[p, q], of shape (n, F, C/G, R, S): the pixels under each position times its features."""
+    """Return what wgrad computes for n locations (p, q) that have their own filters, of shape (n, F, C/G, R, S).
+
+    It sums x[b, c, h, w] * y[b, f, p, q] over b, in float64. The pixel (h, w) is the one under the tap (r, s).
+    """
     total = x.new_zeros((len(p), *geometry.weight_shape[-4:]), dtype=torch.float64)
     by_group = total.unflatten(1, (geometry.G, -1))
     for b in range(geometry.B):  # one at a time, for memory
@@ -173,7 +191,10 @@ def filters_at(x: Tensor, y: Tensor, geometry: ConvGeometry, p: Tensor, q: Tenso
 
 
 def taps_at(x: Tensor, y: Tensor, geometry: ConvGeometry, r: int, s: int) -> Tensor:
-    """Return weight[:, :, r, s], of shape (F, C/G): the pixels that fall under one tap times the features."""
+    """Return what wgrad computes for the tap (r, s) of a shared weight, of shape (F, C/G).
+
+    It sums x[b, c, h, w] * y[b, f, p, q] over b, p and q, in float64. The pixel (h, w) is the one under the tap.
+    """
     h = torch.arange(geometry.P, device=x.device) * geometry.stride_h + r * geometry.dilation_h - geometry.pad_h
     w = torch.arange(geometry.Q, device=x.device) * geometry.stride_w + s * geometry.dilation_w - geometry.pad_w
     p, q = (index.nonzero()[:, 0] for index in ((h >= 0) & (h < geometry.H), (w >= 0) & (w < geometry.W)))

@@ -69,7 +69,7 @@ class Problem:
 
     @classmethod
     def draw(cls, layer: Layer, dtype: str, device: torch.device, seed: int = 0) -> "Problem":
-        """Return the problem of a layer, with normally distributed operands on `device`."""
+        """Return the problem of a layer, with normal random numbers from `seed` as operands, on `device`."""
         generator = torch.Generator(device).manual_seed(seed)
         geometry = layer.geometry
 
@@ -94,7 +94,7 @@ class Problem:
         return replace(self, x=self.x.contiguous(), weight=weight, y=self.y.contiguous())
 
     def call(self, operator: Operator, *, channels_last: bool = True, implementation: str = "auto") -> Call:
-        """Return the call of an operator on these operands, without a bias."""
+        """Return the call of an operator on these operands, without a bias. `channels_last` is its result's format."""
         factors: dict[Factor, Tensor] = dict(x=self.x, weight=self.weight, y=self.y)
         return Call.of_geometry(
             operator,
@@ -116,14 +116,15 @@ class Problem:
 
     @property
     def gradient(self) -> Tensor:
-        """The gradient of the layer's result."""
+        """The incoming gradient: that of the layer's result."""
         return self.x if self.layer.case.transposed else self.y
 
 
 def operators_of(of: Pass, layer: Layer) -> tuple[Operator, ...]:
     """Return the operator that computes each result of a pass.
 
-    The results of a step are the layer's result, the input's gradient and the weight's gradient.
+    The results of a step are the layer's result, the input's gradient and the weight's gradient, in this order. The
+    pass `forward` has only the first.
     """
     if of not in ("forward", "step"):
         return (of,)  # type: ignore[return-value]
@@ -134,9 +135,10 @@ def operators_of(of: Pass, layer: Layer) -> tuple[Operator, ...]:
 
 
 def competing(asked: Sequence[str], layer: Layer) -> list[str]:
-    """Return the contenders in `asked`.
+    """Return the contenders in `asked`, each once, and those that are added for a locally connected layer.
 
-    If torch is among them and has no such layer, `reference` and `loop` are added: users write these instead.
+    If torch is asked, `reference` and `loop` are added for such a layer, because users write these instead. The
+    contender torch stays, and `refusal` says why it is not timed.
     """
     instead = INSTEAD if layer.family == "local" and "torch" in asked else ()
     return list(dict.fromkeys([*asked, *instead]))
@@ -161,9 +163,9 @@ def refusal(contender: str, of: Pass, problem: Problem) -> str | None:
 
 
 def computation(contender: str, of: Pass, problem: Problem) -> Computation:
-    """Return a function without arguments that computes the pass as `contender` does, and returns its results.
+    """Return a function without arguments that computes the pass as `contender` does, and returns a tuple of results.
 
-    Raises ValueError if there is no such contender.
+    Raise ValueError if there is no contender of this name.
     """
     match contender:
         case "triton" | "reference":
@@ -213,9 +215,9 @@ def _loop(of: Pass, problem: Problem) -> Computation:
 
 
 def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda function: function) -> Computation:
-    """Return the pass by torch's own convolution: cuDNN on NVIDIA.
+    """Return the pass by torch's own convolution, wrapped by `transform`. On NVIDIA this is cuDNN.
 
-    Gradients are computed by aten.convolution_backward, which torch's autograd calls too.
+    A gradient alone is computed by aten.convolution_backward, which torch's autograd calls too.
     """
     case = problem.layer.case
     function = conv_transpose2d if case.transposed else conv2d
@@ -246,7 +248,7 @@ def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda 
 def compiled_by_torch(function: Any) -> Any:
     """Return the function under torch.compile, with the options that make it fastest.
 
-    Earlier compilations are dropped first, because torch keeps only a limited number and fails beyond it.
+    Earlier compilations are dropped first, because torch keeps only a limited number of them and fails beyond it.
     """
     torch.compiler.reset()
     mode = "max-autotune-no-cudagraphs" if torch.cuda.is_available() else None
@@ -267,7 +269,7 @@ def _flag_gems(of: Pass, problem: Problem) -> Computation:
 
 
 def _layer(of: Pass, problem: Problem, function: Callable[..., Tensor]) -> Computation:
-    """Return a layer's forward pass with its bias, or its step without one."""
+    """Return the forward pass of a layer with its bias, or if `of` is not "forward", its step without a bias."""
     if of == "forward":
         return lambda: (function(problem.input, problem.weight, problem.bias),)
     input, weight = problem.input.detach().requires_grad_(), problem.weight.detach().requires_grad_()

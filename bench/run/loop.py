@@ -38,7 +38,7 @@ def dgrad(y: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
 
 
 def wgrad(x: Tensor, y: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Return the weight (P, Q, F, C/G, R, S): each position's slice times its features, summed over the images."""
+    """Return the weight's gradient (P, Q, F, C/G, R, S): each position's slice times its features, summed over b."""
     image, features = (side.unflatten(1, (geometry.G, -1)) for side in (padded(x, geometry), y))
     weights = [
         torch.einsum("bgf,bgcrs->gfcrs", features[..., p, q], image[..., rows, columns])
@@ -48,7 +48,7 @@ def wgrad(x: Tensor, y: Tensor, geometry: ConvGeometry) -> Tensor:
 
 
 def windows(geometry: ConvGeometry) -> Iterator[Window]:
-    """Yield every position with its slices of the padded image."""
+    """Yield every position (p, q), and the rows and columns of the padded image that its taps fall on."""
     far_h, far_w = (geometry.R - 1) * geometry.dilation_h + 1, (geometry.S - 1) * geometry.dilation_w + 1
     for p, q in product(range(geometry.P), range(geometry.Q)):
         h, w = p * geometry.stride_h, q * geometry.stride_w
@@ -56,6 +56,9 @@ def windows(geometry: ConvGeometry) -> Iterator[Window]:
 
 
 def padded(x: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Return the image with the padding around it, or the image itself if there is no padding."""
+    """Return the image with zeros around it, or the image itself if there is no padding.
+
+    There are `pad_h` rows of zeros above and below, and `pad_w` columns left and right.
+    """
     h, w = geometry.pad_h, geometry.pad_w
     return pad(x, (w, w, h, h)) if h or w else x

@@ -1,4 +1,4 @@
-"""Measures one pass of one problem: checks every contender against float64, then times them side by side."""
+"""Measures one pass of one problem: checks each contender against float64, then times the right ones side by side."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +33,8 @@ def measure(
 
     A row with times has these fields, among others:
 
-        `device_us`    Microseconds on the GPU: replays of a CUDA graph with a cold L2 cache. None on a CPU.
+        `device_us`    Microseconds on the GPU: replays of a CUDA graph with a cold L2 cache. None on a CPU. If the
+                       call could not be captured, they are of eager calls, and `how` is "events".
         `wall_us`      Microseconds of eager calls, from the call until the result is there.
         `host_us`      Microseconds of eager calls, from the call until it returns. None on a CPU.
         `tflops`       TFLOP/s, from the median of `device_us`, or of `wall_us` if that is None.
@@ -43,6 +44,8 @@ def measure(
         `peak`         The peak of all memory, as a multiple of operands and results.
 
     Each of the three times is a dict of `median`, `p20`, `p80` and the number of `runs`.
+
+    If the GPU is lost, the exception that shows it is raised again.
     """
     device = problem.x.device
     rows = {
@@ -101,9 +104,10 @@ def looser(contender: str) -> float:
 def timed_or_failed(
     computations: dict[str, Computation], rows: dict[str, Row], device: torch.device, budget: float
 ) -> dict[str, Times]:
-    """Return the times of all calls, side by side.
+    """Return the times of all calls by contender, measured side by side.
 
-    If one of them raises an exception, each is timed alone, and the rows of those that fail get the status `failed`.
+    If a call raises an exception, each call is timed alone. In this case the rows of contenders that fail get the
+    status `failed`, and they have no times.
     """
     try:
         return side_by_side(computations, device, budget)
@@ -119,7 +123,7 @@ def timed_or_failed(
 
 
 def failure(error: Exception, device: torch.device) -> Row:
-    """Return the `status` and `reason` that a row gets for an exception. Raises it again if the GPU is lost."""
+    """Return the `status` and `reason` that a row gets for an exception. Raise it again if the GPU is lost."""
     if lost(device):
         raise error
     return {"status": "wrong" if isinstance(error, check.WrongResult) else "failed", "reason": in_short(error)}
@@ -139,7 +143,7 @@ def untimed(
 
 
 def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device, channels_last: bool = True) -> dict[str, str]:
-    """Return the name of the tile that each operator of the pass runs with on `device`."""
+    """Return, by operator of the pass, the name of the tile that it runs with on `device`, without a bias."""
     from bench.lowering.offline import plan_for
     from tritonconv import runtime
 
@@ -152,7 +156,10 @@ def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device, channels_
 
 
 def peak(times: Times, problem: Problem, of: Pass) -> float | None:
-    """Return the peak of all memory as a multiple of operands and results: 1 is the least. None if it is unknown."""
+    """Return the peak of all memory as a multiple of operands and results: 1 is the least. None if it is unknown.
+
+    The operands and results of a step are each factor and its gradient.
+    """
     if times.extra_bytes is None:
         return None
     least = problem.geometry.minimal_bytes(problem.x.element_size()) * (2 if of == "step" else 1)
@@ -160,7 +167,7 @@ def peak(times: Times, problem: Problem, of: Pass) -> float | None:
 
 
 def timed(times: Times, roof: Roof) -> Row:
-    """Return the fields of a row that follow from the times of one contender."""
+    """Return the fields of a row that follow from the times of one contender and from the roof of the pass."""
     device = spread(times.device) if times.device else None
     wall = spread(times.wall)
     microseconds = (device or wall)["median"]

@@ -1,4 +1,4 @@
-"""Measures the peak of the memory that a call takes: everything torch allocates in it, also inside operators."""
+"""Measures the peak of the memory that a call takes: everything torch allocates in the call, also inside operators."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +24,10 @@ def on_gpu(computation: Computation, device: torch.device) -> tuple[int, Any]:
 
 
 def on_cpu(computation: Computation) -> tuple[int, Any]:
-    """Return the same as `on_gpu`, from torch's profile of its allocator during the call.
+    """Return the peak of the bytes allocated in a call, beyond those allocated before it, and the call's results.
 
-    The profile sees no memory that libraries allocate by themselves. Nor does it see the freeing of tensors from before
-    the call.
+    The bytes come from torch's profile of its allocator during the call. The profile sees no memory that libraries
+    allocate by themselves. Nor does it see the freeing of tensors from before the call.
     """
     with uncollected(), profile(use_kineto=True, profile_memory=True) as profiler:
         results = computation()
@@ -39,7 +39,7 @@ def on_cpu(computation: Computation) -> tuple[int, Any]:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Switch garbage collection off meanwhile, so that memory from before the call is not freed during it."""
+    """Switch garbage collection off within the block, so that memory from before a call is not freed during it."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -50,5 +50,8 @@ def uncollected() -> Iterator[None]:
 
 
 def beside_results(peak: int, results: Sequence[Tensor] | None) -> int:
-    """Return the part of a call's peak that is not its results. `peak` does not contain the operands."""
+    """Return the bytes of a call's peak that are not those of its results: all of them if `results` is None.
+
+    `peak` does not contain the operands.
+    """
     return peak - sum(result.untyped_storage().nbytes() for result in results or ())

@@ -22,7 +22,7 @@ AGAIN = 64
 def ceilings(dtypes: Iterable[str], device: torch.device) -> Ceilings:
     """Measure the rates that the machine reaches.
 
-    Returns the TFLOP/s of a large matrix product of random numbers for each dtype. "copy" is the GB/s of a large copy,
+    Return the TFLOP/s of a large matrix product of random numbers for each dtype. "copy" is the GB/s of a large copy,
     and "l2" that of a small copy repeated within the L2 cache. Both count bytes read and bytes written.
     """
     extent, size = LARGE[device.type]
@@ -34,14 +34,14 @@ def ceilings(dtypes: Iterable[str], device: torch.device) -> Ceilings:
 
 
 def in_l2(device: torch.device) -> int:
-    """Return the bytes of the small copy: source and target together fill half the L2 cache."""
+    """Return the bytes of the small copy: source and target together fill half the L2 cache. On a CPU, 16 KiB."""
     if device.type == "cpu":
         return 1 << 14
     return int(torch.cuda.get_device_properties(device).L2_cache_size) // 4
 
 
 def _copy(size: int, times: int, device: torch.device) -> float:
-    """Return the seconds of `times` copies of `size` bytes.
+    """Return the seconds that `times` copies of `size` bytes take in one call.
 
     The kernel inverts the bits. In a CUDA graph, a plain copy would run on a copy engine, which is slower.
     """
@@ -50,23 +50,25 @@ def _copy(size: int, times: int, device: torch.device) -> float:
 
 
 def _product(dtype: str, extent: int, device: torch.device) -> float:
+    """Return the seconds that a product of two random matrices takes, of `extent` rows and columns each."""
     left, right = (torch.randn(extent, extent, dtype=DTYPES[dtype], device=device) for _ in range(2))
     with at_its_best(dtype):
         return _seconds(lambda: (left @ right,), device)
 
 
 def _seconds(computation: Computation, device: torch.device) -> float:
+    """Return the median of the device time in seconds, or on a CPU of the wall time."""
     times = side_by_side({"it": computation}, device)["it"]
     return statistics.median(times.device or times.wall) / 1e6
 
 
 class Roof(NamedTuple):
-    """The least time that a pass can take, and what bounds it.
+    """The least time that a pass can take at the ceilings, and what bounds it.
 
     An operator takes at least as long as its multiplications and additions ("arithmetic"), and as long as moving each
     operand and result once ("memory"). If the weight varies by location, it also takes at least as long as reading the
-    patches through the L2 cache ("L2"). The time of a pass is the sum over its operators. `bound` is what bounds the
-    operator that takes longest.
+    patches through the L2 cache ("L2"). The time of a pass is the sum over its operators, and so are `flops` and
+    `bytes`. `bound` is what bounds the operator that takes longest.
     """
 
     microseconds: float

@@ -65,7 +65,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def side_by_side(
     computations: dict[Name, Computation], device: torch.device, budget: float = BUDGET
 ) -> dict[Name, Times]:
-    """Time each of `computations`, in turns: if the machine gets slower meanwhile, it does so for all of them."""
+    """Return the times of each of `computations`, measured in turns.
+
+    So if the machine gets slower meanwhile, it does so for all of them. All runs of one call take about `budget`
+    seconds for the device time, and as long for the wall and host times (`turns`).
+    """
     if device.type == "cuda":
         times = on_device(computations, device, budget)
     else:
@@ -78,7 +82,7 @@ def side_by_side(
 
 
 def on_device(computations: dict[Name, Computation], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
-    """Return device times: replays of CUDA graphs between two events, with a cold L2 cache, in turns."""
+    """Return the device times of each of `computations`: replays of CUDA graphs, with a cold L2 cache, in turns."""
     times = {name: Times() for name in computations}
     replays = {}
     for name, computation in computations.items():
@@ -98,8 +102,9 @@ def on_device(computations: dict[Name, Computation], device: torch.device, budge
 def captured(computation: Computation, device: torch.device) -> tuple[Computation, str, int]:
     """Capture `computation` in a CUDA graph.
 
-    Returns a function that replays it, "graph", and the peak of the memory that a call takes beside operands and
-    results. If it cannot be captured, the function is `computation` itself, and the name is "events".
+    Return a function that replays the graph, "graph", and the peak of the memory that a call takes beside operands and
+    results. If the call cannot be captured, return `computation` itself and "events" instead of the first two. Raise
+    torch.OutOfMemoryError if memory does not suffice for the capture.
     """
     computation()
     extra = memory.beside_results(*memory.on_gpu(computation, device))
@@ -131,7 +136,10 @@ def captured(computation: Computation, device: torch.device) -> tuple[Computatio
 def _in_eager_mode(
     computations: dict[Name, Computation], times: dict[Name, Times], device: torch.device, budget: float
 ) -> None:
-    """Add wall times, from each eager call until its result is there, and on a GPU host times, until it returns."""
+    """Add the wall times of eager calls to `times`, and on a GPU their host times.
+
+    A wall time ends when the call's result is there, a host time when the call returns.
+    """
     for computation in computations.values():
         computation()
     for name in turns({name: _seconds(computation, device) for name, computation in computations.items()}, budget):
@@ -146,11 +154,12 @@ def _in_eager_mode(
 
 
 def turns(seconds: dict[Name, float], budget: float) -> list[Name]:
-    """Return the order of runs: all names forwards, then backwards, and so on.
+    """Return the order of runs: all names forwards, then backwards, and so on. A name ends when it has all its runs.
 
     Args:
         seconds: How long one run of each takes.
-        budget: How many seconds all runs of each may take. It bounds the number of runs within FEWEST and MOST.
+        budget: How many seconds all runs of each may take. The number of runs follows from it, but
+            is at most MOST and at least FEWEST, or FEWEST_OF_SLOW for a name that takes SLOW seconds or longer.
     """
     rounds = {
         name: max(FEWEST if each < SLOW else FEWEST_OF_SLOW, min(MOST, int(budget / max(each, 1e-9))))

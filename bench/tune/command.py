@@ -5,7 +5,7 @@ against float64: a tile whose result is wrong does not compete, however fast it 
 
 The winners become rows of the GPU's table, tritonconv/tiling/measured_tiles/<GPU>.json, where tritonconv looks tiles up
 before it asks its cost model. The table is written after each row, so the command may be stopped at any moment.
-Called again, it measures only what the table has no row for.
+Called again, it measures only what the table has no row of these kernels for.
 
 The exit status is 1 if a tile was wrong or failed. It is 2 if there is no GPU, or if the arguments are not usable.
 Otherwise it is 0.
@@ -85,7 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Tune, and print one line for each problem. Returns the exit status: 1 if a tile was wrong or failed."""
+    """Tune, and print one line for each problem.
+
+    Return the exit status: 1 if a tile was wrong or failed, 2 if there is no GPU, otherwise 0.
+    """
     layers = select(args.rows)
     if not torch.cuda.is_available():
         print("python -m bench tune needs a GPU, and torch.cuda finds none", file=sys.stderr)
@@ -111,9 +114,10 @@ def main(args: argparse.Namespace) -> int:
 def tune_all(
     todo: "Sequence[Task]", table: Table, clock: Clock, gpu: Gpu, record: Record | None = None
 ) -> tuple[int, int]:
-    """Compile everything, then tune as many problems as there is time for.
+    """Compile the kernels of all tiles to try, then tune as many problems as there is time for.
 
-    Returns how many problems were tuned, and how many tiles were refused because they were wrong or failed.
+    The rows go into `table`, and the times of all tiles into `record` if there is one. Return how many problems were
+    tuned, and how many tiles were refused because they were wrong or failed.
     """
     device = torch.device("cuda")
     done = refusals = 0
@@ -151,12 +155,15 @@ class Task(NamedTuple):
         return f"{self.layer.name} {self.operator} {self.dtype}"
 
     def plan(self, tile: Tile, gpu: Gpu) -> Plan:
-        """Return the plan with this tile."""
+        """Return the plan of the problem on `gpu` with this tile."""
         return plan_for(self.operator, self.dtype, self.layer.geometry, gpu, tile)
 
 
 def tasks(layers: Sequence[Layer], dtypes: Sequence[str], gpu: Gpu, known: Table | None, grid: bool) -> list[Task]:
-    """Return the problems that `known` has no row for. If several layers share a row, the first is tuned."""
+    """Return the problems to tune: those for which `known` has no row of the kernels as they are now.
+
+    If `known` is None, these are all problems. Of several layers with the same key, only the first has a problem.
+    """
     found: dict[measured.Key, Task] = {}
     for dtype, layer, operator in product(dtypes, layers, OPERATORS):
         key = key_of(layer, operator, dtype, gpu)

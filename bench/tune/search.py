@@ -27,12 +27,12 @@ from tritonconv.tiling.tile import Tile
 PROMISING = 14
 # How many tiles are timed in turns. More would take too much memory: each CUDA graph holds its results and workspace.
 AT_ONCE = 16
-# A function that times one call for each tile, and returns the microseconds.
+# A function that times one call for each tile, and returns the microseconds by tile. It may leave tiles out.
 Timer = Callable[[dict[Tile, Computation]], dict[Tile, float]]
 
 
 def request_of(layer: Layer, operator: Operator, dtype: str, gpu: Gpu) -> TileRequest:
-    """Return the arguments that `pick` gets for an operator of this layer."""
+    """Return the arguments that `pick` gets for an operator of this layer, without a bias and in channels_last."""
     return plan_for(operator, dtype, layer.geometry, gpu).request
 
 
@@ -43,10 +43,10 @@ def key_of(layer: Layer, operator: Operator, dtype: str, gpu: Gpu) -> measured.K
 
 
 def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Gpu, grid: bool) -> list[Tile]:
-    """Return the tiles to try: those that `pick` would consider and the cost model expects to be fastest.
+    """Return the tiles to try: of the tiles among which `pick` chooses, the PROMISING fastest by the cost model.
 
-    With `grid`, they are not only the shipped tiles but all that may run. For wgrad, each comes with the split-K parts
-    that the cost model considers.
+    With `grid`, return all suited tiles of a full grid instead (`fits.tuning_grid`, `pick.suited`). For wgrad, each
+    tile comes with every SPLIT_K that is worth considering (`pick.splits`).
     """
     geometry, _, operands, _ = request_of(layer, operator, dtype, gpu)
     found = (fits.tuning_grid if grid else fits.available)(operator, operands, gpu)
@@ -60,10 +60,10 @@ def candidates(layer: Layer, operator: Operator, dtype: str, gpu: Gpu, grid: boo
 def tune(
     problem: Problem, operator: Operator, tried: Sequence[Tile], gpu: Gpu, timer: Timer
 ) -> tuple[Row | None, list[str]]:
-    """Time the tiles `tried` whose result is right.
+    """Check the result of each tile in `tried`, and time the tiles whose result is right.
 
-    Returns the row of the fastest tile, or None if there is none, and a line for each tile that was refused. A tile is
-    refused if its result is wrong or it raises an exception.
+    Return the row of the fastest tile, or None if `timer` timed none, and a line for each tile that was refused. A tile
+    is refused if its result is wrong or if it raises an exception. If the GPU is lost, the exception is raised again.
     """
     call = problem.call(operator)
     wanted = check.samples(operator, problem)
@@ -103,9 +103,9 @@ def tune(
 
 
 def medians(calls: dict[Tile, Callable[[], Any]], device: torch.device) -> dict[Tile, float]:
-    """Return the median device time of each call, timed in turns with a cold L2 cache.
+    """Return the median device time of each call in microseconds, with a cold L2 cache.
 
-    Calls that a CUDA graph cannot capture are left out.
+    AT_ONCE calls at a time are timed in turns. Calls that a CUDA graph cannot capture are left out.
     """
     found: dict[Tile, float] = {}
     rest = iter(calls.items())

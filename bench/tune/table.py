@@ -13,7 +13,13 @@ from tritonconv.tiling import measured
 
 
 class Table:
-    """The rows of one GPU. The file is written after each row, so stopping loses nothing and a later call goes on."""
+    """The rows of the GPU named `gpu`. They are read from the file `path` if it exists.
+
+    `add` writes the file after each row. So a command that is stopped loses no row, and a later one goes on from them.
+    `kernels` has the name of each operator's kernels as they are now.
+
+    Raise ValueError if the file is the table of another GPU.
+    """
 
     def __init__(self, path: Path, gpu: str, kernels: dict[str, str]) -> None:
         self.path = path
@@ -33,7 +39,10 @@ class Table:
         return name == self.kernels[operator]
 
     def add(self, row: Row) -> None:
-        """Add a row, in the place of an older one with the same key, and write the file."""
+        """Add a row without its field "times", and write the file, whose rows are sorted by key.
+
+        The row gets the name of its operator's kernels and the version of torch. It replaces a row with the same key.
+        """
         key = tuple(row["key"])
         kept = {name: value for name, value in row.items() if name != "times"}
         self.rows[key] = kept | {"kernel": self.kernels[key[0]], "torch": torch.__version__}
