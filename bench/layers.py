@@ -127,7 +127,7 @@ def read(path: Path = TABLE) -> list[Layer]:
 
 
 def select(rows: str | Sequence[str], layers: Sequence[Layer] | None = None) -> list[Layer]:
-    """Return layers by name: "all", "smoke", or names with commas between them. Raises ValueError for other names."""
+    """Return layers by name: "all", "smoke", or names with commas between them. Raise ValueError for other names."""
     layers = read() if layers is None else layers
     names = list(rows) if not isinstance(rows, str) else {"smoke": list(SMOKE)}.get(rows, rows.split(","))
     if names == ["all"]:
