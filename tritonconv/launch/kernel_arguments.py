@@ -132,7 +132,8 @@ def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile)
 def tile_arguments(operand: Tensor, tile: Tile) -> dict[str, Any]:
     """Return the constants that every kernel of an operator takes: the tile, and how to multiply.
 
-    Products of the dtype of `operand` are multiplied in TF32 if it is float32 and torch allows that, or else exactly.
+    Operands of the dtype of `operand` are multiplied in TF32 if it is float32 and torch allows that. Otherwise they are
+    multiplied in their dtype, or in float32 by the interpreter.
     """
     import triton.language as tl
 
