@@ -17,7 +17,7 @@ def tf32_allowed() -> bool:
 
 
 def is_gpu(device: torch.device) -> bool:
-    """Whether the device is a GPU of NVIDIA or AMD, which torch both calls cuda. Users expect kernels to run there."""
+    """Whether the device is a GPU of NVIDIA or AMD, which torch both calls cuda. Users expect kernels to run on it."""
     return device.type == "cuda"
 
 

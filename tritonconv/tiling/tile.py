@@ -33,7 +33,7 @@ class Tile:
     blocks of rows before they go on to the next column, so that neighbours share operands in the L2 cache. SPLIT_K
     programs share the reduction of one block of results (split-K); only wgrad splits.
 
-    A TMA kernel copies pixels in blocks of BLOCK_B images x BLOCK_H rows x BLOCK_W columns. Such a block has BLOCK_M
+    A TMA kernel copies pixels in blocks of BLOCK_B images x BLOCK_H rows x BLOCK_W columns. This block has BLOCK_M
     pixels, or BLOCK_K in wgrad. All three are 0 in a tile for kernels that gather pixels one by one.
     """
 
