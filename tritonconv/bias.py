@@ -3,9 +3,9 @@
 | shape | letters | varies over |
 |---|---|---|
 | (N,) | "" | channels alone |
-| (B, N) | "b" | and samples |
-| (N, h, w) | "p q" | and pixels of the result |
-| (B, N, h, w) | "b p q" | and both |
+| (B, N) | "b" | channels and samples |
+| (N, h, w) | "p q" | channels and pixels of the result |
+| (B, N, h, w) | "b p q" | channels, samples and pixels of the result |
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ LETTERS = {1: "", 2: "b", 3: "p q", 4: "b p q"}
 
 
 def letters_of(bias: Tensor) -> str:
-    """Return the letters that the bias varies over. Raises ValueError for a shape that is not in the table above."""
+    """Return the letters that the bias varies over. Raise ValueError if it does not have 1 to 4 dimensions."""
     if bias.ndim not in LETTERS:
         raise ValueError(f"a bias has 1 to 4 dimensions, but got one of shape {list(bias.shape)}")
     return LETTERS[bias.ndim]
@@ -30,11 +30,15 @@ def shape_beside(result: Sequence[int], letters: str) -> tuple[int, ...]:
 
 
 def broadcastable(bias: Tensor) -> Tensor:
-    """Return the bias in a shape that can be broadcast to a result (B, N, h, w)."""
+    """Return the bias, or a view of it, in a shape that can be broadcast to a result (B, N, h, w)."""
     return bias if "p" in letters_of(bias) else bias[..., None, None]
 
 
 def sum_for(letters: str, gradient: Tensor) -> Tensor:
-    """Return the gradient of a bias that varies over `letters`, from the gradient (B, N, h, w) of the result."""
+    """Return the gradient of a bias that varies over `letters`, from the gradient (B, N, h, w) of the result.
+
+    It is summed over samples unless `letters` has "b", and over pixels unless `letters` has "p q". If it has all, the
+    gradient is returned unchanged.
+    """
     shared = [0] * ("b" not in letters) + [2, 3] * ("p" not in letters)
     return gradient.sum(shared) if shared else gradient

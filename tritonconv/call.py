@@ -17,8 +17,9 @@ class Settings(NamedTuple):
 
     `size` is the extent of the result in pixels or taps: (P, Q), (H, W) or (R, S). `pad` is the leading padding; the
     trailing one follows from the sizes of both sides. `varies` has the letters of the axes that the weight carries in
-    front: "", "b", "p q" or "b p q". `channels_last` is the memory format of the result, and of everything that is
-    derived from the call. A weight that varies always has its channels last in memory.
+    front: "", "b", "p q" or "b p q". `channels_last` says whether the result has its channels last in memory, and the
+    results of the calls of the backward pass, too. A weight that varies always has its channels last in memory.
+    `implementation` is one of `dispatch.IMPLEMENTATIONS`, or "auto".
     """
 
     size: Sizes
@@ -54,7 +55,8 @@ ADD_BIAS = ("fprop", "dgrad")
 def split_arguments(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...], Settings]:
     """Return the tensors among the arguments of the operator `name`, and the settings that follow them.
 
-    The tensors are the two factors. For an operator in ADD_BIAS the bias, or None, comes third.
+    The tensors are the two factors, in the order of `geometry.TAKES`. For an operator in ADD_BIAS the bias, or None,
+    comes third.
     """
     if name in ADD_BIAS:
         first, second, bias, size, stride, pad, dilation, *others = arguments
@@ -72,7 +74,11 @@ def join_arguments(name: str, factors: tuple[Any, Any], bias: Tensor | None, set
 
 
 def geometry_of(operator: Operator, first: Sizes, second: Sizes, settings: Settings) -> ConvGeometry:
-    """Return the geometry of a call, from the shapes of its two factors and its settings."""
+    """Return the geometry of a call of `operator` with these settings.
+
+    `first` and `second` are the shapes of the factors in the order of `TAKES`. `settings.size` is the size of the
+    result, in positions, pixels or taps. Whether the two shapes agree with each other is not checked.
+    """
     match operator:
         case "fprop":
             (B, C, H, W), (*_, F, _, R, S), (P, Q) = first, second, settings.size
@@ -113,7 +119,7 @@ class Call:
     also computes the gradient of fprop's bias. `device` is where the call runs, even if its tensors have no data and
     are on the meta device.
 
-    Raises ValueError if `finds_bias` meets a weight that varies, because no kernel computes that.
+    Raise ValueError if `finds_bias` and the weight varies, because no kernel computes that.
     """
 
     settings: Settings
@@ -125,7 +131,7 @@ class Call:
     device: torch.device
 
     def __init__(self, name: str, arguments: Sequence[Any], device: torch.device | None = None) -> None:
-        """Make a call from the arguments that torch passes, on the device of its tensors if no other is given."""
+        """Make a call from the arguments that torch passes. Without `device` it runs where its first tensor is."""
         (first, second, *bias), self.settings = split_arguments(name, arguments)
         self.name = name
         self.operator = OPERATOR_OF[name]
@@ -149,9 +155,9 @@ class Call:
         implementation: str = "auto",
         device: torch.device | None = None,
     ) -> "Call":
-        """Return a call for `geometry` on factors of its shapes.
+        """Return a call for `geometry` on factors of its shapes, in the order of `geometry.TAKES`.
 
-        Raises ValueError for a bias that the operator does not add, and for a bias's gradient that it does not compute.
+        Raise ValueError if there is a bias and the operator is wgrad, or if `finds_bias` and it is not wgrad.
         """
         if bias is not None and operator not in ADD_BIAS:
             raise ValueError(f"{operator} adds no bias")
@@ -188,26 +194,27 @@ class Call:
 
     @property
     def result_shape(self) -> tuple[int, ...]:
-        """The shape of the result, which is the factor that the operator leaves out."""
+        """The shape of the factor that the operator computes. A gradient of the bias does not count."""
         return self.geometry.shape_of(LEAVES_OUT[self.operator])
 
     @property
     def result_is_channels_last(self) -> bool:
-        """Whether the result has its channels last in memory: by the settings, or because it is a weight that
-        varies.
+        """Whether the result has its channels last in memory.
+
+        The settings say so, or it is what wgrad computes for a weight that varies.
         """
         return self.settings.channels_last or (self.operator == "wgrad" and self.settings.varies != "")
 
     def without_data(self) -> "Call":
-        """Return the same call on tensors without data. It can be planned, but not computed."""
+        """Return the same call, for the same device, on tensors without data. It can be planned, but not computed."""
         arguments = (without_data(each) if isinstance(each, Tensor) else each for each in self.arguments)
         return Call(self.name, tuple(arguments), self.device)
 
     def of_gradient(self, factor: Factor, gradient: Tensor) -> "Call":
         """Return the call of the backward pass that computes the gradient of `factor`, which this call takes.
 
-        `gradient` is that of this call's result. For the weight, the call is wgrad alone. If the bias needs a gradient,
-        too, `wgrad_with_bias` runs instead, with the same tile.
+        `gradient` is that of this call's result. For the weight, the returned call is wgrad without the gradient of the
+        bias. If the bias needs a gradient, too, the backward pass runs `wgrad_with_bias` instead, with the same tile.
         """
         held: dict[Factor, Tensor] = dict(zip(TAKES[self.operator], self.factors, strict=True))
         held[LEAVES_OUT[self.operator]] = gradient

@@ -78,7 +78,10 @@ _INDICES = "the kernels' 32-bit indices, which must stay below 2^31 - 2^16"
 
 
 def _reach(geometry: ConvGeometry) -> tuple[int, int]:
-    """Return the rows and columns from the first to the last that some tap may look at, padding included."""
+    """Return how many rows and columns the taps may look at, padding included, with room for one more tap.
+
+    They are at least those of the image with its leading padding.
+    """
     return (
         max(geometry.H + geometry.pad_h, (geometry.P - 1) * geometry.stride_h + geometry.R * geometry.dilation_h),
         max(geometry.W + geometry.pad_w, (geometry.Q - 1) * geometry.stride_w + geometry.S * geometry.dilation_w),
@@ -88,7 +91,8 @@ def _reach(geometry: ConvGeometry) -> tuple[int, int]:
 def choose(call: Call) -> tuple[str, dict[str, str]]:
     """Return the implementation that runs `call`, and for each one that is preferred to it the reason why it does not.
 
-    If the call names an implementation that can not run it, NotImplementedError is raised, with the reason.
+    If the call names an implementation, none is preferred to that. Raise NotImplementedError, with the reason, if the
+    named implementation can not run the call.
     """
     asked = call.settings.implementation
     if asked != "auto":
@@ -110,7 +114,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def known(implementation: str) -> str:
-    """Return `implementation` if it is a known name. Raises ValueError if not."""
+    """Return `implementation` unchanged. Raise ValueError if it is not "auto" or one of IMPLEMENTATIONS."""
     if implementation not in ("auto", *IMPLEMENTATIONS):
         names = ", ".join(repr(name) for name in ("auto", *IMPLEMENTATIONS))
         raise ValueError(f"implementation must be one of {names}, but got {implementation!r}")
@@ -129,7 +133,11 @@ _default = _Default()
 
 
 def requested(implementation: str | None) -> str:
-    """Return what the caller asks for: the argument, else the innermost `using`, else the environment, else "auto"."""
+    """Return the implementation that is asked for, by name: the argument, unless it is None.
+
+    If it is None, the innermost `using` of this thread decides, else the environment, else it is "auto". Raise
+    ValueError if the argument is not a known name.
+    """
     return _default.implementation if implementation is None else known(implementation)
 
 

@@ -23,7 +23,10 @@ _said: dict[str, object] = {}
 
 
 def warn_once(message: str, reason: str) -> None:
-    """Warn with `message`, unless a warning for this `reason` was given before."""
+    """Warn with `message`, unless a warning for this `reason` was given before in this process.
+
+    Raise FallbackWarning, this time and the next, if the user's filter makes the warning an error.
+    """
     mine = object()
     # One atomic step: if several threads come here, one of them wins.
     if _said.setdefault(reason, mine) is not mine:

@@ -30,7 +30,7 @@ VARIES = ("", "b", "p q", "b p q")
 
 
 class Gemm(NamedTuple):
-    """A matrix product (M, K) x (K, N), with extents in elements, and the number G of such products.
+    """A matrix product (M, K) x (K, N), with extents in elements, and the number G of products of these extents.
 
     There is one product for each group, and for each sample or location that has a weight of its own. A location is a
     position, or in dgrad a pixel.
@@ -54,9 +54,11 @@ class ConvGeometry:
     derived from the other. So output_padding and the uneven padding of "same" need no field: only the leading pad
     enters the equation.
 
-    `varies` has the letters that the weight carries in front of its other axes: "b", "p q" or "b p q". Each value of
-    these letters has a matrix product of its own. Those of b, p and q that are not among them run over the rows of a
-    product.
+    `varies` has the letters that the weight carries in front of its other axes: "", "b", "p q" or "b p q". Each value
+    of these letters has a matrix product of its own. Those of b, p and q that are not in `varies` run within a product.
+
+    Raise ValueError if G, a stride or a dilation is less than 1, or if G does not divide both C and F. Also raise it if
+    `varies` is none of the above.
     """
 
     B: int
@@ -133,7 +135,7 @@ class ConvGeometry:
         return 1 if self.per_sample else self.B
 
     def gemm(self, operator: Operator) -> Gemm:
-        """Return the matrix product of `operator`. Its result (M, N) is the factor that the operator leaves out.
+        """Return the matrix products of `operator`. Their results (M, N) are the factor that the operator leaves out.
 
         With a stride, dgrad's K includes taps that fall between two positions. They are not multiplied: a pixel sees
         one tap in stride_h * stride_w on average.
@@ -149,7 +151,7 @@ class ConvGeometry:
                 return Gemm(M=F, N=C * self.R * self.S, K=rows, G=weights)
 
     def _shared_out(self, pixels: int) -> tuple[int, int]:
-        """Return how many rows a product has, and how many products there are.
+        """Return how many of the pixels of all images are in one product, and how many products there are.
 
         `pixels` counts the pixels or positions of each image.
         """
@@ -159,7 +161,7 @@ class ConvGeometry:
 
     @property
     def phases(self) -> int:
-        """How many phases the stride has. The pixels of a phase see the same taps, so dgrad computes one by one."""
+        """How many phases the stride has. The pixels of a phase see the same taps, so dgrad computes phase by phase."""
         return self.stride_h * self.stride_w
 
     def pixels(self, operator: Operator) -> tuple[int, int, int]:
@@ -173,7 +175,7 @@ class ConvGeometry:
 
     @property
     def periods(self) -> tuple[int, int]:
-        """The number of taps of each axis after which the stride comes back to the same phase."""
+        """The number of taps, in a column and in a row, after which the stride comes back to the same phase."""
         return self.stride_h // gcd(self.stride_h, self.dilation_h), self.stride_w // gcd(
             self.stride_w, self.dilation_w
         )
@@ -186,15 +188,20 @@ class ConvGeometry:
 
     @property
     def pointwise(self) -> bool:
-        """Whether each position sees only the pixel at its own place, so that all operators are plain matrix
-        products.
+        """Whether each position sees only the pixel at its own place, so that all operators are plain matrix products.
+
+        There is one tap, both strides are 1, there is no padding, both sides are equally large, and the weight does not
+        vary. There may be groups.
         """
         one = max(self.R, self.S, self.stride_h, self.stride_w) == 1
         unpadded = self.pad_h == self.pad_w == 0 and (self.H, self.W) == (self.P, self.Q)
         return one and unpadded and not self.varies
 
     def flattened(self) -> "ConvGeometry":
-        """Return the same product, if this is `pointwise`, over the pixels of all images as one row of one image."""
+        """Return the same product over the pixels of all images as one row of one image, with a dilation of 1.
+
+        This geometry must be `pointwise`, which is not checked.
+        """
         pixels = self.B * self.P * self.Q
         return replace(self, B=1, H=1, W=pixels, P=1, Q=pixels, dilation_h=1, dilation_w=1)
 

@@ -61,14 +61,17 @@ class DataSheet(NamedTuple):
 class Architecture:
     """What all GPUs of an architecture have in common. `name` is what compilers call it: sm_90, gfx942.
 
+    - `multiprocessor` is what one multiprocessor can hold.
     - `vendor` is None for Triton's interpreter.
     - `accumulators` is the most accumulators that a thread may hold in fprop and dgrad, `wgrad_accumulators` in wgrad.
       None is no limit.
     - `tma` says that the GPU has TMA.
     - `products_from_shared` says that tensor cores read operands from shared memory (WGMMA, tcgen05).
-    - `halves_share` says that TMA stores both halves of a result through the same buffer in shared memory.
-    - `stages` is the only `num_stages` that Triton's pipeliner accepts, if there is only one.
-    - `rates_from` names the architecture whose rates the cost model takes, if not the row's own.
+    - `halves_share` says that TMA copies both halves of a block of results out through the same buffer in shared
+      memory. `Tile.halves` says whether a tile has halves.
+    - `stages` is the only `num_stages` that Triton's pipeliner accepts, or None if it accepts others.
+    - `products` and `bandwidth` are the rates, or None if they are not known.
+    - `rates_from` names the architecture whose rates the cost model takes, or None for the row's own.
     - `data_sheet` is the GPU that `bench lowering` compiles for. It compiles for no architecture without one.
     """
 
@@ -91,20 +94,24 @@ class Architecture:
 
     @property
     def capability(self) -> int | None:
-        """The compute capability times ten: 90 for 9.0. Only NVIDIA's architectures have one."""
+        """The compute capability times ten: 90 for 9.0. None for all but NVIDIA's architectures."""
         return int(self.name.removeprefix("sm_")) if self.vendor == "NVIDIA" else None
 
     @property
     def shared_bytes(self) -> int | None:
-        """The bytes of shared memory that one block may hold: a multiprocessor's without those that the system
-        keeps.
+        """The bytes of shared memory that one block may hold. None if there is no limit.
+
+        They are the bytes of a multiprocessor, without those that the system keeps for the block.
         """
         there = self.multiprocessor.shared_bytes
         return None if there is None else there - self.multiprocessor.reserved_bytes
 
     @property
     def rates(self) -> Rates:
-        """The rates that the cost model divides by. Raises ValueError if the row has none."""
+        """The rates that the cost model divides by: those of `rates_from`, or the row's own.
+
+        Raise ValueError if they are not known.
+        """
         source = ARCHITECTURES[self.rates_from] if self.rates_from else self
         if source.products is None or source.bandwidth is None:
             raise ValueError(f"the rates of {source.name} are not known")
@@ -204,9 +211,9 @@ ARCHITECTURES = {row.name: row for row in _ROWS}
 def architecture(name: str) -> Architecture:
     """Return the row of that name, or a guess for an architecture without a row.
 
-    An unknown architecture of AMD gets the row of gfx942. One of NVIDIA gets the newest row before it, or sm_80 if
-    there is none. Its shared memory, accumulators and `halves_share` are those of sm_86, whose limits are NVIDIA's
-    lowest.
+    A name that begins with "sm_" is one of NVIDIA's. Without a row, it gets the row of the highest capability below its
+    own, or sm_80 if there is none. Its shared memory, accumulators and `halves_share` are those of sm_86, whose limits
+    are the lowest of NVIDIA's rows. Any other name without a row gets the row of gfx942. A guess has no data sheet.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -229,8 +236,9 @@ def architecture(name: str) -> Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What the choice of a tile needs to know of a GPU. Its measured tiles are found by `name`, which its maker gave
-    it.
+    """What the choice of a tile needs to know of a GPU: its architecture and the number of its multiprocessors.
+
+    `name` is what its maker calls it. The GPU's measured tiles are found by this name.
     """
 
     architecture: Architecture
@@ -239,7 +247,7 @@ class Gpu:
 
     @classmethod
     def of(cls, arch: str, multiprocessors: int, name: str = "") -> "Gpu":
-        """Return a GPU of the architecture of that name: sm_90, gfx942."""
+        """Return a GPU whose architecture is `architecture(arch)`. `arch` is a name like sm_90."""
         return cls(architecture(arch), multiprocessors, name)
 
 

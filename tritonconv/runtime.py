@@ -9,14 +9,15 @@ from tritonconv.gpu import INTERPRETER, Gpu
 
 
 def tf32_allowed() -> bool:
-    """Whether torch allows TF32 in convolutions. `torch.backends.cudnn.conv.fp32_precision` says so, with `allow_tf32`
-    behind it.
+    """Whether torch allows TF32 in convolutions: whether `torch.backends.cudnn.conv.fp32_precision` is "tf32".
+
+    Setting `torch.backends.cudnn.allow_tf32` changes it, too.
     """
     return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
 
 
 def is_gpu(device: torch.device) -> bool:
-    """Whether the device is a GPU, where users expect kernels to run."""
+    """Whether the device is a GPU of NVIDIA or AMD, which torch both calls cuda. Users expect kernels to run on it."""
     return device.type == "cuda"
 
 
@@ -48,7 +49,10 @@ def interpreted() -> bool:
 
 @cache
 def gpu_of(device: torch.device) -> Gpu:
-    """Return the GPU that a kernel on `device` runs on, or the interpreter. Raises torch's error if there is no GPU."""
+    """Return the GPU that a kernel on `device` runs on, or INTERPRETER if kernels run in Triton's interpreter.
+
+    Raise torch's error if there is no GPU.
+    """
     if interpreted():
         return INTERPRETER
     properties = torch.cuda.get_device_properties(device)

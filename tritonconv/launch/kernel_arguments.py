@@ -112,8 +112,8 @@ def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile)
     """Return the arguments by which a kernel that gathers the pixels of `side` gets from tap to tap.
 
     AXES_PER_INTEGER says how the kernel remembers which taps lie inside the side. It is 2 if one integer has a bit for
-    each tap: if a load takes 16 bytes, and R*S is at most TAPS_IN_BITS. Otherwise it is 1 if each axis has such an
-    integer: if R and S are at most TAPS_IN_BITS. Otherwise it is 0, and the kernel compares indices. WIDE_STEPS says
+    each tap: if a load takes 16 bytes, and R*S is at most TAPS_IN_BITS. Otherwise it is 1 if each axis has an integer
+    of its own: if R and S are at most TAPS_IN_BITS. Otherwise it is 0, and the kernel compares indices. WIDE_STEPS says
     whether the pointers may move by 2^31 elements or more from one step to the next.
     """
     _, stride_c, stride_h, stride_w = side.stride()
@@ -132,7 +132,8 @@ def tap_arguments(geometry: ConvGeometry, side: Tensor, vector: int, tile: Tile)
 def tile_arguments(operand: Tensor, tile: Tile) -> dict[str, Any]:
     """Return the constants that every kernel of an operator takes: the tile, and how to multiply.
 
-    Products of the dtype of `operand` are multiplied in TF32 if it is float32 and torch allows that, or else exactly.
+    Operands of the dtype of `operand` are multiplied in TF32 if it is float32 and torch allows that. Otherwise they are
+    multiplied in their dtype, or in float32 by the interpreter.
     """
     import triton.language as tl
 

@@ -60,7 +60,7 @@ def adjacent_channels(side: Tensor, channels: int) -> Tensor:
 def weight_channels_last(weight: Tensor) -> Tensor:
     """Return the weight (..., F, C/G, R, S) laid out as (..., F, R, S, C/G), contiguous and aligned to 16 bytes.
 
-    A weight that lies so already is returned as it is, without a copy. One that varies usually does.
+    A weight that lies so already is not copied. A weight that varies usually does.
     """
     return aligned(weight.movedim(-3, -1).contiguous())
 
@@ -173,7 +173,7 @@ def is_evenly_spaced(side: Tensor) -> bool:
 def dense_rows(side: Tensor) -> Tensor:
     """Return the side if the pixels of a row lie without gaps and channels are adjacent, or else in channels_last.
 
-    The side must have a channel stride of 1, and a stride over w that equals the number of channels.
+    The rows are without gaps if the channel stride is 1 and the stride over w equals the number of channels.
     """
     _, channels, _, _ = side.shape
     dense = side.stride(1) == 1 and side.stride(3) == channels

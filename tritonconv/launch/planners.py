@@ -66,7 +66,7 @@ def flatten_product(geometry: ConvGeometry, one: Tensor, other: Tensor) -> tuple
     """Return the geometry and views of both sides with all pixels in one row if that is possible, or else unchanged.
 
     It is possible if the convolution is a plain matrix product, and the pixels of both sides are evenly spaced. An
-    empty batch has no such row, because kernels divide by the pixels of an image.
+    empty batch is not flattened, because kernels divide by the pixels of an image.
     """
     if geometry.pointwise and geometry.B > 0:
         row_one, row_other = layout.one_row(one), layout.one_row(other)

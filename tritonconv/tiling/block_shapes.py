@@ -10,7 +10,7 @@ BlockShape = tuple[int, int, int]
 
 
 def pixels_of(tile: Tile, operator: Operator) -> int:
-    """Return how many pixels a block of `tile` has."""
+    """Return how many pixels a TMA block of `tile` has: BLOCK_K in wgrad, or else BLOCK_M."""
     return tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
 
 
@@ -33,7 +33,8 @@ def candidate_shapes(pixels: int, operator: Operator) -> list[BlockShape]:
 def whole_rows(pixels: int, geometry: ConvGeometry) -> list[BlockShape]:
     """Return a list with the shape of `pixels` pixels that are two or more whole rows of positions, or whole images.
 
-    The list is empty if there is no such shape, or if its blocks would overhang an image.
+    The list is empty if `pixels` is not a multiple of Q, or less than 2*Q. It is also empty if the rows neither divide
+    the P rows of an image nor are a multiple of P.
     """
     rows = pixels // geometry.Q
     if rows < 2 or pixels % geometry.Q or (geometry.P % rows and rows % geometry.P):
@@ -42,20 +43,21 @@ def whole_rows(pixels: int, geometry: ConvGeometry) -> list[BlockShape]:
 
 
 def with_shape(tile: Tile, shape: BlockShape) -> Tile:
-    """Return the tile with its pixels in blocks of that shape."""
+    """Return the tile with its pixels in blocks of `shape`. This makes it a tile for TMA."""
     B, H, W = shape
     return replace(tile, BLOCK_B=B, BLOCK_H=H, BLOCK_W=W)
 
 
 def with_some_shape(tile: Tile, operator: Operator) -> Tile:
-    """Return the tile with some shape for its blocks of pixels. Its shared memory is the same for every shape."""
+    """Return the tile with the first of its candidate shapes. Its shared memory is the same for every shape."""
     return with_shape(tile, candidate_shapes(pixels_of(tile, operator), operator)[0])
 
 
 def with_best_shape(tile: Tile, geometry: ConvGeometry, operator: Operator) -> Tile:
-    """Return the tile with the shape whose blocks cover the pixels of `geometry` with the fewest.
+    """Return the tile with the shape that covers the pixels that `operator` runs over in the fewest blocks.
 
-    For wgrad, the number of blocks counts times `Tile.tlb_slowdown`. A tile without TMA is returned as it is.
+    The number of blocks counts times `Tile.tlb_slowdown`, which differs from 1 only for wgrad. If several shapes need
+    as few, the first one is taken: `whole_rows`, then `candidate_shapes`. A tile without TMA is returned unchanged.
     """
     if not tile.uses_tma:
         return tile

@@ -72,9 +72,10 @@ FEW = 8
 
 
 def shipped(operator: Operator, operands: Operands) -> list[Tile]:
-    """Return the shipped tiles for such operands: those designed, and those that the tables of any GPU have.
+    """Return the shipped tiles for these operands: those designed, then those that the table of any GPU has for them.
 
-    `pick` chooses no other, except in the interpreter.
+    Each tile is there once, with a SPLIT_K of 1. TMA tiles have some block shape. `pick` chooses no other,
+    with two exceptions: the interpreter's tile, and the `num_stages` of an architecture that accepts only one.
     """
     found = [replace(Tile(*blocks), SPLIT_K=1) for blocks in measured.everywhere(operator, *astuple(operands))]
     found = [with_some_shape(tile, operator) if tile.uses_tma else tile for tile in found]
@@ -82,7 +83,10 @@ def shipped(operator: Operator, operands: Operands) -> list[Tile]:
 
 
 def designed(operator: Operator, operands: Operands) -> list[Tile]:
-    """Return the designed tiles for such operands: the rows of the tables above that are meant for them."""
+    """Return the designed tiles for these operands: the rows of the tables above that are meant for them.
+
+    Tiles for TMA come first, if there are any.
+    """
     whole_loads = operands.vector * operands.itemsize == 16
     if "p" in operands.varies:
         return designed_for_locations(operator, operands, whole_loads)
@@ -105,7 +109,8 @@ def designed(operator: Operator, operands: Operands) -> list[Tile]:
 def designed_for_tma(operator: Operator, operands: Operands) -> list[Tile]:
     """Return the designed tiles for TMA, each with some block shape.
 
-    There are none if TMA can not copy the operands, if tensor cores do not multiply them, or if the weight varies.
+    There are none if TMA can not copy the operands, if tensor cores do not multiply them, or if the weight varies. For
+    wgrad there are none in float32, either.
     """
     if not operands.tma_possible or operands.exact or operands.varies:
         return []
@@ -121,7 +126,10 @@ def designed_for_tma(operator: Operator, operands: Operands) -> list[Tile]:
 
 
 def designed_for_locations(operator: Operator, operands: Operands, whole_loads: bool) -> list[Tile]:
-    """Return the designed tiles for a weight of each location, for many images and for few."""
+    """Return the designed tiles for a weight of each location: for more than FEW images, then for at most FEW.
+
+    `whole_loads` says that loads take 16 bytes.
+    """
     if operator == "wgrad":
         rows, few = (_LOCAL_WGRAD if whole_loads and not operands.exact else _LOCAL_WGRAD_NARROW), _FEW_IMAGES_WGRAD
     else:
@@ -136,12 +144,12 @@ def designed_for_locations(operator: Operator, operands: Operands, whole_loads: 
 
 
 def images(tile: Tile, operator: Operator) -> int:
-    """Return how many images a tile for a weight of each location takes at once."""
+    """Return how many images a tile takes at once if each location has a weight: BLOCK_K in wgrad, or else BLOCK_M."""
     return tile.BLOCK_K if operator == "wgrad" else tile.BLOCK_M
 
 
 def smallest_tile(operator: Operator, itemsize: int, varies: str) -> Tile:
-    """Return the tile that fits every GPU, for any operands.
+    """Return the tile that fits every GPU, for any operands of `itemsize` bytes and a weight that varies over `varies`.
 
     It is the last row of _UNALIGNED and of _EXACT_UNALIGNED. For a weight of each location it is the last row for more
     than FEW images without alignment.

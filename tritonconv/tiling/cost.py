@@ -7,7 +7,7 @@ are in clock cycles. With n programs on a multiprocessor at the same time:
     block   = steps * step + n * bytes stored / L2 rate + a constant     one block of results (`cycles_of_block`)
     working = the sum of `block` over the waves + PER_PROGRAM            the busiest multiprocessor (`expected`)
     moving  = bytes of all tensors / DRAM rate / multiprocessors         the memory of the GPU (`expected`)
-    cycles  = the longer of working and moving + APART * the shorter + PER_LAUNCH if wgrad has partial sums
+    cycles  = the longer of working and moving + APART * the shorter + PER_LAUNCH if SPLIT_K > 1
 
 - products: multiply-adds of a step / (multiply-adds per cycle at the peak for the dtype) / BUSY.
 - L2: bytes of both operands of a step / (bytes per cycle from the L2 cache) * `Tile.tlb_slowdown`.
@@ -15,7 +15,8 @@ are in clock cycles. With n programs on a multiprocessor at the same time:
 - waiting: PER_STEP, the latency of a step. Programs wait at the same time, so it is not multiplied by n.
 - waves: in each wave, each multiprocessor computes n blocks, where n is its occupancy (`Tile.occupancy`). The last wave
   may have fewer.
-- moving: the DRAM is read and written while programs work. It moves each tensor once, and partial sums twice.
+- moving: the DRAM is read and written while programs work. It moves each tensor once. If SPLIT_K > 1, it moves the
+  weight's partial sums twice.
 
 The constants that are called fitted give the smallest errors for the 800 times in bench/results/h200-tiles.json. These
 are tiles of dense layers on an H200 in bfloat16. The model is off by 17 % in the root mean square. The tile that it
@@ -50,7 +51,10 @@ APART = 0.1
 
 
 class Estimate(NamedTuple):
-    """The cycles that a launch takes, and its bottleneck: products, L2, instructions, memory or waiting."""
+    """The cycles that a launch is expected to take, and its bottleneck.
+
+    `limit` is the bottleneck: "products", "L2", "instructions", "memory" or "waiting".
+    """
 
     cycles: float
     limit: str
@@ -106,10 +110,10 @@ def cycles_of_block(
 def cycles_of_step(
     tile: Tile, geometry: ConvGeometry, operator: Operator, operands: Operands, architecture: Architecture
 ) -> dict[str, float]:
-    """Return the cycles of one step by resource, for a program that has a multiprocessor to itself.
+    """Return a dict of the cycles of one step by resource, for a program that has a multiprocessor to itself.
 
     The resources are the products, L2 and instructions that the module's docstring explains, and the waiting of one
-    step for the one before. The latter does not depend on what else runs.
+    step for the one before. This waiting does not depend on what else runs.
     """
     (half, tf32, float32), bandwidth = architecture.rates
     products = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K
@@ -143,7 +147,12 @@ def instructions(tile: Tile, operator: Operator, operands: Operands, architectur
 
 
 def partial_bytes(tile: Tile, geometry: ConvGeometry, operator: Operator) -> int:
-    """Return the bytes of wgrad's workspace of float32 partial sums. It is written once and read once."""
+    """Return the size in bytes of wgrad's partial sums of the weight, in float32, if SPLIT_K is above 1. Otherwise 0.
+
+    The caller counts them twice, because they are written once and read once. The partial sums of the bias do not
+    count. Nor do those of the weight without a split. Then the gather kernel has them if the weight does not vary, and
+    any kernel if it is not channels_last.
+    """
     if operator != "wgrad" or tile.SPLIT_K == 1:
         return 0
     M, N, _, G = geometry.gemm(operator)

@@ -13,8 +13,9 @@ from tritonconv.tiling.tile import Operands, Tile
 def fits(tile: Tile, operator: Operator, itemsize: int, gpu: Gpu) -> bool:
     """Whether the GPU can run `tile`, by the limits of its architecture.
 
-    The block sizes must be powers of two, and at least 16 where tensor cores multiply. Shared memory and accumulators
-    must suffice. A tile for TMA needs a GPU with TMA.
+    The block sizes must be powers of two, and at least 16 unless the tile takes at most FEW images at once. The shared
+    memory and the accumulators of a thread must be at most what the architecture has. A tile for TMA needs a GPU with
+    TMA.
     """
     blocks = (tile.BLOCK_M, tile.BLOCK_N, tile.BLOCK_K)
     few = images(tile, operator) <= FEW
@@ -40,7 +41,7 @@ def at_most(amount: int, limit: int | None) -> bool:
 def runnable(tiles: list[Tile], operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
     """Return those of the tiles that fit the GPU.
 
-    If the architecture's pipeliner accepts only one `num_stages`, the tiles get that one.
+    If the architecture's pipeliner accepts only one `num_stages`, the tiles get that one first.
     """
     stages = gpu.architecture.stages
     adapted = tiles if stages is None else [replace(tile, num_stages=stages) for tile in tiles]
@@ -48,14 +49,15 @@ def runnable(tiles: list[Tile], operator: Operator, operands: Operands, gpu: Gpu
 
 
 def available(operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
-    """Return the available tiles: those shipped for such operands that fit the GPU, as `runnable` adapts them."""
+    """Return the available tiles: those shipped for these operands that fit the GPU, as `runnable` adapts them."""
     return runnable(shipped(operator, operands), operator, operands, gpu)
 
 
 def tuning_grid(operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
-    """Return every tile of a full grid that fits the GPU: the ones that `python -m bench tune` may try.
+    """Return every tile of a full grid that fits the GPU: the ones that `python -m bench tune --grid` may try.
 
-    Whether registers are enough, only the compiler knows.
+    TMA tiles have some block shape. For a weight of each location, the designed tiles for at most FEW images are added.
+    `fits` estimates registers; only the compiler knows whether they are enough.
     """
     if "p" in operands.varies:
         few = {tile for tile in designed(operator, operands) if images(tile, operator) <= FEW}

@@ -1,5 +1,6 @@
-"""The tiles that were measured to be fastest, in a table for each GPU. `python -m bench tune` writes
-`measured_tiles/`.
+"""The tiles that were measured to be fastest, in a table for each GPU.
+
+`python -m bench tune` writes the tables to `measured_tiles/`.
 """
 
 import json
@@ -19,9 +20,9 @@ Key = tuple[Any, ...]
 def key(geometry: ConvGeometry, operator: Operator, *operands: Any) -> Key:
     """Return the key that a problem has in the tables. `operands` are the fields of `tritonconv.tiling.tile.Operands`.
 
-    Two numbers count by their power of two: how many positions share a weight, and how many weights there are. So a row
-    serves batch sizes near the measured one. Padding and dilation do not count, nor does the shape of an image beside
-    its size.
+    Two numbers count only by their bit length: the positions that share a weight, and the weights of a group. So a row
+    serves batch sizes near the measured one. Padding and dilation are not in the key, nor are the rows and columns of
+    an image.
     """
     channels = (geometry.C // geometry.G, geometry.F // geometry.G, geometry.G)
     taps = (geometry.R, geometry.S, geometry.stride_h, geometry.stride_w)
@@ -37,7 +38,7 @@ def file_of(gpu: str) -> str:
 
 @cache
 def table(gpu: str) -> dict[Key, Blocks]:
-    """Return the rows of the table for the GPU of that name. There are none if it has no table."""
+    """Return the table for the GPU of that name: a dict from keys to tiles. It is empty if there is no table."""
     path = FOLDER / file_of(gpu)
     if not gpu or not path.exists():
         return {}
@@ -46,7 +47,10 @@ def table(gpu: str) -> dict[Key, Blocks]:
 
 @cache
 def everywhere(operator: Operator, *operands: Any) -> list[Blocks]:
-    """Return the tiles that the tables of all GPUs have for such operands, each once."""
+    """Return the tiles that the tables of all GPUs have for the operator and these operands, each once.
+
+    `operands` are the fields of `tritonconv.tiling.tile.Operands`.
+    """
     wanted = (operator, *operands)
     paths = sorted(FOLDER.glob("*.json")) if FOLDER.exists() else []
     rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]

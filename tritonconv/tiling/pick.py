@@ -20,8 +20,12 @@ from tritonconv.tiling.tile import Operands, Tile
 def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile:
     """Return the tile that runs a problem: the measured one if it is suited, or else the fastest by the cost model.
 
-    The same arguments always give the same tile, so all ranks of a distributed run agree. On an unknown GPU the tiles
-    that fit every GPU are available, so there always is one.
+    The measured tile is the one that the GPU's table has under the problem's key (`measured_for`). It is suited if
+    `suited` returns it with a SPLIT_K of 1. Otherwise `fastest` chooses among the tiles that `suited` returns. Triton's
+    interpreter gets a tile of its own (`interpreter_tile`).
+
+    The same arguments always give the same tile. So ranks of a distributed run agree if their GPUs and problems are
+    equal. An architecture without a row gets cautious limits (`gpu.architecture`), within which some tile fits.
     """
     if gpu == INTERPRETER:
         return interpreter_tile(geometry, operator, operands)
@@ -33,7 +37,10 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gp
 
 
 def measured_for(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile | None:
-    """Return the tile that was measured to be fastest for such a problem on this GPU, or None."""
+    """Return the tile that this GPU's table has under the key of the problem (`measured.key`). None if it has none.
+
+    The tile has the table's SPLIT_K, and the best block shape for this problem.
+    """
     known = measured.table(gpu.name).get(measured.key(geometry, operator, *astuple(operands)))
     return with_best_shape(Tile(*known), geometry, operator) if known else None
 
@@ -41,7 +48,9 @@ def measured_for(geometry: ConvGeometry, operator: Operator, operands: Operands,
 def interpreter_tile(geometry: ConvGeometry, operator: Operator, operands: Operands) -> Tile:
     """Return a tile for Triton's interpreter, which takes as much time as there are steps.
 
-    It is about as large as the problem, and at most 64 wide in each direction.
+    Each block size is the smallest power of two that covers the extent of the product, but at least 16 and at most 64.
+    K counts the channels of one tap. A block may have fewer than 16 images if each location has a weight that at most
+    FEW images share. The tile is for TMA if `designed_for_tma` has tiles for the operands.
     """
     M, N, K, _ = geometry.gemm(operator)
     if operator != "wgrad":
@@ -59,10 +68,10 @@ def interpreter_tile(geometry: ConvGeometry, operator: Operator, operands: Opera
 
 
 def suited(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> list[Tile]:
-    """Return the suited tiles: those that may run this problem, with the best block shape for its pixels.
+    """Return those of the tiles that may run this problem, with the best block shape for its pixels.
 
-    For a weight of each location, these are the tiles that `for_images` returns. For fprop and dgrad, they are the
-    tiles with the usual summation order. For wgrad, all tiles are suited.
+    For a weight of each location, these are the tiles that `for_images` returns. Otherwise they are, for fprop and
+    dgrad, the tiles with the order that `usual_summation_order` returns, and for wgrad all tiles.
     """
     if geometry.per_location:
         return for_images(tiles, geometry, operator)
@@ -73,10 +82,10 @@ def suited(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operan
 
 
 def for_images(tiles: list[Tile], geometry: ConvGeometry, operator: Operator) -> list[Tile]:
-    """Return the tiles for a weight of each location that take the right number of images at once.
+    """Return those of the tiles that take the right number of images at once, if each location has a weight.
 
-    If more than FEW images share a weight, these are all tiles for more than FEW. Otherwise they are the tiles for the
-    smallest number that covers the images, or for the largest number if none does.
+    If more than FEW images share a weight, these are all tiles for more than FEW. Otherwise only tiles for at most FEW
+    count: those for the smallest number that covers the images, or for the largest number if none does.
     """
     there = geometry.images_per_weight
     if there > FEW:
@@ -92,7 +101,7 @@ def summation_order(tile: Tile) -> tuple[int, bool]:
 
 
 def usual_summation_order(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> tuple[int, bool]:
-    """Return the summation order of fprop and dgrad for such a problem, whatever its batch and memory format.
+    """Return the summation order of fprop and dgrad for a problem with any batch and memory format.
 
     It is that of the designed tile that is fastest by the cost model for a batch of USUAL_BATCH and whole stores. So a
     batch gives the same bits as its images one by one, even if other tiles compute them. The same holds for an image
@@ -125,18 +134,18 @@ def fastest(tiles: list[Tile], geometry: ConvGeometry, operator: Operator, opera
 def with_splits(
     tiles: list[Tile], geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu
 ) -> list[Tile]:
-    """Return each tile, for wgrad with every SPLIT_K that is worth considering."""
+    """Return the tiles: for wgrad, each with every SPLIT_K that `splits` returns; for fprop and dgrad unchanged."""
     if operator != "wgrad":
         return tiles
     return [replace(tile, SPLIT_K=n) for tile in tiles for n in splits(geometry, tile, operands, gpu)]
 
 
 def splits(geometry: ConvGeometry, tile: Tile, operands: Operands, gpu: Gpu) -> list[int]:
-    """Return the values of SPLIT_K that are worth considering for a tile of wgrad.
+    """Return the values of SPLIT_K that are worth considering for a tile of wgrad, in ascending order.
 
-    These are 1, and those with which one, two or four programs for each multiprocessor are started. The partial sums,
-    written and read in float32, are at most a tenth of the bytes that programs read of the operands. Each part has at
-    least LEAST_STEPS steps.
+    These are 1, and those with which at most one, two or four programs for each multiprocessor are started. Values that
+    break one of two limits are lowered until they keep both. The partial sums, written and read in float32, are at most
+    a tenth of the bytes that programs read of the operands. Each part has at least LEAST_STEPS steps on average.
     """
     programs = max(1, tile.blocks(geometry, "wgrad"))
     read = (tile.BLOCK_M + tile.BLOCK_N) * tile.BLOCK_K * operands.itemsize

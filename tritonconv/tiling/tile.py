@@ -33,7 +33,7 @@ class Tile:
     blocks of rows before they go on to the next column, so that neighbours share operands in the L2 cache. SPLIT_K
     programs share the reduction of one block of results (split-K); only wgrad splits.
 
-    A TMA kernel copies pixels in blocks of BLOCK_B images x BLOCK_H rows x BLOCK_W columns. Such a block has BLOCK_M
+    A TMA kernel copies pixels in blocks of BLOCK_B images x BLOCK_H rows x BLOCK_W columns. This block has BLOCK_M
     pixels, or BLOCK_K in wgrad. All three are 0 in a tile for kernels that gather pixels one by one.
     """
 
@@ -54,7 +54,7 @@ class Tile:
         return self.BLOCK_B > 0
 
     def __str__(self) -> str:
-        """The tile in short: 128x256x64w8s3:2.8.8 or 128x256x64w8s3/4.
+        """Return the tile in short: 128x256x64w8s3:2.8.8 or 128x256x64w8s3/4.
 
         First come BLOCK_M, BLOCK_N, BLOCK_K, the warps and the pipeline stages. With TMA, the images, rows and columns
         of a block of pixels follow a colon. A SPLIT_K above 1 follows a slash.
@@ -83,15 +83,15 @@ class Tile:
         return rows * self.columns(geometry, operator) * G
 
     def pixel_blocks(self, geometry: ConvGeometry, operator: Operator) -> int:
-        """Return how many blocks of BLOCK_B x BLOCK_H x BLOCK_W cover the pixels that a product runs over."""
+        """Return how many blocks of BLOCK_B x BLOCK_H x BLOCK_W cover the pixels that `ConvGeometry.pixels` returns."""
         images, rows, columns = geometry.pixels(operator)
         return ceildiv(images, self.BLOCK_B) * ceildiv(rows, self.BLOCK_H) * ceildiv(columns, self.BLOCK_W)
 
     def tlb_slowdown(self, geometry: ConvGeometry, operator: Operator) -> float:
         """Return the factor by which loads of wgrad are slower if a TMA block is a line of images, else 1.
 
-        The pixels of such a block lie one image apart. If they span more than NEAR bytes, address translation (the TLB)
-        slows down.
+        The pixels of this block lie one image apart. If they span more than NEAR bytes, address translation (the TLB)
+        slows down. The factor is the square root of span / NEAR, but at least 1. An element counts as 2 bytes.
         """
         line = operator == "wgrad" and self.uses_tma and self.BLOCK_B > 1 and self.BLOCK_B == self.BLOCK_K
         apart = 2 * self.BLOCK_B * geometry.C * geometry.H * geometry.W if line else 0
@@ -100,7 +100,8 @@ class Tile:
     def steps(self, geometry: ConvGeometry, operator: Operator) -> int:
         """Return how many steps of the loop one block of results takes.
 
-        For dgrad: the steps of one block of each phase of the stride, added up.
+        For dgrad: the steps of one block of each phase of the stride, added up. For wgrad: the steps of all SPLIT_K
+        parts, added up.
         """
         if operator == "wgrad":
             if self.uses_tma:
@@ -111,9 +112,11 @@ class Tile:
 
     @property
     def halves(self) -> bool:
-        """Whether fprop and dgrad with TMA store a block of results in two halves of its channels.
+        """Whether fprop and dgrad with TMA copy a block of results out in two halves of its channels.
 
-        They do so where each warp has channels of both halves. Storing a half takes half the shared memory.
+        They do so where each warp has channels of both halves: where BLOCK_N / num_warps is at least 32. The halves are
+        copied one after the other. They share one buffer in shared memory, of half the size, only where the
+        architecture has `halves_share`.
         """
         return self.BLOCK_N // self.num_warps >= 32
 
@@ -121,8 +124,8 @@ class Tile:
         """Return how many programs are started.
 
         fprop and dgrad with TMA are persistent kernels: each program computes one block after another. So they start
-        only as many programs as run at the same time. Other kernels start one program for each block, and wgrad one for
-        each of its SPLIT_K parts.
+        at most as many programs as run at the same time. Without TMA they start one program for each block. In both
+        families, wgrad starts SPLIT_K programs for each block.
         """
         blocks = self.blocks(geometry, operator)
         if operator == "wgrad":
@@ -143,7 +146,7 @@ class Tile:
         return max(1, found)
 
     def shared_bytes(self, operator: Operator, itemsize: int, gpu: Gpu) -> int:
-        """Return the bytes of shared memory that a program takes, rounded up.
+        """Return an upper bound of the bytes of shared memory that a program takes.
 
         Shared memory first holds the operands of num_stages steps and later the results that are being stored, so the
         larger of both counts. In the persistent TMA kernels both count together, because the next block's operands are
