@@ -10,7 +10,7 @@ from bench.report.summary import Comparison
 from bench.report.summary_tables import by_family, speeds, verdict
 from bench.results import RESULTS, Results
 
-IN_WORDS = {"forward": "a forward pass", "step": "a step"}
+IN_WORDS = {"forward": "a forward pass", "step": "a training step"}
 
 
 def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "docs/performance.md") -> str:
@@ -36,7 +36,7 @@ def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "do
         comparison = first(run, GPU_CONTENDER)
         if comparison:
             parts[-1] += (
-                f"\nSpeed of `{GPU_CONTENDER}` over that of torch in {comparison.dtype}, **on the device / in eager "
+                f"\nSpeed of `{GPU_CONTENDER}` over that of torch (cuDNN) in {comparison.dtype}, **on the device / in eager "
                 "mode**. Above 1 is faster. Geometric means:"
             )
             parts += [
@@ -71,7 +71,7 @@ def on_a_cpu(run: Results) -> str:
     at_worst = " and ".join(times(comparison, of, worst) for of in comparison.passes)
     return (
         f"On a CPU the reference runs: {' and '.join(said)} as long as with torch.nn. These are geometric means of "
-        f"{len(comparison.layers())} layers{at_batch(run)} in {comparison.dtype}; {worst} layers, the worst, take "
+        f"{len(comparison.layers())} layers{at_batch(run)} in {comparison.dtype}. The slowest family, {worst}, takes "
         f"{at_worst} times as long."
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from bench import table
-from bench.report import compare, tables
+from bench.report import tables
 from bench.report.compare import CLOCKS, Clock
 from bench.report.summary import Comparison
 
@@ -70,18 +70,11 @@ def verdict(comparison: Comparison, clock: Clock) -> str:
     mean = comparison.mean(clock)
     assert mean is not None
     wins, losses, count = comparison.wins(clock)
-    sides = [(wins, f"`{comparison.contender}`"), (losses, theirs_by(comparison, clock))]
+    sides = [(wins, f"`{comparison.contender}`"), (losses, tables.NAMES[comparison.baseline])]
     (ahead, leader), (behind, other) = sides if mean >= 1 else sides[::-1]
-    often = f"all {count} passes" if ahead == count else f"{ahead} of {count} passes, {other} in {behind}"
+    often = f"all {count} passes" if ahead == count else f"{ahead} of {count} passes ({other} in {behind})"
     factor = max(mean, 1 / mean)
-    return f"{ON[clock]}, {leader} is faster in {often}; in the geometric mean by a factor of {factor:.2f}."
-
-
-def theirs_by(comparison: Comparison, clock: Clock) -> str:
-    """Return the name of the yardstick. On the device, torch is called cuDNN, whose kernels it runs."""
-    if comparison.baseline == compare.BASELINE:
-        return "cuDNN" if clock == "device" else "torch"
-    return tables.NAMES[comparison.baseline]
+    return f"{ON[clock]}, {leader} is faster in {often}, and {factor:.2f} times as fast in the geometric mean."
 
 
 def extremes(comparison: Comparison) -> str:

@@ -281,10 +281,8 @@ def test_publishing(documents: tuple[Path, Path, Path]) -> None:
         assert "\nold\n" not in text
         assert "| dense 3x3 (2) | 1.00 / 0.35 | 4.00 / 0.50 |" in text
         assert "| all (3) | 1.00 / 0.31 | 4.00 / 0.50 |" in text
-        assert (
-            "On the device, `triton` is faster in 2 of 4 passes, cuDNN in 1; in the geometric mean by a factor" in text
-        )
-        assert "In eager mode, torch is faster in all 4 passes; in the geometric mean by a factor of 2.83." in text
+        assert "On the device, `triton` is faster in 2 of 4 passes (torch in 1), and" in text
+        assert "In eager mode, torch is faster in all 4 passes, and 2.83 times as fast in the geometric mean." in text
     assert "| dense 3x3 (2) | 50 % / 50 % | 100 % / 25 % |" in page.read_text()
     assert "| torch, eager | 3 of 3 | 1 of 1 | 4 of 4 |" in page.read_text()
     assert "| b fprop 0.50 | a wgrad 4.00 | " in page.read_text()
@@ -315,8 +313,8 @@ def test_a_cpu_is_published_beside_the_gpu(documents: tuple[Path, Path, Path]) -
     ratios = compare.speedups(cpu["rows"], "reference", "float32", clock="eager")
     steps = compare.geometric_mean(ratio for (_, of), ratio in ratios.items() if of == "step")
     assert steps is not None
-    assert f"a step takes {1 / steps:.1f} times as long as with torch.nn. " in readme.read_text()
-    assert "geometric means of 11 layers at batch 2 in float32; " in readme.read_text()
+    assert f"a training step takes {1 / steps:.1f} times as long as with torch.nn. " in readme.read_text()
+    assert "geometric means of 11 layers at batch 2 in float32. " in readme.read_text()
     assert "NVIDIA Test" in readme.read_text()
     worst = min(ratios, key=lambda place: ratios[place])
     assert f"| {' '.join(worst)} | {1 / ratios[worst]:.2f} |" in page.read_text()
@@ -375,7 +373,7 @@ def test_local_layers_are_published_in_a_table_of_their_own(documents: tuple[Pat
     assert "nvidia-test-2026-01-02-triton-local-bfloat16.png" in {path.name for path in written}
     for path in (readme, page):
         assert alone in path.read_text()
-        assert "`triton` is faster in all 1 passes; in the geometric mean by a factor of 6.00" in path.read_text()
+        assert "`triton` is faster in all 1 passes, and 6.00 times as fast in the geometric mean." in path.read_text()
     assert "| local (1) | 6.00 / 6.00 |" in page.read_text()
 
 
