@@ -21,6 +21,15 @@ def snippets(language: str) -> list[tuple[str, str]]:
     return [(name, text) for name, found in blocks for tag, text in found if tag == language]
 
 
+@pytest.mark.parametrize("page", NAMES)
+def test_every_block_is_of_a_kind_that_is_tested(page: str) -> None:
+    """Blocks are Python, which runs, commands without a tag, or the picture of docs/design.md."""
+    text = (ROOT / page).read_text()
+    assert {tag for tag, _ in FENCED.findall(text)} <= {"", "python", "mermaid"}
+    assert text.count("```") == 2 * len(FENCED.findall(text))
+    assert "~~~" not in text
+
+
 @pytest.mark.parametrize("page", sorted({page for page, _ in snippets("python")}))
 def test_snippets_run(page: str) -> None:
     """The snippets of a page run one after the other, in one namespace."""
@@ -55,20 +64,30 @@ def sentences(text: str) -> Iterator[str]:
 
     Code counts as one word, and code blocks, comments and the addresses of links are left out.
     """
-    text = FENCED.sub("", text)
-    text = re.sub(r"<!--.*?-->|<[^>]+>|^ {4}.*$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"<!--.*?-->", "", FENCED.sub("", text), flags=re.DOTALL)
+    text = re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"`[^`]*`", "code", text)
+    text = re.sub(r"</?[a-z][^<>\n]*>", "", text)
     text = re.sub(r"\]\([^)]*\)", "]", text)
     for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*#]|\d+\.) )|\|", text):
-        yield from re.split(r"(?<=[.!?])[)\"*]*\s+(?=[\"(\[*]*[A-Za-z0-9])", " ".join(block.split()))
+        yield from re.split(r"(?<=[.!?])(?<!e\.g\.|i\.e\.)[)\"*]*\s+(?=[\"(\[*]*[A-Za-z0-9])", " ".join(block.split()))
 
 
 def test_sentences_are_found() -> None:
-    text = (
-        "# One two\nThree `four five` six. Seven (eight).\n\n- nine\n- ten [eleven](twelve.md)\n\n| a b | c |\n|---|\n"
-    )
-    assert [each for each in sentences(text) if re.search(r"\w", each)] == [
-        *("# One two Three code six.", "Seven (eight).", "- nine", "- ten [eleven]", "a b", "c")
+    text = """# One two
+Three `four
+five` six, e.g. seven. Eight (nine).
+
+    a formula
+
+- a < b
+- c > d [ten](11.md)
+
+| e f | g |
+|---|
+"""
+    assert [each for each in sentences(text) if words(each)] == [
+        *("# One two Three code six, e.g. seven.", "Eight (nine).", "- a < b", "- c > d [ten]", "e f", "g")
     ]
 
 
@@ -78,20 +97,21 @@ def test_sentences_are_short(page: str) -> None:
     assert [each for each in found if words(each) > MOST_WORDS] == []
 
 
-# Where the options of a command are declared: files that have each of them in quotes.
-BENCH = ("bench/{0}/command.py", "bench/__main__.py")
-MODULES = {
-    "tests.sweep": ("tests/sweep/__main__.py",),
-    "tests.mutants": ("tests/mutants/__main__.py",),
-    "pytest bench": ("bench/conftest.py",),
-    "pytest": ("tests/conftest.py", "tests/support/*.py"),
+# The files that declare the options of a command, each in quotes. {0} stands for the first group of the pattern.
+COMMANDS = {
+    r"make (train)\b": ["examples/mnist/arguments.py"],
+    r"make (bench)\b": ["bench/conftest.py"],
+    r"make (compile-grid)\b": ["bench/lowering/command.py"],
+    r"make ([\w-]+)": ["tests/conftest.py", "tests/support/selection.py"],
+    r"\S*python3? (examples/mnist/train\.py)(?= |$)": ["{0}", "examples/mnist/arguments.py"],
+    r"\S*python3? (\S+\.py)(?= |$)": ["{0}"],
+    r"\S*python3? -m bench$": ["bench/__main__.py"],
+    r"\S*python3? -m bench (\w+)(?= |$)": ["bench/{0}/command.py"],
+    r"\S*python3? -m tests\.(sweep|mutants)(?= |$)": ["tests/{0}/__main__.py"],
+    r"(?:\S*python3? -m )?pytest (bench)(?= |$)": ["bench/conftest.py"],
+    r"(?:\S*python3? -m )?pytest(?= -|$)": ["tests/conftest.py", "tests/support/selection.py"],
 }
-TARGETS = {
-    "train": ("examples/mnist/arguments.py",),
-    "bench": MODULES["pytest bench"],
-    "compile-grid": ("bench/lowering/command.py",),
-}
-OF_OTHERS = {"--help", "--pdb", "--maxfail", "--editable"}  # of argparse, pytest and pip
+OF_OTHERS = {"--help", "--pdb"}  # of argparse and pytest
 
 
 def commands() -> Iterator[tuple[str, str]]:
@@ -105,31 +125,49 @@ def commands() -> Iterator[tuple[str, str]]:
                 yield name, command
 
 
-def declared_in(command: str) -> tuple[str, ...]:
-    """Return patterns of the files that declare a command's options. Raise ValueError if there is no such command."""
-    if target := re.match(r"make ([\w-]+)", command):
-        if not re.search(rf"^{target[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE):
-            raise ValueError(f"the Makefile has no target {target[1]}")
-        return TARGETS.get(target[1], MODULES["pytest"])
-    if script := re.search(r"python3? (\S+\.py)", command):
-        return (script[1], "examples/mnist/arguments.py")
-    if bench := re.search(r"-m bench(?: ([a-z]+))?", command):
-        return tuple(file.format(bench[1] or "*") for file in BENCH)
-    for module, files in MODULES.items():
-        if f"-m {module}" in command or command.startswith(module):
-            return files
+def declared_in(command: str) -> list[Path]:
+    """Return the files that declare the options of a command. Raise ValueError if there is no such command."""
+    command = re.sub(r"^(\S+=\S+ )+", "", command)
+    for pattern, files in COMMANDS.items():
+        if found := re.match(pattern, command):
+            paths = [ROOT / file.format(*found.groups()) for file in files]
+            target = found[1] if command.startswith("make ") else None
+            is_target = target is None or re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            if is_target and all(path.exists() for path in paths):
+                return paths
+            break
     raise ValueError(f"no such command: {command}")
+
+
+def unknown_options(command: str) -> set[str]:
+    """Return the options in a command that its files do not declare."""
+    declared = "".join(path.read_text() for path in declared_in(command))
+    options = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", command)) - OF_OTHERS
+    return {option for option in options if f'"{option}"' not in declared}
 
 
 def test_commands_exist() -> None:
     found = sorted(set(commands()))
     assert len(found) >= 20
-    for page, command in found:
-        files = [path for pattern in declared_in(command) for path in ROOT.glob(pattern)]
-        assert files, f"{page}: {command}"
-        known = "".join(path.read_text() for path in files)
-        for option in set(re.findall(r"(?<![\w-])--[a-z][\w-]*", command)) - OF_OTHERS:
-            assert f'"{option}"' in known, f"{page}: {command}: no option {option}"
+    assert [(page, command) for page, command in found if unknown_options(command)] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("make no-such-target", "python -m bench nonsense", "python -m tests.sweepstakes", "pytest nonsense"),
+        *("python nonsense.py --epochs 3", "python -m bench.nonsense"),
+    ],
+)
+def test_commands_that_do_not_exist_are_found(command: str) -> None:
+    with pytest.raises(ValueError, match="no such command"):
+        declared_in(command)
+
+
+def test_options_that_do_not_exist_are_found() -> None:
+    assert unknown_options("python -m bench report --nonsense --publish") == {"--nonsense"}
+    assert unknown_options("python examples/minimal.py --epochs 3") == {"--epochs"}
+    assert unknown_options('make train ARGS="--local --nonsense"') == {"--nonsense"}
 
 
 def anchors(path: Path) -> set[str]:
@@ -142,7 +180,8 @@ def anchors(path: Path) -> set[str]:
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     text = FENCED.sub("", path.read_text())
-    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"(?:src|srcset)=\"([^\"]+)\"", text)
+    assert not re.search(r"\]\[|^\[[^\]]+\]:", text, re.MULTILINE), "a link is written [text](address)"
+    links = re.findall(r"\]\(([^)\s]+)[^)]*\)", text) + re.findall(r"(?:src|srcset|href)=\"([^\"]+)\"", text)
     for link in links:
         if "://" not in link:
             file, _, anchor = link.partition("#")
