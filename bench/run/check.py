@@ -168,7 +168,7 @@ def gathered(side: Tensor, b: Tensor, rows: Tensor, columns: Tensor, in_rows: Te
     """Return side[b, :, rows, columns] in float64, of shape (n, R, S, channels).
 
     `b` has shape (n,), `rows` and `in_rows` have (n, R), `columns` and `in_columns` have (n, S). An entry is zero
-    unless `in_rows` and `in_columns` are true for it.
+    unless `in_rows` and `in_columns` are true for it. A row or column for which they are false may lie outside `side`.
     """
     inside = in_rows[:, :, None] & in_columns[:, None, :]
     rows, columns = rows.where(in_rows, 0), columns.where(in_columns, 0)

@@ -32,7 +32,10 @@ HASHES = {"fprop": "1", "dgrad": "2", "wgrad": "3"}
 
 
 def measured_row(unit: Unit, **changed: Any) -> dict[str, Any]:
-    """Return a row of triton for this unit, with the kernels of `HASHES` and with `changed` fields."""
+    """Return a row of triton for this unit with status "ok", the kernels of `HASHES` and the tile {"a": "tile"}.
+
+    It has no times. Each keyword argument sets the field of its name.
+    """
     hashes = results.kernels_of(operators_of(unit.of, unit.layer), HASHES)
     about = {"layer": unit.layer.name, "pass": unit.of, "contender": "triton", "dtype": unit.dtype}
     return {**about, "status": "ok", "kernels": hashes, "tile": {"a": "tile"}, **changed}

@@ -146,7 +146,10 @@ def picked(operator: Operator, geometry: ConvGeometry, blocks: bool) -> Tile:
 
 
 def steps_of(operator: Operator, geometry: ConvGeometry, tile: Tile) -> int:
-    """Return how many steps of `tile` the interpreter takes. A program without a step counts as one."""
+    """Return how many steps of its loop an operator takes with `tile`, in all blocks of results together.
+
+    If there are more blocks than steps, return the number of blocks. The SPLIT_K parts of a block count as blocks here.
+    """
     phases = geometry.phases if operator == "dgrad" else 1
     return tile.blocks(geometry, operator) // phases * max(tile.steps(geometry, operator), phases, tile.SPLIT_K)
 

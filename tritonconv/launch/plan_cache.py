@@ -154,8 +154,11 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
 def without_tensors(launch: Launch, compiled: Any) -> Launch:
     """Return the launch with None in the place of tensors, and with its compiled kernel if there is one.
 
-    With a compiled kernel, the arguments are those of the kernel's own parameters, in their order. There is no compiled
-    kernel in the interpreter, nor while the kernel is still being compiled in the background.
+    `compiled` is what starting the launch returned. It is no compiled kernel in the interpreter, nor while Triton still
+    compiles in the background. The launch then keeps its kernel and the names of its arguments.
+
+    A compiled kernel is wrapped in `Compiled`. Its arguments are those of all the kernel's parameters, constants included,
+    in their order. Launch options such as `num_warps` are left out.
     """
     kernel, programs, arguments = launch
     arguments = {name: None if isinstance(value, Tensor) else value for name, value in arguments.items()}

@@ -133,7 +133,7 @@ def check(seen: Verification, call: Call, results: Sequence[Tensor]) -> None:
     if found is None:
         return
     message = (
-        f"tritonconv.verify: {found}. This is an error of the kernel: please report it. Until it is fixed, "
+        f"tritonconv.verify: {found}. This is probably an error of the kernel: please report it. Until it is fixed, "
         "tritonconv.using('reference') computes without kernels. To replay the call in a checkout of tritonconv, run: "
         f"python -m tests.sweep --problem '{named(call)}'"
     )
@@ -155,7 +155,11 @@ def mismatch(call: Call, results: Sequence[Tensor]) -> str | None:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Return the name of the row of TOLERANCES that holds for operands of this dtype in this process."""
+    """Return the key of TOLERANCES that holds for operands of this dtype in this process.
+
+    That is the name of the dtype, with two exceptions. For float32 it is "tf32" if torch allows TF32, but not in
+    Triton's interpreter. For bfloat16 it is "bfloat16 cut" in the interpreter.
+    """
     if dtype == torch.float32 and runtime.tf32_allowed() and not runtime.interpreted():
         return "tf32"
     name = str(dtype).removeprefix("torch.")
