@@ -18,8 +18,8 @@ model = torch.nn.Sequential(
     torch.nn.SiLU(),
     tritonconv.ConvTranspose2d(16, 3, 4, stride=2, padding=1),
 )
-# Tensor cores are fed fastest if the channels of a pixel are adjacent in memory.
-model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+# Kernels load fastest if the channels of a pixel are adjacent in memory.
+model = model.to(device).to(memory_format=torch.channels_last)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 # On a GPU, convolutions run in bfloat16. The weights stay in float32.
 autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")

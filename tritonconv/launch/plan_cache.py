@@ -157,8 +157,8 @@ def without_tensors(launch: Launch, compiled: Any) -> Launch:
     `compiled` is what starting the launch returned. It is no compiled kernel in the interpreter, nor while Triton still
     compiles in the background. The launch then keeps its kernel and the names of its arguments.
 
-    A compiled kernel is wrapped in `Compiled`. Its arguments are those of all the kernel's parameters, constants included,
-    in their order. Launch options such as `num_warps` are left out.
+    A compiled kernel is wrapped in `Compiled`. Its arguments are those of all the kernel's parameters, constants
+    included, in their order. Launch options such as `num_warps` are left out.
     """
     kernel, programs, arguments = launch
     arguments = {name: None if isinstance(value, Tensor) else value for name, value in arguments.items()}

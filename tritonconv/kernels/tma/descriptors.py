@@ -40,8 +40,8 @@ def describe_folded(x_ptr, strides, images, extent, C, stride, BLOCK_SHAPE: tl.c
 
     `images` is B, `extent` is (H, W), and there is one group. `strides` are those of x over b, h and w, in 64 bits. The
     stride divides H and W. Rows have no gaps, so the columns that the stride skips count as further channels. Pixel
-    (h, w) and channel c of the sub-image from (start_h, start_w) on are at [b, h, start_h, w, start_w*C + c]. A block has
-    BLOCK_SHAPE images, rows and columns of one sub-image, and BLOCK_C channels, which divide C.
+    (h, w) and channel c of the sub-image from (start_h, start_w) on are at [b, h, start_h, w, start_w*C + c]. A block
+    has BLOCK_SHAPE images, rows and columns of one sub-image, and BLOCK_C channels, which divide C.
     """
     wide_b, wide_h, wide_w = strides
     H, W = extent
