@@ -19,7 +19,7 @@ model = torch.nn.Sequential(
     tritonconv.ConvTranspose2d(16, 3, 4, stride=2, padding=1),
 )
 # Kernels load fastest if the channels of a pixel are adjacent in memory.
-model = model.to(device).to(memory_format=torch.channels_last)
+model.to(device, memory_format=torch.channels_last)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 # On a GPU, convolutions run in bfloat16. The weights stay in float32.
 autocast = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
