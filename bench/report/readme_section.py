@@ -36,8 +36,8 @@ def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "do
         comparison = first(run, GPU_CONTENDER)
         if comparison:
             parts[-1] += (
-                f"\nSpeed of `{GPU_CONTENDER}` over that of torch (cuDNN) in {comparison.dtype}, **on the device / in eager "
-                "mode**. Above 1 is faster. Geometric means:"
+                f"\nSpeed of `{GPU_CONTENDER}` over that of torch (cuDNN) in {comparison.dtype}, **on the device / in "
+                "eager mode**. Above 1 is faster. Geometric means:"
             )
             parts += [
                 by_family(comparison, speeds),
