@@ -5,7 +5,7 @@ A record is an object with these fields:
   `environment`  The machine and the software: GPU, driver, versions, commit, and the name of each operator's kernels
                  (`bench.kernel_identity`).
   `ceilings`     The rates that the machine reached in the same run. A dtype has the TFLOP/s of a large matrix product;
-                 `copy` and `l2` have the GB/s of a large copy and of copies within the L2 cache.
+                 `copy` has the GB/s of a large copy, and on a GPU `l2` that of copies within the L2 cache.
   `rows`         One object for each layer, pass, contender and dtype (`bench.run.measure`).
   `part`         Only from `bench device` and `bench tune`: the part of the work.
   `complete`     Only from these two commands: whether everything that was planned is in the record. If not,

@@ -99,7 +99,7 @@ def cpu_part(machine: Machine, link: str) -> list[str]:
             continue
         order = comparison.slowest_first("eager")[:NAMED]
         ratios = comparison.ratios["eager"]
-        worst = [[f"{layer} {of}", f"{1 / ratios[layer, of]:.2f}"] for layer, of in order]
+        worst = [[f"{layer} {of}", tables.number(1 / ratios[layer, of])] for layer, of in order]
         parts += [
             f"### `{CPU_CONTENDER}` beside torch.nn in {dtype}",
             f"Geometric means over the layers of a family{at_batch(run)}:",
@@ -107,7 +107,7 @@ def cpu_part(machine: Machine, link: str) -> list[str]:
             "The layers that are slowest beside torch.nn:",
             table.markdown(["layer and pass", "times as long"], worst),
             *memory(comparison),
-            picture(machine, f"{CPU_CONTENDER}-{dtype}", link, f"Speed of every layer and pass on a CPU in {dtype}"),
+            picture(machine, f"{CPU_CONTENDER}-{dtype}", link, f"Time of every layer and pass on a CPU in {dtype}"),
             picture(machine, f"roofline-{dtype}", link, f"Roofline of a CPU in {dtype}"),
             *over_commits(machine, dtype, link),
         ]

@@ -1,5 +1,7 @@
 """The pictures of a report, each in a light and a dark style: speed, a roofline, and throughput over commits."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,15 +21,36 @@ from bench.run.contenders import CONTENDERS
 def draw(runs: Sequence[Results], folder: Path, stem: str, contenders: Sequence[str] = CONTENDERS) -> list[Path]:
     """Draw every picture of `runs` twice, as <stem>-<name>.png and <stem>-<name>-dark.png. Return the files.
 
-    There are pictures of speed only for `contenders`.
+    There are pictures of speed only for `contenders`. The text fields of each file say what it shows (`about`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for name, picture in pictures(runs, contenders).items():
         for style in STYLES:
             with style.applied():
-                drawn.append(save(picture(style), folder / f"{stem}-{name}{style.suffix}.png"))
+                file = folder / f"{stem}-{name}{style.suffix}.png"
+                drawn.append(save(picture(style), file, about(runs, name, style)))
     return drawn
+
+
+# What pictures show of a row, of a row with times, of the run, and of the run's environment.
+OF_ROW = ("layer", "family", "pass", "contender", "dtype", "status", "how")
+OF_TIMED = ("device_us", "wall_us", "tflops", "flops", "bytes")
+OF_RUN, OF_ENVIRONMENT = ("ceilings", "batch", "sample", "rehearsal"), ("gpu", "cpu", "torch", "commit", "date")
+
+
+def about(runs: Sequence[Results], name: str, style: Style) -> dict[str, str]:
+    """Return the text fields of a picture's file: its name, its style, and a hash of the data that it shows."""
+    data = [
+        [
+            [run.get(field) for field in OF_RUN],
+            [run["environment"].get(field) for field in OF_ENVIRONMENT],
+            *([row.get(field) for field in (*OF_ROW, *OF_TIMED)] for row in run["rows"]),
+        ]
+        for run in runs
+    ]
+    digest = hashlib.sha256(json.dumps([name, data]).encode()).hexdigest()
+    return {"picture": name, "style": style.suffix.removeprefix("-") or "light", "data": digest[:16]}
 
 
 def pictures(runs: Sequence[Results], contenders: Sequence[str] = CONTENDERS) -> dict[str, Callable[[Style], Figure]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench import results
 from bench.report import compare, performance_page, readme_section, tables
-from bench.report.machines import machines, on_gpu, refusal
+from bench.report.machines import Machine, machines, on_gpu, refusal
 from bench.results import RESULTS, ROOT, Results
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
@@ -45,9 +45,14 @@ def refresh(folder: Path = RESULTS, readme: Path = README, page: Path = PAGE) ->
         for path, run in machine:
             results.write(path.with_suffix(".md"), every_layer(run))
             written.append(path.with_suffix(".md"))
-        stem, shown = machine[-1][0].stem, [compare.GPU_CONTENDER if on_gpu(machine) else compare.CPU_CONTENDER]
-        written += pictures.draw([run for _, run in machine], folder, stem, shown)
+        runs, stem = [run for _, run in machine], machine[-1][0].stem
+        written += pictures.draw(runs, folder, stem, [drawn(machine)])
     return [*written, *update(folder, readme, page)]
+
+
+def drawn(machine: Machine) -> str:
+    """Return the contender whose speed is drawn for a machine."""
+    return compare.GPU_CONTENDER if on_gpu(machine) else compare.CPU_CONTENDER
 
 
 def every_layer(run: Results) -> str:

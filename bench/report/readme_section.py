@@ -36,8 +36,8 @@ def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "do
         comparison = first(run, GPU_CONTENDER)
         if comparison:
             parts[-1] += (
-                f"\nSpeed of `{GPU_CONTENDER}` over that of torch (cuDNN) in {comparison.dtype}, **on the device / in eager "
-                "mode**. Above 1 is faster. Geometric means:"
+                f"\nSpeed of `{GPU_CONTENDER}` over that of torch (cuDNN) in {comparison.dtype}, **on the device / in "
+                "eager mode**. Above 1 is faster. Geometric means:"
             )
             parts += [
                 by_family(comparison, speeds),
@@ -77,6 +77,11 @@ def on_a_cpu(run: Results) -> str:
 
 
 def times(comparison: Comparison, of: str, family: str | None = None) -> str:
-    """Return how many times as long as its yardstick a contender takes in eager mode. "?" if it has no times."""
+    """Return how many times as long as its yardstick a contender takes in eager mode, with two digits.
+
+    Return "?" if it has no times.
+    """
     mean = comparison.mean("eager", of, family)
-    return f"{1 / mean:.1f}" if mean else "?"
+    if mean is None:
+        return "?"
+    return tables.significant(1 / mean, 2) if 1 / mean < 99.5 else f"{1 / mean:.0f}"

@@ -18,10 +18,11 @@ MARKERS = {"torch": "x", "triton": "o", "reference": "s", "loop": "v"}
 # Inches: the extent of a panel with few layers and with many; width of a column and height of a line of the key. The
 # last is the height of everything above and below the panels.
 PANEL, LARGE_PANEL, KEY, LINE, REST = 4.2, 5.4, 2.3, 0.135, 1.2
-# Panels are large if the key has at least this many lines.
-MANY = 30
-# How many panels stand beside each other at most.
-ABREAST = 3
+# If the key has at least MANY lines, panels are large and stand below each other. Else ABREAST stand beside each other.
+# So the picture is narrow enough for its text to be read on a page.
+MANY, ABREAST = 30, 2
+# The label of the roofline's lines, by which `number_points` finds them.
+ROOF = "_roof"
 
 
 def roofline(results: Results, contenders: Sequence[str], dtype: str, style: Style) -> Figure:
@@ -34,13 +35,14 @@ def roofline(results: Results, contenders: Sequence[str], dtype: str, style: Sty
     figure, axes = panels(list(by_pass), key)
     for axis, own in zip(axes, by_pass.values(), strict=True):
         points(axis, own, style)
-    axes[0].set_ylim(min(row["tflops"] for row in rows) / 1.3, max(peak, *(row["tflops"] for row in rows)) * 1.2)
+    low, high = min(row["tflops"] for row in rows), max(peak, *(row["tflops"] for row in rows))
+    axes[0].set_ylim(low / 1.3, high * max(1.2, (high / low) ** 0.1))  # there is room for numbers above the roof
     ceilings(axes, peak, copy, style)
     shown = [
         Line2D([], [], linestyle="", marker=MARKERS.get(name, "^"), color=style.color(name), label=name)
         for name in contenders
     ]
-    figure.legend(handles=shown, loc="outside upper right", ncols=len(shown), fontsize=8)
+    figure.legend(handles=shown, loc="outside lower right", ncols=len(shown), fontsize=8)
     what = f"{peak:.4g} TFLOP/s in a matrix product and {copy:.4g} GB/s in a copy; dotted: half of that"
     heading(figure, f"Roofline in {dtype}: {what}", results, style)
     figure.canvas.draw()  # so that the layout is final before labels are placed
@@ -51,13 +53,14 @@ def roofline(results: Results, contenders: Sequence[str], dtype: str, style: Sty
 
 
 def panels(passes: Sequence[str], key: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """Return a figure with an empty panel for each pass, and with the key at the right."""
-    down, across = ceil(len(passes) / ABREAST), min(len(passes), ABREAST)
-    extent = LARGE_PANEL if len(key) >= MANY else PANEL
-    columns = ceil(len(key) * LINE / (extent * down))
-    size = (extent * across + KEY * columns, REST + extent * down)
-    figure = pyplot.figure(figsize=size, layout="constrained")
-    grid = figure.add_gridspec(down, across + 1, width_ratios=[*[extent] * across, KEY * columns])
+    """Return a figure with an empty panel for each pass, and with the key at the right, or in a place that is left."""
+    extent, abreast = (LARGE_PANEL, 1) if len(key) >= MANY else (PANEL, ABREAST)
+    down, across = ceil(len(passes) / abreast), min(len(passes), abreast)
+    left = len(passes) < down * across
+    columns = ceil(len(key) * LINE / (extent * (1 if left else down)))
+    widths = [*[extent] * across, *([] if left else [KEY * columns])]
+    figure = pyplot.figure(figsize=(sum(widths), REST + extent * down), layout="constrained")
+    grid = figure.add_gridspec(down, len(widths), width_ratios=widths)
     axes: list[Axes] = []
     for n, of in enumerate(passes):
         shared = axes[0] if axes else None
@@ -66,7 +69,7 @@ def panels(passes: Sequence[str], key: Sequence[str]) -> tuple[Figure, list[Axes
     for axis in axes[::across]:
         axis.set_ylabel("TFLOP/s", fontsize=8)
     figure.supxlabel("operations per byte", fontsize=9)
-    write_key(figure.add_subplot(grid[:, -1]), key, ceil(len(key) / columns))
+    write_key(figure.add_subplot(grid[-1 if left else slice(None), -1]), key, ceil(len(key) / columns))
     return figure, axes
 
 
@@ -108,7 +111,7 @@ def ceilings(axes: Sequence[Axes], peak: float, copy: float, style: Style) -> No
     for axis in axes:
         for share, line in ((1.0, "-"), (0.5, ":")):
             roof = [share * min(peak, x * copy / 1e3) for x in reach]
-            axis.plot(reach, roof, line, color=style.text, linewidth=0.8, zorder=0)
+            axis.plot(reach, roof, line, color=style.text, linewidth=0.8, zorder=0, label=ROOF)
         logarithmic(axis, "x")
         logarithmic(axis, "y")
     axes[0].set_xlim(low, high)
@@ -125,9 +128,10 @@ def write_key(axis: Axes, key: Sequence[str], per_column: int) -> None:
 
 
 def number_points(axis: Axes, rows: Sequence[Row], numbers: dict[str, str], style: Style) -> list[Annotation]:
-    """Write each layer's number beside the highest of its points."""
+    """Write each layer's number beside the highest of its points, and off the roofline."""
     highest: dict[str, tuple[float, float]] = {}
     for row in rows:
         number = numbers[row["layer"]]
         highest[number] = max(highest.get(number, (0.0, 0.0)), at(row), key=lambda point: point[1])
-    return labels.place(axis, highest, [at(row) for row in rows], 6.5, style)
+    roof = [line for line in axis.lines if line.get_label() == ROOF]
+    return labels.place(axis, highest, [at(row) for row in rows], roof, 6.5, style)

@@ -1,4 +1,4 @@
-"""The picture of speed: one bar for each layer, pass and clock, that says how many times as fast as the yardstick."""
+"""The picture of speed, or on a CPU of time: one bar for each layer, pass and clock, beside the yardstick."""
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
@@ -11,21 +11,27 @@ from bench.results import Results
 
 # Inches: the height of a row; the width of a panel, of all panels at least, and of the names of layers. The last is the
 # height of everything above and below the panels.
-ROW, PANEL, PANELS, NAMES, REST = 0.17, 1.55, 4.6, 2.3, 1.6
+ROW, PANEL, PANELS, NAMES, REST = 0.17, 1.3, 4.6, 2.3, 1.6
 
 
 def speed_picture(results: Results, comparison: Comparison, style: Style) -> Figure:
-    """Draw a panel for each pass and clock. All panels have the same layers in the same rows, and the same scale."""
+    """Draw a panel for each pass and clock. All panels have the same layers in the same rows, and the same scale.
+
+    Bars and numbers are those of the tables: how many times as fast the contender is, or on a CPU how many times as
+    long it takes.
+    """
     panels = tables.columns(comparison)
     rows = lines(comparison)
-    ratios = [ratio for found in comparison.ratios.values() for ratio in found.values()]
+    ratios = [comparison.shown(ratio) for found in comparison.ratios.values() for ratio in found.values()]
     size = (NAMES + max(PANEL * len(panels), PANELS), REST + ROW * len(rows))
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
     )
     for axis, (of, clock) in zip(axes[0], panels, strict=True):
-        bars(axis, comparison.chosen(clock, of), of, rows, style)
-        axis.set_title(f"{of}, {clock}\nmean {comparison.mean(clock, of):.2f}", fontsize=9)
+        bars(axis, comparison, comparison.chosen(clock, of), of, rows, style)
+        mean = comparison.mean(clock, of)
+        assert mean is not None
+        axis.set_title(f"{of}, {clock}\nmean {tables.number(comparison.shown(mean))}", fontsize=9)
         in_powers_of_two(axis, min(*ratios, 0.9) / 1.1, max(*ratios, 1.1) * 1.1)
     first = axes[0][0]
     first.set_yticks(range(len(rows)), [layer or family for family, layer in rows], fontsize=7)
@@ -33,7 +39,8 @@ def speed_picture(results: Results, comparison: Comparison, style: Style) -> Fig
     for label, (_, layer) in zip(first.get_yticklabels(), rows, strict=True):
         label.set_fontweight("normal" if layer else "bold")
     names = comparison.contender, tables.NAMES[comparison.baseline]
-    figure.supxlabel(f"speed of {names[0]} over that of {names[1]}; blue: faster, orange: slower", fontsize=9)
+    what = "time" if comparison.as_time else "speed"
+    figure.supxlabel(f"{what} of {names[0]} over that of {names[1]}; blue: faster, orange: slower", fontsize=9)
     heading(figure, f"{names[0]} beside {names[1]} in {comparison.dtype}", results, style)
     return figure
 
@@ -44,14 +51,20 @@ def lines(comparison: Comparison) -> list[tuple[str, str | None]]:
 
 
 def bars(
-    axis: Axes, found: dict[tuple[str, str], float], of: str, rows: list[tuple[str, str | None]], style: Style
+    axis: Axes,
+    comparison: Comparison,
+    found: dict[tuple[str, str], float],
+    of: str,
+    rows: list[tuple[str, str | None]],
+    style: Style,
 ) -> None:
-    """Draw the bars of one panel from 1 to each ratio, with the ratio in numbers at the right edge."""
+    """Draw the bars of one panel from 1 to each number that is shown, and write the number at the right edge."""
     there = [(y, found[layer, of]) for y, (_, layer) in enumerate(rows) if layer and (layer, of) in found]
     colors = [style.faster if ratio > 1 else style.slower for _, ratio in there]
-    axis.barh([y for y, _ in there], [ratio - 1 for _, ratio in there], left=1, color=colors, height=0.7)
-    for y, ratio in there:
-        number = tables.cell(ratio)
-        axis.text(1.02, y, str(number), transform=axis.get_yaxis_transform(), va="center_baseline", fontsize=7)
+    values = [(y, comparison.shown(ratio)) for y, ratio in there]
+    axis.barh([y for y, _ in values], [value - 1 for _, value in values], left=1, color=colors, height=0.7)
+    for y, value in values:
+        number = tables.number(value)
+        axis.text(1.02, y, number, transform=axis.get_yaxis_transform(), va="center_baseline", fontsize=7)
     axis.axvline(1, color=style.text, linewidth=0.8)
     axis.tick_params(axis="y", length=0)

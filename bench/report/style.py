@@ -1,7 +1,7 @@
 """How pictures look: a light and a dark style, logarithmic axes, and the line that names the run."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, floor, log2
@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from bench.results import Results
 
@@ -86,12 +87,16 @@ def heading(figure: Figure, title: str, results: Results, style: Style) -> None:
         figure.text(0.5, 0.5, mark, ha="center", va="center", fontsize=70, color=style.faint, alpha=0.3, rotation=30)
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as a PNG with a palette, and close it. Return its path."""
+def save(figure: Figure, path: Path, about: Mapping[str, str]) -> Path:
+    """Write the figure as a PNG with a palette and with `about` as its text fields, and close it. Return its path."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI)
     pyplot.close(figure)
-    Image.open(drawn).convert("RGB").quantize(PALETTE, METHOD, dither=Image.Dither.NONE).save(path, optimize=True)
+    fields = PngInfo()
+    for name, value in about.items():
+        fields.add_text(name, value)
+    image = Image.open(drawn).convert("RGB").quantize(PALETTE, METHOD, dither=Image.Dither.NONE)
+    image.save(path, optimize=True, pnginfo=fields)
     return path
 
 
@@ -110,7 +115,6 @@ def in_powers_of_two(axis: Axes, low: float, high: float) -> None:
     first, last = ceil(log2(low)), floor(log2(high))
     step = max(1, ceil((last - first + 1) / 5))
     scale.set_major_locator(FixedLocator([2.0**n for n in range(first, last + 1) if n % step == 0]))
-    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value > 0.1 else f"1/{1 / value:g}"))
     axis.set_xlim(low, high)
 
 

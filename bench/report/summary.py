@@ -13,7 +13,10 @@ from bench.run.contenders import PASSES
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many times as fast as its yardstick a contender is in one dtype, by clock, layer and pass."""
+    """How many times as fast as its yardstick a contender is in one dtype, by clock, layer and pass.
+
+    All ratios are of speed: above 1 the contender is faster. `shown` turns one into the number to show.
+    """
 
     rows: Sequence[Row]
     contender: str
@@ -32,6 +35,15 @@ class Comparison:
         ratios = {clock: compare.speedups(rows, contender, dtype, baseline, clock) for clock in CLOCKS}
         ratios = {clock: found for clock, found in ratios.items() if found}
         return cls(compare.judged_by(baseline, rows), contender, dtype, baseline, ratios) if ratios else None
+
+    @property
+    def as_time(self) -> bool:
+        """Whether to show how many times as long the contender takes: on a CPU, where no time is of a device."""
+        return "device" not in self.ratios
+
+    def shown(self, ratio: float) -> float:
+        """Return the number to show for a ratio: the ratio, or how many times as long the contender takes."""
+        return 1 / ratio if self.as_time else ratio
 
     @property
     def passes(self) -> list[str]:

@@ -44,7 +44,7 @@ def peaks(comparison: Comparison, of: str, family: str | None) -> str | None:
 def slowness(comparison: Comparison, of: str, family: str | None) -> str | None:
     """Return how many times as long as its yardstick the contender takes in eager mode on average, or None."""
     mean = comparison.mean("eager", of, family)
-    return None if mean is None else f"{1 / mean:.2f}"
+    return None if mean is None else tables.number(1 / mean)
 
 
 def joined(pair: Sequence[str | None]) -> str | None:
@@ -72,9 +72,12 @@ def verdict(comparison: Comparison, clock: Clock) -> str:
     wins, losses, count = comparison.wins(clock)
     sides = [(wins, f"`{comparison.contender}`"), (losses, tables.NAMES[comparison.baseline])]
     (ahead, leader), (behind, other) = sides if mean >= 1 else sides[::-1]
-    often = f"all {count} passes" if ahead == count else f"{ahead} of {count} passes ({other} in {behind})"
-    factor = max(mean, 1 / mean)
-    return f"{ON[clock]}, {leader} is faster in {often}, and {factor:.2f} times as fast in the geometric mean."
+    often = f"{ahead} of {count} passes ({other} in {behind})"
+    if ahead == count:
+        often = "the only pass" if count == 1 else f"all {count} passes"
+    factor = tables.number(max(mean, 1 / mean))
+    on_average = "" if count == 1 else " in the geometric mean"
+    return f"{ON[clock]}, {leader} is faster in {often}, and {factor} times as fast{on_average}."
 
 
 def extremes(comparison: Comparison) -> str:
@@ -84,5 +87,5 @@ def extremes(comparison: Comparison) -> str:
         order = comparison.slowest_first(clock)
         for name, places in (("worst", order[:NAMED]), ("best", order[: -NAMED - 1 : -1])):
             header.append(f"{name}, {clock}")
-            columns.append([f"{layer} {of} {ratios[layer, of]:.2f}" for layer, of in places])
+            columns.append([f"{layer} {of} {tables.number(ratios[layer, of])}" for layer, of in places])
     return table.markdown(header, zip(*columns, strict=False))

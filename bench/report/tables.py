@@ -1,4 +1,4 @@
-"""A run in Markdown: the machine, how many times as fast as torch each layer is, what was not timed, and every time."""
+"""A run in Markdown: the machine, how fast each layer is beside torch, what was not timed, and every time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +10,17 @@ from bench.report.summary import Comparison
 from bench.results import Results, Row
 from bench.run.contenders import PASSES
 
+# What a ratio says, by `Comparison.as_time`.
+SAYS = {
+    False: "A ratio says how many times as fast as torch a contender is, by medians: above 1 it is faster.",
+    True: "A ratio says how many times as long as torch a contender takes, by medians: above 1 it is slower.",
+}
 NOTE = """\
-A ratio says how many times as fast as torch a contender is, by medians. torch has no locally connected layer, so these
-are compared with unfold + einsum. "device" is a replayed CUDA graph with a cold L2 cache. "eager" is a call as a user
-makes it. In brackets stands the share of the roofline: the time that the ceilings allow over the time taken. The
-ceilings count each operand moved once, and products in the padding too. The time of a step is that of its three
-operators. A locally connected layer also reads its patches through the L2 cache."""
+torch has no locally connected layer, so these are compared with unfold + einsum. "device" is a replayed CUDA graph with
+a cold L2 cache. "eager" is a call as a user makes it. In brackets stands the share of the roofline: the time that the
+ceilings allow over the time taken. The ceilings count each operand moved once, and products in the padding too. The
+time of a step is that of its three operators. A locally connected layer also reads its patches through the L2 cache. It
+has no share on a CPU."""
 NAMES = {compare.BASELINE: "torch", compare.SUBSTITUTE: "unfold + einsum"}
 
 
@@ -25,7 +30,7 @@ def report(run: Results) -> str:
     for dtype, contender, baseline in compared(run["rows"]):
         parts += [f"## {contender} over {NAMES[baseline]}, {dtype}"]
         if comparison := Comparison.of(run["rows"], contender, dtype, baseline):
-            parts += [families(comparison), layers(comparison)]
+            parts += [SAYS[comparison.as_time], families(comparison), layers(comparison)]
         parts += [untimed(compare.judged_by(baseline, run["rows"]), contender, dtype)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -42,7 +47,7 @@ COPIES = {"copy": "GB/s in a copy", "l2": "GB/s in copies within the L2 cache"}
 def describe(run: Results) -> str:
     """Return the machine, the versions and the ceilings, and a warning if the run is a sample or a rehearsal."""
     lines = made_on(run)
-    reached = [f"{value:g} {unit}" for value, unit in ceilings(run)]
+    reached = [f"{value} {unit}" for value, unit in ceilings(run)]
     lines.append(f"Ceilings{' of the last of these runs' * (len(lines) > 1)}: {', '.join(reached)}.")
     if "sample" in run:
         lines.insert(0, f"**A sample: {run['sample']}**\n")
@@ -58,9 +63,12 @@ def made_on(run: Results) -> list[str]:
     return [machine(about) for about in run.get("runs", [run["environment"]])]
 
 
-def ceilings(run: Results) -> list[tuple[float, str]]:
-    """Return the value of each ceiling, with its unit and how it was measured."""
-    return [(value, COPIES.get(name, f"TFLOP/s in a {name} matrix product")) for name, value in run["ceilings"].items()]
+def ceilings(run: Results) -> list[tuple[str, str]]:
+    """Return the value of each ceiling as text, with its unit and how it was measured."""
+    return [
+        (significant(value), COPIES.get(name, f"TFLOP/s in a {name} matrix product"))
+        for name, value in run["ceilings"].items()
+    ]
 
 
 def machine(about: dict[str, Any]) -> str:
@@ -90,7 +98,8 @@ def families(comparison: Comparison) -> str:
     body = []
     for family in grouped(comparison):
         cells = [
-            cell(comparison.mean(clock, of, family), mean_roof(comparison, clock, of, family)) for of, clock in shown
+            cell(comparison.mean(clock, of, family), mean_roof(comparison, clock, of, family), comparison)
+            for of, clock in shown
         ]
         body.append([counted(comparison, family), *cells])
     return table.markdown(["geometric means", *map(" ".join, shown)], body)
@@ -109,19 +118,21 @@ def counted(comparison: Comparison, family: str | None) -> str:
 def mean_roof(comparison: Comparison, clock: Clock, of: str, family: str | None) -> float | None:
     """Return the geometric mean of the contender's shares of the roofline, for the column of this clock and pass.
 
-    Return None for the eager column if the pass also has a device column, which shows the share instead.
+    Return None for the eager column if the pass also has a device column, which shows the share instead. Return None,
+    too, if a layer has no share.
     """
     if clock == "eager" and comparison.chosen("device", of):
         return None
     mine = compare.of(comparison.rows, comparison.contender, comparison.dtype)
-    return compare.geometric_mean(mine[place]["roof"] for place in comparison.chosen(clock, of, family))
+    shares = [mine[place]["roof"] for place in comparison.chosen(clock, of, family)]
+    return None if None in shares else compare.geometric_mean(shares)
 
 
 def layers(comparison: Comparison) -> str:
     """Return the table of ratios with a row for each layer, and a column for each pass and clock.
 
-    A ratio is the contender's speed over the yardstick's. The share of the roofline follows in brackets. A pass without
-    a time has its status instead. Layers that were skipped in all passes are left out.
+    A ratio is shown as `Comparison.shown` says. The share of the roofline follows in brackets. A pass without a time
+    has its status instead. Layers that were skipped in all passes are left out.
     """
     mine = compare.of(comparison.rows, comparison.contender, comparison.dtype)
     shown = columns(comparison)
@@ -142,21 +153,38 @@ def outcome(comparison: Comparison, row: Row | None, clock: Clock) -> str | None
     if row["status"] != "ok":
         return str(row["status"])
     with_roof = clock == "device" or not comparison.chosen("device", row["pass"])
-    return cell(comparison.ratios[clock].get((row["layer"], row["pass"])), row["roof"] if with_roof else None)
+    ratio = comparison.ratios[clock].get((row["layer"], row["pass"]))
+    return cell(ratio, row["roof"] if with_roof else None, comparison)
 
 
-def cell(ratio: float | None, roof: float | None = None) -> str | None:
-    """Return a ratio and a share of the roofline as in "1.05 (62 %)", small ones with two digits."""
+def cell(ratio: float | None, roof: float | None = None, comparison: Comparison | None = None) -> str | None:
+    """Return a ratio and a share of the roofline as in "1.05 (62 %)".
+
+    The ratio of a `comparison` becomes what this comparison shows.
+    """
     parts = []
     if ratio is not None:
-        parts.append(f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}")
+        parts.append(number(comparison.shown(ratio) if comparison else ratio))
     if roof is not None:
         parts.append(f"({percent(roof)})")
     return " ".join(parts) or None
 
 
+def number(ratio: float) -> str:
+    """Return a ratio as all tables and pictures show it: 0.0041, 0.030, 0.41, 5.50, 42.1, 244."""
+    if ratio < 0.1:
+        return significant(ratio, 2)
+    return f"{ratio:.2f}" if ratio < 9.995 else significant(ratio, 3) if ratio < 999.5 else f"{ratio:.0f}"
+
+
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+    """Return a share in percent: as a whole number, or with two digits if it is below ten: 84 %, 9.0 %, 0.50 %."""
+    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{significant(100 * share, 2)} %"
+
+
+def significant(value: float, digits: int = 4) -> str:
+    """Return a number with this many significant digits, zeros at the end included."""
+    return f"{value:#.{digits}g}".removesuffix(".")
 
 
 def untimed(rows: Sequence[Row], contender: str, dtype: str) -> str:
@@ -174,8 +202,8 @@ def untimed(rows: Sequence[Row], contender: str, dtype: str) -> str:
 def details(run: Results) -> str:
     """Return the table of every time and of the memory.
 
-    Times are those on the device, eager and of the host. "extra" is the peak of memory beside operands and results.
-    "peak" is the peak of all memory as a multiple of operands and results.
+    Times are medians: on the device, eager and of the host. The first two have their 20th and 80th percentile. "extra"
+    is the peak of memory beside operands and results. "peak" is the peak of all memory as a multiple of them.
     """
     header = [
         "layer",
@@ -183,7 +211,7 @@ def details(run: Results) -> str:
         "dtype",
         "contender",
         "device us (p20-p80)",
-        "eager us",
+        "eager us (p20-p80)",
         "host us",
         "extra MB",
         "peak",
@@ -193,13 +221,14 @@ def details(run: Results) -> str:
     for row in run["rows"]:
         if row["status"] == "ok":
             extra = None if row["extra_bytes"] is None else f"{row['extra_bytes'] / 1e6:.1f}"
-            spreads = [row["device_us"], row["wall_us"], row["host_us"]]
-            device = microseconds(row["device_us"], with_spread=True)
+            peak = None if row.get("peak") is None else significant(row["peak"])
+            device, eager = (microseconds(row[name], with_spread=True) for name in ("device_us", "wall_us"))
             if device and row["how"] != "graph":
                 device += " (not replayed)"
             tiles = ", ".join(dict.fromkeys(row.get("tile", {}).values()))
             about = [row["layer"], row["pass"], row["dtype"], row["contender"], device]
-            body.append([*about, *map(microseconds, spreads[1:]), extra, row.get("peak"), row["tflops"], tiles])
+            host, reached = microseconds(row["host_us"]), significant(row["tflops"])
+            body.append([*about, eager, host, extra, peak, reached, tiles])
     return f"## Every time\n\n{table.markdown([*header, 'tile'], body)}\n"
 
 

@@ -39,7 +39,8 @@ def measure(
         `host_us`      Microseconds of eager calls, from the call until it returns. None on a CPU.
         `tflops`       TFLOP/s, from the median of `device_us`, or of `wall_us` if that is None.
         `gbps`         GB/s, from the same median, with each operand and result moved once.
-        `roof`         The share of the roofline that it reaches: the time at the ceilings over the same median.
+        `roof`         The share of the roofline that it reaches: the time at the ceilings over the same median. None
+                       for locally connected layers on a CPU, where the rate of the L2 cache is not measured.
         `extra_bytes`  The peak of the memory that the call takes beside operands and results.
         `peak`         The peak of all memory, as a multiple of operands and results.
 
@@ -82,7 +83,7 @@ def measure(
         for name, each in times.items():
             try:
                 if each.results is not None:
-                    check_result(name, each.results)  # the results that the last timed replay wrote
+                    check_result(name, each.results)  # those of the last timed run
                 rows[name] |= timed(each, roof) | {"peak": peak(each, problem, of)}
             except check.WrongResult as error:
                 rows[name] |= failure(error, device)
@@ -178,7 +179,7 @@ def timed(times: Times, roof: Roof) -> Row:
         "how": times.how,
         "tflops": float(f"{roof.flops / microseconds / 1e6:.4g}"),
         "gbps": float(f"{roof.bytes / microseconds / 1e3:.4g}"),
-        "roof": float(f"{roof.microseconds / microseconds:.4g}"),
+        "roof": None if roof.microseconds is None else float(f"{roof.microseconds / microseconds:.4g}"),
         "bound": roof.bound,
         "flops": roof.flops,
         "bytes": roof.bytes,

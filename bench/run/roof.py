@@ -13,8 +13,9 @@ from tritonconv.geometry import ConvGeometry, Operator
 
 Ceilings = dict[str, float]
 
-# The rows and columns of the large matrices, and the bytes of the large copy.
-LARGE = {"cuda": (8192, 1 << 31), "cpu": (1024, 1 << 26)}
+# The rows and columns of the large matrices, and the bytes of the large copy. A copy must not fit into a cache: the L3
+# cache of some CPUs has several hundred megabytes.
+LARGE = {"cuda": (8192, 1 << 31), "cpu": (1024, 1 << 30)}
 # The small copy is repeated this many times in one call. Only the first reads from memory, the rest from the L2 cache.
 AGAIN = 64
 
@@ -22,21 +23,21 @@ AGAIN = 64
 def ceilings(dtypes: Iterable[str], device: torch.device) -> Ceilings:
     """Measure the rates that the machine reaches.
 
-    Return the TFLOP/s of a large matrix product of random numbers for each dtype. "copy" is the GB/s of a large copy,
-    and "l2" that of a small copy repeated within the L2 cache. Both count bytes read and bytes written.
+    Return the TFLOP/s of a large matrix product of random numbers for each dtype. "copy" is the GB/s of a large copy.
+    On a GPU, "l2" is that of a small copy repeated within the L2 cache. Both count bytes read and bytes written. A CPU
+    has no "l2", because a copy that fits into its L2 cache takes less time than torch needs to call it.
     """
     extent, size = LARGE[device.type]
     found = {dtype: 2 * extent**3 / _product(dtype, extent, device) / 1e12 for dtype in dtypes}
     found["copy"] = 2 * size / _copy(size, 1, device) / 1e9
-    small = in_l2(device)
-    found["l2"] = AGAIN * 2 * small / _copy(small, AGAIN, device) / 1e9
+    if device.type == "cuda":
+        small = in_l2(device)
+        found["l2"] = AGAIN * 2 * small / _copy(small, AGAIN, device) / 1e9
     return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
 def in_l2(device: torch.device) -> int:
-    """Return the bytes of the small copy: source and target together fill half the L2 cache. On a CPU, 16 KiB."""
-    if device.type == "cpu":
-        return 1 << 14
+    """Return the bytes of the small copy: source and target together fill half the L2 cache of the GPU."""
     return int(torch.cuda.get_device_properties(device).L2_cache_size) // 4
 
 
@@ -68,21 +69,24 @@ class Roof(NamedTuple):
     An operator takes at least as long as its multiplications and additions ("arithmetic"), and as long as moving each
     operand and result once ("memory"). If the weight varies by location, it also takes at least as long as reading the
     patches through the L2 cache ("L2"). The time of a pass is the sum over its operators, and so are `flops` and
-    `bytes`. `bound` is what bounds the operator that takes longest.
+    `bytes`. `bound` is what bounds the operator that takes longest. If the weight varies by location and the rate of
+    the L2 cache is unknown, `microseconds` and `bound` are None.
     """
 
-    microseconds: float
+    microseconds: float | None
     flops: int
     bytes: int
-    bound: str
+    bound: str | None
 
     @classmethod
     def of(cls, of: Pass, problem: Problem, ceilings: Ceilings) -> "Roof":
         """Return the roof of a pass of `problem` at these ceilings."""
         geometry, itemsize = problem.geometry, problem.x.element_size()
         flops, moved = geometry.flops, geometry.minimal_bytes(itemsize)
-        floors = []
-        for operator in operators_of(of, problem.layer):
+        operators, floors = operators_of(of, problem.layer), []
+        if geometry.per_location and "l2" not in ceilings:
+            return cls(None, len(operators) * flops, len(operators) * moved, None)
+        for operator in operators:
             floor = {"memory": moved / ceilings["copy"] / 1e3, "arithmetic": flops / ceilings[problem.dtype] / 1e6}
             if geometry.per_location:
                 floor["L2"] = patch_bytes(operator, geometry, itemsize) / ceilings["l2"] / 1e3

@@ -41,7 +41,7 @@ class Session:
         self._problem: Problem | None = None
         self._rows: dict[tuple[str, str, str], list[results.Row]] = {}
 
-    def scaled(self, layer: Layer) -> Layer:
+    def as_measured(self, layer: Layer) -> Layer:
         """Return the layer as this run measures it: at another batch, scaled down, or as it is."""
         if self.batch is not None:
             return layer.at_batch(self.batch)
@@ -52,7 +52,7 @@ class Session:
         held = self._problem
         if held is None or (held.layer.name, held.dtype) != (layer.name, dtype):
             self._problem = held = None  # frees the memory before the next operands are drawn
-            self._problem = Problem.draw(self.scaled(layer), dtype, self.device)
+            self._problem = Problem.draw(self.as_measured(layer), dtype, self.device)
         assert self._problem is not None
         return self._problem
 
@@ -81,20 +81,20 @@ class Session:
         """Why this run skips a contender that would need too much of the device; None if it does not."""
         if self.device.type != "cpu":
             return None
-        return needs_too_much(contender, self.scaled(layer), of, DTYPES[dtype].itemsize)
+        return needs_too_much(contender, self.as_measured(layer), of, DTYPES[dtype].itemsize)
 
     def _untimed(
         self, layer: Layer, of: Pass, dtype: str, contenders: Sequence[str], outcome: results.Row
     ) -> list[results.Row]:
         """Return the rows of contenders that were not timed, with the shapes that they would have been timed at."""
-        geometry = self.scaled(layer).geometry
+        geometry = self.as_measured(layer).geometry
         shapes = {"image": [*geometry.image_shape], "weight": [*geometry.weight_shape]}
         rows = untimed(layer, of, dtype, contenders, commit=self.environment["commit"], **outcome)
         return [row | shapes for row in rows]
 
     def tiles(self, layer: Layer, of: Pass, dtype: str) -> dict[str, str]:
         """Return the tile that each operator of a pass runs with on this device."""
-        return tiles_of(self.scaled(layer), of, dtype, self.device)
+        return tiles_of(self.as_measured(layer), of, dtype, self.device)
 
     def precompile(self, passes: Iterable[tuple[Layer, Pass, str]]) -> int:
         """Compile the kernels that the passes will launch, in parallel processes. Returns their number, 0 on a CPU."""
@@ -105,7 +105,7 @@ class Session:
 
         gpu = runtime.gpu_of(self.device)
         wanted = {
-            (self.scaled(layer), operator, dtype, of == "forward")
+            (self.as_measured(layer), operator, dtype, of == "forward")
             for layer, of, dtype in passes
             for operator in operators_of(of, layer)
         }

@@ -33,7 +33,7 @@ class Times:
         extra_bytes: The peak of the memory that the call takes beside operands and results.
         how: How `device` was timed. "graph": replays of a CUDA graph. "events": eager calls between two events, with
             the gaps between kernels, because the call could not be captured. "wall": there was no GPU.
-        results: The results of the last run on the device.
+        results: The results of the last timed run: on the device, or on a CPU in eager mode.
     """
 
     device: list[float] = field(default_factory=list)
@@ -136,21 +136,26 @@ def captured(computation: Computation, device: torch.device) -> tuple[Computatio
 def _in_eager_mode(
     computations: dict[Name, Computation], times: dict[Name, Times], device: torch.device, budget: float
 ) -> None:
-    """Add the wall times of eager calls to `times`, and on a GPU their host times.
+    """Add the wall times of eager calls to `times`. On a GPU add host times, on a CPU the results of the last run.
 
     A wall time ends when the call's result is there, a host time when the call returns.
     """
     for computation in computations.values():
         computation()
-    for name in turns({name: _seconds(computation, device) for name, computation in computations.items()}, budget):
+    order = turns({name: _seconds(computation, device) for name, computation in computations.items()}, budget)
+    last = {name: n for n, name in enumerate(order)}
+    for n, name in enumerate(order):
         _wait(device)
         start = time.perf_counter()
-        computations[name]()
+        results = computations[name]()
         free = time.perf_counter()
         _wait(device)
         times[name].wall.append(1e6 * (time.perf_counter() - start))
         if device.type == "cuda":
             times[name].host.append(1e6 * (free - start))
+        elif n == last[name]:
+            times[name].results = results
+        del results  # so that the next run finds the memory that this one found
 
 
 def turns(seconds: dict[Name, float], budget: float) -> list[Name]:

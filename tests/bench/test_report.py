@@ -20,15 +20,16 @@ pytest.importorskip("matplotlib")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from PIL import Image
 
 from bench.layers import read
 from bench.report import machines, performance_page, pictures, publish, readme_section, style, summary_tables
 from bench.report.commits_picture import over_commits
-from bench.report.roofline_picture import roofline
+from bench.report.roofline_picture import ROOF
 from bench.report.speed_picture import lines, speed_picture
 from bench.report.summary import Comparison
 
@@ -58,7 +59,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     assert report.count("| reference |") >= 44
     merged = results.merged([results.load(path) for path in SAMPLE])
     ratio = compare.speedups(merged["rows"], "reference", "float32")["rn50_c3_3x3", "fprop"]
-    assert re.search(rf"\| rn50_c3_3x3 \| {ratio:.2f} \(", done.stdout)
+    assert re.search(rf"\| rn50_c3_3x3 \| {1 / ratio:.2f} \(", done.stdout)
 
 
 def test_over_commits_a_partial_run_goes_on_from_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +149,7 @@ def test_a_speed_picture_shows_the_ratios() -> None:
             figure = speed_picture(by_hand(), found, each)
         for axis, (of, clock) in zip(figure.axes, tables.columns(found), strict=True):
             ratios = found.chosen(clock, of).values()
+            assert axis.get_title().endswith(f"mean {found.mean(clock, of):.2f}")
             bars = [bar for bar in axis.patches if isinstance(bar, Rectangle)]
             assert sorted(1 + bar.get_width() for bar in bars) == pytest.approx(sorted(ratios))
             assert {text.get_text() for text in axis.texts} == {f"{ratio:.2f}" for ratio in ratios}
@@ -155,6 +157,62 @@ def test_a_speed_picture_shows_the_ratios() -> None:
                 color = each.faster if bar.get_width() > 0 else each.slower
                 assert bar.get_facecolor() == pytest.approx(to_rgba(color))
         pyplot.close(figure)
+
+
+def test_on_a_cpu_a_picture_shows_times() -> None:
+    """Without times on a device, tables and pictures show how many times as long the contender takes."""
+    run = by_hand()
+    run["rows"] = [row | {"device_us": None, "how": "wall"} for row in run["rows"]]
+    found = compared(run)
+    assert found.as_time
+    figure = speed_picture(run, found, style.LIGHT)
+    axis = figure.axes[0]
+    bars = [bar for bar in axis.patches if isinstance(bar, Rectangle)]
+    assert [text.get_text() for text in axis.texts] == ["2.00", "4.00", "4.00"]
+    assert [1 + bar.get_width() for bar in bars] == pytest.approx([2, 4, 4])
+    assert {bar.get_facecolor() for bar in bars} == {to_rgba(style.LIGHT.slower)}
+    assert "| a | 2.00 (100 %) | 2.00 (100 %) | dense 3x3 |" in tables.layers(found)
+    assert "| all (3) | 3.17 (" in tables.families(found)
+    assert summary_tables.slowness(found, "fprop", None) == "3.17"
+    assert tables.SAYS[True] in tables.report(run)
+    pyplot.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0041, "0.0041"),
+        (0.03, "0.030"),
+        (0.0996, "0.10"),
+        (5.5, "5.50"),
+        (9.996, "10.0"),
+        (244.4, "244"),
+        (1e4, "10000"),
+    ],
+)
+def test_numbers_have_one_format(value: float, text: str) -> None:
+    assert tables.number(value) == text
+
+
+def test_shares_and_rates_keep_their_digits() -> None:
+    shares = [0.0026, 0.005, 0.09, 0.0996, 0.5, 1.24]
+    assert [tables.percent(share) for share in shares] == ["0.26 %", "0.50 %", "9.0 %", "10 %", "50 %", "124 %"]
+    assert [tables.significant(rate) for rate in (714.0, 0.235, 2772.0, 45.2)] == ["714.0", "0.2350", "2772", "45.20"]
+
+
+def test_a_layer_without_a_share_of_the_roofline() -> None:
+    run = by_hand()
+    run["rows"] = [row | {"roof": None if row["layer"] == "c" else row["roof"]} for row in run["rows"]]
+    assert "| c | 1.00 | 0.25 | " in tables.layers(compared(run))
+    assert "| 1x1 (1) | 1.00 | 0.25 | " in tables.families(compared(run))
+
+
+def test_every_time_has_its_spread() -> None:
+    """Also the eager times, which are the only ones on a CPU."""
+    run = by_hand()
+    run["rows"] = [row | {"device_us": None, "how": "wall"} for row in run["rows"]]
+    assert "| a | fprop | bfloat16 | triton | - | 100.0 (90.0-110.0) | 50.0 |" in tables.details(run)
+    assert "| triton | 10.0 (9.0-11.0) | 100.0 (90.0-110.0) | 50.0 |" in tables.details(by_hand())
 
 
 def test_panels_have_the_same_layers_in_the_same_order() -> None:
@@ -198,16 +256,34 @@ def assert_readable(figure: Figure) -> None:
         assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, text
 
 
+def published() -> Iterator[tuple[Path, list[results.Results], str]]:
+    """Yield, for each machine with records, the path of the newest one, all of its runs, and whose speed is drawn."""
+    for machine in machines.machines():
+        yield machine[-1][0], [run for _, run in machine], publish.drawn(machine)
+
+
+def assert_clear_of_the_roof(figure: Figure) -> None:
+    """Assert that no line of the roofline runs through a number."""
+    for axis in figure.axes:
+        texts = [text for text in axis.texts if text.get_text()]
+        for line in (line for line in axis.lines if line.get_label() == ROOF):
+            path = line.get_path().transformed(line.get_transform())
+            crossed = [text for text in texts if path.intersects_bbox(text.get_window_extent(), filled=False)]
+            assert [text.get_text() for text in crossed] == []
+
+
 def test_no_text_of_a_picture_lies_on_another() -> None:
-    """No text overlaps another in the pictures of the published runs and of a run of fifty layers."""
-    for run in (*(run for _, run in machines.records()), fifty_layers()):
-        contender = "triton" if run["environment"]["gpu"] else "reference"
-        found = compared(run, contender)
-        figures = [roofline(run, ["torch", contender], found.dtype, style.LIGHT)]
-        figures.append(speed_picture(run, found, style.LIGHT))
-        for figure in figures:
-            assert_readable(figure)
-            pyplot.close(figure)
+    """In all pictures that are published, and in those of a run of fifty layers."""
+    for runs, contender in (*((runs, contender) for _, runs, contender in published()), ([fifty_layers()], "triton")):
+        drawn = pictures.pictures(runs, [contender])
+        assert len(drawn) >= 2
+        for picture in drawn.values():
+            for each in style.STYLES:
+                with each.applied():
+                    figure = picture(each)
+                assert_readable(figure)
+                assert_clear_of_the_roof(figure)
+                pyplot.close(figure)
 
 
 def test_against_older_results(capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,13 +309,39 @@ def test_what_is_published_is_what_the_evidence_gives() -> None:
         assert path.with_suffix(".md").read_text() == publish.every_layer(run), STALE
 
 
-def test_pictures_that_are_published_exist() -> None:
+def test_pictures_that_are_published_show_the_evidence() -> None:
+    """Each has a hash of the data that it shows, and the colours of its style. All that documents show are there."""
+    there = set()
+    for path, runs, contender in published():
+        for name in pictures.pictures(runs, [contender]):
+            for each in style.STYLES:
+                file = path.with_name(f"{path.stem}-{name}{each.suffix}.png")
+                with Image.open(file) as image:
+                    assert image.info.items() >= pictures.about(runs, name, each).items(), STALE
+                    corner = image.convert("RGB").getpixel((0, 0))
+                assert corner == pytest.approx([round(255 * part) for part in to_rgb(each.background)], abs=8), file
+                there.add(file)
+    assert set(RESULTS.glob("*.png")) == there
     for path in (publish.README, publish.PAGE):
         section = publish.between(path.read_text(), publish.MARKERS)
-        named = re.findall(r'(?:src|srcset)="([^"]+)"', section)
+        pairs = re.findall(r'srcset="([^"]+)-dark.png"><img alt="[^"]+" src="([^"]+).png"', section)
+        assert all(dark == light for dark, light in pairs)
+        named = {(path.parent / name).resolve() for name in re.findall(r'(?:src|srcset)="([^"]+)"', section)}
+        assert len(named) == 2 * len(pairs)
+        assert named <= there
         assert named or not results.evidence()
-        for name in named:
-            assert (path.parent / name).resolve().exists(), STALE
+
+
+def test_other_data_or_another_style_is_another_picture(tmp_path: Path) -> None:
+    run = by_hand()
+    slower = run | {"rows": [row | {"wall_us": spread(1.0)} for row in run["rows"]]}
+    found = [pictures.about(*each) for each in (([run], "a", style.LIGHT), ([run], "b", style.LIGHT))]
+    found += [pictures.about(*each) for each in (([slower], "a", style.LIGHT), ([run], "a", style.DARK))]
+    assert len({tuple(each.items()) for each in found}) == 4
+    assert pictures.about([by_hand()], "a", style.LIGHT) == found[0]
+    figure = pyplot.figure()
+    with Image.open(style.save(figure, tmp_path / "a.png", found[0])) as image:
+        assert image.info.items() >= found[0].items()
 
 
 def evidence(**environment: Any) -> results.Results:
@@ -313,11 +415,11 @@ def test_a_cpu_is_published_beside_the_gpu(documents: tuple[Path, Path, Path]) -
     ratios = compare.speedups(cpu["rows"], "reference", "float32", clock="eager")
     steps = compare.geometric_mean(ratio for (_, of), ratio in ratios.items() if of == "step")
     assert steps is not None
-    assert f"a training step takes {1 / steps:.1f} times as long as with torch.nn. " in readme.read_text()
+    assert f"a training step takes {1 / steps:#.2g} times as long as with torch.nn. " in readme.read_text()
     assert "geometric means of 11 layers at batch 2 in float32. " in readme.read_text()
     assert "NVIDIA Test" in readme.read_text()
     worst = min(ratios, key=lambda place: ratios[place])
-    assert f"| {' '.join(worst)} | {1 / ratios[worst]:.2f} |" in page.read_text()
+    assert f"| {' '.join(worst)} | {tables.number(1 / ratios[worst])} |" in page.read_text()
     assert "AMD Test, 2 threads, load average 0.5 at the start and 2.25 at the end; torch" in page.read_text()
     headings = [line for line in page.read_text().splitlines() if line.startswith("## ")]
     assert headings == ["## On a GPU: NVIDIA Test", "## On a CPU: AMD Test", "## Every layer and time"]
@@ -373,7 +475,7 @@ def test_local_layers_are_published_in_a_table_of_their_own(documents: tuple[Pat
     assert "nvidia-test-2026-01-02-triton-local-bfloat16.png" in {path.name for path in written}
     for path in (readme, page):
         assert alone in path.read_text()
-        assert "`triton` is faster in all 1 passes, and 6.00 times as fast in the geometric mean." in path.read_text()
+        assert "`triton` is faster in the only pass, and 6.00 times as fast." in path.read_text()
     assert "| local (1) | 6.00 / 6.00 |" in page.read_text()
 
 

@@ -1,6 +1,7 @@
 """The roofline: how long a pass would take at the ceilings of a machine."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +80,15 @@ def test_the_roof_of_local_layers(of: Any, copy: float, l2: float, microseconds:
     assert found.bytes == (3 if of == "step" else 1) * LOCAL_BYTES
 
 
+def test_without_a_rate_of_the_l2_cache_local_layers_have_no_roof() -> None:
+    """Nothing is claimed on a CPU, and their times count all the same."""
+    found = Roof.of("step", LocalTensors, {"float32": 1e9, "copy": 1e9})  # type: ignore[arg-type]
+    assert found == (None, 3 * FLOPS, 3 * LOCAL_BYTES, None)
+    row = timed(Times(wall=[500.0]), found)
+    assert (row["roof"], row["bound"]) == (None, None)
+    assert row["tflops"] == pytest.approx(3 * FLOPS / 500 / 1e6, rel=1e-3)
+
+
 def test_what_follows_from_a_time() -> None:
     """4 TFLOP and 8 GB in 2 milliseconds, where the roofline allows 1. An eager call takes 3, the host 1."""
     times = Times(device=[2000.0] * 3, wall=[3000.0] * 3, host=[1000.0] * 3, extra_bytes=7, how="graph")
@@ -93,11 +103,23 @@ def test_what_follows_from_a_time() -> None:
 
 def test_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A product of n^3 multiplications and additions, and copies that read and write, each take a millisecond."""
-    monkeypatch.setattr(roof, "LARGE", {"cpu": (100, 1 << 10)})
+    monkeypatch.setattr(roof, "LARGE", dict.fromkeys(("cpu", "cuda"), (100, 1 << 10)))
     monkeypatch.setattr(roof, "_seconds", lambda call, device: call() and 1e-3)
     found = roof.ceilings(["float32"], torch.device("cpu"))
     assert found == {
         "float32": pytest.approx(2 * 100**3 / 1e-3 / 1e12),
         "copy": pytest.approx(2 * 1024 / 1e-3 / 1e9, 1e-3),
-        "l2": pytest.approx(64 * 2 * 16384 / 1e-3 / 1e9, 1e-3),
     }
+    monkeypatch.setattr(roof, "in_l2", lambda device: 16384)
+    monkeypatch.setattr(roof, "_copy", lambda size, times, device: 1e-3)
+    monkeypatch.setattr(roof, "_product", lambda dtype, extent, device: 1e-3)
+    assert roof.ceilings([], torch.device("cuda"))["l2"] == pytest.approx(64 * 2 * 16384 / 1e-3 / 1e9, 1e-3)
+
+
+def test_a_large_copy_fits_into_no_cache() -> None:
+    """Linux says how large the last cache of this CPU is."""
+    caches = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    sizes = [
+        int(size.removesuffix("K")) << 10 for size in (path.read_text().strip() for path in caches) if size[-1:] == "K"
+    ]
+    assert roof.LARGE["cpu"][1] >= max(sizes, default=0)

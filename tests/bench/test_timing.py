@@ -180,10 +180,16 @@ def test_eager_calls_are_timed_to_their_end(log: Log, clock: Clock, monkeypatch:
 
 
 def test_without_a_gpu_there_are_walls_only(clock: Clock) -> None:
-    def call() -> None:
+    """The results are those of the last run, so that they can be checked."""
+    calls = []
+
+    def call() -> tuple[torch.Tensor, ...]:
         clock.now += 0.002
+        calls.append((torch.ones(1),))
+        return calls[-1]
 
     times = timing.side_by_side({"a": call}, CPU, budget=0.001)["a"]
+    assert times.results is calls[-1]
     assert times.device == times.host == []
     assert times.how == "wall"
     assert times.wall == pytest.approx([2_000] * 10)
