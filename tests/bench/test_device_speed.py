@@ -111,7 +111,9 @@ def test_what_is_timed_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> No
     planned: list[Plan] = []
     monkeypatch.setattr(offline, "precompile", lambda plans, device: planned.extend(plans))
     monkeypatch.setattr(runtime, "gpu_of", lambda device: Gpu.of("sm_90", 132))
-    here: Any = SimpleNamespace(scaled=lambda layer: layer, contenders=["torch", "triton"], device=torch.device("cuda"))
+    here: Any = SimpleNamespace(
+        as_measured=lambda layer: layer, contenders=["torch", "triton"], device=torch.device("cuda")
+    )
     (layer,) = select("unet_up1")
     Session.precompile(here, [(layer, of, "bfloat16") for of in PASSES])
     launched = [plan.launches[0] for plan in planned]
