@@ -28,9 +28,10 @@ class Comparison:
     def of(
         cls, rows: Sequence[Row], contender: str, dtype: str, baseline: str = compare.BASELINE
     ) -> "Comparison | None":
-        """Compare the contender with `baseline` in the layers that have this yardstick.
+        """Compare the contender with `baseline` in the layers whose yardstick `baseline` is.
 
-        Return None if there is no layer and pass in which both were timed.
+        Only layers and passes count in which both were timed, for each clock on its own. Return None if there are none
+        by any clock.
         """
         ratios = {clock: compare.speedups(rows, contender, dtype, baseline, clock) for clock in CLOCKS}
         ratios = {clock: found for clock, found in ratios.items() if found}
