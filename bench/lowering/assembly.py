@@ -84,7 +84,8 @@ class Listing:
         """Return the instructions of the shortest path that jumps over no instruction that matches `pattern`.
 
         The path starts with the instruction at index `start` and ends with the one at index `end`. It jumps only
-        forward.
+        forward, and not past `end`. Where a jump is not allowed, the path goes on to the next instruction, even if the
+        jump is unconditional.
         """
         steps, follows = {end: 1}, {}
         for at in range(end - 1, start - 1, -1):

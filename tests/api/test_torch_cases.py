@@ -100,7 +100,11 @@ def turned(layer: nn.Module, implementation: str) -> nn.Module:
 
 
 def compare_layers(layer: nn.Module, args: Any, kwargs: Any, implementation: str, device: str) -> None:
-    """Assert that a copy of `layer` whose class is ours agrees with torch's `layer` in float64."""
+    """Assert that a copy of `layer` whose class is ours agrees with torch's layer.
+
+    `layer` itself is first moved to `device` and cast to `dtype_of(implementation)`. Only torch's copy is then cast to
+    float64.
+    """
     layer = layer.to(device, dtype_of(implementation))
     compare(turned(layer, implementation), copy.deepcopy(layer).double(), args, kwargs, device)
 

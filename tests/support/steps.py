@@ -38,8 +38,9 @@ class Part(NamedTuple):
         assert_close(self.actual, self.expected, precision, f"{self.name} {what}", self.scale)
 
     def check_exact(self, what: str = "") -> None:
-        """Assert that `actual` equals `expected`, rounded to its dtype. The operands' sums must be exact in float32.
+        """Assert that `actual` equals `expected` when that is rounded to the dtype of `actual`.
 
+        The caller must choose operands whose sums are exact in float32. This is not checked.
         For bfloat16 on a CPU, truncated numbers are right, too: Triton's interpreter truncates, while torch, which sums
         some bias gradients, rounds.
         """

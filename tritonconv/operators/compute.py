@@ -99,7 +99,11 @@ def compute_by_reference(call: Call) -> tuple[Tensor, ...]:
 
 
 def torch_implementation(name: str) -> Callable[..., Any]:
-    """Return the function that torch's dispatcher calls to compute the operator `name`."""
+    """Return the function with which torch's dispatcher computes tritonconv's operator `name`.
+
+    The function passes its arguments to `compute`. It returns all results if the call also finds the gradient of the
+    bias, else only the first.
+    """
 
     def computed(*arguments: Any) -> Any:
         call = Call(name, arguments)
