@@ -120,9 +120,14 @@ def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
 
 def evidence(folder: Path = RESULTS) -> list[Results]:
     """Return the records with times, oldest first. Samples and runs of `pytest bench --batch` are left out."""
-    paths = [path for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
-    runs = [run for run in map(read, paths) if run.get("part") not in WITHOUT_TIMES and not run.keys() & NO_EVIDENCE]
-    return sorted(runs, key=lambda run: run["environment"]["date"])
+    return [run for _, run in with_times(folder) if not run.keys() & NO_EVIDENCE]
+
+
+def with_times(folder: Path = RESULTS) -> list[tuple[Path, Results]]:
+    """Return each file with a record of times, and the record, oldest first."""
+    found = [(path, read(path)) for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
+    found = [(path, run) for path, run in found if run.get("part") not in WITHOUT_TIMES]
+    return sorted(found, key=lambda each: each[1]["environment"]["date"])
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Literal
 
+from bench.layers import FAMILIES
 from bench.results import Results, Row, key
 from bench.run.contenders import INSTEAD, OURS
 
@@ -28,6 +29,16 @@ def yardstick(family: str) -> str:
 def judged_by(baseline: str, rows: Iterable[Row]) -> list[Row]:
     """Return the rows of the layers whose yardstick is `baseline`."""
     return [row for row in rows if yardstick(row["family"]) == baseline]
+
+
+def in_families(family_of: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the layers of each family, in the order of FAMILIES, from the family of each layer.
+
+    Families that FAMILIES does not have come last.
+    """
+    known = [*FAMILIES, *sorted(set(family_of.values()) - set(FAMILIES))]
+    members = {family: [layer for layer, its in family_of.items() if its == family] for family in known}
+    return {family: layers for family, layers in members.items() if layers}
 
 
 def times(row: Row | None, beside: Row | None, clock: Clock | None = None) -> dict[str, float] | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bench import results, table
 from bench.report import tables
-from bench.results import NO_RUNS, RESULTS, WITHOUT_TIMES, Results
+from bench.results import RESULTS, Results
 
 # The records of one machine, by file, oldest first.
 Machine = list[tuple[Path, Results]]
@@ -16,9 +16,7 @@ def records(folder: Path = RESULTS) -> Machine:
     Left out are samples, records without times, and runs of a GPU at another batch than the layers' own. A run on a CPU
     is at another batch, because the layers' own would take too long.
     """
-    found = [(path, results.read(path)) for path in sorted(folder.glob("*.json")) if path.name not in NO_RUNS]
-    found = [(path, run) for path, run in found if run.get("part") not in WITHOUT_TIMES and refusal(run) is None]
-    return sorted(found, key=lambda each: each[1]["environment"]["date"])
+    return [(path, run) for path, run in results.with_times(folder) if refusal(run) is None]
 
 
 def refusal(run: Results) -> str | None:

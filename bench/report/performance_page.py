@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bench import table
-from bench.report import compare, tables
+from bench.report import tables
 from bench.report.compare import CPU_CONTENDER, GPU_CONTENDER
 from bench.report.machines import Machine, at_batch, dtypes, machines, on_gpu, picture, together, where
 from bench.report.summary import Comparison
@@ -13,10 +13,10 @@ from bench.results import RESULTS
 
 def performance(folder: Path = RESULTS, link: str = "../bench/results/") -> str:
     """Return the generated part of docs/performance.md: every machine, and links to every layer and time."""
-    parts = []
-    for machine in machines(folder):
+    parts, found = [], machines(folder)
+    for machine in found:
         parts += gpu_part(machine, link) if on_gpu(machine) else cpu_part(machine, link)
-    files = [path.with_suffix(".md").name for machine in machines(folder) for path, _ in machine]
+    files = [path.with_suffix(".md").name for machine in found for path, _ in machine]
     if files:
         parts += ["## Every layer and time", "\n".join(f"- [{name}]({link}{name})" for name in files)]
     return "\n\n".join(parts) if parts else "Nothing has been timed yet."
@@ -30,8 +30,7 @@ def gpu_part(machine: Machine, link: str) -> list[str]:
         for baseline in tables.NAMES:
             if comparison := Comparison.of(run["rows"], GPU_CONTENDER, dtype, baseline):
                 parts += beside(comparison)
-                stem = f"{GPU_CONTENDER}{'-local' * (baseline == compare.SUBSTITUTE)}-{dtype}"
-                parts.append(picture(machine, stem, link, f"Speed of every layer and pass in {dtype}"))
+                parts.append(picture(machine, comparison.picture, link, f"Speed of every layer and pass in {dtype}"))
         if dtype in run["ceilings"]:
             parts.append(picture(machine, f"roofline-{dtype}", link, f"Roofline in {dtype}"))
         parts += over_commits(machine, dtype, link)
@@ -99,7 +98,7 @@ def cpu_part(machine: Machine, link: str) -> list[str]:
             continue
         order = comparison.slowest_first("eager")[:NAMED]
         ratios = comparison.ratios["eager"]
-        worst = [[f"{layer} {of}", tables.number(1 / ratios[layer, of])] for layer, of in order]
+        worst = [[f"{layer} {of}", tables.number(comparison.shown(ratios[layer, of]))] for layer, of in order]
         parts += [
             f"### `{CPU_CONTENDER}` beside torch.nn in {dtype}",
             f"Geometric means over the layers of a family{at_batch(run)}:",
@@ -107,7 +106,7 @@ def cpu_part(machine: Machine, link: str) -> list[str]:
             "The layers that are slowest beside torch.nn:",
             table.markdown(["layer and pass", "times as long"], worst),
             *memory(comparison),
-            picture(machine, f"{CPU_CONTENDER}-{dtype}", link, f"Time of every layer and pass on a CPU in {dtype}"),
+            picture(machine, comparison.picture, link, f"Time of every layer and pass on a CPU in {dtype}"),
             picture(machine, f"roofline-{dtype}", link, f"Roofline of a CPU in {dtype}"),
             *over_commits(machine, dtype, link),
         ]

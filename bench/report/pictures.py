@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from bench.report import compare, tables
+from bench.report import tables
 from bench.report.commits_picture import over_commits
 from bench.report.roofline_picture import roofline
 from bench.report.speed_picture import speed_picture
@@ -65,8 +65,7 @@ def pictures(runs: Sequence[Results], contenders: Sequence[str] = CONTENDERS) ->
         timed = list(dict.fromkeys(r["contender"] for r in rows if (r["dtype"], r["status"]) == (dtype, "ok")))
         for _, contender, baseline in (each for each in tables.compared(rows) if each[0] == dtype):
             if contender in contenders and (comparison := Comparison.of(rows, contender, dtype, baseline)):
-                name = f"{contender}{'-local' * (baseline == compare.SUBSTITUTE)}-{dtype}"
-                found[name] = partial(speed_picture, together, comparison)
+                found[comparison.picture] = partial(speed_picture, together, comparison)
         if timed and dtype in together["ceilings"]:
             found[f"roofline-{dtype}"] = partial(roofline, together, timed, dtype)
         if timed and len(runs) > 1:

@@ -42,7 +42,7 @@ def readme(folder: Path = RESULTS, link: str = "bench/results/", page: str = "do
             parts += [
                 by_family(comparison, speeds),
                 " ".join(verdict(comparison, clock) for clock in comparison.ratios),
-                picture(gpu, f"{GPU_CONTENDER}-{comparison.dtype}", link, "Speed beside torch of every layer and pass"),
+                picture(gpu, comparison.picture, link, "Speed beside torch of every layer and pass"),
             ]
         if local := first(run, GPU_CONTENDER, compare.SUBSTITUTE):
             said = " ".join(verdict(local, clock) for clock in local.ratios)
@@ -84,4 +84,5 @@ def times(comparison: Comparison, of: str, family: str | None = None) -> str:
     mean = comparison.mean("eager", of, family)
     if mean is None:
         return "?"
-    return tables.significant(1 / mean, 2) if 1 / mean < 99.5 else f"{1 / mean:.0f}"
+    longer = comparison.shown(mean)
+    return tables.significant(longer, 2) if longer < 99.5 else f"{longer:.0f}"

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
-from bench.layers import FAMILIES
 from bench.report import labels
+from bench.report.compare import in_families
 from bench.report.style import Style, heading, logarithmic
 from bench.results import Results, Row
 
@@ -75,13 +75,11 @@ def panels(passes: Sequence[str], key: Sequence[str]) -> tuple[Figure, list[Axes
 
 def numbered(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
     """Return the number of each layer, and the lines of the key: families, each with its numbered layers below."""
-    families = {row["layer"]: row["family"] for row in rows}
-    known = [*FAMILIES, *sorted(set(families.values()) - set(FAMILIES))]
     numbers: dict[str, str] = {}
     key = []
-    for family in (family for family in known if family in families.values()):
+    for family, layers in in_families({row["layer"]: row["family"] for row in rows}).items():
         key.append(family)
-        for layer in (layer for layer, its in families.items() if its == family):
+        for layer in layers:
             numbers[layer] = str(len(numbers) + 1)
             key.append(f"{numbers[layer]:>4}  {layer}")
     return numbers, key

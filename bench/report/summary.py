@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench.layers import FAMILIES
 from bench.report import compare
 from bench.report.compare import CLOCKS, Clock, Place
 from bench.results import Row
@@ -38,6 +37,11 @@ class Comparison:
         return cls(compare.judged_by(baseline, rows), contender, dtype, baseline, ratios) if ratios else None
 
     @property
+    def picture(self) -> str:
+        """The name of the picture that shows this comparison."""
+        return f"{self.contender}{'-local' * (self.baseline == compare.SUBSTITUTE)}-{self.dtype}"
+
+    @property
     def as_time(self) -> bool:
         """Whether to show how many times as long the contender takes: on a CPU, where no time is of a device."""
         return "device" not in self.ratios
@@ -56,10 +60,7 @@ class Comparison:
     def families(self) -> dict[str, list[str]]:
         """The layers that were timed, by family, in the order of FAMILIES."""
         family_of = {row["layer"]: row["family"] for row in self.rows}
-        timed = {layer: None for found in self.ratios.values() for layer, _ in found}
-        known = [*FAMILIES, *sorted(set(family_of.values()) - set(FAMILIES))]
-        members = {family: [layer for layer in timed if family_of[layer] == family] for family in known}
-        return {family: layers for family, layers in members.items() if layers}
+        return compare.in_families({layer: family_of[layer] for found in self.ratios.values() for layer, _ in found})
 
     def layers(self, family: str | None = None) -> list[str]:
         """Return the names of the timed layers of a family, or of all families one after another if it is None."""
@@ -85,13 +86,17 @@ class Comparison:
         found = self.ratios[clock]
         return sorted(found, key=lambda place: found[place])
 
-    def roof(self, contender: str, of: str | None = None, family: str | None = None) -> float | None:
+    def roof(
+        self, contender: str, of: str | None = None, family: str | None = None, clock: Clock = "device"
+    ) -> float | None:
         """Return the geometric mean of a contender's shares of the roofline, or None if there are none.
 
-        Only layers and passes count in which both contenders were timed on the device.
+        Only layers and passes count in which both contenders were timed by the clock. Return None, too, if one of them
+        has no share.
         """
         rows = compare.of(self.rows, contender, self.dtype)
-        return compare.geometric_mean(rows[place]["roof"] for place in self.chosen("device", of, family))
+        shares = [rows[place]["roof"] for place in self.chosen(clock, of, family)]
+        return None if None in shares else compare.geometric_mean(shares)
 
     def peak(self, contender: str, of: str | None = None, family: str | None = None) -> float | None:
         """Return the geometric mean of a contender's peaks of memory, or None if none is known.

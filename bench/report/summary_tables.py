@@ -43,8 +43,7 @@ def peaks(comparison: Comparison, of: str, family: str | None) -> str | None:
 
 def slowness(comparison: Comparison, of: str, family: str | None) -> str | None:
     """Return how many times as long as its yardstick the contender takes in eager mode on average, or None."""
-    mean = comparison.mean("eager", of, family)
-    return None if mean is None else tables.number(1 / mean)
+    return tables.cell(comparison.mean("eager", of, family), comparison=comparison)
 
 
 def joined(pair: Sequence[str | None]) -> str | None:

@@ -118,14 +118,11 @@ def counted(comparison: Comparison, family: str | None) -> str:
 def mean_roof(comparison: Comparison, clock: Clock, of: str, family: str | None) -> float | None:
     """Return the geometric mean of the contender's shares of the roofline, for the column of this clock and pass.
 
-    Return None for the eager column if the pass also has a device column, which shows the share instead. Return None,
-    too, if a layer has no share.
+    Return None for the eager column if the pass also has a device column, which shows the share instead.
     """
     if clock == "eager" and comparison.chosen("device", of):
         return None
-    mine = compare.of(comparison.rows, comparison.contender, comparison.dtype)
-    shares = [mine[place]["roof"] for place in comparison.chosen(clock, of, family)]
-    return None if None in shares else compare.geometric_mean(shares)
+    return comparison.roof(comparison.contender, of, family, clock)
 
 
 def layers(comparison: Comparison) -> str:

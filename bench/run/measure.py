@@ -50,8 +50,7 @@ def measure(
     """
     device = problem.x.device
     rows = {
-        name: about(problem.layer, of, name, problem.dtype)
-        | {"commit": environment["commit"], "image": [*problem.x.shape], "weight": [*problem.weight.shape]}
+        name: about(problem.layer, of, name, problem.dtype) | {"commit": environment["commit"]} | shapes(problem.layer)
         for name in contenders
     }
     computations: dict[str, Computation] = {}
@@ -135,11 +134,16 @@ def about(layer: Layer, of: Pass, contender: str, dtype: str) -> Row:
     return {"layer": layer.name, "family": layer.family, "pass": of, "contender": contender, "dtype": dtype}
 
 
+def shapes(layer: Layer) -> Row:
+    """Return the fields that say at which shapes a layer is measured: those of its image and of its weight."""
+    return {"image": [*layer.geometry.image_shape], "weight": [*layer.geometry.weight_shape]}
+
+
 def untimed(
     layer: Layer, of: Pass, dtype: str, contenders: Sequence[str], *, commit: str | None, status: str, reason: str
 ) -> list[Row]:
-    """Return rows without times, one for each contender, with this status and reason."""
-    outcome = {"commit": commit, "status": status, "reason": reason}
+    """Return rows without times, one for each contender, with this status and reason, and the layer's shapes."""
+    outcome = {"commit": commit, **shapes(layer), "status": status, "reason": reason}
     return [about(layer, of, name, dtype) | outcome for name in contenders]
 
 

@@ -11,7 +11,7 @@ from bench import results
 from bench.layers import Layer
 from bench.run.contenders import DTYPES, Pass, Problem, competing, operators_of
 from bench.run.measure import failure, measure, tiles_of, untimed
-from bench.run.roof import Ceilings, ceilings
+from bench.run.roof import Ceilings, ceilings, patch_bytes
 from bench.run.timing import BUDGET
 
 # On a CPU, the reference is skipped if it needs more bytes of memory than this, and a loop over positions if autograd
@@ -87,10 +87,8 @@ class Session:
         self, layer: Layer, of: Pass, dtype: str, contenders: Sequence[str], outcome: results.Row
     ) -> list[results.Row]:
         """Return the rows of contenders that were not timed, with the shapes that they would have been timed at."""
-        geometry = self.as_measured(layer).geometry
-        shapes = {"image": [*geometry.image_shape], "weight": [*geometry.weight_shape]}
-        rows = untimed(layer, of, dtype, contenders, commit=self.environment["commit"], **outcome)
-        return [row | shapes for row in rows]
+        commit = self.environment["commit"]
+        return untimed(self.as_measured(layer), of, dtype, contenders, commit=commit, **outcome)
 
     def tiles(self, layer: Layer, of: Pass, dtype: str) -> dict[str, str]:
         """Return the tile that each operator of a pass runs with on this device."""
@@ -155,14 +153,14 @@ def needs_too_much(contender: str, layer: Layer, of: Pass, itemsize: int) -> str
     In a loop over positions, autograd writes a gradient of the size of the whole weight for each position.
     """
     geometry = layer.geometry
-    positions = geometry.P * geometry.Q
     if contender == "reference":
-        patches = itemsize * geometry.B * geometry.C * geometry.R * geometry.S * positions
-        memory = patches * (2 if of == "step" else 1) + geometry.minimal_bytes(itemsize)
+        memory = patch_bytes("fprop", geometry, itemsize) * (2 if of == "step" else 1) + geometry.minimal_bytes(
+            itemsize
+        )
         if memory > MOST_BYTES:
             return f"stores {gigabytes(memory)} GB of patches and operands; at most {gigabytes(MOST_BYTES)} GB on a CPU"
     if contender == "loop" and of == "step" and geometry.per_location:
-        written = positions * itemsize * prod(geometry.weight_shape)
+        written = geometry.P * geometry.Q * itemsize * prod(geometry.weight_shape)
         if written > MOST_BYTES:
             return (
                 f"autograd writes {gigabytes(written)} GB, the weight's gradient once for each position; "
