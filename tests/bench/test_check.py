@@ -1,10 +1,7 @@
 """The benchmark's check of results: it expects what torch computes in float64, and a wrong result shows no time."""
 
-from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +9,9 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from bench import conftest, test_throughput
+from bench import test_throughput
 from bench.layers import Layer, read, select
-from bench.report import compare, publish
-from bench.results import evidence, merged, save
-from bench.run import check, measure, session
+from bench.run import check, measure
 from bench.run.contenders import (
     CONTENDERS,
     PASSES,
@@ -28,6 +23,7 @@ from bench.run.contenders import (
     operators_of,
     refusal,
 )
+from tests.bench.made_up import CEILINGS
 from tests.support.cases import Case
 from tests.support.oracle import expected_step
 from tritonconv import LocallyConnected2d
@@ -36,9 +32,14 @@ from tritonconv.tools.explain import Listener
 from tritonconv.tools.tolerance import errors
 
 CPU = torch.device("cpu")
+
+
 LAYERS = [layer.scaled_down() for layer in read()]
+
+
 LOCAL = [layer for layer in LAYERS if layer.family == "local"]
-CEILINGS = {"float32": 0.1, "copy": 10.0, "l2": 20.0}
+
+
 ENVIRONMENT = {"kernels": {"fprop": "f", "dgrad": "d", "wgrad": "w"}, "commit": "c"}
 
 
@@ -248,110 +249,6 @@ def test_what_raises_or_refuses_is_a_row() -> None:
     refused, raised = measure.measure(problem, "dgrad", ["flag_gems", "nonsense"], CEILINGS, ENVIRONMENT)
     assert (refused["status"], refused["reason"]) == ("skipped", "flag_gems is not installed")
     assert (raised["status"], raised["reason"]) == ("failed", f"contenders are {', '.join(CONTENDERS)}, not nonsense")
-
-
-def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers are scaled down, and the record says so. Every contender has a row, also if it raises or has no layer."""
-    monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
-    here = session.Session(CPU, ["torch", "reference"], ["float32"])
-    assert here.record()["rehearsal"] == "on a CPU, layers scaled down"
-    conv, local = select("rn50_c3_3x3,deepface_l4_local_9x9")
-    rows = here.measure(conv, "fprop", "float32")
-    assert [(row["contender"], row["status"]) for row in rows] == [("torch", "ok"), ("reference", "ok")]
-    assert rows[0]["image"][:2] == [2, 32]
-    assert here.measure(conv, "fprop", "float32") is rows
-    found = {row["contender"]: row for row in here.measure(local, "step", "float32")}
-    assert {name: row["status"] for name, row in found.items()} == {"torch": "skipped", "reference": "ok", "loop": "ok"}
-    assert found["torch"]["reason"] == "torch has no locally connected layer"
-    assert found["reference"]["weight"] == [2, 2, 16, 16, 3, 3]
-
-    def broken(*_: Any) -> Any:
-        raise RuntimeError
-
-    monkeypatch.setattr(session, "measure", broken)
-    failed = here.measure(conv, "dgrad", "float32")
-    assert [(row["status"], row["reason"]) for row in failed] == [("failed", "RuntimeError")] * 2
-    assert len(here.rows()) == 7
-    assert {row["commit"] for row in here.rows()} == {here.environment["commit"]}
-
-
-def test_a_session_at_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers keep their channels and sizes, also on a CPU, and the record is no rehearsal."""
-    monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
-    here = session.Session(CPU, ["torch", "reference"], ["float32"], batch=1)
-    record = here.record()
-    assert "rehearsal" not in record
-    assert record["batch"] == 1
-    assert set(record["environment"]["load"]) == {"start", "end"}
-    (layer,) = select("rn50_c5_3x3")
-    rows = here.measure(layer, "forward", "float32")
-    assert [(row["contender"], row["status"]) for row in rows] == [("torch", "ok"), ("reference", "ok")]
-    assert [row["image"] for row in rows] == [[1, 512, 7, 7]] * 2
-    assert all(row["wall_us"]["runs"] >= 5 for row in rows)
-
-    monkeypatch.setattr(session, "MOST_BYTES", 1_000_000)
-    timed, skipped = here.measure(layer, "step", "float32")
-    assert (timed["contender"], timed["status"]) == ("torch", "ok")
-    assert (skipped["contender"], skipped["status"], skipped["image"]) == ("reference", "skipped", [1, 512, 7, 7])
-    assert skipped["reason"] == "stores 0.0114 GB of patches and operands; at most 0.001 GB on a CPU"
-
-
-def test_runs_at_a_batch_stay_apart(tmp_path: Path) -> None:
-    """They are neither merged, nor compared, nor published with layers at their own batch."""
-    environment = {"gpu": "G", "cpu": "C", "date": "2026"}
-    own: dict[str, Any] = {"environment": environment, "ceilings": {}, "rows": []}
-    one = own | {"batch": 1}
-    with pytest.raises(ValueError, match="different batches cannot be merged"):
-        merged([own, one])
-    with pytest.raises(ValueError, match="different batches can not be compared"):
-        compare.differences(one, own)
-    with pytest.raises(ValueError, match="a run with --batch 1 can not be published"):
-        publish.publish(one, tmp_path)
-    save(tmp_path / "cpu.json", one)
-    assert evidence(tmp_path) == []
-    assert not merged([one, one])["rows"]
-
-
-def test_what_is_too_much_for_a_cpu() -> None:
-    """At batch 1, only the steps of loops over hundreds of positions. With more images, also patches."""
-    at_one = [layer.at_batch(1) for layer in read()]
-    refused = {
-        (contender, of, layer.name)
-        for contender in CONTENDERS
-        for of in PASSES
-        for layer in at_one
-        if session.needs_too_much(contender, layer, of, 4)
-    }
-    large = [layer.name for layer in read() if layer.name.startswith("deepface")]
-    assert refused == {("loop", "step", name) for name in large}
-    layer = select("vgg16_conv1_2")[0].at_batch(16)
-    assert session.needs_too_much("reference", layer, "forward", 4) is None
-    assert session.needs_too_much("reference", layer, "step", 4)
-    assert session.needs_too_much("torch", layer, "step", 4) is None
-
-
-@pytest.mark.parametrize(("given", "batch"), [((), None), (("--batch", "4"), 4)])
-def test_options_of_the_benchmark(given: tuple[str, ...], batch: int | None) -> None:
-    config = options(*given)
-    conftest.pytest_configure(config)
-    assert config.getoption("--batch") == batch
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [("--batch 0", "--batch 0: there is at least 1 image"), ("--passes up,step", "--passes up: there are only fprop")],
-)
-def test_wrong_options_of_the_benchmark(given: str, message: str) -> None:
-    with pytest.raises(pytest.UsageError, match=message):
-        conftest.pytest_configure(options(*given.split()))
-
-
-def options(*given: str) -> Any:
-    """A pytest config with the benchmark's options, parsed from a command line."""
-    parser = ArgumentParser()
-    conftest.pytest_addoption(SimpleNamespace(getgroup=lambda _: SimpleNamespace(addoption=parser.add_argument)))  # type: ignore[arg-type]
-    found = parser.parse_args(given)
-    return SimpleNamespace(getoption=lambda name: getattr(found, name.removeprefix("--")))
 
 
 def test_errors_are_those_of_the_oracle() -> None:

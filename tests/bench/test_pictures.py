@@ -1,0 +1,204 @@
+"""Pictures of speed, of the roofline and over commits: what they show, that they can be read, and those committed."""
+
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import results
+from bench.report import compare, tables
+from bench.results import RESULTS
+from tests.support.processes import python
+
+pytest.importorskip("matplotlib")
+
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from PIL import Image
+
+from bench.report import machines, pictures, publish, style, summary_tables
+from bench.report.commits_picture import over_commits
+from bench.report.roofline_picture import ROOF
+from bench.report.speed_picture import lines, speed_picture
+from tests.bench.made_up import SAMPLE, STALE, by_hand, compared, fifty_layers, spread
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    done = python("-m", "bench", "report", *map(str, SAMPLE), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    drawn = sorted(path.name for path in tmp_path.glob("*.png"))
+    kinds = ("commits", "reference", "roofline")
+    assert drawn == sorted(f"report-{kind}-float32{suffix}.png" for kind in kinds for suffix in ("", "-dark"))
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in tmp_path.glob("*.png"))
+    report = (tmp_path / "report.md").read_text()
+    assert report.split("## Every time")[0].strip() in done.stdout
+    assert report.count("| reference |") >= 44
+    merged = results.merged([results.load(path) for path in SAMPLE])
+    ratio = compare.speedups(merged["rows"], "reference", "float32")["rn50_c3_3x3", "fprop"]
+    assert re.search(rf"\| rn50_c3_3x3 \| {1 / ratio:.2f} \(", done.stdout)
+
+
+def test_over_commits_a_partial_run_goes_on_from_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run times only wgrad, at twice the speed. The other passes keep their points."""
+    first = results.load(SAMPLE[0])
+    rows = [
+        row | {"tflops": 2 * row["tflops"]} for row in first["rows"] if row["pass"] == "wgrad" and row["status"] == "ok"
+    ]
+    second = first | {"rows": rows, "environment": first["environment"] | {"date": "2027-01-01"}}
+    drawn: dict[str, Any] = {}
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda axis, x, y, **k: drawn.update({k["label"]: y}) or plot(axis, x, y, **k))
+    over_commits([first, second], ["reference"], "float32", style.LIGHT)
+    assert set(drawn) == {"fprop", "dgrad", "wgrad", "step"}
+    for of, (before, after) in drawn.items():
+        assert after == pytest.approx(before * (2 if of == "wgrad" else 1))
+
+
+def test_a_speed_picture_shows_the_ratios() -> None:
+    """Bars reach from 1 to the ratio. Wins have another colour than losses."""
+    found = compared(by_hand())
+    for each in style.STYLES:
+        with each.applied():
+            figure = speed_picture(by_hand(), found, each)
+        for axis, (of, clock) in zip(figure.axes, tables.columns(found), strict=True):
+            ratios = found.chosen(clock, of).values()
+            assert axis.get_title().endswith(f"mean {found.mean(clock, of):.2f}")
+            bars = [bar for bar in axis.patches if isinstance(bar, Rectangle)]
+            assert sorted(1 + bar.get_width() for bar in bars) == pytest.approx(sorted(ratios))
+            assert {text.get_text() for text in axis.texts} == {f"{ratio:.2f}" for ratio in ratios}
+            for bar in bars:
+                color = each.faster if bar.get_width() > 0 else each.slower
+                assert bar.get_facecolor() == pytest.approx(to_rgba(color))
+        pyplot.close(figure)
+
+
+def test_on_a_cpu_a_picture_shows_times() -> None:
+    """Without times on a device, tables and pictures show how many times as long the contender takes."""
+    run = by_hand()
+    run["rows"] = [row | {"device_us": None, "how": "wall"} for row in run["rows"]]
+    found = compared(run)
+    assert found.as_time
+    figure = speed_picture(run, found, style.LIGHT)
+    axis = figure.axes[0]
+    bars = [bar for bar in axis.patches if isinstance(bar, Rectangle)]
+    assert [text.get_text() for text in axis.texts] == ["2.00", "4.00", "4.00"]
+    assert [1 + bar.get_width() for bar in bars] == pytest.approx([2, 4, 4])
+    assert {bar.get_facecolor() for bar in bars} == {to_rgba(style.LIGHT.slower)}
+    assert "| a | 2.00 (100 %) | 2.00 (100 %) | dense 3x3 |" in tables.layers(found)
+    assert "| all (3) | 3.17 (" in tables.families(found)
+    assert summary_tables.slowness(found, "fprop", None) == "3.17"
+    assert tables.SAYS[True] in tables.report(run)
+    pyplot.close(figure)
+
+
+def test_panels_have_the_same_layers_in_the_same_order() -> None:
+    """The row of a layer stays empty in a panel whose pass it lacks."""
+    found = compared(by_hand())
+    figure = speed_picture(by_hand(), found, style.LIGHT)
+    rows = lines(found)
+    assert rows == [("dense 3x3", None), ("dense 3x3", "a"), ("dense 3x3", "b"), ("1x1", None), ("1x1", "c")]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == [layer or family for family, layer in rows]
+    for axis, (of, clock) in zip(figure.axes, tables.columns(found), strict=True):
+        assert axis.get_ylim() == figure.axes[0].get_ylim()
+        assert axis is figure.axes[0] or not any(label.get_visible() for label in axis.get_yticklabels())
+        for text in axis.texts:
+            layer = rows[round(text.get_position()[1])][1]
+            assert text.get_text() == f"{found.chosen(clock, of)[layer, of]:.2f}"
+    pyplot.close(figure)
+
+
+def written(figure: Figure) -> Iterator[Text]:
+    """Yield the visible text of a figure, without ticks beyond the limits of their axis."""
+    figure.canvas.draw()
+    ticks = set()
+    for axis in figure.axes:
+        for scale in (axis.xaxis, axis.yaxis):
+            low, high = sorted(scale.get_view_interval())
+            for tick in scale.get_major_ticks():
+                ticks |= {tick.label1, tick.label2}
+                if low <= tick.get_loc() <= high and tick.label1.get_visible() and axis.axison:
+                    yield tick.label1
+    yield from (text for text in figure.findobj(Text) if text not in ticks and text.get_visible())
+
+
+def assert_readable(figure: Figure) -> None:
+    """Assert that the picture has at least 20 texts, and that none overlaps another or leaves the picture."""
+    boxes = [(text.get_text(), text.get_window_extent()) for text in written(figure) if text.get_text()]
+    assert len(boxes) >= 20
+    assert [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)] == []
+    for text, box in boxes:
+        assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1, text
+        assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1, text
+
+
+def published() -> Iterator[tuple[Path, list[results.Results], str]]:
+    """Yield, for each machine with records, the path of the newest one, all of its runs, and whose speed is drawn."""
+    for machine in machines.machines():
+        yield machine[-1][0], [run for _, run in machine], publish.drawn(machine)
+
+
+def assert_clear_of_the_roof(figure: Figure) -> None:
+    """Assert that no line of the roofline runs through a number."""
+    for axis in figure.axes:
+        texts = [text for text in axis.texts if text.get_text()]
+        for line in (line for line in axis.lines if line.get_label() == ROOF):
+            path = line.get_path().transformed(line.get_transform())
+            crossed = [text for text in texts if path.intersects_bbox(text.get_window_extent(), filled=False)]
+            assert [text.get_text() for text in crossed] == []
+
+
+def test_no_text_of_a_picture_lies_on_another() -> None:
+    """In all pictures that are published, and in those of a run of fifty layers."""
+    for runs, contender in (*((runs, contender) for _, runs, contender in published()), ([fifty_layers()], "triton")):
+        drawn = pictures.pictures(runs, [contender])
+        assert len(drawn) >= 2
+        for picture in drawn.values():
+            for each in style.STYLES:
+                with each.applied():
+                    figure = picture(each)
+                assert_readable(figure)
+                assert_clear_of_the_roof(figure)
+                pyplot.close(figure)
+
+
+def test_pictures_that_are_published_show_the_evidence() -> None:
+    """Each has a hash of the data that it shows, and the colours of its style. All that documents show are there."""
+    there = set()
+    for path, runs, contender in published():
+        for name in pictures.pictures(runs, [contender]):
+            for each in style.STYLES:
+                file = path.with_name(f"{path.stem}-{name}{each.suffix}.png")
+                with Image.open(file) as image:
+                    assert image.info.items() >= pictures.about(runs, name, each).items(), STALE
+                    corner = image.convert("RGB").getpixel((0, 0))
+                assert corner == pytest.approx([round(255 * part) for part in to_rgb(each.background)], abs=8), file
+                there.add(file)
+    assert set(RESULTS.glob("*.png")) == there
+    for path in (publish.README, publish.PAGE):
+        section = publish.between(path.read_text(), publish.MARKERS)
+        pairs = re.findall(r'srcset="([^"]+)-dark.png"><img alt="[^"]+" src="([^"]+).png"', section)
+        assert all(dark == light for dark, light in pairs)
+        named = {(path.parent / name).resolve() for name in re.findall(r'(?:src|srcset)="([^"]+)"', section)}
+        assert len(named) == 2 * len(pairs)
+        assert named <= there
+        assert named or not results.evidence()
+
+
+def test_other_data_or_another_style_is_another_picture(tmp_path: Path) -> None:
+    run = by_hand()
+    slower = run | {"rows": [row | {"wall_us": spread(1.0)} for row in run["rows"]]}
+    found = [pictures.about(*each) for each in (([run], "a", style.LIGHT), ([run], "b", style.LIGHT))]
+    found += [pictures.about(*each) for each in (([slower], "a", style.LIGHT), ([run], "a", style.DARK))]
+    assert len({tuple(each.items()) for each in found}) == 4
+    assert pictures.about([by_hand()], "a", style.LIGHT) == found[0]
+    figure = pyplot.figure()
+    with Image.open(style.save(figure, tmp_path / "a.png", found[0])) as image:
+        assert image.info.items() >= found[0].items()
