@@ -36,15 +36,15 @@ The same sums with pictures: Dumoulin & Visin 2016, "A guide to convolution arit
 https://arxiv.org/abs/1603.07285.
 """
 
+import torch
 from einops import einsum, rearrange
 from torch import Tensor
-from torch.nn.functional import fold as torch_fold
 from torch.nn.functional import pad as torch_pad
-from torch.nn.functional import unfold as torch_unfold
 
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.checks import Ints, Pair
-from tritonconv.reference.torch_rules.formats import laid_out, rounded_once
+from tritonconv.reference.torch_rules.columns import torch_fold
+from tritonconv.reference.torch_rules.formats import rounded_once, widened
 
 
 def conv2d(
@@ -98,11 +98,11 @@ def conv2d(
               [37., 43.]]]])
     """
     checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    y = fprop(checked.input, checked.weight, checked.size, **checked.sampling)
-    if checked.bias is not None:
-        y = y + rearrange(checked.bias, "f -> f 1 1")
-    y = laid_out(y, checked.channels_last)
-    return y if input.ndim == 4 else y[0]
+    x, weight, bias = widened(checked.input, checked.weight, checked.bias)
+    y = fprop(x, weight, checked.size, **checked.sampling)
+    if bias is not None:
+        y = y + rearrange(bias, "f -> f 1 1")
+    return checked.finished(y, unbatched=input.ndim == 3)
 
 
 def conv_transpose2d(
@@ -159,11 +159,11 @@ def conv_transpose2d(
               [ 4., 12.,  9.]]]])
     """
     checked = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    x = dgrad(checked.input, checked.weight, checked.size, **checked.sampling)
-    if checked.bias is not None:
-        x = x + rearrange(checked.bias, "c -> c 1 1")
-    x = laid_out(x, checked.channels_last)
-    return x if input.ndim == 4 else x[0]
+    y, weight, bias = widened(checked.input, checked.weight, checked.bias)
+    x = dgrad(y, weight, checked.size, **checked.sampling)
+    if bias is not None:
+        x = x + rearrange(bias, "c -> c 1 1")
+    return checked.finished(x, unbatched=input.ndim == 3)
 
 
 @rounded_once
@@ -293,11 +293,12 @@ def unfold(x: Tensor, taps: Pair, size: Pair, *, stride: Pair, pad: Pair, dilati
 
         h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-    The image is first padded, or cut, to exactly the pixels that the positions reach. `torch.nn.functional.unfold`, the
-    source of the formula, does the rest.
+    The image is padded with zeros as far as the positions reach. Then it is indexed by the h and w of all taps and
+    positions at once. `torch.nn.functional.unfold`, the source of the formula, copies out the same patches, but takes
+    no integers.
 
     Args:
-        x: images of shape (B, C, H, W). Floating point or complex.
+        x: images of shape (B, C, H, W).
         taps: (R, S), the rows and columns of pixels of a patch.
         size: (P, Q), the rows and columns of positions.
         stride, pad, dilation: pairs (rows, columns) in pixels of the image, as in the formula.
@@ -314,14 +315,13 @@ def unfold(x: Tensor, taps: Pair, size: Pair, *, stride: Pair, pad: Pair, dilati
     >>> [patches[0, 0, 0, 0, :, 0, q].tolist() for q in (0, 1)]
     [[0.0, 1.0], [2.0, 3.0]]
     """
-    (R, S), (H, W) = taps, x.shape[2:]
+    (R, S), (P, Q), (H, W) = taps, size, x.shape[2:]
     reach_h, reach_w = reach(taps, size, stride, dilation)
-    after_h, after_w = reach_h - pad[0] - H, reach_w - pad[1] - W
-    x = torch_pad(x, (pad[1], max(after_w, 0), pad[0], max(after_h, 0)))[:, :, :reach_h, :reach_w]
-    patches = torch_unfold(x, (R, S), dilation=dilation, stride=stride)
-    return rearrange(
-        patches, "b (g c r s) (p q) -> b g c r s p q", g=groups, c=x.shape[1] // groups, r=R, s=S, p=size[0]
-    )
+    x = torch_pad(x, (pad[1], max(reach_w - pad[1] - W, 0), pad[0], max(reach_h - pad[0] - H, 0)))
+    r, s, p, q = (torch.arange(n, device=x.device) for n in (R, S, P, Q))
+    h, w = p * stride[0] + r[:, None] * dilation[0], q * stride[1] + s[:, None] * dilation[1]
+    patches = x[:, :, h[:, None, :, None], w[:, None, :]]
+    return rearrange(patches, "b (g c) r s p q -> b g c r s p q", g=groups)
 
 
 def fold(patches: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair) -> Tensor:
@@ -338,7 +338,7 @@ def fold(patches: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair
     and that image is then cut, or padded, to `size`.
 
     Args:
-        patches: shape (B, G, C/G, R, S, P, Q). Floating point or complex.
+        patches: shape (B, G, C/G, R, S, P, Q).
         size: (H, W), the rows and columns of pixels of the result.
         stride, pad, dilation: pairs (rows, columns) in pixels of the image, as in the formula.
 
@@ -356,7 +356,7 @@ def fold(patches: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair
     reach_h, reach_w = reach((R, S), (P, Q), stride, dilation)
     after_h, after_w = reach_h - pad[0] - H, reach_w - pad[1] - W
     columns = rearrange(patches, "b g c r s p q -> b (g c r s) (p q)")
-    x = torch_fold(columns, (reach_h, reach_w), (R, S), dilation=dilation, stride=stride)
+    x = torch_fold(columns, (reach_h, reach_w), (R, S), dilation, stride)
     return torch_pad(x, (0, max(-after_w, 0), 0, max(-after_h, 0)))[:, :, pad[0] : pad[0] + H, pad[1] : pad[1] + W]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tritonconv.reference.functional import dgrad, fprop
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.checks import Ints
-from tritonconv.reference.torch_rules.formats import laid_out
+from tritonconv.reference.torch_rules.formats import widened
 
 # How to add a bias of 1, 2, 3 or 4 dimensions to an image b c h w. For features, read f p q in place of c h w.
 BIAS = {1: "c -> 1 c 1 1", 2: "b c -> b c 1 1", 3: "c h w -> 1 c h w", 4: "b c h w -> b c h w"}
@@ -127,11 +127,11 @@ def locally_connected_transpose2d(
         dilation,
         varies="p q",
     )
-    x = dgrad(checked.input, checked.weight, checked.size, **checked.sampling)
-    if checked.bias is not None:
-        x = x + rearrange(checked.bias, BIAS[checked.bias.ndim])
-    x = laid_out(x, checked.channels_last)
-    return x if input.ndim == 4 else x[0]
+    y, weight, bias = widened(checked.input, checked.weight, checked.bias)
+    x = dgrad(y, weight, checked.size, **checked.sampling)
+    if bias is not None:
+        x = x + rearrange(bias, BIAS[bias.ndim])
+    return checked.finished(x, unbatched=input.ndim == 3)
 
 
 def per_sample_conv2d(
@@ -230,12 +230,12 @@ def dynamic_conv2d(
 
 
 def features(checked: arguments.Checked, unbatched: bool) -> Tensor:
-    """Return `fprop` of the checked arguments, plus their bias if there is one, in the memory format that they name.
+    """Return `fprop` of the checked arguments, plus their bias if there is one, as torch returns it.
 
     `unbatched` drops the batch axis of the result.
     """
-    y = fprop(checked.input, checked.weight, checked.size, **checked.sampling)
-    if checked.bias is not None:
-        y = y + rearrange(checked.bias, BIAS[checked.bias.ndim])
-    y = laid_out(y, checked.channels_last)
-    return y[0] if unbatched else y
+    x, weight, bias = widened(checked.input, checked.weight, checked.bias)
+    y = fprop(x, weight, checked.size, **checked.sampling)
+    if bias is not None:
+        y = y + rearrange(bias, BIAS[bias.ndim])
+    return checked.finished(y, unbatched)

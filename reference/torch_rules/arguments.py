@@ -19,6 +19,7 @@ from tritonconv.reference.torch_rules.checks import (
     check_multiplied,
     check_not_empty,
     check_not_negative,
+    check_output_size,
     check_positions,
     check_positive,
     check_ranks,
@@ -30,7 +31,7 @@ from tritonconv.reference.torch_rules.checks import (
     integers,
     pair,
 )
-from tritonconv.reference.torch_rules.formats import autocast, channels_last
+from tritonconv.reference.torch_rules.formats import autocast, channels_last, laid_out
 
 # The names of the functions for each `varies`, for error messages. The second name is that of the transposed function.
 FUNCTIONS = {
@@ -64,6 +65,14 @@ class Checked(NamedTuple):
     def sampling(self) -> dict[str, Any]:
         """The keyword arguments of `fprop`, `dgrad` and `wgrad`."""
         return dict(stride=self.stride, pad=self.pad, dilation=self.dilation, groups=self.groups, varies=self.varies)
+
+    def finished(self, result: Tensor, unbatched: bool) -> Tensor:
+        """Return `result` as torch does: rounded to the dtype of the operands, and in the right memory format.
+
+        `unbatched` drops the batch axis, for an input that had none.
+        """
+        result = laid_out(result.to(self.input.dtype), self.channels_last)
+        return result[0] if unbatched else result
 
 
 def conv2d(
@@ -123,7 +132,8 @@ def conv2d(
             f"({reach[0]} x {reach[1]}). Kernel size can't be greater than actual input size"
         )
     check_not_empty(x)
-    size = (room[0] // strides[0] + 1, room[1] // strides[1] + 1)
+    # Not `room // stride + 1`: torch.export can not reason about products of such sums.
+    size = ((room[0] + strides[0]) // strides[0], (room[1] + strides[1]) // strides[1])
     if varies:
         check_samples(x, weight, varies)
         check_positions(weight, varies, f"the output for input{list(x.shape)}", size)
@@ -131,6 +141,8 @@ def conv2d(
     check_same("bias", input, bias)
     check_multiplied(function, input)
     check_same("weight", input, weight)
+    if channels == 0:
+        weight, bias = without_filters(weight, bias)
     return Checked(
         *autocast(x, weight, bias),
         size=size,
@@ -189,11 +201,9 @@ def conv_transpose2d(
     size = tuple(
         (y.shape[2 + i] - 1) * strides[i] - 2 * pad[i] + dilations[i] * (kernel[i] - 1) + 1 + extra[i] for i in (0, 1)
     )
-    if min(size) < 0:
-        raise RuntimeError(
-            f"Given input size per channel: ({y.shape[2]} x {y.shape[3]}). Calculated output size per channel: "
-            f"({size[0]} x {size[1]}). Output size is too small"
-        )
+    if channels == 0:
+        raise RuntimeError(f"non-empty weight tensor expected, but got: {list(weight.shape)}")
+    check_output_size(y, size)
     if varies:
         check_samples(y, weight, varies)
         check_positions(weight, varies, f"input{list(y.shape)}", y.shape[2:])
@@ -211,6 +221,15 @@ def conv_transpose2d(
         varies=varies,
         channels_last=channels_last(y, weight, varies),
     )
+
+
+def without_filters(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the weight (..., F, C/groups, R, S) and the bias without their filters: F becomes 0.
+
+    torch returns features without channels for an image without channels, whatever F is. Gradients are zeros.
+    """
+    axis_of_bias = 0 if bias is None or bias.ndim in (1, 3) else 1
+    return weight.narrow(-4, 0, 0), None if bias is None else bias.narrow(axis_of_bias, 0, 0)
 
 
 def padded(layer: Any, input: Tensor) -> tuple[Tensor, str | tuple[int, ...]]:

@@ -18,20 +18,39 @@ Ints = int | Sequence[int]
 def integer(expected: str, value: int) -> int:
     """Return `value` as an int. Symbolic sizes, which `torch.compile` traces with, pass through unchanged.
 
-    Raise TypeError if `value` is a bool or has no `__index__`. The message starts with `expected`.
+    Raise TypeError if `value` is a bool or has no `__index__`. The message starts with `expected`. Raise ValueError if
+    it takes more than 64 bits.
     """
-    if type(value) is int or isinstance(value, torch.SymInt):
+    if isinstance(value, torch.SymInt):
         return value
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        return index(value)
-    raise TypeError(f"{expected}, not {type(value).__name__}")
+    if type(value) is not int:
+        if not hasattr(value, "__index__") or isinstance(value, bool):
+            raise TypeError(f"{expected}, not {type(value).__name__}")
+        value = index(value)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError("Overflow when unpacking long long")
+    return value
 
 
 def integers(function: str, name: str, value: Ints) -> tuple[int, ...]:
-    """Return `value`, an int or a list or tuple of ints, as a tuple. Raise TypeError if it is anything else."""
+    """Return `value`, an int or a list or tuple of ints, as a tuple.
+
+    Raise TypeError if it is anything else, or if an entry takes more than 64 bits. Raise ValueError if it is a single
+    int of more than 64 bits.
+    """
     expected = f"{function}(): argument '{name}' must be tuple of ints"
-    values = value if isinstance(value, list | tuple) else (value,)
-    return tuple([integer(expected, v) for v in values])
+    if not isinstance(value, list | tuple):
+        return (integer(expected, value),)
+    found: list[int] = []
+    try:
+        for entry in value:
+            found.append(integer(expected, entry))
+    except ValueError as error:
+        raise TypeError(
+            f"{function}(): argument '{name}' failed to unpack the object at pos {len(found) + 1} with error "
+            f'"{error}"'
+        ) from error
+    return tuple(found)
 
 
 def pair(name: str, numbers: dict[str, tuple[int, ...]]) -> Pair:
@@ -106,7 +125,10 @@ def check_weight(weight: Tensor, groups: int) -> None:
             f"but got weight of size {list(size)} instead"
         )
     if size[-2] == 0 or size[-1] == 0:
-        raise RuntimeError(f"Kernel size should be greater than zero, but got weight of size {list(size)}")
+        raise RuntimeError(
+            "kernel size should be greater than zero, but got "
+            f"kernel_height: {size[-2]} kernel_width: {size[-1]} for weight of size {list(size)}"
+        )
 
 
 def check_samples(input: Tensor, weight: Tensor, varies: str) -> None:
@@ -163,9 +185,25 @@ def check_bias(
 
 
 def check_not_empty(input: Tensor) -> None:
-    """Raise RuntimeError if the input has no pixels or no channels. An empty batch is legal."""
-    if min(input.shape[1:]) == 0:
-        raise RuntimeError(f"Only zero batch inputs are supported, but got input shape: {list(input.shape)}")
+    """Raise RuntimeError if the input has no pixels. An empty batch, and images without channels, are legal."""
+    B, C, H, W = input.shape
+    if (H == 0 or W == 0) and B != 0 and C != 0:
+        raise RuntimeError(
+            f"Only zero batch or zero channel inputs are supported, but got input shape: {list(input.shape)}"
+        )
+
+
+def check_output_size(input: Tensor, size: Sequence[int]) -> None:
+    """Raise RuntimeError if a transposed convolution of `input` can not have the output size `size`.
+
+    Its rows and columns must be more than zero, or zero for an empty batch, and fit in 64 bits.
+    """
+    small, large = min(size) < (0 if input.shape[0] == 0 else 1), max(size) >= 2**63
+    if small or large:
+        raise RuntimeError(
+            f"Given input size per channel: ({input.shape[2]} x {input.shape[3]}). Calculated output size per channel: "
+            f"({size[0]} x {size[1]}). Output size is too {'small' if small else 'large'}"
+        )
 
 
 def check_multiplied(function: str, input: Tensor) -> None:

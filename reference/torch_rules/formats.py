@@ -73,8 +73,23 @@ def strides_are_channels_last(tensor: Tensor) -> bool:
 
 
 def laid_out(result: Tensor, channels_last: bool) -> Tensor:
-    """Return `result` in the memory format channels_last, or else contiguous. Copy it only if it has another."""
-    return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    """Return `result` in the memory format channels_last, or else contiguous. Copy it only if its strides differ.
+
+    If there is one channel or one pixel, strides can be those of both formats, or others. So they are compared with
+    those that torch gives a new tensor.
+    """
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    _, C, H, W = (max(n, 1) for n in result.shape)
+    strides = (H * W * C, 1, W * C, C) if channels_last else (C * H * W, H * W, W, 1)
+    return result if result.stride() == strides else result.clone(memory_format=memory_format)
+
+
+def widened(*tensors: Any) -> tuple[Any, ...]:
+    """Return 16-bit tensors in float32, so that only the result of a sum is rounded to 16 bits. Others are unchanged.
+
+    None may stand in the place of a tensor.
+    """
+    return tuple(t.float() if t is not None and t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
 
 
 def rounded_once(form: Form) -> Form:
@@ -86,9 +101,7 @@ def rounded_once(form: Form) -> Form:
     @wraps(form)
     def wide(first: Tensor, second: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         dtype, device = first.dtype, first.device.type
-        if dtype in (torch.float16, torch.bfloat16):
-            first, second = first.float(), second.float()
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-            return form(first, second, *args, **kwargs).to(dtype)
+            return form(*widened(first, second), *args, **kwargs).to(dtype)
 
     return wide
