@@ -75,8 +75,7 @@ def sum_of_partials(
     from tritonconv.kernels.partial_sums import sum_partials_kernel
 
     there = partials is weight
-    taps = geometry.C // geometry.G * geometry.R * geometry.S
-    filters = weight.numel() // taps
+    filters = weight.shape[:-3].numel()
     stride_f, stride_c, stride_r, stride_s = weight.stride()[-4:]
     add = dict(
         partials_ptr=None if there else partials,
