@@ -70,6 +70,7 @@ def conv2d(
 
     Args:
         input: images x of shape (B, C, H, W), or one image (C, H, W). float16, bfloat16, float32, float64 or complex.
+            On a CPU also integers, whose sums wrap around.
         weight: filters of shape (F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
         bias: one number per filter, shape (F,), in the dtype of `input`; or None.
         stride: step from one position to the next, in pixels. An int, or (rows, columns).
@@ -80,13 +81,14 @@ def conv2d(
         groups: number of groups into which channels and filters are divided.
 
     Returns:
-        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast). The
-        memory format is channels_last if that of `input` or `weight` is, else contiguous.
+        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast). If C
+        is 0, F counts as 0, as in torch. 16-bit sums are rounded once, bias included. The memory format is
+        channels_last if that of `input` or `weight` is, else contiguous.
 
     Raises:
         TypeError: `input`, `weight` or `bias` is not a tensor, or a size is not made of ints.
         RuntimeError: shapes, sizes, dtypes or devices do not fit together. The message is torch's own.
-        NotImplementedError: the dtype is bool or an integer.
+        NotImplementedError: the dtype is bool, or torch does not multiply matrices of it on this device.
 
     At position (1, 0) the pixels 3,4,6,7 lie under the kernel 0,1,2,3: 0*3 + 1*4 + 2*6 + 3*7 = 37.
 
@@ -129,7 +131,8 @@ def conv_transpose2d(
     2016, "A guide to convolution arithmetic for deep learning".
 
     Args:
-        input: features y of shape (B, F, P, Q) or (F, P, Q). float16, bfloat16, float32, float64 or complex.
+        input: features y of shape (B, F, P, Q) or (F, P, Q). float16, bfloat16, float32, float64 or complex. On a CPU
+            also integers, whose sums wrap around.
         weight: filters of shape (F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
         bias: one number per channel of the result, shape (C,), in the dtype of `input`; or None.
         stride: step from one stamp to the next, in pixels of the result. An int, or (rows, columns).
@@ -140,13 +143,14 @@ def conv_transpose2d(
         dilation: step from one tap to the next, in pixels of the result. An int, or (rows, columns).
 
     Returns:
-        Images x of shape (B, C, H, W) or (C, H, W), in the dtype of `input` (or that of autocast). The memory format is
-        channels_last if that of `input` or `weight` is, else contiguous.
+        Images x of shape (B, C, H, W) or (C, H, W), in the dtype of `input` (or that of autocast). 16-bit sums are
+        rounded once, bias included. The memory format is channels_last if that of `input` or `weight` is, else
+        contiguous.
 
     Raises:
         TypeError: `input`, `weight` or `bias` is not a tensor, or a size is not made of ints.
         RuntimeError: shapes, sizes, dtypes or devices do not fit together. The message is torch's own.
-        NotImplementedError: the dtype is bool or an integer.
+        NotImplementedError: the dtype is bool, or torch does not multiply matrices of it on this device.
 
     Four stamps of the kernel 0,1,2,3 overlap in the centre pixel, and add up to 0*3 + 1*2 + 2*1 + 3*0 = 4.
 

@@ -84,6 +84,7 @@ ORDER = [
     "tritonconv.reference.local",
     "tritonconv.reference.functional",
     "tritonconv.reference.torch_rules.arguments",
+    "tritonconv.reference.torch_rules.columns",
     "tritonconv.reference.torch_rules.checks",
     "tritonconv.reference.torch_rules.formats",
     "tritonconv.reference.torch_rules",

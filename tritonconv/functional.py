@@ -36,7 +36,7 @@ def conv2d(
 
     Args:
         input: the images x, of shape (B, C, H, W), or one image (C, H, W). Float16, bfloat16 and float32 can run in
-            Triton. Float64 and complex types run as the reference.
+            Triton. Float64 and complex types run as the reference, and so do integers on a CPU.
         weight: the filters, of shape (F, C/groups, R, S), in the dtype of the input. Under autocast the dtypes of
             input, weight and bias may differ.
         bias: one number for each filter, of shape (F,), or None.

@@ -132,8 +132,8 @@ def conv2d(
             f"({reach[0]} x {reach[1]}). Kernel size can't be greater than actual input size"
         )
     check_not_empty(x)
-    # Not `room // stride + 1`: torch.export can not reason about products of such sums.
-    size = ((room[0] + strides[0]) // strides[0], (room[1] + strides[1]) // strides[1])
+    # The same as `room // stride + 1`, in a form with which torch.export can prove that named sizes fit together.
+    size = (max((room[0] + strides[0]) // strides[0], 1), max((room[1] + strides[1]) // strides[1], 1))
     if varies:
         check_samples(x, weight, varies)
         check_positions(weight, varies, f"the output for input{list(x.shape)}", size)
