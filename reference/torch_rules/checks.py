@@ -5,6 +5,7 @@ The checks of weights that vary, which torch does not have, are written in the s
 
 from collections.abc import Sequence
 from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,17 +40,17 @@ def integers(function: str, name: str, value: Ints) -> tuple[int, ...]:
     int of more than 64 bits.
     """
     expected = f"{function}(): argument '{name}' must be tuple of ints"
-    if not isinstance(value, list | tuple):
-        return (integer(expected, value),)
+    values: Sequence[Any] = value if isinstance(value, list | tuple) else (value,)
     found: list[int] = []
-    try:
-        for entry in value:
+    for position, entry in enumerate(values, 1):
+        try:
             found.append(integer(expected, entry))
-    except ValueError as error:
-        raise TypeError(
-            f"{function}(): argument '{name}' failed to unpack the object at pos {len(found) + 1} with error "
-            f'"{error}"'
-        ) from error
+        except ValueError as error:
+            if values is not value:
+                raise
+            raise TypeError(
+                f"{function}(): argument '{name}' failed to unpack the object at pos {position} with error \"{error}\""
+            ) from error
     return tuple(found)
 
 

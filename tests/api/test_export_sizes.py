@@ -40,6 +40,8 @@ CHECKED = [
 def test_named_sizes(package: ModuleType, name: str, named: str) -> None:
     """One exported program is right for even and odd sizes, also for other ones than it was exported with."""
     kind, arguments = LAYERS[name]
+    if package is reference and kind == "ConvTranspose2d" and named == "rows" and torch.__version__ < (2, 13):
+        pytest.skip("torch 2.11 can not prove that the sizes of `fold` fit together; torch 2.13 can")
     layer = getattr(package, kind)(3, 4, *arguments, dtype=torch.float64)
     oracle = getattr(torch.nn, kind)(3, 4, *arguments, dtype=torch.float64)
     oracle.load_state_dict(layer.state_dict())
