@@ -16,6 +16,7 @@ ORDER = [
     "tritonconv",
     "tritonconv.tools.warmup",
     "tritonconv.tools.parallel_compile",
+    "tritonconv.tools.worker_process",
     "tritonconv.tools.explain",
     "tritonconv.tools.explanation",
     "tritonconv.tools.verify",
