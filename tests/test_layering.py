@@ -84,6 +84,8 @@ ORDER = [
     "tritonconv.reference.layers",
     "tritonconv.reference.local",
     "tritonconv.reference.functional",
+    "tritonconv.reference.torch_rules.overrides",
+    "tritonconv.reference.torch_rules.parametrizations",
     "tritonconv.reference.torch_rules.arguments",
     "tritonconv.reference.torch_rules.checks",
     "tritonconv.reference.torch_rules.formats",
