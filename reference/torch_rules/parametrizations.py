@@ -42,9 +42,11 @@ class Parametrizable(nn.Module):
 
 def dropped(layer: nn.Module) -> Any:
     """Return the layer's parametrizations by the names of their tensors, if its class lacks the properties, else {}."""
-    found = layer.__dict__.get("_modules", {}).get("parametrizations")
-    made_by_parametrize = type(layer).__module__ == parametrize.__name__
-    return found if isinstance(found, nn.ModuleDict) and not made_by_parametrize else {}
+    modules = layer.__dict__.get("_modules")
+    found = modules and modules.get("parametrizations")  # most layers have no submodules
+    if not isinstance(found, nn.ModuleDict) or type(layer).__module__ == parametrize.__name__:
+        return {}  # `parametrize` has made the class, so the properties are there
+    return found
 
 
 def restore(layer: nn.Module) -> None:

@@ -1,5 +1,8 @@
 """`tritonconv.warmup` compiles the kernels that a training step launches, and Triton then finds them in its cache."""
 
+import re
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +11,7 @@ import torch
 from torch.nn.utils import parametrizations, prune
 
 import tritonconv
+from tests.support.processes import python
 from tritonconv import runtime
 from tritonconv.launch import start
 from tritonconv.launch.plan import Plan
@@ -125,3 +129,72 @@ def test_it_says_when_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str])
     tritonconv.warmup(model(), torch.randn(2, 3, 9, 9))
     said = "nothing to compile, because Triton's interpreter runs the 8 operator calls of a training step"
     assert said in capsys.readouterr().out
+
+
+# Run in a process of its own, which compiles for a GPU that is not there.
+SCRIPT = """
+import sys, torch, tritonconv
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from tests.api.test_warmup import model, small
+from tritonconv import dispatch, runtime
+from tritonconv.gpu import Gpu
+from tritonconv.tools import parallel_compile
+from tritonconv.tools.parallel_compile import Elsewhere
+
+parallel_compile.START_LIMIT = float("inf")
+driver.set_active(Elsewhere(GPUTarget("cuda", 90, 32)))
+runtime.gpu_of = lambda _: Gpu.of("sm_90", 132)
+dispatch._why_not_device = lambda _: None
+sys.executable = {python!r}
+with torch.autocast("cpu", torch.bfloat16):
+    tritonconv.warmup({network}(), torch.randn(2, 3, 9, 9), processes=2)
+"""
+
+
+def printed(tmp_path: Path, executable: str, cache: str = "cache", network: str = "small") -> str:
+    """Run `SCRIPT` and return its output.
+
+    `executable` runs the compiling processes. `cache` is Triton's cache folder below `tmp_path`.
+    """
+    (tmp_path / "random.py").write_text("raise RuntimeError('this is not the random of the standard library')")
+    code = SCRIPT.format(python=executable, network=network)
+    done = python("-P", "-c", code, cwd=tmp_path, TRITON_CACHE_DIR=str(tmp_path / cache))
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("network", ["small", pytest.param("model", marks=pytest.mark.slow)])
+def test_compiling_in_other_processes(network: str, tmp_path: Path) -> None:
+    """This process finds all kernels in the cache, and so does the next run, whatever the others print."""
+    noisy = tmp_path / "python"
+    noise = "echo 7; echo 7 >&2; printf '\\377\\n'; printf '\\377\\n' >&2"
+    noisy.write_text(f'#!/bin/sh\n{noise}\n{sys.executable} "$@"\nstatus=$?\n{noise}\nexit $status\n')
+    noisy.chmod(0o755)
+    first, second = (printed(tmp_path, str(noisy), network=network) for _ in range(2))
+    assert "Warning" not in first + second
+    assert re.search(r": ([1-9]\d*) compiled in 2 processes, 0 found in Triton's cache", first)
+    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* found in", second)
+
+
+@pytest.mark.long
+def test_processes_that_fail(tmp_path: Path) -> None:
+    """If the compiling processes fail, this process warns and compiles instead."""
+    output = printed(tmp_path, "/bin/false")
+    assert output.count("UserWarning") == 1
+    assert (
+        "UserWarning: tritonconv.warmup: 2 of 2 processes that compile kernels failed. This process compiles" in output
+    )
+    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* compiled in this process, 0 found in", output)
+
+
+@pytest.mark.long
+def test_a_cache_that_can_not_be_written(tmp_path: Path) -> None:
+    """warmup warns and leaves compiling to the training step, which uses a temporary folder."""
+    (tmp_path / "file").touch()
+    output = printed(tmp_path, sys.executable, "file/cache")
+    assert re.search(r"UserWarning: tritonconv.warmup: (\d+) of \1 kernels can not be compiled\.", output)
+    assert re.search(r"The first error: \w+: NotADirector", output)
+    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* failed to compile, 0 found in Triton's cache", output)

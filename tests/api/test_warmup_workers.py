@@ -6,14 +6,11 @@ unlimited time, except where a test says that their time is over.
 
 import errno
 import os
-import re
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +19,7 @@ import pytest
 from triton.backends.compiler import GPUTarget
 
 import tritonconv
-from tests.support.processes import python
+from tests.support.hanging import Hanging, waiting
 from tritonconv.launch.plan import Launch
 from tritonconv.tools import parallel_compile, worker_process
 from tritonconv.tools.parallel_compile import Elsewhere, compile_all
@@ -170,39 +167,6 @@ def test_one_of_two_fails(script: Script, monkeypatch: pytest.MonkeyPatch) -> No
     assert_warned(warned, 1, "its exit status was 1: why")
 
 
-class Hanging:
-    """Processes that hang, each with a child. `limits` are the seconds for which they were waited for."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "alive")
-        self.pipe, self.heard = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK), b""
-        self.limits: list[float] = []
-
-    def text(self) -> str:
-        """The shell script of a process. It and its child keep the pipe open as long as they run."""
-        return "exec 9> alive; sleep 1000 & echo >&9; wait"
-
-    def any_alive(self) -> bool:
-        """Whether a process or its child has the pipe open."""
-        with suppress(BlockingIOError):
-            while read := os.read(self.pipe, 100):
-                self.heard += read
-            return False
-        return True
-
-    def until_running(self, processes: int) -> None:
-        while len(self.heard) < processes:
-            self.any_alive()
-            time.sleep(0.01)
-
-    def assert_ended(self) -> None:
-        """Assert that all processes end, and give killed ones a minute for it."""
-        end = time.monotonic() + 60
-        while self.any_alive() and time.monotonic() < end:
-            time.sleep(0.01)
-        assert not self.any_alive()
-
-
 @pytest.fixture
 def hanging(tmp_path: Path, script: Script) -> Iterator[Hanging]:
     """Hanging processes, in the place of Python."""
@@ -210,22 +174,6 @@ def hanging(tmp_path: Path, script: Script) -> Iterator[Hanging]:
     script(processes.text())
     yield processes
     os.close(processes.pipe)
-
-
-def waiting(hanging: Hanging, *then: BaseException) -> type[subprocess.Popen[bytes]]:
-    """Return a class of processes. The first waits for any of them end when two run, with one exception each."""
-    left = [*then]
-
-    class Process(subprocess.Popen[bytes]):
-        def wait(self, timeout: float | None = None) -> int:
-            if not left:
-                return super().wait(timeout)
-            hanging.until_running(2)
-            assert timeout is not None
-            hanging.limits.append(timeout)
-            raise left.pop()
-
-    return Process
 
 
 def test_a_process_that_hangs(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,72 +227,3 @@ def test_an_interrupt_between_two_starts(hanging: Hanging, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         outcome(monkeypatch)
     hanging.assert_ended()
-
-
-# Run in a process of its own, which compiles for a GPU that is not there.
-SCRIPT = """
-import sys, torch, tritonconv
-from triton import knobs
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-from tests.api.test_warmup import model, small
-from tritonconv import dispatch, runtime
-from tritonconv.gpu import Gpu
-from tritonconv.tools import parallel_compile
-from tritonconv.tools.parallel_compile import Elsewhere
-
-parallel_compile.START_LIMIT = float("inf")
-driver.set_active(Elsewhere(GPUTarget("cuda", 90, 32)))
-runtime.gpu_of = lambda _: Gpu.of("sm_90", 132)
-dispatch._why_not_device = lambda _: None
-sys.executable = {python!r}
-with torch.autocast("cpu", torch.bfloat16):
-    tritonconv.warmup({network}(), torch.randn(2, 3, 9, 9), processes=2)
-"""
-
-
-def printed(tmp_path: Path, executable: str, cache: str = "cache", network: str = "small") -> str:
-    """Run `SCRIPT` and return its output.
-
-    `executable` runs the compiling processes. `cache` is Triton's cache folder below `tmp_path`.
-    """
-    (tmp_path / "random.py").write_text("raise RuntimeError('this is not the random of the standard library')")
-    code = SCRIPT.format(python=executable, network=network)
-    done = python("-P", "-c", code, cwd=tmp_path, TRITON_CACHE_DIR=str(tmp_path / cache))
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("network", ["small", pytest.param("model", marks=pytest.mark.slow)])
-def test_compiling_in_other_processes(network: str, tmp_path: Path) -> None:
-    """This process finds all kernels in the cache, and so does the next run, whatever the others print."""
-    noisy = tmp_path / "python"
-    noise = "echo 7; echo 7 >&2; printf '\\377\\n'; printf '\\377\\n' >&2"
-    noisy.write_text(f'#!/bin/sh\n{noise}\n{sys.executable} "$@"\nstatus=$?\n{noise}\nexit $status\n')
-    noisy.chmod(0o755)
-    first, second = (printed(tmp_path, str(noisy), network=network) for _ in range(2))
-    assert "Warning" not in first + second
-    assert re.search(r": ([1-9]\d*) compiled in 2 processes, 0 found in Triton's cache", first)
-    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* found in", second)
-
-
-@pytest.mark.long
-def test_processes_that_fail(tmp_path: Path) -> None:
-    """If the compiling processes fail, this process warns and compiles instead."""
-    output = printed(tmp_path, "/bin/false")
-    assert output.count("UserWarning") == 1
-    assert (
-        "UserWarning: tritonconv.warmup: 2 of 2 processes that compile kernels failed. This process compiles" in output
-    )
-    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* compiled in this process, 0 found in", output)
-
-
-@pytest.mark.long
-def test_a_cache_that_can_not_be_written(tmp_path: Path) -> None:
-    """warmup warns and leaves compiling to the training step, which uses a temporary folder."""
-    (tmp_path / "file").touch()
-    output = printed(tmp_path, sys.executable, "file/cache")
-    assert re.search(r"UserWarning: tritonconv.warmup: (\d+) of \1 kernels can not be compiled\.", output)
-    assert re.search(r"The first error: \w+: NotADirector", output)
-    assert re.search(r": 0 compiled in 2 processes, [1-9]\d* failed to compile, 0 found in Triton's cache", output)
