@@ -11,36 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import tritonconv
+from tests.support.changed_class import Change, assert_same, pair, scaled, seen, x
 from tests.support.oracle import assert_close
 from tritonconv import reference
 
-pytestmark = [pytest.mark.oldest, pytest.mark.usefixtures("on_reference")]
+pytestmark = pytest.mark.usefixtures("on_reference")
 
-Change = Callable[[Any], Any]
 NAMES = pytest.mark.parametrize("name", ["Conv2d", "ConvTranspose2d"])
-
-torch.manual_seed(0)
-x = torch.randn(2, 4, 5, 5)
-
-
-class Scaled(nn.Module):
-    def forward(self, original: Tensor) -> Tensor:
-        return original * 2
-
-    def right_inverse(self, value: Tensor) -> Tensor:
-        return value / 2
-
-
-def scaled(layer: Any, *names: str) -> Any:
-    for name in names or ("weight",):
-        parametrize.register_parametrization(layer, name, Scaled())
-    return layer
-
 
 PARAMETRIZED: dict[str, Change] = {
     "weight_norm": parametrizations.weight_norm,
@@ -52,47 +34,7 @@ PARAMETRIZED: dict[str, Change] = {
 }
 
 
-def pair(ours: ModuleType, name: str, change: Change) -> list[Any]:
-    """Return two equal layers of ours that were torch's: one changed before its class was, and one after that."""
-    layers = []
-    for before in (True, False):
-        torch.manual_seed(1)
-        layer = getattr(nn, name)(4, 6, 3)
-        if before:
-            layer = change(layer)
-        layer.__class__ = getattr(ours, name)
-        layers.append(layer if before else change(layer))
-    return layers
-
-
-def seen(layer: Any, given: Tensor = x) -> dict[str, Any]:
-    """Return what a step of the layer gives, and then the layer's class and state."""
-    result = layer(given)
-    layer.zero_grad()
-    result.square().sum().backward()
-    gradients = [parameter.grad for parameter in layer.parameters()]
-    names = [name for name, _ in layer.named_parameters()]
-    classes = [each.__name__ for each in type(layer).__mro__]
-    state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
-    return dict(result=result, gradients=gradients, names=names, classes=classes, state=state, said=repr(layer))
-
-
-def assert_same(left: Any, right: Any) -> None:
-    """Assert that values, tensors in lists and dicts among them, are equal."""
-    assert type(left) is type(right)
-    if isinstance(left, Tensor):
-        assert torch.equal(left, right)
-    elif isinstance(left, dict):
-        assert [*left] == [*right]
-        assert_same([*left.values()], [*right.values()])
-    elif isinstance(left, list | tuple):
-        assert len(left) == len(right)
-        for one, other in zip(left, right, strict=True):
-            assert_same(one, other)
-    else:
-        assert left == right
-
-
+@pytest.mark.oldest
 @NAMES
 @pytest.mark.parametrize("change", PARAMETRIZED.values(), ids=PARAMETRIZED)
 def test_before_is_as_after(ours: ModuleType, name: str, change: Change) -> None:
@@ -152,6 +94,7 @@ USES = [
 ]
 
 
+@pytest.mark.oldest
 @NAMES
 @pytest.mark.parametrize(("change", "use"), USES)
 def test_whatever_is_done_first(ours: ModuleType, name: str, use: Change, change: Change) -> None:
@@ -162,6 +105,7 @@ def test_whatever_is_done_first(ours: ModuleType, name: str, use: Change, change
     assert not any(hasattr(shared, tensor) for tensor in ("weight", "bias"))  # properties are the layer's alone
 
 
+@pytest.mark.oldest
 @NAMES
 def test_weight_norm_is_removed(ours: ModuleType, name: str) -> None:
     layers = pair(ours, name, parametrizations.weight_norm)
@@ -194,15 +138,27 @@ def test_locally_connected_layers() -> None:
 )
 def test_compiled_before_any_use(name: str, change: Change) -> None:
     layer, expected = pair(tritonconv, name, change)
-    network = nn.Sequential(layer)
-    try:
-        result = torch.compile(network, fullgraph=True, backend="eager")(x)
-    finally:
-        torch._dynamo.reset()
-    assert_same(result, expected(x))
+    assert_same(compiled(nn.Sequential(layer), x), expected(x))
     assert_same(seen(layer), seen(expected))
 
 
+def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the result of a function that torch.compile has traced, as a whole."""
+    try:
+        return torch.compile(function, fullgraph=True, backend="eager")(*arguments)
+    finally:
+        torch._dynamo.reset()
+
+
+@pytest.mark.oldest
+def test_read_by_compiled_code_before_any_use(ours: ModuleType) -> None:
+    layer, expected = pair(ours, "Conv2d", parametrizations.weight_norm)
+    for _ in range(2):
+        assert_same(compiled(lambda: [layer.weight * 2, layer.bias]), [expected.weight * 2, expected.bias])
+        assert_same(seen(layer), seen(expected))
+
+
+@pytest.mark.oldest
 @NAMES
 def test_many_threads_may_be_the_first(ours: ModuleType, name: str) -> None:
     layer, expected = pair(ours, name, parametrizations.weight_norm)
@@ -221,6 +177,7 @@ def test_many_threads_may_be_the_first(ours: ModuleType, name: str) -> None:
     assert_same(seen(layer), seen(expected))
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize(
     "mode", [torch.inference_mode, torch.no_grad, FakeTensorMode, lambda: torch.device("meta")], ids=repr
 )
@@ -231,6 +188,7 @@ def test_modes_at_the_first_use(ours: ModuleType, mode: Callable[[], Any]) -> No
     assert_same(seen(layer), seen(expected))
 
 
+@pytest.mark.oldest
 def test_what_is_missing_is_missing(ours: ModuleType) -> None:
     """Errors are torch's, with and without parametrizations, and so is the look-up in classes behind ours."""
 
