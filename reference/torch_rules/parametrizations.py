@@ -21,32 +21,30 @@ class Parametrizable(nn.Module):
     def __getattr__(self, name: str) -> Any:
         if name == "parametrizations":  # which `parametrize` reads before it changes the class
             restore(self)
-        # Each read of a parameter comes here. `super()` would take four times as long as naming the class.
+        # Each read of a parameter comes here. Naming the class saves the 0.1 us that `super()` takes.
         try:
             return nn.Module.__getattr__(self, name)
         except AttributeError:
             pass
-        parametrizations = dropped(self)
+        parametrizations = held(self)
         if name not in parametrizations:
             return super().__getattr__(name)
         if torch.compiler.is_compiling():
             return parametrizations[name]()
         restore(self)
-        return getattr(self, name)
+        return getattr(type(self), name).__get__(self)  # getattr(self, name) would come back here if that fails
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in dropped(self):
+        if name in held(self):
             restore(self)
         super().__setattr__(name, value)
 
 
-def dropped(layer: nn.Module) -> Any:
-    """Return the layer's parametrizations by the names of their tensors, if its class lacks the properties, else {}."""
+def held(layer: nn.Module) -> Any:
+    """Return the layer's parametrizations, a mapping by the names of their tensors, or {} if it has none."""
     modules = layer.__dict__.get("_modules")
     found = modules and modules.get("parametrizations")  # most layers have no submodules
-    if not isinstance(found, nn.ModuleDict) or type(layer).__module__ == parametrize.__name__:
-        return {}  # `parametrize` has made the class, so the properties are there
-    return found
+    return found if isinstance(found, nn.ModuleDict) else {}
 
 
 def restore(layer: nn.Module) -> None:
@@ -54,14 +52,14 @@ def restore(layer: nn.Module) -> None:
 
     `parametrize` makes the class for a layer without data. As it is then assigned at once, several threads may do this.
     """
-    if torch.compiler.is_compiling():
+    before = type(layer)  # read once, because another thread may assign the new class
+    if torch.compiler.is_compiling() or not held(layer):
         return
-    names = [*dropped(layer)]
-    if not names:
+    if before.__module__ == parametrize.__name__:  # a class with properties
         return
-    blank = nn.Module.__new__(type(layer))
+    blank = nn.Module.__new__(before)
     nn.Module.__init__(blank)
-    for name in names:
+    for name in [*held(layer)]:
         blank.register_buffer(name, torch.empty(0, device="meta"))
         parametrize.register_parametrization(blank, name, nn.Identity(), unsafe=True)
     layer.__class__ = type(blank)

@@ -231,3 +231,18 @@ def test_hooks_of_the_old_style(ours: ModuleType, name: str, hook: Change, remov
     for layer in layers:
         remove(layer)
     assert_same(*map(seen, layers))
+
+
+def test_an_error_of_a_parametrization_is_seen(ours: ModuleType) -> None:
+    """An AttributeError in a parametrization is raised as it is, not taken for a missing weight."""
+
+    class Wrong(nn.Module):
+        def forward(self, original: Any) -> Any:
+            return original.nothing
+
+    layers = pair(
+        ours, "Conv2d", lambda layer: parametrize.register_parametrization(layer, "weight", Wrong(), unsafe=True)
+    )
+    for layer in layers:
+        with pytest.raises(AttributeError, match="'(Parameter|Tensor)' object has no attribute 'nothing'"):
+            layer(x)
