@@ -244,5 +244,5 @@ def test_an_error_of_a_parametrization_is_seen(ours: ModuleType) -> None:
         ours, "Conv2d", lambda layer: parametrize.register_parametrization(layer, "weight", Wrong(), unsafe=True)
     )
     for layer in layers:
-        with pytest.raises(AttributeError, match="'(Parameter|Tensor)' object has no attribute 'nothing'"):
+        with pytest.raises(AttributeError, match=r"'(Parameter|Tensor)' object has no attribute 'nothing'"):
             layer(x)
