@@ -7,9 +7,12 @@ from torch import Tensor, nn
 
 from tritonconv.reference.functional import conv2d, conv_transpose2d
 from tritonconv.reference.torch_rules.arguments import output_padding, padded
+from tritonconv.reference.torch_rules.overrides import computes_as_torch
+from tritonconv.reference.torch_rules.parametrizations import Parametrizable
 
 
-class Conv2d(nn.Conv2d):
+@computes_as_torch
+class Conv2d(Parametrizable, nn.Conv2d):
     """`torch.nn.Conv2d`, computed by `reference.conv2d`.
 
     Source of the formula: the documentation of `torch.nn.Conv2d`. The letters are those of `reference/functional.py`.
@@ -38,7 +41,8 @@ class Conv2d(nn.Conv2d):
         return conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
-class ConvTranspose2d(nn.ConvTranspose2d):
+@computes_as_torch
+class ConvTranspose2d(Parametrizable, nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d`, computed by `reference.conv_transpose2d`.
 
     Source of the formula: the documentation of `torch.nn.ConvTranspose2d`. The letters are those of

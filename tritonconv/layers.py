@@ -13,9 +13,12 @@ from tritonconv.functional import conv2d, conv_transpose2d, locally_connected2d,
 from tritonconv.reference import local_layers
 from tritonconv.reference.torch_rules.arguments import output_padding, padded
 from tritonconv.reference.torch_rules.checks import Ints
+from tritonconv.reference.torch_rules.overrides import computes_as_torch
+from tritonconv.reference.torch_rules.parametrizations import Parametrizable
 
 
-class Conv2d(nn.Conv2d):
+@computes_as_torch
+class Conv2d(Parametrizable, nn.Conv2d):
     """`torch.nn.Conv2d`, computed by `tritonconv.conv2d`: a drop-in replacement.
 
     Constructor, initial weights, attributes, `state_dict` and errors are torch's. The formula is the one in the
@@ -43,7 +46,8 @@ class Conv2d(nn.Conv2d):
         )
 
 
-class ConvTranspose2d(nn.ConvTranspose2d):
+@computes_as_torch
+class ConvTranspose2d(Parametrizable, nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d`, computed by `tritonconv.conv_transpose2d`: a drop-in replacement.
 
     Constructor, initial weights, attributes, `state_dict` and errors are torch's. The formula is the one in the

@@ -4,11 +4,13 @@ from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from tritonconv.reference.layers import Conv2d, ConvTranspose2d
 from tritonconv.reference.local_layers import keras_and_flax
 from tritonconv.reference.local_layers.keras_and_flax import same_everywhere
 from tritonconv.reference.torch_rules.checks import Ints
+from tritonconv.reference.torch_rules.overrides import why_not_as_torch
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -28,7 +30,8 @@ class OfConv2d(nn.Module):
         The layer takes over the device, the dtype, `requires_grad` of each parameter, and the training mode.
 
         Args:
-            conv: the convolution, of class `torch.nn.Conv2d` or a subclass.
+            conv: the convolution, of class `torch.nn.Conv2d` or a subclass. A parametrized one, by
+                `torch.nn.utils.parametrizations.weight_norm` for example, is converted with the weight that it uses.
             input_size: the size of the layer's images in pixels, before padding. (H, W), or one int for both.
             bias: True copies the bias to each location. "shared" keeps one number per filter. If `conv` has no bias,
                 the layer has none, whatever this argument is.
@@ -38,7 +41,9 @@ class OfConv2d(nn.Module):
             of `conv`.
 
         Raises:
-            TypeError: `conv` has another class, or is a lazy layer whose parameters are not initialized yet.
+            TypeError: `conv` has another class, or is a lazy layer that had no input yet. Also if it may compute
+                something else than `torch.nn.Conv2d`: its class overrides `forward` or `_conv_forward`, its `forward`
+                was replaced, or it has hooks, as pruning and `torch.nn.utils.weight_norm` add.
             ValueError: `conv` has a bias, and `bias` is False or another string than "shared".
             TypeError, RuntimeError: the constructor refuses `input_size`.
 
@@ -170,15 +175,24 @@ class OfConvTranspose2d(nn.Module):
         return conv
 
 
-def in_common(layer: Any) -> dict[str, Any]:
+def used(layer: Any) -> dict[str, Any]:
+    """Return the weight and bias with which the layer computes, each read once. A bias may be None.
+
+    A parametrized tensor is computed when it is read. It requires a gradient if what it is computed from does.
+    """
+    with torch.enable_grad():
+        return dict(weight=layer.weight, bias=layer.bias)
+
+
+def in_common(layer: Any, dtype: torch.dtype) -> dict[str, Any]:
     """Return the constructor arguments that a convolution and the corresponding local layer share, except the bias.
 
-    They also hold the dtype, and the device "meta", so that no numbers are drawn for weights that are then replaced.
+    They also hold this dtype, and the device "meta", so that no numbers are drawn for weights that are then replaced.
     """
     names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"]
     if layer.transposed:
         names.append("output_padding")
-    return {name: getattr(layer, name) for name in names} | dict(device="meta", dtype=layer.weight.dtype)
+    return {name: getattr(layer, name) for name in names} | dict(device="meta", dtype=dtype)
 
 
 def spread(cls: type[Layer], conv: Any, kind: Any, input_size: Ints, bias: bool | str) -> Layer:
@@ -186,16 +200,25 @@ def spread(cls: type[Layer], conv: Any, kind: Any, input_size: Ints, bias: bool 
 
     `kind` is the class of torch.nn that `conv` must have. `from_conv2d` describes `bias` and lists the errors.
     """
-    if not isinstance(conv, kind) or isinstance(conv.weight, nn.UninitializedParameter):
+    if not isinstance(conv, kind) or isinstance(conv, LazyModuleMixin):
         raise TypeError(f"expected a torch.nn.{kind.__name__} with initialized parameters, but got {conv}")
-    if conv.bias is not None and not bias:
+    if reason := why_not_as_torch(conv):
+        raise TypeError(
+            f"expected a layer that computes what torch.nn.{kind.__name__} does, but {reason}, which a locally "
+            f"connected layer would not run. Convert a torch.nn.{kind.__name__} with the weight that is really used. "
+            "Remove hooks first; torch.nn.utils.prune.remove and torch.nn.utils.remove_weight_norm keep the weight"
+        )
+    parameters = used(conv)
+    if parameters["bias"] is not None and not bias:
         raise ValueError(f"bias=False would drop the bias of {conv}: use True or 'shared'")
-    bias = bias if conv.bias is not None else False
-    layer: Layer = getattr(cls, "cls_to_become", cls)(**in_common(conv), input_size=input_size, bias=bias)
-    layer.to_empty(device=conv.weight.device)
+    bias = bias if parameters["bias"] is not None else False
+    arguments = in_common(conv, parameters["weight"].dtype)
+    layer: Layer = getattr(cls, "cls_to_become", cls)(**arguments, input_size=input_size, bias=bias)
+    layer.to_empty(device=parameters["weight"].device)
     with torch.no_grad():
-        for target, shared in ((layer.weight, conv.weight), (layer.bias, conv.bias)):
-            if isinstance(target, Tensor):
+        for name, shared in parameters.items():
+            target = getattr(layer, name)
+            if isinstance(target, Tensor) and shared is not None:
                 is_bias = shared.ndim == 1
                 target.copy_(shared[:, None, None] if is_bias and target.ndim == 3 else shared)
                 target.requires_grad_(shared.requires_grad)
@@ -207,19 +230,21 @@ def gathered(layer: Any) -> Any:
 
     Raise ValueError unless they are exactly equal at all locations.
     """
-    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+    parameters = used(layer)
+    weight, bias = parameters["weight"].detach(), parameters["bias"]
+    bias = None if bias is None else bias.detach()
     agree = same_everywhere(weight, (0, 1))
     if bias is not None and bias.ndim == 3:
         agree = agree and same_everywhere(bias, (1, 2))
         bias = bias[:, 0, 0]
     if not agree:
         raise ValueError(f"a convolution has the same weight and bias at all locations, but those of {layer} differ")
-    conv = layer.shared_class(**in_common(layer), bias=bias is not None)
+    conv = layer.shared_class(**in_common(layer, weight.dtype), bias=bias is not None)
     conv.to_empty(device=weight.device)
     with torch.no_grad():
         for name, value in (("weight", weight[0, 0]), ("bias", bias)):
             if value is not None:
                 target: Any = getattr(conv, name)
                 target.copy_(value)
-                target.requires_grad_(getattr(layer, name).requires_grad)
+                target.requires_grad_(parameters[name].requires_grad)
     return conv.train(layer.training)

@@ -18,12 +18,13 @@ from tritonconv.reference.local_layers.conversions import OfConv2d, OfConvTransp
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.arguments import output_padding, padded
 from tritonconv.reference.torch_rules.checks import Ints, Pair, check_positive, integers, pair
+from tritonconv.reference.torch_rules.parametrizations import Parametrizable
 
 # The dimensions of the weight in memory order, from the largest stride to the smallest: channels come last.
 IN_MEMORY = (0, 1, 2, 4, 5, 3)
 
 
-class _LocallyConnected(_ConvNd):
+class _LocallyConnected(Parametrizable, _ConvNd):
     """The base class of both layers. In a lazy layer, `input_size` is None until the first input comes."""
 
     input_size: Pair | None

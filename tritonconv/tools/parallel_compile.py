@@ -2,11 +2,12 @@
 
 import os
 import pickle
-import subprocess
 import sys
+import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,18 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from tritonconv.launch.plan import Launch
+from tritonconv.tools.worker_process import WorkerProcess, started
 
 
 def cpus() -> int:
     """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# How many seconds worker processes may take, all together: the first number, and the second for each kernel. Importing
+# torch and Triton takes a CPU a few seconds, and a kernel about one. So this is enough for one CPU, even if each kernel
+# has a process of its own, and for a disk that takes a minute to deliver the modules.
+START_LIMIT, KERNEL_LIMIT = 120.0, 10.0
 
 
 def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]:
@@ -27,7 +35,7 @@ def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]
     Returns four counts:
 
     - the kernels that other processes compiled
-    - the processes that were started to compile
+    - the processes that were to compile; if any fails, a warning names the first reason
     - the kernels that this process compiled
     - the kernels that could not be compiled; a warning names the first, and `launch.recovery` handles them when they
       are launched
@@ -39,8 +47,13 @@ def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]
 
     target = driver.active.get_current_target()
     shares = [jobs[i::processes] for i in range(min(processes, len(jobs)))]
-    with ThreadPoolExecutor(len(shares)) as pool:
-        elsewhere = sum(pool.map(lambda share: compile_elsewhere(share, target), shares))
+    elsewhere, reasons = compile_elsewhere(shares, target)
+    if reasons:
+        message = (
+            f"tritonconv.warmup: {len(reasons)} of {len(shares)} processes that compile kernels failed. This process "
+            f"compiles what is missing. The first reason: {reasons[0]}"
+        )
+        warnings.warn(message, stacklevel=3)
     failures = []
     with knobs.compilation.scope():
         missed = count_misses(knobs)
@@ -73,44 +86,54 @@ def count_misses(knobs: Any) -> list[None]:
     return missed
 
 
-def compile_elsewhere(jobs: list[Launch], target: Any) -> int:
-    """Compile `jobs` in a new process for the GPU `target`, and return how many kernels that process compiled.
+def compile_elsewhere(shares: list[list[Launch]], target: Any) -> tuple[int, list[str]]:
+    """Compile each share in a new process for the GPU `target`. Return how many kernels these processes compiled.
 
-    Kernels in Triton's cache do not count. If that process fails, warn and return 0. The caller then compiles what is
-    missing.
+    Also return, for each process that failed, the reason. Kernels in Triton's cache do not count, and neither do those
+    of a process that failed. When this function ends, by an exception too, none of the processes is running any more.
     """
-    portable = [
+    start, limit = time.monotonic(), START_LIMIT + KERNEL_LIMIT * sum(map(len, shares))
+    workers: list[tuple[WorkerProcess, int]] = []
+    compiled, reasons = 0, []
+    with ExitStack() as running:
+        for share in shares:
+            try:
+                process = running.enter_context(started(CODE, pickle.dumps((target, portable(share)))))
+                workers.append((process, len(share)))
+            except Exception as error:
+                reasons.append(f"it could not be started: {type(error).__name__}: {error}")
+        for process, kernels in workers:
+            try:
+                compiled += checked(process.answer(start, limit), kernels)
+            except Exception as error:
+                reasons.append(str(error) or type(error).__name__)
+    return compiled, reasons
+
+
+CODE = "from tritonconv.tools.parallel_compile import worker; worker()"
+
+
+def portable(jobs: list[Launch]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return module, name and arguments of each kernel, in a form that can be pickled: with dtypes as the tensors."""
+    return [
         (job.kernel.__module__, job.kernel.__name__, tree_map_only(Tensor, lambda t: t.dtype, job.arguments))
         for job in jobs
     ]
-    # The child imports the same modules as this process. -P keeps the current directory from hiding others.
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path if isinstance(entry, str))
-    command = [
-        sys.executable or "python3",
-        "-P",
-        "-c",
-        "from tritonconv.tools.parallel_compile import worker; worker()",
-    ]
-    try:
-        done = subprocess.run(
-            command,
-            input=pickle.dumps((target, portable)),
-            capture_output=True,
-            env=os.environ | {"PYTHONPATH": path},
-            check=True,
-        )
-        return int(done.stdout.split()[-1])
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = (getattr(error, "stderr", None) or str(error).encode()).decode().strip().splitlines()[-1]
-        message = "tritonconv.warmup: a compiling process failed, so this process compiles its kernels instead"
-        warnings.warn(f"{message}. The error: {reason}", stacklevel=2)
-        return 0
+
+
+def checked(answer: bytes, kernels: int) -> int:
+    """Return how many of `kernels` kernels a process has compiled, by its answer. Raise ValueError if it is wrong."""
+    with suppress(ValueError):
+        if 0 <= int(answer) <= kernels:
+            return int(answer)
+    raise ValueError(f"it answered {answer[:40]!r} instead of how many of its {kernels} kernels it compiled")
 
 
 def worker() -> None:
-    """Compile the jobs from stdin, in the process that `compile_elsewhere` starts, and print how many were compiled.
+    """Compile the jobs from stdin, in a process that `compile_elsewhere` starts, and answer how many were compiled.
 
     Jobs in Triton's cache do not count. The process compiles offline for the GPU that stdin names, without using a GPU.
+    The answer goes to the file that the first argument of the process names.
     """
     from triton import knobs
     from triton.runtime import driver
@@ -122,7 +145,7 @@ def worker() -> None:
         kernel = getattr(import_module(module), name)
         tensors = tree_map_only(torch.dtype, lambda dtype: torch.empty(0, dtype=dtype, device="meta"), arguments)
         kernel.warmup(grid=(1,), **tensors)
-    print(len(missed))
+    Path(sys.argv[1]).write_text(str(len(missed)))
 
 
 class Elsewhere:

@@ -30,6 +30,10 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
     model does not change, but its hooks are called. A kernel that can not be compiled causes a UserWarning. The
     training step then tries to compile it again.
 
+    The processes may take two minutes, and ten seconds more for each kernel of the step. What is still running then is
+    killed. If processes fail or are killed, one UserWarning gives the number and the first reason, and this process
+    compiles what is missing, without a time limit.
+
     Args:
         model: the model to train.
         inputs, kwargs: the arguments with which the step calls the model.
@@ -38,6 +42,7 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
 
     Raises:
         TypeError: if `model` is not a torch.nn.Module.
+        ValueError: if `processes` is negative.
         RuntimeError: if the model can not run on fake tensors, for example because it branches on computed values, or
             has lazy layers that had no input yet.
 
@@ -57,6 +62,8 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
             f"tritonconv.warmup(): argument 'model' must be a torch.nn.Module, not {type(model).__name__}; "
             "to warm up a function, call it in the forward of a Module"
         )
+    if processes is not None and processes < 0:
+        raise ValueError(f"tritonconv.warmup(): argument 'processes' must not be negative, but got {processes}")
     start = time.perf_counter()
     calls = step_calls(model, inputs, kwargs)
     jobs = list({each.variant: each for call in calls for each in launches_of(call)}.values())
