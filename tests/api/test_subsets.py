@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tritonconv
 from tests.support.cases import Case
@@ -77,6 +78,34 @@ def test_first_and_second_order_of_the_reference(case: Case) -> None:
 @pytest.mark.parametrize("case", SHARED[::3] + VARYING[1:6:4], ids=str)
 def test_first_and_second_order_of_complex_numbers(case: Case) -> None:
     check_both_orders(case, tritonconv, torch.complex128)
+
+
+class Names(TorchDispatchMode):
+    """Within this block, list the operators of tritonconv that run."""
+
+    def __enter__(self) -> list[str]:
+        self.names: list[str] = []
+        super().__enter__()
+        return self.names
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "tritonconv":
+            self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@EVERY
+def test_only_what_is_needed_is_computed(case: Case) -> None:
+    """The weight's gradient comes first, and for conv2d it comes together with the bias's."""
+    ours, _, operands = problem_of(case)
+    with_bias = "wgrad" if case.transposed or case.varies else "wgrad_with_bias"
+    for needing in subsets(len(operands)):
+        leaves = [t.detach().requires_grad_(i in needing) for i, t in enumerate(operands)]
+        y = ours(*leaves)
+        with Names() as names:
+            y.backward(torch.ones_like(y))
+        weight = [with_bias if 2 in needing else "wgrad"] if 1 in needing else []
+        assert names == weight + ["fprop" if case.transposed else "dgrad"] * (0 in needing), needing
 
 
 def three_orders(function: Function, operands: Sequence[Tensor], needing: Subset) -> list[Tensor | None]:
