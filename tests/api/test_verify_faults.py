@@ -79,12 +79,21 @@ def test_sums_that_may_leave_the_range_of_float32(dtype: str) -> None:
     for result in (inf, -inf, nan):
         assert accepted(dtype, result, 0.0, 1e38, 99)
         assert accepted(dtype, result, 6e38, 1e38, 99)
+        assert accepted(dtype, result, 0.0, 2.9e38, 1), "a bias is one term more"
         assert not accepted(dtype, result, 0.0, 1e38, 4), "the products are at most 3e38 together"
         assert not accepted(dtype, result, 0.0, 3e37, 99), "the products are at most 3e38 together"
     for result in (-inf, nan):
         assert not accepted(dtype, result, 8e38, 1e38, 99), "negative products are at most 1e38"
     for result in (0.0, LARGEST[dtype], -LARGEST[dtype]):
         assert not accepted(dtype, result, 8e38, 1e38, 99), "a finite number is never right"
+
+
+@EACH
+def test_infinity_counts_as_the_nearest_number_that_rounds_to_it(dtype: str) -> None:
+    """So its deviation is a number, and verify's message can state it."""
+    for times, found in ((-0.25, 5), (0.25, 3), (-2, 1.5), (2, 0)):
+        expected = torch.tensor([times * BEYOND[dtype]], dtype=torch.float64)
+        assert deviation(torch.tensor([inf], dtype=DTYPES[dtype]), expected, 0 * expected, 1) == pytest.approx(found)
 
 
 def test_sums_that_cancel() -> None:
