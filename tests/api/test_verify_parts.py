@@ -138,6 +138,12 @@ def test_calls_with_an_operand_that_is_not_finite_are_skipped(spoilt: str, value
     assert not compared
 
 
+def test_a_call_without_a_bias_is_compared(compared: list[Call]) -> None:
+    case, seen = SHARED[1], Verification(1, "raise")
+    check(seen, Call.of_geometry("fprop", case.geometry, case.operands()[:2]), [])
+    assert (seen.checked, len(compared)) == (1, 1)
+
+
 @pytest.mark.parametrize(("device", "capturing"), [("cuda", True), ("cuda", False), ("cpu", True)])
 def test_only_calls_that_a_cuda_graph_captures_are_skipped(
     device: str, capturing: bool, compared: list[Call], monkeypatch: pytest.MonkeyPatch
