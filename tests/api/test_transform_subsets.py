@@ -18,6 +18,7 @@ from tests.support.cases import Case
 from tests.support.oracle import convolution_precision
 from tests.support.subsets import SHARED, TINY, VARYING, Function, Subset, assert_alike, gradients, problem_of, subsets
 from tritonconv import reference
+from tritonconv.operators import autograd, vmap
 
 Dims = tuple[int | None, ...]
 
@@ -138,6 +139,20 @@ def test_vmap(case: Case, package: Any) -> None:
         given = mapped(operands, dims, case.channels[1])
         results = [(torch.vmap(function, dims)(*given),) for function in (ours, theirs)]
         assert_alike(*results, f"mapped {dims}")
+
+
+@pytest.mark.parametrize(("name", "case"), [("fprop", SHARED[0]), ("dgrad", SHARED[3])], ids=str)
+def test_a_mapped_bias_alone_takes_one_convolution(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _, (input, weight, bias) = problem_of(case)
+    call, shapes = autograd.OVERLOADS[name], []
+
+    def noted(*arguments: Any) -> Any:
+        shapes.append(tuple(arguments[0].shape))
+        return call(*arguments)
+
+    monkeypatch.setattr(vmap, "OVERLOADS", {name: noted})
+    torch.vmap(ours, (None, None, 0))(input, weight, torch.stack([bias, -bias]))
+    assert shapes == [tuple(input.shape)]
 
 
 @PLAIN
