@@ -211,20 +211,33 @@ def parts(call: Call, results: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tenso
 def deviation(result: Tensor, expected: Tensor, scale: Tensor, products: int) -> float:
     """Return the largest |result - expected| / max(|expected|, scale), or NaN if an element is NaN.
 
-    Without elements, return 0. Two kinds of elements are left out. The first are rightly as large as the dtype allows.
-    The second are not finite, and their sum of `products` products may have left the range of float32. The denominator
-    has a lower limit, below which products underflow.
+    Without elements, return 0. An infinite result counts as the number next to `expected` that the dtype rounds to this
+    infinity. Elements are left out that are not finite because sums of some of the `products` products may have left
+    the range of float32. The denominator has a lower limit, below which products underflow.
     """
     if result.numel() == 0:
         return 0.0
-    limit = torch.finfo(result.dtype).max * 0.99
-    least = max(torch.finfo(result.dtype).tiny, products * 2.0**-107)
+    dtype = torch.finfo(result.dtype)
+    rounds_to_infinity = dtype.max * (2 - dtype.eps / 2) / (2 - dtype.eps)  # the least such number
+    least = max(dtype.tiny, products * 2.0**-107)
     result = result.double()
-    # By the Cauchy-Schwarz inequality, the sum of the products' magnitudes is at most scale * sqrt(products + 1).
-    passes = scale * sqrt(products + 1) > torch.finfo(torch.float32).max / 2
-    saturated = (expected.abs() > limit) & (result.abs() > limit) & (expected.sign() == result.sign())
-    found = (result - expected).abs() / torch.maximum(expected.abs(), scale).clamp(min=least)
-    return found.where(~(saturated | passes & ~result.isfinite()), 0.0).max().item()
+    sign = result.sign()
+    nearest = result.where(~result.isinf(), sign * (sign * expected).clamp(min=rounds_to_infinity))
+    found = (nearest - expected).abs() / torch.maximum(expected.abs(), scale).clamp(min=least)
+    return found.where(~may_pass(result, expected, scale, products), 0.0).max().item()
+
+
+def may_pass(result: Tensor, expected: Tensor, scale: Tensor, products: int) -> Tensor:
+    """Return where `result` is not finite, and partial sums may have left the range of float32 in its direction.
+
+    A kernel adds up the products in any order. An infinite result needs products of its own sign that together leave
+    the range, and NaN needs such products of both signs.
+    """
+    # By the Cauchy-Schwarz inequality, this is at least the sum of the products' magnitudes.
+    magnitudes = scale * sqrt(products + 1)
+    # Twice the sum of the products of the sign of the result. For NaN it is that of the sign with less.
+    twice = magnitudes + torch.where(result.isnan(), -expected.abs(), result.sign() * expected)
+    return ~result.isfinite() & (twice > torch.finfo(torch.float32).max)
 
 
 def named(call: Call) -> str:
