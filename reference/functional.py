@@ -81,9 +81,9 @@ def conv2d(
         groups: number of groups into which channels and filters are divided.
 
     Returns:
-        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast). If C
-        is 0, F counts as 0, as in torch. 16-bit sums are rounded once, bias included. The memory format is
-        channels_last if that of `input` or `weight` is, else contiguous.
+        Features y of shape (B, F, P, Q), or (F, P, Q) for one image, in the dtype of `input` (or that of autocast). 16
+        bits are rounded once, bias included. If C is 0, F counts as 0, as in torch. The memory format is channels_last
+        if that of `input` or `weight` is, else contiguous.
 
     Raises:
         TypeError: `input`, `weight` or `bias` is not a tensor, or a size is not made of ints.
@@ -143,8 +143,8 @@ def conv_transpose2d(
         dilation: step from one tap to the next, in pixels of the result. An int, or (rows, columns).
 
     Returns:
-        Images x of shape (B, C, H, W) or (C, H, W), in the dtype of `input` (or that of autocast). 16-bit sums are
-        rounded once, bias included. The memory format is channels_last if that of `input` or `weight` is, else
+        Images x of shape (B, C, H, W) or (C, H, W), in the dtype of `input` (or that of autocast). 16 bits are rounded
+        once, bias included. The memory format is channels_last if that of `input` or `weight` is, else
         contiguous.
 
     Raises:

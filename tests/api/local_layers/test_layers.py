@@ -183,7 +183,7 @@ X, WEIGHT = torch.zeros(2, 4, 5, 5), torch.zeros(3, 3, 6, 4, 3, 3)
         ),
         ("locally_connected2d", (X, WEIGHT, torch.zeros(3)), r"bias to be of size \[6\] or \[6, 3, 3\], but got"),
         ("locally_connected2d", (X, WEIGHT, torch.zeros(3, 3, 6)), r"but got bias of size \[3, 3, 6\] instead"),
-        ("locally_connected2d", (X, WEIGHT[..., :0]), "Kernel size should be greater than zero"),
+        ("locally_connected2d", (X, WEIGHT[..., :0]), "kernel size should be greater than zero"),
         ("locally_connected2d", (X, WEIGHT[:, :, :0]), "to be at least 1 at dimension 2"),
         ("locally_connected2d", (X, WEIGHT.to("meta")), "on cpu.* and weight type .* on meta.* should be the same"),
         ("locally_connected_transpose2d", (X, WEIGHT), "to have 6 channels, but got 4 channels"),
