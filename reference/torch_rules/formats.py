@@ -25,7 +25,13 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
 
 def autocasting(device: str) -> bool:
     """Whether autocast is enabled for this type of device: "cpu", "cuda" and so on."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return has_autocast(device) and torch.is_autocast_enabled(device)
+
+
+@torch.compiler.assume_constant_result  # torch 2.11's compiler can not trace the question
+def has_autocast(device: str) -> bool:
+    """Whether torch has autocast for this type of device. Devices without data, "meta", have none."""
+    return torch.amp.is_autocast_available(device)
 
 
 def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -101,7 +107,7 @@ def rounded_once(form: Form) -> Form:
     @wraps(form)
     def wide(first: Tensor, second: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         dtype, device = first.dtype, first.device.type
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        with torch.autocast(device, enabled=False) if has_autocast(device) else nullcontext():
             return form(*widened(first, second), *args, **kwargs).to(dtype)
 
     return wide
