@@ -14,6 +14,7 @@ from tests.support.cases import Case, laid_out
 from tests.support.oracle import Function, assert_same
 
 pytestmark = [
+    pytest.mark.oldest,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, from its compiler
     pytest.mark.usefixtures("on_reference"),
 ]
