@@ -177,9 +177,9 @@ def test_a_switch_that_is_turned_while_the_call_is_planned(device: str) -> None:
 
 def test_kernels_that_are_not_compiled_yet(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan is kept on a GPU only if all its kernels are compiled. Others could fail later, without a second way."""
-    monkeypatch.setattr(plan_cache.runtime, "interpreted", lambda: False)
     each = call(1, device)
     plan = planned(each)
+    monkeypatch.setattr(plan_cache.runtime, "interpreted", lambda: False)
     for compiled, count in ((object(), 0), (FakeCompiled(), 1)):
         plan_cache.keep(each, plan, [compiled], plan_cache.generation())
         assert len(plan_cache._kept) == count

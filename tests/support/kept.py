@@ -14,7 +14,10 @@ from tritonconv.tiling.tile import Tile
 
 
 class FakeCompiled:
-    """Stands for a kernel that Triton has compiled. To start it is to return its arguments, in their order."""
+    """Stands for what Triton has compiled of a kernel. To start it is to return its arguments, in their order."""
+
+    def __init__(self, kernel: Any = None) -> None:
+        self.of = kernel
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return lambda *arguments: (grid, arguments)
@@ -24,7 +27,7 @@ def keep(call: Call, tile: Tile | None = None, gpu: Gpu | None = None) -> Plan:
     """Plan a call and keep the plan, as if its kernels had been compiled and had run. Return the plan."""
     generation = plan_cache.generation()
     plan = planned(call, tile, gpu)
-    plan_cache.keep(call, plan, [FakeCompiled() for _ in plan.launches], generation)
+    plan_cache.keep(call, plan, [FakeCompiled(each.kernel) for each in plan.launches], generation)
     return plan
 
 
