@@ -82,8 +82,8 @@ def aligned(tensor: Tensor) -> Tensor:
     """
     if tensor.data_ptr() % 16 == 0:
         return tensor
-    memory = aligned_bytes(tensor.numel() * tensor.element_size(), 16, tensor.device)
-    return memory.view(tensor.dtype).as_strided(tensor.shape, tensor.stride(), memory.storage_offset()).copy_(tensor)
+    memory = aligned_bytes(tensor.numel() * tensor.element_size(), 16, tensor.device).view(tensor.dtype)
+    return memory.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
 
 
 def aligned_bytes(size: int, alignment: int, device: torch.device) -> Tensor:
