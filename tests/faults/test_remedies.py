@@ -90,7 +90,9 @@ def test_a_cache_that_has_helped_one_call_stays(
     one, other = damaged(), damaged()
     for end in (one.succeed, other.give_up) if succeeds_first else (other.give_up, one.succeed):
         end()
-    damaged().give_up()  # a later call, for which the cache had been replaced before
+    later = damaged()  # its cache had been replaced before
+    assert later.reason == one.reason
+    later.give_up()
     assert knobs.cache.dir == remedies.private_folder() != setting[0]
 
 

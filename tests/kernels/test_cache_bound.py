@@ -168,11 +168,14 @@ def test_a_switch_that_is_turned_while_the_call_is_planned(device: str) -> None:
     with convolution_precision("ieee"):
         each = call(1, device)
         plan = planned(each)
-        operands = plan.request.operands
-        torn = plan._replace(request=plan.request._replace(operands=replace(operands, exact=not operands.exact)))
-        for chosen, count in ((torn, 0), (plan, 1)):
-            plan_cache.keep(each, chosen, [FakeCompiled()], plan_cache.generation())
-            assert len(plan_cache._kept) == count
+        (launch,), request = plan.launches, plan.request
+        inexact = request._replace(operands=replace(request.operands, exact=False))
+        in_tf32 = launch._replace(arguments=launch.arguments | {"PRECISION": "tf32"})
+        for torn in (plan._replace(request=inexact), plan._replace(launches=[in_tf32])):
+            plan_cache.keep(each, torn, [FakeCompiled()], plan_cache.generation())
+            assert not plan_cache._kept
+        plan_cache.keep(each, plan, [FakeCompiled()], plan_cache.generation())
+        assert kept_widths() == [1]
 
 
 def test_kernels_that_are_not_compiled_yet(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
