@@ -88,6 +88,7 @@ def test_memory_for_descriptors_is_aligned(device: str) -> None:
                     memory = layout.aligned_bytes(size, alignment, torch.device(device))
                 assert (memory.shape, memory.element_size()) == ((size,), 1)
                 assert memory.data_ptr() % alignment == 0
+    assert layout.aligned_bytes(100, 16, torch.device(device)).untyped_storage().nbytes() == 100
 
 
 def folded(device: str) -> Call:

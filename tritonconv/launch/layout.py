@@ -95,7 +95,7 @@ def aligned_bytes(size: int, alignment: int, device: torch.device) -> Tensor:
     memory = torch.empty(size, dtype=torch.int8, device=device)
     if memory.data_ptr() % alignment == 0:
         return memory
-    memory = torch.empty(size + alignment - 1, dtype=torch.int8, device=device)
+    memory = torch.empty(size + alignment, dtype=torch.int8, device=device)
     return memory[-memory.data_ptr() % alignment :][:size]
 
 
