@@ -32,6 +32,7 @@ ORDER = [
     "tritonconv.operators.library",
     "tritonconv.dispatch",
     "tritonconv.launch.recovery",
+    "tritonconv.launch.remedies",
     "tritonconv.launch.planners",
     "tritonconv.launch.split_k",
     "tritonconv.launch.tile_choice",
@@ -104,6 +105,7 @@ THIRD_PARTY = {
     "tritonconv.launch.start": {"torch", "triton"},
     "tritonconv.launch.kernel_arguments": {"torch", "triton"},
     "tritonconv.launch.recovery": {"torch", "triton"},
+    "tritonconv.launch.remedies": {"torch", "triton"},
     "tritonconv.tools.parallel_compile": {"torch", "triton"},
 }
 

@@ -145,14 +145,14 @@ def test_eight_threads_at_once(tmp_path: Path) -> None:
 def test_forked_workers(tmp_path: Path, interpret: str) -> None:
     """Workers of a DataLoader can be forked after the import, after a first call, and while a thread starts kernels.
 
-    That thread of the parent holds the lock for half a second after the fork begins. A fork that did not wait for the
-    thread would leave the workers with a lock that nobody releases.
+    That thread of the parent holds all locks for half a second after the fork begins. A fork that did not wait for the
+    thread would leave the workers with locks that nobody releases.
     """
     code = """
 import os, threading, time
 import tritonconv
 from torch.utils.data import DataLoader, Dataset
-from tritonconv.launch import start
+from tritonconv.launch import plan_cache, remedies, start
 class Steps(Dataset):
     def __len__(self): return 2
     def __getitem__(self, index): return step()
@@ -162,7 +162,7 @@ def holding():
     locked, forking = threading.Event(), threading.Event()
     os.register_at_fork(before=forking.set)
     def hold():
-        with start._starting:
+        with start._starting, plan_cache._changing, remedies._changing:
             locked.set()
             forking.wait()
             time.sleep(0.5)

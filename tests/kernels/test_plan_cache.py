@@ -184,15 +184,6 @@ def test_no_tensor_is_kept_alive(device: str, monkeypatch: pytest.MonkeyPatch) -
     assert [ref() for ref in operands + copies] == [None] * 4
 
 
-def test_so_many_are_kept(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_cache, "MOST", 2)
-    weight = drawn(4, 4, 1, 1, device=device)
-    for size, count in ((1, 1), (2, 2), (3, 1), (4, 2)):
-        x = drawn(1, 4, size, 1, device=device)
-        assert right(conv2d(x, weight), x, weight)
-        assert len(plan_cache._kept) == count
-
-
 def test_without_memory_it_is_planned_as_if_for_the_first_time(
     device: str, planned: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

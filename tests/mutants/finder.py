@@ -32,6 +32,7 @@ NOT_MUTATED = {
     "tritonconv/runtime.py": TOOL,
     "tritonconv/fallback_warning.py": FAULTS,
     "tritonconv/launch/recovery.py": FAULTS,
+    "tritonconv/launch/remedies.py": FAULTS,
     "tritonconv/launch/failures.py": FAULTS,
     "tritonconv/launch/tile_choice.py": CHOICE,
     "tritonconv/gpu.py": CHOICE,

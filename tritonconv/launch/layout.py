@@ -47,14 +47,14 @@ def bias_strides(bias: Tensor | None, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def adjacent_channels(side: Tensor, channels: int) -> Tensor:
-    """Return the side, or a channels_last copy if only the copy can be loaded by whole 16-byte vectors.
+    """Return the side, or an aligned channels_last copy if only the copy can be loaded by whole 16-byte vectors.
 
     `channels` counts those of one group. If they take no multiple of 16 bytes, a copy would not help.
     """
     vector = 16 // side.element_size()
     if channels % vector or alignment(side, channels) == vector:
         return side
-    return side.clone(memory_format=torch.channels_last)
+    return aligned(side.clone(memory_format=torch.channels_last))
 
 
 def weight_channels_last(weight: Tensor) -> Tensor:
@@ -76,8 +76,27 @@ def weight_filters_last(weight: Tensor, groups: int, multiple: int = 1) -> Tenso
 
 
 def aligned(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a copy if its address is not a multiple of 16 bytes."""
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+    """Return the tensor, or a copy if its address is not a multiple of 16 bytes. The copy's address is one.
+
+    The tensor's elements must lie without gaps, in any order of its axes. The copy has the same strides.
+    """
+    if tensor.data_ptr() % 16 == 0:
+        return tensor
+    memory = aligned_bytes(tensor.numel() * tensor.element_size(), 16, tensor.device).view(tensor.dtype)
+    return memory.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
+
+
+def aligned_bytes(size: int, alignment: int, device: torch.device) -> Tensor:
+    """Return `size` bytes of uninitialised memory, whose address is a multiple of `alignment`.
+
+    What torch allocates is a multiple of 512 bytes on a GPU and of 64 on a CPU, but other allocators can replace
+    torch's.
+    """
+    memory = torch.empty(size, dtype=torch.int8, device=device)
+    if memory.data_ptr() % alignment == 0:
+        return memory
+    memory = torch.empty(size + alignment, dtype=torch.int8, device=device)
+    return memory[-memory.data_ptr() % alignment :][:size]
 
 
 def alignment(side: Tensor, channels: int) -> int:
@@ -173,11 +192,12 @@ def is_evenly_spaced(side: Tensor) -> bool:
 def dense_rows(side: Tensor) -> Tensor:
     """Return the side if the pixels of a row lie without gaps and channels are adjacent, or else in channels_last.
 
-    The rows are without gaps if the channel stride is 1 and the stride over w equals the number of channels.
+    The rows are without gaps if the channel stride is 1 and the stride over w equals the number of channels. A copy is
+    aligned to 16 bytes.
     """
     _, channels, _, _ = side.shape
     dense = side.stride(1) == 1 and side.stride(3) == channels
-    return side if dense else side.contiguous(memory_format=torch.channels_last)
+    return side if dense else aligned(side.contiguous(memory_format=torch.channels_last))
 
 
 def can_fold(geometry: ConvGeometry, channels: int, block: int) -> bool:

@@ -78,3 +78,41 @@ class Plan(NamedTuple):
     copies: Copies
     workspaces: tuple[Tensor, ...] = ()
     reduced: bool = False
+
+
+def is_compiled(kernel: Any) -> bool:
+    """Whether `kernel`, which starting a launch returned, is a kernel that Triton has compiled.
+
+    It is not in the interpreter, nor while Triton still compiles in the background.
+    """
+    return hasattr(type(kernel), "__getitem__")
+
+
+def without_tensors(launch: Launch, compiled: Any) -> Launch:
+    """Return the launch with None in the place of tensors, and with its compiled kernel if there is one.
+
+    `compiled` is what starting the launch returned. If it is no compiled kernel, the launch keeps its kernel and the
+    names of its arguments.
+
+    A compiled kernel is wrapped in `Compiled`. Its arguments are those of all the kernel's parameters, constants
+    included, in their order. Launch options such as `num_warps` are left out.
+    """
+    kernel, programs, arguments = launch
+    arguments = {name: None if isinstance(value, Tensor) else value for name, value in arguments.items()}
+    if not is_compiled(compiled):
+        return Launch(kernel, programs, arguments)
+    return Launch(Compiled(compiled), programs, {name: arguments[name] for name in kernel.arg_names})
+
+
+class Compiled:
+    """A kernel that Triton has compiled. It is started as `kernel[(programs,)](**arguments)`, as others are.
+
+    But the arguments must be those of all parameters, in their order: their names are ignored.
+    """
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+        start = self.kernel[*grid, 1, 1]
+        return lambda **arguments: start(*arguments.values())

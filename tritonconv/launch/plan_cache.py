@@ -7,7 +7,11 @@ that Triton has compiled for it. A later call fills in its own tensors.
 Triton's own switches, and hooks that were added to a kernel, are read only when a call is made for the first time.
 """
 
+import os
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +20,10 @@ from torch import Tensor
 from tritonconv import runtime
 from tritonconv.call import Call, without_data
 from tritonconv.launch.layout import allocate_as
-from tritonconv.launch.plan import Copies, Launch, Plan, TileRequest
+from tritonconv.launch.plan import Copies, Launch, Plan, TileRequest, is_compiled, without_tensors
 from tritonconv.tiling.tile import Tile
 
-# At most this many plans are kept. When the cache is full it is emptied: a program with so many shapes does not come
-# back to them.
+# At most this many plans are kept. One more takes the place of the one that was not used for the longest time.
 MOST = 4096
 
 
@@ -29,8 +32,11 @@ class Kept(NamedTuple):
 
     The numbers count the call's two factors and its bias, then the results, the workspaces and the copies of operands.
     `meta_tensors` has one for each result and then for each workspace, which tells how to allocate it. `results` is the
-    number of results. `copies` has for each copy the number of its original, and the function that makes it. `pointers`
-    has for each launch the names of the arguments that are tensors, with their numbers.
+    number of results. `copies` has for each copy the number of its original, and the function that makes it.
+    `remainders` has the addresses of results, workspaces and copies modulo 16, which the kernels were compiled for.
+    `pointers` has for each launch the names of the arguments that are tensors, with their numbers.
+
+    `entry` is the number of this entry in the cache. Each entry has another one.
     """
 
     tile: Tile
@@ -39,11 +45,20 @@ class Kept(NamedTuple):
     meta_tensors: list[Tensor]
     results: int
     copies: list[tuple[int, Callable[[Tensor], Tensor]]]
+    remainders: list[int]
     pointers: list[dict[str, int]]
+    entry: int
 
 
 _kept: dict[Hashable, Kept] = {}
-
+# The keys by the numbers of their entries, the least recently used first. To move a number to the end takes a tenth of
+# the time that it takes to move a key, because a key is slow to hash.
+_by_use: OrderedDict[int, Hashable] = OrderedDict()
+_entries = count()
+# Held while entries are added or removed. `find` does not take it.
+_changing = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_changing.acquire, after_in_parent=_changing.release, after_in_child=_changing.release)
 
 # How often the cache was cleared. A plan that was chosen before the last time is not kept.
 _generation = 0
@@ -57,11 +72,13 @@ def generation() -> int:
 def clear() -> None:
     """Empty the cache, because the same calls may be planned differently from now on."""
     global _generation
-    _generation += 1
-    _kept.clear()
+    with _changing:
+        _generation += 1
+        _kept.clear()
+        _by_use.clear()
 
 
-def key(call: Call) -> Hashable:
+def key(call: Call) -> tuple[Hashable, ...]:
     """Return the key of `call` in the cache: all that its plan depends on.
 
     That is the operator, the settings, what `described` returns for each tensor, and, in float32, torch's switch for
@@ -78,11 +95,11 @@ def key(call: Call) -> Hashable:
     )
 
 
-def described(tensor: Tensor) -> Hashable:
+def described(tensor: Tensor) -> tuple[Hashable, ...]:
     """Return everything about a tensor that tiles, arguments and compiled kernels depend on.
 
-    Of the address, only its remainder modulo 16 counts. For AMD's GPUs, kernels also depend on whether the elements end
-    within 2 GB. That follows from the shape and the strides.
+    Of the address, only its remainder modulo 16 counts. On AMD's GPUs, Triton also compiles anew for a tensor in a
+    storage of more than 2 GB. Either kernel is right for both: equal shapes and strides make equal offsets.
     """
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.data_ptr() % 16
 
@@ -91,37 +108,49 @@ def find(call: Call) -> Plan | None:
     """Return the plan that is kept under the key of `call`, with the tensors of `call` and new results.
 
     None if no plan is kept, or if kernels do not run on the device. Also None if there is too little memory: the caller
-    then plans the call again, perhaps with a smaller SPLIT_K. Operands are copied, and workspaces allocated, anew. The
-    plan can only be started: its `copies` and `workspaces` are empty, because only its launches hold these tensors.
+    then plans the call again, perhaps with a smaller SPLIT_K. And None if new memory is not aligned as it was before,
+    because the kernels were compiled for that. Operands are copied, and workspaces allocated, anew. The plan can only
+    be started: its `copies` and `workspaces` are empty, because only its launches hold these tensors.
     """
     if not _kept or not (runtime.is_gpu(call.device) or runtime.interpreted()):
         return None
     found = _kept.get(key(call))
     if found is None:
         return None
+    try:  # noqa: SIM105, because `suppress` would take longer than all else here
+        _by_use.move_to_end(found.entry)
+    except KeyError:
+        pass  # another thread has just removed the entry; the plan is right all the same
     tensors: list[Any] = [*call.factors, call.bias]
     own = len(tensors)
     try:
-        tensors += [allocate_as(meta, call.device) for meta in found.meta_tensors]
+        for meta in found.meta_tensors:
+            tensors.append(allocate_as(meta, call.device))
         for original, how in found.copies:
             tensors.append(how(tensors[original]))
     except torch.OutOfMemoryError:
         return None
-    launches = [
-        Launch(kernel, programs, arguments | {name: tensors[i] for name, i in pointers.items()})
-        for (kernel, programs, arguments), pointers in zip(found.launches, found.pointers, strict=True)
-    ]
+    for tensor, remainder in zip(tensors[own:], found.remainders, strict=True):
+        if tensor.data_ptr() % 16 != remainder:
+            return None
+    launches = []  # filled by loops, because comprehensions are functions, which take Python longer to enter
+    for (kernel, programs, kept_arguments), pointers in zip(found.launches, found.pointers, strict=True):
+        arguments = kept_arguments.copy()
+        for name, i in pointers.items():
+            arguments[name] = tensors[i]
+        launches.append(Launch(kernel, programs, arguments))
     results = tuple(tensors[own : own + found.results])
     return Plan(results, launches, found.tile, found.request, Copies())
 
 
 def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> None:
-    """Keep a plan of `call` that has run, with the kernels that Triton `compiled` for its launches.
+    """Keep a plan of `call` that has run, with what starting each of its launches returned.
 
     `chosen_in` is what `generation` returned before the plan was chosen. The plan is not kept if that generation is
-    over, or if lack of memory reduced SPLIT_K. Nor is it kept if two of its tensors have the same address.
+    over, if lack of memory reduced SPLIT_K, or if Triton still compiles a kernel in the background. Nor is it kept if
+    two of its tensors have the same address, or if it was planned for the other position of torch's switch for TF32.
     """
-    if plan.reduced:
+    if plan.reduced or not (runtime.interpreted() or all(map(is_compiled, compiled))):
         return
     copied = [copy for copy, *_ in plan.copies]
     tensors = (*call.factors, call.bias, *plan.results, *plan.workspaces, *copied)
@@ -132,50 +161,42 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
         {name: numbers[value.data_ptr()] for name, value in each.arguments.items() if isinstance(value, Tensor)}
         for each in plan.launches
     ]
-    copies = [(numbers[original.data_ptr()], how) for _, original, how in plan.copies]
-    meta_tensors = [without_data(tensor) for tensor in (*plan.results, *plan.workspaces)]
-    launches = [without_tensors(*each) for each in zip(plan.launches, compiled, strict=True)]
-    if len(_kept) >= MOST:
-        _kept.clear()
     kept = Kept(
         tile=plan.tile,
         request=plan.request,
-        launches=launches,
-        meta_tensors=meta_tensors,
+        launches=[without_tensors(*each) for each in zip(plan.launches, compiled, strict=True)],
+        meta_tensors=[without_data(tensor) for tensor in (*plan.results, *plan.workspaces)],
         results=len(plan.results),
-        copies=copies,
+        copies=[(numbers[original.data_ptr()], how) for _, original, how in plan.copies],
+        remainders=[tensor.data_ptr() % 16 for tensor in (*plan.results, *plan.workspaces, *copied)],
         pointers=pointers,
+        entry=next(_entries),
     )
-    _kept[key(call)] = kept
-    if chosen_in != _generation:  # checked last, because another thread may have cleared the cache meanwhile
-        _kept.pop(key(call), None)
+    _, _, tf32, *_ = under = key(call)
+    if follows_switch(plan, tf32):
+        add(under, kept, chosen_in)
 
 
-def without_tensors(launch: Launch, compiled: Any) -> Launch:
-    """Return the launch with None in the place of tensors, and with its compiled kernel if there is one.
+def follows_switch(plan: Plan, tf32: object) -> bool:
+    """Whether the plan's tile and products are those for this position of torch's switch for TF32.
 
-    `compiled` is what starting the launch returned. It is no compiled kernel in the interpreter, nor while Triton still
-    compiles in the background. The launch then keeps its kernel and the names of its arguments.
-
-    A compiled kernel is wrapped in `Compiled`. Its arguments are those of all the kernel's parameters, constants
-    included, in their order. Launch options such as `num_warps` are left out.
+    They are not if another thread has set the switch after the plan was chosen. Other dtypes than float32 ignore it.
     """
-    kernel, programs, arguments = launch
-    arguments = {name: None if isinstance(value, Tensor) else value for name, value in arguments.items()}
-    if not hasattr(type(compiled), "__getitem__"):
-        return Launch(kernel, programs, arguments)
-    return Launch(Compiled(compiled), programs, {name: arguments[name] for name in kernel.arg_names})
+    operands = plan.request.operands
+    in_tf32 = any(launch.arguments.get("PRECISION") == "tf32" for launch in plan.launches)
+    return in_tf32 == tf32 and operands.exact == (operands.itemsize == 4 and not tf32)
 
 
-class Compiled:
-    """A kernel that Triton has compiled. It is started as `kernel[(programs,)](**arguments)`, as others are.
-
-    But the arguments must be those of all parameters, in their order: their names are ignored.
-    """
-
-    def __init__(self, kernel: Any) -> None:
-        self.kernel = kernel
-
-    def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
-        start = self.kernel[*grid, 1, 1]
-        return lambda **arguments: start(*arguments.values())
+def add(under: Hashable, kept: Kept, chosen_in: int) -> None:
+    """Add a plan to the cache, unless the generation that it was chosen in is over. Remove the least recently used."""
+    with _changing:
+        if chosen_in != _generation:
+            return
+        before = _kept.get(under)
+        if before is not None:
+            _by_use.pop(before.entry, None)
+        _by_use[kept.entry] = under
+        _kept[under] = kept
+        while len(_by_use) > MOST:
+            _, oldest = _by_use.popitem(last=False)
+            _kept.pop(oldest, None)

@@ -4,15 +4,8 @@ Only errors that arise before a kernel is started are handled, and only while th
 kernel is raised.
 """
 
-import atexit
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cache, partial
+from collections.abc import Hashable
 from traceback import walk_tb
-from typing import NamedTuple
 
 import torch
 
@@ -20,9 +13,9 @@ from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.fallback_warning import warn_once
 from tritonconv.launch import failures
-from tritonconv.launch.failures import Failure, NoKernel, NoTma, NoTriton, TileTooLarge
+from tritonconv.launch.failures import NoKernel, NoTriton
 from tritonconv.launch.plan import Plan
-from tritonconv.tiling.catalogue import smallest_tile
+from tritonconv.launch.remedies import CACHE, Remedy, apply_remedy, short
 
 # Functions of Triton that run before a kernel is started. If Triton renames them, their errors are raised.
 PREPARING = {"compile", "_init_handles", "_raise_error"}
@@ -32,22 +25,15 @@ BUILDING = {"compile_module_from_src", "_create_driver"}
 DAMAGED = ("kernel image", "named symbol not found")
 
 
-class Remedy(NamedTuple):
-    """A change that may let another plan succeed: the reason, which the user is told, and how to undo the change."""
-
-    reason: str
-    undo: Callable[[], object]
-
-
 class Recovery:
-    """A context manager that lets one call succeed in spite of faults, with at most one remedy for each kind of fault.
+    """A context manager that lets one call succeed in spite of faults, and tries each remedy at most once.
 
-    At its end, the remedies are undone unless the call has succeeded with them.
+    At its end, the remedies are given up unless the call has succeeded with them.
     """
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.remedies: dict[str, Remedy] = {}
+        self.remedies: dict[Hashable, Remedy] = {}
         self.gave_up = False
 
     def __enter__(self) -> "Recovery":
@@ -55,14 +41,14 @@ class Recovery:
 
     def __exit__(self, *_: object) -> None:
         for remedy in self.remedies.values():
-            remedy.undo()
+            remedy.give_up()
 
     def handle(self, error: Exception, plan: Plan) -> bool:
         """Apply a remedy for `error`, which stopped `plan`, or give up. Return whether to decide the call again.
 
-        At most one remedy is applied for each kind of fault. If none is left, `give_up` keeps Triton from running calls
-        like this one. In both cases the result is True. It is False if the caller must raise the error, as always in
-        the interpreter. Raise the GPU's own error instead if it has one.
+        If no remedy is left that was not tried yet, `give_up` keeps Triton from running calls like this one. In both
+        cases the result is True. It is False if the caller must raise the error, as always in the interpreter. Raise
+        the GPU's own error instead if it has one.
         """
         if runtime.interpreted():
             return False
@@ -71,12 +57,14 @@ class Recovery:
         if fault is None:
             return False
         check_gpu(self.call.device)
-        remedy = None if fault in self.remedies else apply_remedy(fault, error, plan, self.call)
+        remedy = apply_remedy(fault, error, plan, self.call)
+        if remedy is not None and remedy.change not in self.remedies:
+            self.remedies[remedy.change] = remedy
+            return True
         if remedy is not None:
-            self.remedies[fault] = remedy
-        else:
-            give_up(self.call, error)
-            self.gave_up = True
+            remedy.give_up()  # this call now tries it twice
+        give_up(self.call, error)
+        self.gave_up = True
         return True
 
     def succeed(self) -> None:
@@ -84,9 +72,11 @@ class Recovery:
 
         They are not kept if the user's filter turns a warning into an error, so that the next call raises it, too.
         """
-        for fault, remedy in self.remedies.items():
-            warn_once(remedy.reason, "cache" if fault == "cache" else remedy.reason)
-        self.remedies.clear()  # so that none is undone
+        for remedy in self.remedies.values():
+            warn_once(remedy.reason, "cache" if remedy.change == CACHE else remedy.reason)
+        for remedy in self.remedies.values():
+            remedy.succeed()
+        self.remedies.clear()  # so that none is given up
 
 
 def fault_of(error: Exception) -> str | None:
@@ -121,57 +111,6 @@ def check_gpu(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy | None:
-    """Change something that may let another plan succeed, and return the remedy. None if nothing can be changed.
-
-    A tile that was too large is avoided, unless it is the smallest. A TMA kernel that did not compile is avoided. A
-    cache that failed is replaced by a temporary folder, if one can be made.
-    """
-    operator, gpu = call.operator, plan.request.gpu
-    if fault == "size":
-        smallest = smallest_tile(operator, call.dtype.itemsize, call.settings.varies)
-        tile = replace(plan.tile, SPLIT_K=1)
-        if tile == smallest:
-            return None
-        reason = f"{operator} runs with tile {smallest}, the smallest, because {tile} does not fit this GPU: {error}"
-        return avoid(TileTooLarge(operator, gpu, tile), reason)
-    if fault == "kernel" and plan.tile.uses_tma:
-        reason = f"{operator} gathers pixels one by one, because its TMA kernel can not be compiled: {short(error)}"
-        return avoid(NoTma(operator, gpu), reason)
-    if fault == "cache":
-        from triton import knobs
-
-        before = knobs.cache.dir
-        try:
-            knobs.cache.dir = private_folder()
-        except OSError:
-            return None
-        return Remedy(
-            f"Triton's cache in {before} failed, and a temporary folder takes its place: {short(error)}",
-            partial(setattr, knobs.cache, "dir", before),
-        )
-    return None
-
-
-def avoid(failure: Failure, reason: str) -> Remedy:
-    """Remember a failure, so that the next plan avoids it. Return the remedy, whose `undo` forgets the failure."""
-    failures.add(failure, reason)
-    return Remedy(reason, partial(failures.remove, failure))
-
-
-@cache
-def private_folder() -> str:
-    """Return a temporary folder for this process, always the same, which is removed when the process ends."""
-    folder, owner = tempfile.mkdtemp(prefix="tritonconv-"), os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:  # not a forked child
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return folder
-
-
 def forget_unfinished(plan: Plan) -> None:
     """Drop from Triton's memory the kernels that were not loaded completely.
 
@@ -195,15 +134,3 @@ def give_up(call: Call, error: Exception) -> None:
     varies = f" and a weight that varies over {call.settings.varies}" if call.settings.varies else ""
     what = "Triton does not work here" if everywhere else f"{call.operator} can not be compiled for {dtype}{varies}"
     failures.add(NoTriton(call.device) if everywhere else NoKernel.of(call), f"{what}: {short(error)}")
-
-
-def short(error: Exception) -> str:
-    """Return the type of the error, and the line of its message that says most.
-
-    That is the last line if Triton's compiler raised the error, because the compiler shows the source first. Otherwise
-    it is the first line.
-    """
-    from triton.compiler.errors import CompilationError
-
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    return f"{type(error).__name__}: {lines[-1 if isinstance(error, CompilationError) else 0]}"

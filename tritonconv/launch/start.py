@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tritonconv.launch.layout import aligned_bytes
 from tritonconv.launch.plan import Plan
 
 # The first start of a kernel, which compiles and loads it, is not safe in several threads. Nor is the interpreter.
@@ -48,5 +49,5 @@ def start_with_scratch(plan: Plan) -> list[Any]:
     import triton
 
     device = plan.results[0].device
-    triton.set_allocator(lambda size, *_: torch.empty(size, dtype=torch.int8, device=device))
+    triton.set_allocator(lambda size, alignment, _: aligned_bytes(size, alignment, device))
     return start_each(plan)

@@ -1,0 +1,80 @@
+"""Plans as values that can be compared: those that the plan cache returns, those that it was given, and new ones."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tests.support.plans import planned
+from tritonconv.call import Call
+from tritonconv.gpu import Gpu
+from tritonconv.launch import plan_cache
+from tritonconv.launch.plan import Plan
+from tritonconv.tiling.tile import Tile
+
+
+class FakeCompiled:
+    """Stands for what Triton has compiled of a kernel. To start it is to return its arguments, in their order."""
+
+    def __init__(self, kernel: Any = None) -> None:
+        self.of = kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return lambda *arguments: (grid, arguments)
+
+
+def keep(call: Call, tile: Tile | None = None, gpu: Gpu | None = None) -> Plan:
+    """Plan a call and keep the plan, as if its kernels had been compiled and had run. Return the plan."""
+    generation = plan_cache.generation()
+    plan = planned(call, tile, gpu)
+    plan_cache.keep(call, plan, [FakeCompiled(each.kernel) for each in plan.launches], generation)
+    return plan
+
+
+class Started(NamedTuple):
+    """What one launch starts: how many programs, and the kernel's arguments by their names, without launch options."""
+
+    programs: int
+    arguments: dict[str, Any]
+
+
+def started(plan: Plan, new: Plan) -> list[Started]:
+    """Return what a plan of the plan cache would start. `new` is a plan with the same kernels, planned anew.
+
+    A kept plan has kernels without names, whose arguments have only an order.
+    """
+    found = []
+    for launch, named in zip(plan.launches, new.launches, strict=True):
+        grid, arguments = launch.kernel[(launch.programs,)](**launch.arguments)
+        found.append(Started(grid[0], dict(zip(named.kernel.arg_names, arguments, strict=True))))
+    return found
+
+
+def newly_started(plan: Plan) -> list[Started]:
+    """Return what a plan would start that was planned anew."""
+    return [
+        Started(each.programs, {name: each.arguments[name] for name in each.kernel.arg_names}) for each in plan.launches
+    ]
+
+
+def numbers(launches: list[Started]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the programs of each launch, and the arguments that are no tensors."""
+    return [
+        (programs, {name: value for name, value in arguments.items() if not isinstance(value, Tensor)})
+        for programs, arguments in launches
+    ]
+
+
+def compiled_for(launches: list[Started]) -> list[dict[str, tuple[torch.dtype, torch.device, bool]]]:
+    """Return what the kernels of each launch are compiled for, of each argument that is a tensor.
+
+    That is its dtype and device, and whether it is aligned to 16 bytes. Triton ignores how a bias is aligned.
+    """
+    return [
+        {
+            name: (value.dtype, value.device, name == "bias_ptr" or value.data_ptr() % 16 == 0)
+            for name, value in arguments.items()
+            if isinstance(value, Tensor)
+        }
+        for _, arguments in launches
+    ]
