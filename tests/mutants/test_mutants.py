@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import finder
+from tests.mutants import finder, runner
 from tests.mutants.__main__ import main
 from tests.mutants.equivalent import EQUIVALENT, stale
 from tests.mutants.finder import ROOT, Mutant, find, gone
 from tests.mutants.kinds import KINDS
-from tests.mutants.runner import TESTS
+from tests.mutants.runner import DIRECT, TESTS
 
 
 @cache
@@ -71,7 +71,7 @@ def test_what_is_not_mutated_exists(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Files that have nothing to mutate.
-HARMLESS = {"tritonconv/launch/start.py"}
+HARMLESS: set[str] = set()
 
 
 def test_all_else_is_mutated() -> None:
@@ -89,6 +89,10 @@ def test_all_else_is_mutated() -> None:
 def test_the_tests_exist() -> None:
     for name in TESTS:
         assert list((ROOT / name).glob("test_*.py")), f"{name} has no tests: correct TESTS in tests/mutants/runner.py"
+    named = {place for file, direct in DIRECT.items() for place in (file, *direct)}
+    missing = sorted(place for place in named if not (ROOT / place).exists())
+    assert not missing, "DIRECT in tests/mutants/runner.py names files that do not exist"
+    assert set(DIRECT) <= {mutant.file for mutant in mutants()}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,24 @@ def test_the_tests_exist() -> None:
         ("tl.load(p, mask=q, other=0.0)", "unset", {"tl.load(p, mask=q, other=1.0)"}),
         ("tl.load(p, mask=q, other=0.0)", "masks", {"tl.load(p, mask=(q) | True, other=0.0)"}),
         ("p = tl.dot(q, Q, P)", "unset", {"p = tl.dot(q, Q)"}),
+        ("return p and q or Q", "conditions", {"return q or Q", "return p or Q", "return Q", "return (p and q)"}),
+        ("return p - (p == q == Q)", "conditions", {f"return p - ({left})" for left in ("q == Q", "p == Q", "p == q")}),
+        ("return p - (p < q <= Q)", "conditions", {"return p - ((q <= Q))", "return p - ((p < q))"}),
+        ("return p - ((p, q) != (P, Q))", "conditions", {"return p - ((q,) != (Q,))", "return p - ((p,) != (P,))"}),
+        ("return p < q", "conditions", {"return True", "return False"}),
+        ("return not p", "conditions", {"return p", "return True", "return False"}),
+        ("if p: return q", "conditions", {"if True: return q", "if False: return q"}),
+        ("return p if g else q", "conditions", {"return p if True else q", "return p if False else q"}),
+        ("return [n for n in p if n]", "conditions", {"return [n for n in p if True]"}),
+        ("return any(p)", "conditions", {"return all(p)"}),
+        ("return max(p, *q)", "conditions", {"return max(*q)", "return (p)"}),
+        (
+            "if p in (0, 1): return q",
+            "conditions",
+            {f"if {p}: return q" for p in ("True", "False", "p in (1,)", "p in (0,)")},
+        ),
+        ("p = [P, Q]; return max(*p)", "conditions", {"p = [Q]", "p = [P]"}),
+        ("return [p] * q", "conditions", {"return [p]", "return []"}),
     ],
 )
 def test_what_is_written_wrongly(line: str, kind: str, wrong: set[str], tmp_path: Path) -> None:
@@ -117,6 +139,14 @@ def test_what_is_written_wrongly(line: str, kind: str, wrong: set[str], tmp_path
 def test_what_is_left_alone(tmp_path: Path) -> None:
     source = '@jit(a + b)\ndef kernel(p: a < b, q=1 + 1):\n    """p < q"""\n    tile = tile_for(p + q)\n'
     assert found(source, tmp_path) == {}
+
+
+def test_conditions_where_a_tile_is_chosen_and_in_kernels(tmp_path: Path) -> None:
+    """Where a tile is chosen, only conditions are changed. In kernels, only chains of conditions are."""
+    chooses = "def choose(p, q):\n    return p or tile_for(p + q)\n"
+    assert found(chooses, tmp_path / "chooses") == {"conditions": {"return p", "return tile_for(p + q)"}}
+    kernel = "@jit\ndef kernel(p, q):\n    if p and q:\n        return not p\n"
+    assert found(kernel, tmp_path / "kernel") ["conditions"] == {"p", "q"}
 
 
 KERNEL = """
@@ -166,6 +196,24 @@ def test_survivors_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "1 mutants: 1 killed, 0 survived, 0 equivalent" in capsys.readouterr().out
 
 
+def test_direct_tests_come_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mutant that they kill takes no other tests. With --direct, one that they do not kill takes none, either."""
+    options = repository(tmp_path)
+    direct = "tests/faults/test_half.py"
+    (tmp_path / direct).write_text("from tritonconv.kernels.some import half\n\ndef test_half():\n    half(0)\n")
+    monkeypatch.setitem(runner.DIRECT, "tritonconv/kernels/some.py", (direct,))
+    assert main([*options, "--only", "half", "--direct"]) == 1
+    assert "half: signs: return n // 2 -> return n % 2\n    survived: all tests passed" in capsys.readouterr().out
+    assert main([*options, "--only", "half"]) == 0
+    (tmp_path / direct).write_text((tmp_path / direct).read_text().replace("half(0)", "assert half(4) == 2"))
+    assert main([*options, "--only", "half"]) == 0
+    said = capsys.readouterr().out
+    assert f"killed by {TESTS[0]}/test_some.py::test_them" in said
+    assert f"killed by {direct}::test_half" in said
+
+
 def test_tests_that_fail_anyway_mean_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(repository(tmp_path, half=4)) == 2
     assert "Without any mutation" in capsys.readouterr().out
@@ -183,7 +231,18 @@ def test_a_sample_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--count", "3", "--seed", "1"]) == 0
     said = capsys.readouterr().out
     assert said.endswith("3 mutants\n")
-    assert "tritonconv/geometry.py flops: it reports" in said
+    assert "tritonconv/call.py of_gradient: it reports" in said
+
+
+def test_some_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    """By kind, and those whose file has direct tests."""
+    said = []
+    for options in (["--kind", "widths"], ["--kind", "widths", "--direct"], ["--kind", "splits", "--direct"]):
+        assert main(["--list", *options]) == 0
+        said.append(capsys.readouterr().out.partition("\nMutants")[2].splitlines()[1:-1])
+    assert all(": widths: " in line for line in said[0])
+    assert (len(said[0]) > 0, len(said[1]), len(said[2]) > 0) == (True, 0, True)
+    assert {line.partition(":")[0] for line in said[2]} <= set(DIRECT)
 
 
 @pytest.mark.slow
