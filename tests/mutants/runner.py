@@ -22,7 +22,7 @@ PLANS = ("tests/kernels/test_arguments.py", "tests/kernels/test_plans.py", "test
 DIRECT = {
     "tritonconv/geometry.py": ("tests/kernels/test_geometry.py", "tests/kernels/test_geometry_properties.py"),
     "tritonconv/dispatch.py": ("tests/kernels/test_sizes.py", "tests/api/test_dispatch.py"),
-    "tritonconv/launch/failures.py": ("tests/api/test_dispatch.py",),
+    "tritonconv/launch/failures.py": ("tests/kernels/test_failures.py",),
     "tritonconv/launch/layout.py": (
         "tests/kernels/test_layout.py",
         "tests/kernels/test_layout_properties.py",
@@ -80,6 +80,8 @@ def run(
         if code == 0 and not direct_only:
             code = start(fork_server, copy, limit, TESTS)
         output, test = (read(copy / name) for name in ("output.txt", "running.txt"))
+    if mutant is not None and code == 4:  # the import of tests/conftest.py failed, before any test was found
+        code, test = 1, "collection"
     assert test, f"pytest did not start: {output}"
     errors = [line for line in output.splitlines() if line.startswith("E  ")] or output.splitlines()[-1:]
     message = errors[0].removeprefix("E").strip()[:200] if errors else ""

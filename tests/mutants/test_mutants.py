@@ -2,9 +2,11 @@
 
 import ast
 import re
+from collections.abc import Sequence
 from datetime import date
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,24 +114,6 @@ def test_the_tests_exist() -> None:
         ("tl.load(p, mask=q, other=0.0)", "unset", {"tl.load(p, mask=q, other=1.0)"}),
         ("tl.load(p, mask=q, other=0.0)", "masks", {"tl.load(p, mask=(q) | True, other=0.0)"}),
         ("p = tl.dot(q, Q, P)", "unset", {"p = tl.dot(q, Q)"}),
-        ("return p and q or Q", "conditions", {"return q or Q", "return p or Q", "return Q", "return (p and q)"}),
-        ("return p - (p == q == Q)", "conditions", {f"return p - ({left})" for left in ("q == Q", "p == Q", "p == q")}),
-        ("return p - (p < q <= Q)", "conditions", {"return p - ((q <= Q))", "return p - ((p < q))"}),
-        ("return p - ((p, q) != (P, Q))", "conditions", {"return p - ((q,) != (Q,))", "return p - ((p,) != (P,))"}),
-        ("return p < q", "conditions", {"return True", "return False"}),
-        ("return not p", "conditions", {"return p", "return True", "return False"}),
-        ("if p: return q", "conditions", {"if True: return q", "if False: return q"}),
-        ("return p if g else q", "conditions", {"return p if True else q", "return p if False else q"}),
-        ("return [n for n in p if n]", "conditions", {"return [n for n in p if True]"}),
-        ("return any(p)", "conditions", {"return all(p)"}),
-        ("return max(p, *q)", "conditions", {"return max(*q)", "return (p)"}),
-        (
-            "if p in (0, 1): return q",
-            "conditions",
-            {f"if {p}: return q" for p in ("True", "False", "p in (1,)", "p in (0,)")},
-        ),
-        ("p = [P, Q]; return max(*p)", "conditions", {"p = [Q]", "p = [P]"}),
-        ("return [p] * q", "conditions", {"return [p]", "return []"}),
     ],
 )
 def test_what_is_written_wrongly(line: str, kind: str, wrong: set[str], tmp_path: Path) -> None:
@@ -139,14 +123,6 @@ def test_what_is_written_wrongly(line: str, kind: str, wrong: set[str], tmp_path
 def test_what_is_left_alone(tmp_path: Path) -> None:
     source = '@jit(a + b)\ndef kernel(p: a < b, q=1 + 1):\n    """p < q"""\n    tile = tile_for(p + q)\n'
     assert found(source, tmp_path) == {}
-
-
-def test_conditions_where_a_tile_is_chosen_and_in_kernels(tmp_path: Path) -> None:
-    """Where a tile is chosen, only conditions are changed. In kernels, only chains of conditions are."""
-    chooses = "def choose(p, q):\n    return p or tile_for(p + q)\n"
-    assert found(chooses, tmp_path / "chooses") == {"conditions": {"return p", "return tile_for(p + q)"}}
-    kernel = "@jit\ndef kernel(p, q):\n    if p and q:\n        return not p\n"
-    assert found(kernel, tmp_path / "kernel") ["conditions"] == {"p", "q"}
 
 
 KERNEL = """
@@ -196,22 +172,36 @@ def test_survivors_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "1 mutants: 1 killed, 0 survived, 0 equivalent" in capsys.readouterr().out
 
 
-def test_direct_tests_come_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A mutant that they kill takes no other tests. With --direct, one that they do not kill takes none, either."""
-    options = repository(tmp_path)
-    direct = "tests/faults/test_half.py"
-    (tmp_path / direct).write_text("from tritonconv.kernels.some import half\n\ndef test_half():\n    half(0)\n")
-    monkeypatch.setitem(runner.DIRECT, "tritonconv/kernels/some.py", (direct,))
-    assert main([*options, "--only", "half", "--direct"]) == 1
-    assert "half: signs: return n // 2 -> return n % 2\n    survived: all tests passed" in capsys.readouterr().out
-    assert main([*options, "--only", "half"]) == 0
-    (tmp_path / direct).write_text((tmp_path / direct).read_text().replace("half(0)", "assert half(4) == 2"))
-    assert main([*options, "--only", "half"]) == 0
-    said = capsys.readouterr().out
-    assert f"killed by {TESTS[0]}/test_some.py::test_them" in said
-    assert f"killed by {direct}::test_half" in said
+def test_direct_tests_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant that they kill takes no other tests. With --direct, one that survives them takes none, either."""
+    repository(tmp_path)
+    (mutant,) = (each for each in find(tmp_path) if each.function == "half")
+    direct = f"{TESTS[1]}/test_half.py"
+    (tmp_path / direct).touch()
+    monkeypatch.setattr(runner, "DIRECT", {mutant.file: (direct, "tests/faults/test_missing.py")})
+    started: list[list[str]] = []
+    code = 0
+
+    def start(_: object, copy: Path, limit: int, tests: Sequence[str]) -> int:
+        started.append([*tests])
+        (copy / "running.txt").write_text("a test")
+        return code
+
+    monkeypatch.setattr(runner, "start", start)
+    server: Any = None
+    for one in (mutant, None):
+        assert runner.run(one, tmp_path, server).status == "survived"
+        assert runner.run(one, tmp_path, server, direct_only=True).status == "survived"
+    assert started == [[direct], [*TESTS], [direct]] * 2
+    code = 1
+    assert runner.run(mutant, tmp_path, server).status == "killed"
+    monkeypatch.setattr(runner, "DIRECT", {})
+    assert runner.run(mutant, tmp_path, server).status == "killed"
+    assert started[6:] == [[direct], [*TESTS]]
+    code = 4
+    assert runner.run(mutant, tmp_path, server).test == "collection"
+    with pytest.raises(AssertionError, match="found no tests"):
+        runner.run(None, tmp_path, server)
 
 
 def test_tests_that_fail_anyway_mean_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
