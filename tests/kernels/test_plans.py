@@ -1,4 +1,4 @@
-"""What planners decide: what is flattened, folded or copied, which workspaces there are, and which launches."""
+"""What planners decide: which kernel is started, and what is flattened, folded, copied or wide."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,13 +11,12 @@ from tests.support.cases import laid_out
 from tests.support.gpus import H100
 from tests.support.oracle import convolution_precision
 from tests.support.plans import call_of, planned
-from tritonconv import fallback_warning
 from tritonconv.call import Call
-from tritonconv.geometry import ConvGeometry, Operator
-from tritonconv.launch import layout, planners, split_k, start
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.launch import planners, start
 from tritonconv.launch.plan import Copies, Launch, Plan
 from tritonconv.tiling.block_shapes import with_shape
-from tritonconv.tiling.tile import Tile
+from tritonconv.tiling.tile import Operands, Tile
 
 pytestmark = [pytest.mark.first, pytest.mark.gpu]
 
@@ -154,76 +153,40 @@ def test_what_a_tile_is_asked_for() -> None:
     assert not planned(call_of("wgrad", shape, dict(x=x, y=y)), GATHER, H100).request.operands.tma_possible
 
 
+@pytest.mark.parametrize(("C", "F", "vector"), [(16, 16, 8), (16, 2, 2), (2, 16, 2), (16, 3, 1), (3, 16, 1), (2, 3, 1)])
+def test_wgrad_loads_both_sides_alike_for_a_tile(C: int, F: int, vector: int) -> None:
+    """A tile is chosen for the narrower of both loads."""
+    operands = planned(call("wgrad", replace(STRIDED, C=C, F=F)), GATHER, H100).request.operands
+    assert operands == Operands(2, vector, tma_possible=vector == 8)
+
+
 def test_a_given_tile_is_taken() -> None:
-    chosen = {operator: planned(call(operator, STRIDED), None, H100).tile for operator in ("fprop", "dgrad", "wgrad")}
+    chosen = {operator: planned(call(operator, STRIDED), None, H100).tile for operator in OPERATORS}
     for operator, tile in chosen.items():
         other = replace(GATHER, GROUP_M=3)
         assert tile != other
         assert planned(call(operator, STRIDED), other, H100).tile == other
 
 
-@pytest.mark.parametrize(
-    ("tile", "varies", "channels_last", "direct"),
-    [
-        (TMA, "", True, True),
-        (replace(TMA, SPLIT_K=2), "", True, False),
-        (TMA, "", False, False),
-        (GATHER, "", True, False),
-        (GATHER, "b", True, True),
-        (replace(GATHER, SPLIT_K=2), "b", True, False),
-    ],
-)
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_what_wgrad_writes_itself(tile: Tile, varies: str, channels_last: bool, direct: bool, with_bias: bool) -> None:
-    """A second kernel adds up the weight unless the first wrote it, and the bias if there is one.
-
-    It has a program for each block of what it adds up. Only memory of its own is a workspace.
-    """
-    if varies and with_bias:
-        return
-    geometry = replace(STRIDED, C=80, F=32, varies=varies)
-    plan = planned(call("wgrad", geometry, channels_last=channels_last, finds_bias=with_bias), tile, H100)
-    first, *second = plan.launches
-    weight, *bias = plan.results
-    assert len(bias) == with_bias
-    assert (first.arguments["partials_ptr"] is weight) == direct
-    assert (first.arguments["bias_partials_ptr"] is not None) == with_bias
-    assert len(second) == (with_bias or not direct)
-    assert len(plan.workspaces) == (not direct) + with_bias
-    assert not plan.reduced
-    for each in second:
-        given = each.arguments
-        assert (given["weight_ptr"] is None) == (given["partials_ptr"] is None) == direct
-        assert given["bias_ptr"] is (bias[0] if bias else None)
-        assert given["IN_ORDER"] == (channels_last or bool(varies))
-        assert each.programs == -(-(32 if direct else weight.numel()) // split_k.SUM_BLOCK)
-
-
-def test_few_splits_where_memory_is_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SPLIT_K is halved until memory suffices, with a warning, and the plan says so. A SPLIT_K of 1 must fit."""
-    enough, allocate = 2, layout.allocate
-
-    def scarce(shape: Any, *more: Any) -> Tensor:
-        if len(shape) == 5 and shape[0] > enough:
-            raise torch.OutOfMemoryError("no memory")
-        return allocate(shape, *more)
-
-    monkeypatch.setattr(layout, "allocate", scarce)
-    fallback_warning._said.clear()
-    wide = replace(GATHER, SPLIT_K=8)
-    with pytest.warns(match="into 2 parts instead of 8, for lack of memory"):
-        plan = planned(call("wgrad", STRIDED), wide, H100)
-    assert (plan.tile, plan.reduced) == (replace(GATHER, SPLIT_K=2), True)
-    fallback_warning._said.clear()
-    assert not planned(call("wgrad", STRIDED), replace(GATHER, SPLIT_K=2), H100).reduced  # without a warning
-    enough = 0
-    with pytest.raises(torch.OutOfMemoryError):
-        planned(call("wgrad", STRIDED), wide, H100)
-
-
 @pytest.mark.parametrize(("varies", "wide"), [("", False), ("b", False), ("p q", True), ("b p q", True)])
 def test_wide_offsets_of_weights_that_vary(varies: str, wide: bool) -> None:
     assert arguments("wgrad", replace(STRIDED, varies=varies), tile=GATHER)["WIDE"] is wide
+
+
+@pytest.mark.parametrize(
+    ("along_x", "along_y", "wide"), [(0, 2**31, True), (0, 2**31 - 1, False), (2**30, 0, True), (2**30 - 1, 0, False)]
+)
+def test_either_side_of_wgrad_may_be_wide(along_x: int, along_y: int, wide: bool) -> None:
+    """The features count to the last image, and the image to one beyond the last."""
+    pixel = ConvGeometry(2, 1, 1, 1, 1, 1, 1, 1, 1)
+    x, y = (torch.empty_strided((2, 1, 1, 1), (stride, 1, 0, 0), device="meta") for stride in (along_x, along_y))
+    assert planned(call_of("wgrad", pixel, dict(x=x, y=y)), GATHER, H100).launches[0].arguments["WIDE"] is wide
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_which_kernel_is_started(operator: Operator) -> None:
+    kernels = [planned(call(operator, STRIDED), tile, H100).launches[0].kernel.__name__ for tile in (TMA, GATHER)]
+    assert kernels == [f"{operator}_tma_kernel", f"{operator}_kernel"]
 
 
 def test_empty_results_start_nothing() -> None:

@@ -30,8 +30,8 @@ DIRECT = {
     ),
     "tritonconv/launch/kernel_arguments.py": PLANS,
     "tritonconv/launch/plan.py": PLANS,
-    "tritonconv/launch/planners.py": PLANS,
-    "tritonconv/launch/split_k.py": PLANS,
+    "tritonconv/launch/planners.py": (*PLANS, "tests/kernels/test_split_k.py"),
+    "tritonconv/launch/split_k.py": ("tests/kernels/test_split_k.py", *PLANS),
     "tritonconv/launch/start.py": PLANS,
     "tritonconv/launch/tile_choice.py": PLANS,
 }
