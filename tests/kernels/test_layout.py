@@ -114,6 +114,11 @@ def test_filters_last_are_contiguous_when_padded() -> None:
     assert not lying[..., 6:].any()
 
 
+def test_filters_that_are_last_already_are_not_copied() -> None:
+    weight = torch.arange(4.0 * 3 * 2 * 8).view(4, 3, 2, 8).permute(3, 0, 1, 2)
+    assert layout.weight_filters_last(weight, groups=1, multiple=8).data_ptr() == weight.data_ptr()
+
+
 def test_the_order_of_what_is_allocated() -> None:
     like = torch.empty(0)
     assert layout.allocate((2, 4, 3, 5), like, False).stride() == (60, 15, 5, 1)

@@ -28,7 +28,7 @@ DIRECT = {
         "tests/kernels/test_layout_properties.py",
         "tests/kernels/test_launch.py",
     ),
-    "tritonconv/launch/kernel_arguments.py": PLANS,
+    "tritonconv/launch/kernel_arguments.py": (*PLANS, "tests/kernels/test_layout_properties.py"),
     "tritonconv/launch/plan.py": PLANS,
     "tritonconv/launch/planners.py": (*PLANS, "tests/kernels/test_split_k.py"),
     "tritonconv/launch/split_k.py": ("tests/kernels/test_split_k.py", *PLANS),
