@@ -153,11 +153,31 @@ def test_what_a_tile_is_asked_for() -> None:
     assert not planned(call_of("wgrad", shape, dict(x=x, y=y)), GATHER, H100).request.operands.tma_possible
 
 
-@pytest.mark.parametrize(("C", "F", "vector"), [(16, 16, 8), (16, 2, 2), (2, 16, 2), (16, 3, 1), (3, 16, 1), (2, 3, 1)])
-def test_wgrad_loads_both_sides_alike_for_a_tile(C: int, F: int, vector: int) -> None:
-    """A tile is chosen for the narrower of both loads."""
-    operands = planned(call("wgrad", replace(STRIDED, C=C, F=F)), GATHER, H100).request.operands
-    assert operands == Operands(2, vector, tma_possible=vector == 8)
+@pytest.mark.parametrize(
+    ("C", "F", "G", "pair"),
+    [
+        (16, 16, 1, (8, 8)),
+        (16, 2, 1, (2, 2)),
+        (2, 16, 1, (2, 2)),
+        (16, 3, 1, (8, 1)),
+        (3, 16, 1, (1, 8)),
+        (2, 3, 1, (1, 1)),
+        (24, 32, 2, (2, 2)),  # 12 channels in a group
+        (32, 24, 2, (2, 2)),
+    ],
+)
+def test_what_is_loaded_and_stored_at_once(C: int, F: int, G: int, pair: tuple[int, int]) -> None:
+    """wgrad pairs the loads of both sides, and its tile is chosen for the narrower. fprop and dgrad load only one."""
+    geometry = replace(STRIDED, C=C, F=F, G=G)
+    plan = planned(call("wgrad", geometry), GATHER, H100)
+    given = plan.launches[0].arguments
+    assert (given["VECTOR_X"], given["VECTOR_Y"]) == pair
+    assert plan.request.operands == Operands(2, min(pair), tma_possible=pair == (8, 8))
+    widths = {channels: next(v for v in (8, 2, 1) if channels // G % v == 0) for channels in (C, F)}
+    sides: tuple[tuple[Operator, int, int], ...] = (("fprop", C, F), ("dgrad", F, C))
+    for operator, loaded, stored in sides:
+        operands = planned(call(operator, geometry), GATHER, H100).request.operands
+        assert (operands.vector, operands.whole_stores) == (widths[loaded], widths[stored] == 8)
 
 
 def test_a_given_tile_is_taken() -> None:
