@@ -173,12 +173,15 @@ def test_survivors_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_direct_tests_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutant that they kill takes no other tests. With --direct, one that survives them takes none, either."""
+    """A mutant that they kill takes no other tests. With --direct, one that survives them takes none, either.
+
+    A mutant that can not even be imported is killed before any test.
+    """
     repository(tmp_path)
     (mutant,) = (each for each in find(tmp_path) if each.function == "half")
     direct = f"{TESTS[1]}/test_half.py"
     (tmp_path / direct).touch()
-    monkeypatch.setattr(runner, "DIRECT", {mutant.file: (direct, "tests/faults/test_missing.py")})
+    monkeypatch.setattr(runner, "DIRECT", {mutant.file: (direct, f"{TESTS[1]}/test_missing.py")})
     started: list[list[str]] = []
     code = 0
 
@@ -224,8 +227,9 @@ def test_a_sample_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "tritonconv/call.py of_gradient: it reports" in said
 
 
-def test_some_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+def test_some_can_be_chosen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """By kind, and those whose file has direct tests."""
+    monkeypatch.setattr("tests.mutants.__main__.find", lambda _: mutants())
     said = []
     for options in (["--kind", "widths"], ["--kind", "widths", "--direct"], ["--kind", "splits", "--direct"]):
         assert main(["--list", *options]) == 0
