@@ -72,7 +72,6 @@ def test_what_is_not_mutated_exists(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["--list"])
 
 
-# Files that have nothing to mutate.
 HARMLESS: set[str] = set()
 
 
