@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tritonconv
+from tests.support.gpus import A100, H100, MI300
 from tests.support.plans import call_of, meta_factors
 from tests.support.processes import ran
 from tritonconv import dispatch, fallback_warning, runtime
@@ -60,44 +61,12 @@ def test_old_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_not("triton", call_on(device="cuda")) == reason
 
 
-INDICES = "the kernels' 32-bit indices, which must stay below 2^31 - 2^16"
-TOO_MANY_PROGRAMS = "dgrad would launch 2^31 programs or more, which a GPU can not"
-
-
-@pytest.mark.parametrize(
-    ("sampling", "reason"),
-    [
-        (dict(stride_h=2**15), "a stride, dilation or padding is 2^15 or more"),
-        (dict(dilation_w=2**30), "a stride, dilation or padding is 2^15 or more"),
-        (dict(pad_h=2**15), "a stride, dilation or padding is 2^15 or more"),
-        (dict(stride_h=30_000, stride_w=30_000, C=64), TOO_MANY_PROGRAMS),
-        (dict(B=192, H=1, W=1, stride_h=2**15 - 1, stride_w=2**15 - 1), TOO_MANY_PROGRAMS),
-        (
-            dict(F=2**31 - 2**15, G=2**30 - 2**14, C=2**30 - 2**14, W=1),
-            f"2147450880 channels are too many for {INDICES}",
-        ),
-        (dict(C=2**31, G=2**30, F=2**30, W=1), f"2147483648 channels are too many for {INDICES}"),
-        (dict(H=2**31 - 2000, W=1, pad_h=2**15 - 1), f"the padded image, 2147514415 x 1, is too large for {INDICES}"),
-        (
-            dict(W=2**31 - 2**17, H=1, dilation_w=2**14, S=131_076),
-            f"the padded image, 1 x 2147549184, is too large for {INDICES}",
-        ),
-        (dict(W=9, Q=2**17, stride_w=2**14), f"the padded image, 8 x 2147467265, is too large for {INDICES}"),
-    ],
-)
-def test_what_32_bits_do_not_count_is_refused(sampling: dict[str, int], reason: str) -> None:
-    sizes = dict(B=1, C=1, H=8, W=8, F=1, P=1, Q=1, R=1, S=1)
-    huge = ConvGeometry(**(sizes | sampling))
-    assert why_not("triton", call_on(geometry=huge)) == reason
-    assert why_not("triton", call_on(geometry=ConvGeometry(**sizes))) is None or (not runtime.interpreted())
-
-
-def test_too_many_positions_are_refused() -> None:
-    """All operators refuse, so that no training step fails halfway. Here the image has too many pixels for dgrad."""
-    huge = ConvGeometry(B=2**20, C=1, H=64, W=64, F=1, P=1, Q=1, R=1, S=1)
-    for operator in ("fprop", "dgrad", "wgrad"):
-        reason = str(why_not("triton", call_on(operator, geometry=huge)))
-        assert "dgrad, 4294967296 x 1 x 1, is too large for" in reason
+@pytest.mark.parametrize("gpu", [A100, H100, MI300], ids=str)
+def test_gpus_with_tensor_cores_are_not_refused(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From compute capability 8.0 on, which is A100's, and on AMD GPUs, which have no compute capability."""
+    monkeypatch.setattr(runtime, "interpreted", lambda: False)
+    monkeypatch.setattr(runtime, "gpu_of", lambda _: gpu)
+    assert why_not("triton", call_on(device="cuda")) is None
 
 
 @pytest.mark.skipif(not runtime.interpreted(), reason="on a GPU machine the kernels are compiled, not interpreted")
@@ -141,6 +110,7 @@ def test_unknown_implementation() -> None:
         tritonconv.conv2d(x, w, implementation="cudnn")
     with pytest.raises(ValueError, match="cudnn"), tritonconv.using("cudnn"):
         pass
+    assert [dispatch.known(name) for name in ("auto", "triton", "reference")] == ["auto", "triton", "reference"]
 
 
 def printed(code: str, **environment: str) -> str:

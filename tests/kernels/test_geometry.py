@@ -1,7 +1,11 @@
 """ConvGeometry: its matrix products, FLOPs and bytes, on a problem small enough to count by hand."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from torch.nn.functional import conv_transpose2d
 from torch.utils.flop_counter import FlopCounterMode
 
 import tritonconv
@@ -44,7 +48,46 @@ def test_torch_counts_the_same_flops(name: str, groups: int) -> None:
     assert counts[0] == counts[1] > 0
 
 
-@pytest.mark.parametrize("wrong", [dict(G=0), dict(G=3), dict(stride_h=0), dict(dilation_w=0)])
-def test_refuses_what_is_no_convolution(wrong: dict[str, int]) -> None:
+# 2 images of 4 x 3 pixels, where each position sees its own pixel.
+POINTWISE = ConvGeometry(B=2, C=4, H=4, W=3, F=6, P=4, Q=3, R=1, S=1)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *(dict(R=2), dict(S=2), dict(stride_h=2), dict(stride_w=2)),
+        *(dict(pad_h=1), dict(pad_w=1), dict(pad_h=1, pad_w=1)),
+        *(dict(H=5), dict(P=5), dict(W=4), dict(Q=4), dict(H=3, W=4)),
+        *(dict(varies="b"), dict(varies="p q")),
+    ],
+    ids=str,
+)
+def test_pointwise(other: dict[str, Any]) -> None:
+    """Each condition is needed: with any one number changed, it is no plain matrix product."""
+    assert POINTWISE.pointwise
+    assert replace(POINTWISE, G=2, dilation_h=3, dilation_w=2).pointwise
+    assert not replace(POINTWISE, **other).pointwise
+
+
+def test_a_padded_convolution_of_single_taps_is_not_pointwise() -> None:
+    """Both sides are as large as each other, and still each position sees another pixel than its own."""
+    x, weight = (torch.randint(-2, 3, size).float() for size in ((1, 4, 3, 3), (4, 5, 1, 1)))
+    how: dict[str, Any] = dict(padding=1, dilation=3, output_padding=2)
+    wanted = conv_transpose2d(x, weight, **how)
+    assert wanted.shape[-2:] == x.shape[-2:]
+    if torch.cuda.is_available():
+        x, weight = x.cuda(), weight.cuda()
+    assert torch.equal(tritonconv.conv_transpose2d(x, weight, **how, implementation="triton").cpu(), wanted)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(dict(G=0), dict(stride_h=0), dict(stride_w=0), dict(dilation_h=0), dict(dilation_w=0)),
+        *(dict(G=3), dict(C=3, G=2), dict(F=3, G=2), dict(varies="p")),
+    ],
+    ids=str,
+)
+def test_refuses_what_is_no_convolution(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         ConvGeometry(**(dict(B=2, C=4, H=5, W=6, F=6, P=2, Q=5, R=3, S=2) | wrong))

@@ -104,6 +104,21 @@ def test_in_blocks(strides: tuple[int, ...], stride_h: int, copied: bool) -> Non
     assert not layout.can_copy_blocks(strided((0, 8, 2, 4), strides), geometry)
 
 
+def test_filters_last_are_contiguous_when_padded() -> None:
+    """torch pads in the order of axes that it finds. That of a weight with outer taps is channels_last_3d to it."""
+    weight = torch.arange(1.0, 1 + 6 * 4).view(1, 1, 6, 4).permute(2, 3, 0, 1)
+    lying = layout.weight_filters_last(weight, groups=1, multiple=4)
+    assert lying.shape == (1, 4, 1, 1, 8)
+    assert lying.is_contiguous()
+    assert torch.equal(lying.view(4, 8)[:, :6], weight[..., 0, 0].T)
+    assert not lying[..., 6:].any()
+
+
+def test_filters_that_are_last_already_are_not_copied() -> None:
+    weight = torch.arange(4.0 * 3 * 2 * 8).view(4, 3, 2, 8).permute(3, 0, 1, 2)
+    assert layout.weight_filters_last(weight, groups=1, multiple=8).data_ptr() == weight.data_ptr()
+
+
 def test_the_order_of_what_is_allocated() -> None:
     like = torch.empty(0)
     assert layout.allocate((2, 4, 3, 5), like, False).stride() == (60, 15, 5, 1)

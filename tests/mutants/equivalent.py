@@ -31,11 +31,10 @@ NEVER_STORED = "it only changes masked elements, which reach no element that is 
 MASKED_STEPS = "steps beyond the last load masked positions only, and dispatch keeps these within 32 bits"
 SAME_SUM = "the programs of the first columns sum the whole bias, and the others none of it: the same but for rounding"
 WIDER = "it uses 64-bit offsets where 32 bits are enough"
-COMPARED = "the masks of 31 taps are compared one by one, instead of packed into bits"
-NO_CHOICE = "the precision of float32 products does not affect operands of 16 bits"
 SAME_MEMORY = "torch.empty_permuted and torch.channels_last give four dimensions the same order in memory"
 ONE_IMAGE = "a block of exactly an image's rows has the same shape either way"
-EMPTY_GRID = "Triton starts nothing for an empty grid, and neither does its interpreter"
+NOTHING_FAILED = "neither failure has a reason as long as there are no reasons"
+COUNTED_BEFORE = "N is the channels or filters of a group, which were counted before, or fprop's K in wgrad"
 
 EQUIVALENT = [
     Equivalent(
@@ -142,26 +141,13 @@ EQUIVALENT = [
     Equivalent("tritonconv/kernels/store.py", "store_result", "VECTOR == 1 and WIDE", "WIDE", WIDER),
     Equivalent("tritonconv/kernels/store.py", "store_result", "VECTOR == 1 and WIDE", "(VECTOR == 1)", WIDER),
     Equivalent("tritonconv/kernels/store.py", "store_result", "VECTOR > 1 or WIDE", "VECTOR >= 1 or WIDE", WIDER),
+    Equivalent("tritonconv/launch/failures.py", "why_not_again", "not _reasons", "False", NOTHING_FAILED),
     Equivalent(
-        "tritonconv/launch/planners.py",
-        "nonempty",
-        "return [each for each in launches if each.programs > 0]",
-        "return [each for each in launches if each.programs >= 0]",
-        EMPTY_GRID,
-    ),
-    Equivalent(
-        "tritonconv/launch/kernel_arguments.py",
-        "tap_arguments",
-        "whole_loads and geometry.R * geometry.S <= TAPS_IN_BITS",
-        "whole_loads and geometry.R * geometry.S < TAPS_IN_BITS",
-        COMPARED,
-    ),
-    Equivalent(
-        "tritonconv/launch/kernel_arguments.py",
-        "tile_arguments",
-        'PRECISION="tf32" if operand.dtype == torch.float32 and tf32_allowed() else "ieee"',
-        'PRECISION="tf32" if tf32_allowed() else "ieee"',
-        NO_CHOICE,
+        "tritonconv/dispatch.py",
+        "_why_not_size",
+        "max(M, N, K) >= _COUNTED",
+        "max(M, K) >= _COUNTED",
+        COUNTED_BEFORE,
     ),
     Equivalent(
         "tritonconv/launch/layout.py",

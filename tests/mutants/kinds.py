@@ -1,15 +1,14 @@
 """The mutation operators ("kinds"): typical mistakes of somebody who writes convolution kernels.
 
-Each takes a node of a syntax tree and yields the changes that make this mistake there.
+Each takes a node of a syntax tree and yields the changes that make this mistake there. `conditions` has a module of its
+own.
 """
 
 import ast
 from collections.abc import Callable, Iterator
 
-from tests.mutants.text import Text
-
-# Start and end of a span of the source, in bytes, and the text that replaces it.
-Change = tuple[int, int, str]
+from tests.mutants.conditions import all_but_one, conditions
+from tests.mutants.text import Change, Text
 
 WRONG_BOUNDS = {ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">")}
 WRONG_BOUNDS |= {ast.Eq: ("==", "!="), ast.NotEq: ("!=", "==")}
@@ -76,21 +75,17 @@ def axes(node: ast.AST, text: Text) -> Iterator[Change]:
 
 def names_around(node: ast.AST, text: Text) -> set[str]:
     """Return the names of the positional parameters and of the variables of the function that contains `node`."""
-    while not isinstance(node, ast.FunctionDef):
-        node = text.parents[node]
-    stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return stored | {argument.arg for argument in node.args.args}
+    function = text.function(node)
+    stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return stored | {argument.arg for argument in function.args.args}
 
 
 def masks(node: ast.AST, text: Text) -> Iterator[Change]:
-    """One operand left out of a chain of `and`, of `or` or of `&`, or a `mask=` made true everywhere.
+    """One operand left out of a chain of `&`, or a `mask=` made true everywhere.
 
     A `mask=` that is itself a chain of `&` is not made true. An `&` with a constant is no condition (`is_and`).
     """
-    if isinstance(node, ast.BoolOp):
-        sign = " and " if isinstance(node.op, ast.And) else " or "
-        yield from all_but_one(node, node.values, sign, text)
-    elif is_and(node) and not is_and(text.parents[node]):
+    if is_and(node) and not is_and(text.parents[node]):
         yield from all_but_one(node, conjuncts(node), " & ", text)
     elif isinstance(node, ast.keyword) and node.arg == "mask" and not is_and(node.value):
         yield *text.span(node.value), f"({text.of(node.value)}) | True"
@@ -107,12 +102,6 @@ def conjuncts(node: ast.AST) -> list[ast.AST]:
     The right operand of `a & (b & c)` is not taken apart.
     """
     return [*conjuncts(node.left), node.right] if is_and(node) else [node]
-
-
-def all_but_one(node: ast.AST, terms: list[ast.AST], sign: str, text: Text) -> Iterator[Change]:
-    """Yield, for each term, the change that leaves it out of the chain `node`."""
-    for left_out in terms:
-        yield *text.span(node), sign.join(text.operand(term) for term in terms if term is not left_out)
 
 
 def skips(node: ast.AST, text: Text) -> Iterator[Change]:
@@ -180,5 +169,5 @@ def unset(node: ast.AST, text: Text) -> Iterator[Change]:
 
 
 KINDS: dict[str, Callable[[ast.AST, Text], Iterator[Change]]] = {
-    kind.__name__: kind for kind in (bounds, signs, axes, masks, skips, splits, offsets, widths, unset)
+    kind.__name__: kind for kind in (bounds, signs, axes, conditions, masks, skips, splits, offsets, widths, unset)
 }

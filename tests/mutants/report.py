@@ -57,11 +57,11 @@ class Report:
             if mutant.key in reasons:
                 self.add(mutant, Outcome("equivalent", "", 0.0, reasons[mutant.key]))
 
-    def run(self, mutants: list[Mutant], root: Path, processes: int, limit: int) -> bool:
+    def run(self, mutants: list[Mutant], root: Path, processes: int, limit: int, direct_only: bool = False) -> bool:
         """Run the tests on each of `mutants` that has no outcome yet, and once without a mutation.
 
         Print and write each outcome as it comes. Return False if the tests fail without a mutation. Then no further
-        mutant is started. Otherwise return True. `limit` is that of `runner.run`.
+        mutant is started. Otherwise return True. `limit` and `direct_only` are those of `runner.run`.
         """
         started, before = perf_counter(), self.seconds
         waiting = [mutant for mutant in mutants if mutant.key not in self.rows]
@@ -70,7 +70,7 @@ class Report:
         def outcome_of(mutant: Mutant | None) -> Outcome:
             one = free.get()
             try:
-                return run(mutant, root, one, limit)
+                return run(mutant, root, one, limit, direct_only)
             finally:
                 free.put(one)
 

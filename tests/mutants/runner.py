@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,24 @@ from tests.support.processes import ForkServer
 # kernels. pytest refuses to start if one of the folders is missing.
 TREES = ("tritonconv", "reference", "tests", "bench", "pyproject.toml")
 TESTS = ("tests/kernels", "tests/faults")
+# The direct tests of a file, which run before these and take seconds. Those of the package's other files take minutes.
+PLANS = ("tests/kernels/test_arguments.py", "tests/kernels/test_plans.py", "tests/kernels/test_launch.py")
+DIRECT = {
+    "tritonconv/geometry.py": ("tests/kernels/test_geometry.py", "tests/kernels/test_geometry_properties.py"),
+    "tritonconv/dispatch.py": ("tests/kernels/test_sizes.py", "tests/api/test_dispatch.py"),
+    "tritonconv/launch/failures.py": ("tests/kernels/test_failures.py",),
+    "tritonconv/launch/layout.py": (
+        "tests/kernels/test_layout.py",
+        "tests/kernels/test_layout_properties.py",
+        "tests/kernels/test_launch.py",
+    ),
+    "tritonconv/launch/kernel_arguments.py": (*PLANS, "tests/kernels/test_layout_properties.py"),
+    "tritonconv/launch/plan.py": PLANS,
+    "tritonconv/launch/planners.py": (*PLANS, "tests/kernels/test_split_k.py"),
+    "tritonconv/launch/split_k.py": ("tests/kernels/test_split_k.py", *PLANS),
+    "tritonconv/launch/start.py": PLANS,
+    "tritonconv/launch/tile_choice.py": PLANS,
+}
 
 
 @dataclass(frozen=True)
@@ -41,11 +60,14 @@ class Outcome:
         return f"{did[self.status]} ({self.seconds} s)"
 
 
-def run(mutant: Mutant | None, root: Path, fork_server: ForkServer, limit: int = 90) -> Outcome:
+def run(
+    mutant: Mutant | None, root: Path, fork_server: ForkServer, limit: int = 90, direct_only: bool = False
+) -> Outcome:
     """Return the outcome of the tests on a copy of the repository at `root` with this mutant's change.
 
-    If `mutant` is None, the copy is unchanged. Raise AssertionError if pytest does not start or finds no tests.
-    `limit` is the processor time in seconds after which a test counts as hung.
+    If `mutant` is None, the copy is unchanged. The direct tests of the changed file run first. If they pass, all of
+    `TESTS` run, unless `direct_only`. Raise AssertionError if pytest does not start or finds no tests. `limit` is the
+    processor time in seconds after which a test counts as hung.
     """
     started = perf_counter()
     with TemporaryDirectory(prefix="mutant-") as folder:
@@ -53,12 +75,27 @@ def run(mutant: Mutant | None, root: Path, fork_server: ForkServer, limit: int =
         copy_repository(root, copy)
         if mutant is not None:
             (copy / mutant.file).write_bytes(mutant.source)
-        code = start(fork_server, copy, limit)
+        direct = direct_tests(mutant, copy)
+        code = start(fork_server, copy, limit, direct) if direct else 0
+        if code == 0 and not direct_only:
+            code = start(fork_server, copy, limit, TESTS)
         output, test = (read(copy / name) for name in ("output.txt", "running.txt"))
+    if mutant is not None and code == 4:  # the import of tests/conftest.py failed, before any test was found
+        code, test = 1, "collection"
     assert test, f"pytest did not start: {output}"
     errors = [line for line in output.splitlines() if line.startswith("E  ")] or output.splitlines()[-1:]
     message = errors[0].removeprefix("E").strip()[:200] if errors else ""
     return Outcome(status_of(code), test, round(perf_counter() - started, 1), message)
+
+
+def direct_tests(mutant: Mutant | None, root: Path) -> list[str]:
+    """Return the direct tests of the file that the mutant changes, or of all files if it is None, without repetition.
+
+    Those that the repository at `root` does not have are left out.
+    """
+    files = DIRECT if mutant is None else [mutant.file]
+    named = dict.fromkeys(test for file in files for test in DIRECT.get(file, ()))
+    return [test for test in named if (root / test).exists()]
 
 
 # The code that runs in a copy. It writes no bytecode, because Python tells sources apart by second and size only, which
@@ -68,13 +105,16 @@ import sys
 sys.path[:0] = [{copy!r}, {plugins!r}]
 sys.dont_write_bytecode = True
 import pytest
-sys.exit(pytest.main(["-x", "-q", "-p", "watch", "-p", "no:xdist", *{folders}]))
+sys.exit(pytest.main(["-x", "-q", "-p", "watch", "-p", "no:xdist", *{tests}]))
 """
 
 
-def start(fork_server: ForkServer, copy: Path, limit: int) -> int:
-    """Run pytest in the copy, and return its exit status, negative after a signal. Its output is in output.txt."""
-    code = CODE.format(copy=str(copy), plugins=str(Path(__file__).parent), folders=TESTS)
+def start(fork_server: ForkServer, copy: Path, limit: int, tests: Sequence[str]) -> int:
+    """Run pytest on these tests in the copy, and return its exit status, negative after a signal.
+
+    Its output is added to output.txt.
+    """
+    code = CODE.format(copy=str(copy), plugins=str(Path(__file__).parent), tests=[*tests])
     output = copy / "output.txt"
     given = {**os.environ, "MUTANTS_LIMIT": str(limit), "TESTS_HANG": str(WAITING * limit)}
     return fork_server.run(code, copy, given, output, output)

@@ -2,18 +2,20 @@
 
 import ast
 import re
+from collections.abc import Sequence
 from datetime import date
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.mutants import finder
+from tests.mutants import finder, runner
 from tests.mutants.__main__ import main
 from tests.mutants.equivalent import EQUIVALENT, stale
 from tests.mutants.finder import ROOT, Mutant, find, gone
 from tests.mutants.kinds import KINDS
-from tests.mutants.runner import TESTS
+from tests.mutants.runner import DIRECT, TESTS
 
 
 @cache
@@ -70,8 +72,7 @@ def test_what_is_not_mutated_exists(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["--list"])
 
 
-# Files that have nothing to mutate.
-HARMLESS = {"tritonconv/launch/start.py"}
+HARMLESS: set[str] = set()
 
 
 def test_all_else_is_mutated() -> None:
@@ -89,6 +90,10 @@ def test_all_else_is_mutated() -> None:
 def test_the_tests_exist() -> None:
     for name in TESTS:
         assert list((ROOT / name).glob("test_*.py")), f"{name} has no tests: correct TESTS in tests/mutants/runner.py"
+    named = {place for file, direct in DIRECT.items() for place in (file, *direct)}
+    missing = sorted(place for place in named if not (ROOT / place).exists())
+    assert not missing, "DIRECT in tests/mutants/runner.py names files that do not exist"
+    assert set(DIRECT) <= {mutant.file for mutant in mutants()}
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,41 @@ def test_survivors_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "1 mutants: 1 killed, 0 survived, 0 equivalent" in capsys.readouterr().out
 
 
+def test_direct_tests_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mutant that they kill takes no other tests. With --direct, one that survives them takes none, either.
+
+    A mutant that can not even be imported is killed before any test.
+    """
+    repository(tmp_path)
+    (mutant,) = (each for each in find(tmp_path) if each.function == "half")
+    direct = f"{TESTS[1]}/test_half.py"
+    (tmp_path / direct).touch()
+    monkeypatch.setattr(runner, "DIRECT", {mutant.file: (direct, f"{TESTS[1]}/test_missing.py")})
+    started: list[list[str]] = []
+    code = 0
+
+    def start(_: object, copy: Path, limit: int, tests: Sequence[str]) -> int:
+        started.append([*tests])
+        (copy / "running.txt").write_text("a test")
+        return code
+
+    monkeypatch.setattr(runner, "start", start)
+    server: Any = None
+    for one in (mutant, None):
+        assert runner.run(one, tmp_path, server).status == "survived"
+        assert runner.run(one, tmp_path, server, direct_only=True).status == "survived"
+    assert started == [[direct], [*TESTS], [direct]] * 2
+    code = 1
+    assert runner.run(mutant, tmp_path, server).status == "killed"
+    monkeypatch.setattr(runner, "DIRECT", {})
+    assert runner.run(mutant, tmp_path, server).status == "killed"
+    assert started[6:] == [[direct], [*TESTS]]
+    code = 4
+    assert runner.run(mutant, tmp_path, server).test == "collection"
+    with pytest.raises(AssertionError, match="found no tests"):
+        runner.run(None, tmp_path, server)
+
+
 def test_tests_that_fail_anyway_mean_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(repository(tmp_path, half=4)) == 2
     assert "Without any mutation" in capsys.readouterr().out
@@ -183,7 +223,19 @@ def test_a_sample_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--count", "3", "--seed", "1"]) == 0
     said = capsys.readouterr().out
     assert said.endswith("3 mutants\n")
-    assert "tritonconv/geometry.py flops: it reports" in said
+    assert "tritonconv/call.py of_gradient: it reports" in said
+
+
+def test_some_can_be_chosen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By kind, and those whose file has direct tests."""
+    monkeypatch.setattr("tests.mutants.__main__.find", lambda _: mutants())
+    said = []
+    for options in (["--kind", "widths"], ["--kind", "widths", "--direct"], ["--kind", "splits", "--direct"]):
+        assert main(["--list", *options]) == 0
+        said.append(capsys.readouterr().out.partition("\nMutants")[2].splitlines()[1:-1])
+    assert all(": widths: " in line for line in said[0])
+    assert (len(said[0]) > 0, len(said[1]), len(said[2]) > 0) == (True, 0, True)
+    assert {line.partition(":")[0] for line in said[2]} <= set(DIRECT)
 
 
 @pytest.mark.slow

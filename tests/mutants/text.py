@@ -1,7 +1,10 @@
-"""A source file with its syntax tree, and the bytes of the source that each node stands for."""
+"""A source file with its syntax tree, and the bytes of the source that each node stands for or that replace it."""
 
 import ast
 from itertools import accumulate
+
+# Start and end of a span of the source, in bytes, and the text that replaces it.
+Change = tuple[int, int, str]
 
 
 class Text:
@@ -27,15 +30,22 @@ class Text:
         """Return the node's code for use in a longer expression: in parentheses if it is an operation or comparison."""
         return f"({self.of(node)})" if isinstance(node, ast.Compare | ast.BoolOp | ast.BinOp) else self.of(node)
 
+    def function(self, node: ast.AST) -> ast.FunctionDef:
+        """Return the innermost function that contains the node."""
+        while not isinstance(node, ast.FunctionDef):
+            node = self.parents[node]
+        return node
+
     def context(self, node: ast.AST, most: int = 100) -> ast.AST:
         """Return the largest node around `node` whose code is on one line, with at most `most` characters.
 
         If there is none, return `node` itself, however long.
         """
-        while (parent := self.parents.get(node)) is not None and not isinstance(parent, ast.Module | ast.match_case):
-            if hasattr(parent, "lineno"):
-                text = self.of(parent)
+        largest = node
+        while (node := self.parents.get(node)) is not None and not isinstance(node, ast.Module | ast.match_case):
+            if hasattr(node, "lineno"):
+                text = self.of(node)
                 if "\n" in text or len(text) > most:
                     break
-            node = parent
-        return node
+                largest = node
+        return largest

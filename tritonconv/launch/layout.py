@@ -72,7 +72,8 @@ def weight_filters_last(weight: Tensor, groups: int, multiple: int = 1) -> Tenso
     """
     lying = weight.unflatten(0, (groups, -1)).permute(0, 2, 3, 4, 1)
     missing = -lying.shape[-1] % multiple
-    return aligned(pad(lying, (0, missing)) if missing else lying.contiguous())
+    # `pad` keeps an order of axes in memory that torch takes for channels_last_3d.
+    return aligned((pad(lying, (0, missing)) if missing else lying).contiguous())
 
 
 def aligned(tensor: Tensor) -> Tensor:
