@@ -13,7 +13,7 @@ from tests.support.opinfo import FEW, IN_PYTORCH, Problem, assert_exact, integer
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "conj": lambda t: t.conj().resolve_conj().conj(),
     "neg": lambda t: torch._neg_view(-t),
-    "neg_conj": lambda t: torch._neg_view(-t.conj().resolve_conj().conj()),
+    "neg_conj": lambda t: torch._neg_view((-t).conj().resolve_conj().conj()),
 }
 
 
@@ -30,7 +30,7 @@ def check_views(problem: Problem, view: Callable[[Tensor], Tensor], operands: Se
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@problems(IN_PYTORCH)
+@problems(IN_PYTORCH, quick=FEW)
 def test_complex_views(problem: Problem, view: str) -> None:
     """The kernels take no complex numbers."""
     operands = problem.operands(torch.complex128)
@@ -50,6 +50,6 @@ def test_noncontiguous_tensors(problem: Problem) -> None:
     operands = problem.operands()
     gaps = [noncontiguous_like(t) for t in operands]
     gradient = integers_like(problem.theirs(*wide(operands))).to(operands[0].device, operands[0].dtype)
-    assert not any(t.is_contiguous() for t in gaps)
+    assert not any(t.is_contiguous() for t in gaps if t.numel() > 1)
     expected = step(problem.theirs, wide(operands), *wide([gradient]))
     assert_exact(step(problem.ours, gaps, noncontiguous_like(gradient)), expected)

@@ -81,7 +81,7 @@ def test_results_share_no_memory(problem: Problem) -> None:
     gradients = torch.autograd.grad(result, given, gradient)
     memories = [t.untyped_storage().data_ptr() for t in (*inputs, result, *gradients)]
     assert len(set(memories)) == len(memories)
-    if problem.implementation != "reference":  # whose results may be views of what it computed on the way
+    if problem.implementation == "operator":  # the tests put guard bands around what kernels write
         assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in (result, *gradients))
     assert_exact(inputs, before)
     assert [t._version for t in inputs] == versions

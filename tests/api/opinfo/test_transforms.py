@@ -110,8 +110,10 @@ LONG_CHAINS = ["vjp vjp vmap", "vjp jvp vmap", "jvp jvp vmap", "vmap vjp vmap", 
 
 
 @pytest.mark.parametrize("chain", CHAINS)
-@problems(in_triton={name: places[:1] for name, places in FEW.items()})
-def test_chains(problem: Problem, chain: str) -> None:
+@problems(quick=FEW, in_triton={"conv2d": (5,)})
+def test_chains(problem: Problem, chain: str, request: pytest.FixtureRequest) -> None:
+    if "jvp jvp" in chain and problem.implementation != "reference":
+        request.applymarker(pytest.mark.xfail(reason="torch switches forward mode off inside a Function's jvp"))
     pair = Pair(problem)
     for name in chain.split():
         pair.transform(name)
@@ -120,8 +122,8 @@ def test_chains(problem: Problem, chain: str) -> None:
 
 @pytest.mark.parametrize("chain", LONG_CHAINS)
 @problems(IN_PYTORCH, quick=FEW)
-def test_long_chains(problem: Problem, chain: str) -> None:
-    test_chains(problem, chain)
+def test_long_chains(problem: Problem, chain: str, request: pytest.FixtureRequest) -> None:
+    test_chains(problem, chain, request)
 
 
 @pytest.mark.parametrize("inner", ["", "vjp", "jvp"])
