@@ -10,20 +10,14 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from tests.support.opinfo import IN_PYTORCH, Problem, leaves, problems
 
-DTYPES = {"float64": torch.float64, "complex128": torch.complex128}
 
-
-def in_dtypes(test):
-    return test
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=["float64", "complex128"])
 @problems(IN_PYTORCH)
-def test_gradcheck(problem: Problem, dtype: str) -> None:
+def test_gradcheck(problem: Problem, dtype: torch.dtype) -> None:
     info = problem.opinfo
     assert gradcheck(
         problem.ours,
-        leaves(problem.operands(DTYPES[dtype])),
+        leaves(problem.operands(dtype)),
         check_grad_dtypes=True,
         check_undefined_grad=True,
         check_batched_grad=info.check_batched_grad,
@@ -33,13 +27,13 @@ def test_gradcheck(problem: Problem, dtype: str) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@problems(IN_PYTORCH)
-def test_gradgradcheck(problem: Problem, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=["float64", "complex128"])
+@problems(IN_PYTORCH, quick=FEW)
+def test_gradgradcheck(problem: Problem, dtype: torch.dtype) -> None:
     info = problem.opinfo
     assert gradgradcheck(
         problem.ours,
-        leaves(problem.operands(DTYPES[dtype])),
+        leaves(problem.operands(dtype)),
         gen_non_contig_grad_outputs=True,
         check_grad_dtypes=True,
         check_undefined_grad=True,
