@@ -70,9 +70,10 @@ def test_meta_tensors(problem: Problem) -> None:
 
 @problems(quick=FEW, in_triton={})
 def test_fake_tensors_under_autocast(problem: Problem) -> None:
-    operands, function = problem.operands(torch.float32), problem.ours
+    layout, function = "noncontiguous", problem.ours
+    operands = LAYOUTS[layout](*problem.operands(torch.float32))
     with FakeTensorMode() as mode, torch.autocast(problem.device, torch.bfloat16):
         fakes = all_metadata(function, [mode.from_tensor(t) for t in operands], problem.device)
-    expected = real_metadata(problem, "noncontiguous", autocast=True)
+    expected = real_metadata(problem, layout, autocast=True)
     assert expected[0]["dtype"] == torch.bfloat16
     assert comparable(problem, fakes) == expected

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from tests.support.opinfo import IN_PYTORCH, Problem, leaves, problems
+from tests.support.opinfo import FEW, IN_PYTORCH, Problem, leaves, problems
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=["float64", "complex128"])
