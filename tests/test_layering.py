@@ -28,6 +28,7 @@ ORDER = [
     "tritonconv.operators.vmap",
     "tritonconv.operators.autograd",
     "tritonconv.operators.compute",
+    "tritonconv.operators.composite",
     "tritonconv.operators.decision",
     "tritonconv.operators.library",
     "tritonconv.dispatch",
@@ -232,7 +233,7 @@ def test_the_way_of_a_call_is_what_the_imports_say() -> None:
 
 
 # The arrows of the picture that are no imports: a call passes on there, but by torch's dispatcher or by a value.
-DOTTED = {("operators.library", "operators.compute"), ("launch.start", "kernels"), ("operators.compute", "reference")}
+DOTTED = {("operators.library", "operators.compute"), ("launch.start", "kernels"), ("operators.composite", "reference")}
 
 
 def test_the_picture_of_a_call_shows_imports() -> None:

@@ -26,6 +26,7 @@ from torch.autograd.function import Function
 from tritonconv.bias import broadcastable, letters_of, sum_for
 from tritonconv.call import OPERATOR_NAMES, OPERATOR_OF, Settings, join_arguments, split_arguments
 from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, Factor, Operator, taken
+from tritonconv.operators.composite import forward_mode_is_nested, in_nested_forward_mode
 from tritonconv.operators.library import library, torch_operators
 
 Apply = Callable[..., Any]
@@ -162,7 +163,8 @@ def for_transforms(name: str) -> Apply:
     """Return a function that calls the operator `name` so that `torch.func` and forward mode can differentiate it.
 
     It takes the place of the operator's autograd kernel, which can not be entered in a functorch transform or in
-    forward mode. Its forward and backward have the same formulas.
+    forward mode. Its forward and backward have the same formulas. In forward mode inside forward mode, the reference
+    computes the call.
     """
 
     class Transformable(Function):
@@ -190,7 +192,12 @@ def for_transforms(name: str) -> Apply:
                 return tangents_of_wgrad_with_bias(TRANSFORMABLE, ctx, tangents)
             return push_forward(name, TRANSFORMABLE, ctx, tangents)
 
-    return applied(name, Transformable)
+    through_function = applied(name, Transformable)
+
+    def apply(*arguments: Any) -> Any:
+        return in_nested_forward_mode(name, arguments) if forward_mode_is_nested() else through_function(*arguments)
+
+    return apply
 
 
 def transforms_active() -> bool:

@@ -8,15 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from tritonconv import reference
-from tritonconv.bias import broadcastable, sum_for
+from tritonconv.bias import sum_for
 from tritonconv.call import OPERATOR_NAMES, Call
 from tritonconv.launch import plan_cache, start
 from tritonconv.launch.layout import allocate
 from tritonconv.launch.recovery import Recovery
+from tritonconv.operators.composite import composed
 from tritonconv.operators.decision import decide
 from tritonconv.operators.library import library
-from tritonconv.reference.torch_rules.formats import widened
 
 # The last function in this list is called with each call that ran in Triton, and with its results. `tritonconv.verify`
 # adds itself here. The list is shared by all threads, because on CUDA autograd runs backward in a thread of its own.
@@ -90,13 +89,9 @@ def observed(call: Call, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def compute_by_reference(call: Call) -> tuple[Tensor, ...]:
     """Return what `compute` returns, computed by the reference, in memory that no other tensor shares."""
-    first, second, bias = widened(*call.factors, call.bias)
-    result: Tensor = getattr(reference, call.operator)(first, second, **call.settings.reference_arguments)
-    if bias is not None:
-        result = result + broadcastable(bias)
     # The result is copied. Autograd must not see a view, and the user's result must not keep a larger tensor alive.
     # The copy also rounds 16 bits, which are computed in 32, once.
-    copied = allocate(call.result_shape, call.factors[0], call.result_is_channels_last).copy_(result)
+    copied = allocate(call.result_shape, call.factors[0], call.result_is_channels_last).copy_(composed(call))
     return (copied, sum_for("", call.factors[1])) if call.finds_bias else (copied,)
 
 
