@@ -36,14 +36,13 @@ The same sums with pictures: Dumoulin & Visin 2016, "A guide to convolution arit
 https://arxiv.org/abs/1603.07285.
 """
 
-import torch
 from einops import einsum, rearrange
 from torch import Tensor
 from torch.nn.functional import pad as torch_pad
 
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.checks import Ints, Pair
-from tritonconv.reference.torch_rules.columns import torch_fold
+from tritonconv.reference.torch_rules.columns import reach, torch_fold, torch_unfold
 from tritonconv.reference.torch_rules.formats import rounded_once, widened
 
 
@@ -185,7 +184,7 @@ def fprop(
     Source: the documentation of `torch.nn.Conv2d`. Arguments are not checked here: `conv2d` does that.
 
     Args:
-        x: images of shape (B, C, H, W). Floating point or complex. 16-bit factors are multiplied and summed in float32.
+        x: images of shape (B, C, H, W). 16-bit factors are multiplied and summed in float32.
         weight: shape (F, C/G, R, S), with the extents of `varies` in front. The dtype of `x`.
         size: (P, Q), the rows and columns of positions of the result.
         stride, pad, dilation: pairs (rows, columns) in pixels of the image, as in the formula.
@@ -225,8 +224,7 @@ def dgrad(
     `torch.nn.ConvTranspose2d`. Arguments are not checked here: `conv_transpose2d` does that.
 
     Args:
-        y: features of shape (B, F, P, Q). Floating point or complex. 16-bit factors are multiplied and summed in
-            float32.
+        y: features of shape (B, F, P, Q). 16-bit factors are multiplied and summed in float32.
         weight: shape (F, C/G, R, S), with the extents of `varies` in front. The dtype of `y`.
         size: (H, W), the rows and columns of pixels of the result.
         stride, pad, dilation: pairs (rows, columns) in pixels of the image, as in the formula.
@@ -265,7 +263,7 @@ def wgrad(
     derivative of the formula in the documentation of `torch.nn.Conv2d`. Arguments are not checked.
 
     Args:
-        x: images of shape (B, C, H, W). Floating point or complex. 16-bit factors are multiplied and summed in float32.
+        x: images of shape (B, C, H, W). 16-bit factors are multiplied and summed in float32.
         y: features of shape (B, F, P, Q), in the dtype of `x`.
         size: (R, S), the rows and columns of taps of the result.
         stride, pad, dilation: pairs (rows, columns) in pixels of the image, as in the formula.
@@ -297,9 +295,8 @@ def unfold(x: Tensor, taps: Pair, size: Pair, *, stride: Pair, pad: Pair, dilati
 
         h = p*stride_h + r*dilation_h - pad_h     w = q*stride_w + s*dilation_w - pad_w
 
-    The image is padded with zeros as far as the positions reach. Then it is indexed by the h and w of all taps and
-    positions at once. `torch.nn.functional.unfold`, the source of the formula, copies out the same patches, but takes
-    no integers.
+    The image is padded with zeros as far as the positions reach. `torch.nn.functional.unfold`, the source of the
+    formula, does the rest. `torch_unfold` gives its result an axis for each letter.
 
     Args:
         x: images of shape (B, C, H, W).
@@ -319,12 +316,10 @@ def unfold(x: Tensor, taps: Pair, size: Pair, *, stride: Pair, pad: Pair, dilati
     >>> [patches[0, 0, 0, 0, :, 0, q].tolist() for q in (0, 1)]
     [[0.0, 1.0], [2.0, 3.0]]
     """
-    (R, S), (P, Q), (H, W) = taps, size, x.shape[2:]
-    reach_h, reach_w = reach(taps, size, stride, dilation)
+    H, W = x.shape[2:]
+    reach_h, reach_w = reach(taps, size, dilation, stride)
     x = torch_pad(x, (pad[1], max(reach_w - pad[1] - W, 0), pad[0], max(reach_h - pad[0] - H, 0)))
-    r, s, p, q = (torch.arange(n, device=x.device) for n in (R, S, P, Q))
-    h, w = p * stride[0] + r[:, None] * dilation[0], q * stride[1] + s[:, None] * dilation[1]
-    patches = x[:, :, h[:, None, :, None], w[:, None, :]]
+    patches = torch_unfold(x, taps, size, dilation, stride)
     return rearrange(patches, "b (g c) r s p q -> b g c r s p q", g=groups)
 
 
@@ -356,21 +351,7 @@ def fold(patches: Tensor, size: Pair, *, stride: Pair, pad: Pair, dilation: Pair
     >>> fold(ones, (1, 4), stride=(1, 1), pad=(0, 0), dilation=(1, 1))
     tensor([[[[1., 2., 2., 1.]]]])
     """
-    (R, S, P, Q), (H, W) = patches.shape[3:], size
-    reach_h, reach_w = reach((R, S), (P, Q), stride, dilation)
-    after_h, after_w = reach_h - pad[0] - H, reach_w - pad[1] - W
-    columns = rearrange(patches, "b g c r s p q -> b (g c r s) (p q)")
-    x = torch_fold(columns, (reach_h, reach_w), (R, S), dilation, stride)
+    H, W = size
+    x = torch_fold(rearrange(patches, "b g c r s p q -> b (g c) r s p q"), dilation, stride)
+    after_h, after_w = x.shape[2] - pad[0] - H, x.shape[3] - pad[1] - W
     return torch_pad(x, (0, max(-after_w, 0), 0, max(-after_h, 0)))[:, :, pad[0] : pad[0] + H, pad[1] : pad[1] + W]
-
-
-def reach(taps: Pair, size: Pair, stride: Pair, dilation: Pair) -> Pair:
-    """Return how many rows and columns lie between the first pixel seen and the last, both included.
-
-    The first position sees the first pixel through the first tap. The last position sees the last pixel through the
-    last tap.
-    """
-    return (
-        (size[0] - 1) * stride[0] + (taps[0] - 1) * dilation[0] + 1,
-        (size[1] - 1) * stride[1] + (taps[1] - 1) * dilation[1] + 1,
-    )

@@ -43,7 +43,7 @@ def locally_connected2d(
     with p,q added to the weight, as in Keras 2's `LocallyConnected2D` and Flax's `ConvLocal`.
 
     Args:
-        input: images x of shape (B, C, H, W), or one image (C, H, W). float16, bfloat16, float32, float64 or complex.
+        input: images x of shape (B, C, H, W), or one image (C, H, W), in the dtypes of `conv2d`.
         weight: shape (P, Q, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
         bias: shape (F, P, Q), or (F,) for the same numbers at all positions; or None.
         stride: step from one position to the next, in pixels. An int, or (rows, columns).
@@ -92,7 +92,7 @@ def locally_connected_transpose2d(
     `torch.nn.ConvTranspose2d` with p,q added to the weight.
 
     Args:
-        input: features y of shape (B, F, P, Q) or (F, P, Q). float16, bfloat16, float32, float64 or complex.
+        input: features y of shape (B, F, P, Q) or (F, P, Q), in the dtypes of `conv2d`.
         weight: shape (P, Q, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
         bias: shape (C, H, W), or (C,) for the same numbers at all pixels; or None.
         stride: step from one stamp to the next, in pixels of the result. An int, or (rows, columns).
@@ -152,8 +152,8 @@ def per_sample_conv2d(
     with b added to the weight.
 
     Args:
-        input: images x of shape (B, C, H, W), or one image (C, H, W), for which B is 1. float16, bfloat16, float32,
-            float64 or complex.
+        input: images x of shape (B, C, H, W), or one image (C, H, W), for which B is 1. The dtypes are those of
+            `conv2d`.
         weight: shape (B, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
         bias: shape (B, F), or (F,) for the same numbers in all samples; or None.
         stride: step from one position to the next, in pixels. An int, or (rows, columns).
@@ -200,8 +200,8 @@ def dynamic_conv2d(
     from the size of the image. Source: the formula of `torch.nn.Conv2d` with b,p,q added to the weight.
 
     Args:
-        input: images x of shape (B, C, H, W), or one image (C, H, W), for which B is 1. float16, bfloat16, float32,
-            float64 or complex.
+        input: images x of shape (B, C, H, W), or one image (C, H, W), for which B is 1. The dtypes are those of
+            `conv2d`.
         weight: shape (B, P, Q, F, C/groups, R, S), in the dtype of `input`. Under autocast the dtypes may differ.
         bias: shape (B, F, P, Q), or (B, F), (F, P, Q) or (F,) if it does not vary over the missing letters; or None.
         stride: step from one position to the next, in pixels. An int, or (rows, columns).

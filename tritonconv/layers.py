@@ -128,6 +128,7 @@ class LazyConvTranspose2d(nn.LazyConvTranspose2d):
     forward = ConvTranspose2d.forward
 
 
+@computes_as_torch
 class LocallyConnected2d(local_layers.LocallyConnected2d):
     """`Conv2d` with filters that differ from location to location, computed by `tritonconv.locally_connected2d`.
 
@@ -171,6 +172,7 @@ class LocallyConnected2d(local_layers.LocallyConnected2d):
         return locally_connected2d(input, weight, bias, *sampling, implementation=self.implementation)
 
 
+@computes_as_torch
 class LocallyConnectedTranspose2d(local_layers.LocallyConnectedTranspose2d):
     """`ConvTranspose2d` with filters that differ from location to location: the adjoint of `LocallyConnected2d`.
 

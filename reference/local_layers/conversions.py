@@ -5,6 +5,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
 
 from tritonconv.reference.layers import Conv2d, ConvTranspose2d
 from tritonconv.reference.local_layers import keras_and_flax
@@ -66,6 +67,7 @@ class OfConv2d(nn.Module):
         Raises:
             ValueError: filters or biases are not exactly equal at all locations, or the parameters of a lazy layer are
                 not initialized yet.
+            TypeError: the layer overrides what computes, or has hooks, as for `from_conv2d`.
 
         >>> import torch
         >>> from tritonconv import reference
@@ -162,6 +164,7 @@ class OfConvTranspose2d(nn.Module):
         Raises:
             ValueError: filters or biases are not exactly equal at all locations, or the parameters of a lazy layer are
                 not initialized yet.
+            TypeError: the layer overrides what computes, or has hooks, as for `from_conv_transpose2d`.
 
         >>> import torch
         >>> from tritonconv import reference
@@ -178,10 +181,19 @@ class OfConvTranspose2d(nn.Module):
 def used(layer: Any) -> dict[str, Any]:
     """Return the weight and bias with which the layer computes, each read once. A bias may be None.
 
-    A parametrized tensor is computed when it is read. It requires a gradient if what it is computed from does.
+    A parametrized tensor is computed when it is read. It requires a gradient if what it is computed from does. It is
+    computed in evaluation mode, in which spectral_norm does not change its own buffers.
     """
-    with torch.enable_grad():
-        return dict(weight=layer.weight, bias=layer.bias)
+    modules = [*layer.parametrizations.modules()] if parametrize.is_parametrized(layer) else []
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        with torch.enable_grad():
+            return dict(weight=layer.weight, bias=layer.bias)
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
 
 
 def in_common(layer: Any, dtype: torch.dtype) -> dict[str, Any]:
@@ -195,6 +207,16 @@ def in_common(layer: Any, dtype: torch.dtype) -> dict[str, Any]:
     return {name: getattr(layer, name) for name in names} | dict(device="meta", dtype=dtype)
 
 
+def check_computes(layer: nn.Module, expected: str) -> None:
+    """Raise TypeError if `layer` may compute something else than the class `expected` does with the same weight."""
+    if reason := why_not_as_torch(layer):
+        raise TypeError(
+            f"expected a layer that computes what {expected} does, but {reason}, which the new layer would not run. "
+            f"Convert one of that class with the weight that is really used. Remove hooks first; "
+            "torch.nn.utils.prune.remove and torch.nn.utils.remove_weight_norm keep the weight"
+        )
+
+
 def spread(cls: type[Layer], conv: Any, kind: Any, input_size: Ints, bias: bool | str) -> Layer:
     """Return a layer of class `cls` with a copy of the weight and bias of `conv` at each location.
 
@@ -202,12 +224,7 @@ def spread(cls: type[Layer], conv: Any, kind: Any, input_size: Ints, bias: bool 
     """
     if not isinstance(conv, kind) or isinstance(conv, LazyModuleMixin):
         raise TypeError(f"expected a torch.nn.{kind.__name__} with initialized parameters, but got {conv}")
-    if reason := why_not_as_torch(conv):
-        raise TypeError(
-            f"expected a layer that computes what torch.nn.{kind.__name__} does, but {reason}, which a locally "
-            f"connected layer would not run. Convert a torch.nn.{kind.__name__} with the weight that is really used. "
-            "Remove hooks first; torch.nn.utils.prune.remove and torch.nn.utils.remove_weight_norm keep the weight"
-        )
+    check_computes(conv, f"torch.nn.{kind.__name__}")
     parameters = used(conv)
     if parameters["bias"] is not None and not bias:
         raise ValueError(f"bias=False would drop the bias of {conv}: use True or 'shared'")
@@ -228,10 +245,11 @@ def spread(cls: type[Layer], conv: Any, kind: Any, input_size: Ints, bias: bool 
 def gathered(layer: Any) -> Any:
     """Return a convolution, of the class `layer.shared_class`, with copies of the weight and bias of one location.
 
-    Raise ValueError unless they are exactly equal at all locations.
+    Raise ValueError unless they are exactly equal at all locations, and TypeError if the layer overrides what computes.
     """
     parameters = used(layer)
     weight, bias = parameters["weight"].detach(), parameters["bias"]
+    check_computes(layer, f"LocallyConnected{'Transpose' * layer.transposed}2d")
     bias = None if bias is None else bias.detach()
     agree = same_everywhere(weight, (0, 1))
     if bias is not None and bias.ndim == 3:

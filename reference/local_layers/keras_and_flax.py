@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 
 class Format(NamedTuple):
@@ -28,8 +29,11 @@ def load(layer: Any, arrays: Sequence[Any], format: Format) -> None:
     """Copy `arrays`, which are a kernel and, if the layer has a bias, a bias, into a `LocallyConnected2d`.
 
     Raise ValueError, and copy nothing, if an array is missing or has a wrong shape, or if the layer has groups. The
-    same holds if the layer has one bias for all locations, but the given bias differs between locations.
+    same holds if the layer has one bias for all locations, but the given bias differs between locations. It also holds
+    if the layer is parametrized, because its weight is computed from other tensors.
     """
+    if parametrize.is_parametrized(layer):
+        raise ValueError(f"{layer} is parametrized: load the {format.library} weights before that")
     # as_tensor would warn about read-only arrays, and those of JAX are read-only.
     tensors = [array if isinstance(array, Tensor) else torch.tensor(array) for array in arrays]
     wanted = [list(tensor.shape) for tensor in arranged(layer, format, device="meta")]

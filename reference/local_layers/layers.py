@@ -18,6 +18,7 @@ from tritonconv.reference.local_layers.conversions import OfConv2d, OfConvTransp
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.arguments import output_padding, padded
 from tritonconv.reference.torch_rules.checks import Ints, Pair, check_positive, integers, pair
+from tritonconv.reference.torch_rules.overrides import computes_as_torch
 from tritonconv.reference.torch_rules.parametrizations import Parametrizable
 
 # The dimensions of the weight in memory order, from the largest stride to the smallest: channels come last.
@@ -125,6 +126,7 @@ def size_of_input(layer: str, input_size: Ints) -> Pair:
     return sizes
 
 
+@computes_as_torch
 class LocallyConnected2d(OfConv2d, _LocallyConnected):
     """`torch.nn.Conv2d` with different filters at each location of the output, for images of one size.
 
@@ -190,6 +192,7 @@ class LocallyConnected2d(OfConv2d, _LocallyConnected):
         return locally_connected2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
+@computes_as_torch
 class LocallyConnectedTranspose2d(OfConvTranspose2d, _LocallyConnected):
     """`torch.nn.ConvTranspose2d` with different filters at each location of the input, for inputs of one size.
 

@@ -101,7 +101,8 @@ def widened(*tensors: Any) -> tuple[Any, ...]:
 def rounded_once(form: Form) -> Form:
     """Return `form`, a primitive, with 16-bit factors computed in float32, so that only its result is rounded.
 
-    Other dtypes are computed as they are. Autocast is off meanwhile: it would convert the factors back to 16 bits.
+    Functions that add a bias widen the factors before that, so that the result is rounded with the bias. Other dtypes
+    are computed as they are. Autocast is off meanwhile: it would convert the factors back to 16 bits.
     """
 
     @wraps(form)

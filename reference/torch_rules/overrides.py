@@ -10,7 +10,7 @@ from torch import nn
 Class = TypeVar("Class", bound=type[nn.Module])
 
 # The methods that a call of a convolution runs.
-METHODS = ("__call__", "_wrapped_call_impl", "_call_impl", "forward", "_conv_forward", "_output_padding")
+METHODS = ("__call__", "_wrapped_call_impl", "_call_impl", "forward", "_forward", "_conv_forward", "_output_padding")
 # What a call of a layer or its backward runs beside the methods, by the attribute of torch.nn.Module.
 HOOKS = {
     "_forward_pre_hooks": "forward pre-hooks",
@@ -23,7 +23,9 @@ _as_torch: set[type] = set()
 
 
 def computes_as_torch(layer: Class) -> Class:
-    """Mark a class, as its decorator: the methods that it overrides compute what those of torch.nn compute.
+    """Mark a class, as its decorator: the methods that it overrides compute what its documentation says.
+
+    For a convolution that is what torch.nn computes. A locally connected layer has no class in torch.nn.
 
     The mark is not inherited, because a subclass may override a method again.
     """

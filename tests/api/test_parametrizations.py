@@ -179,7 +179,9 @@ def test_many_threads_may_be_the_first(ours: ModuleType, name: str) -> None:
 
 @pytest.mark.oldest
 @pytest.mark.parametrize(
-    "mode", [torch.inference_mode, torch.no_grad, FakeTensorMode, lambda: torch.device("meta")], ids=repr
+    "mode",
+    [torch.inference_mode, torch.no_grad, FakeTensorMode, lambda: torch.device("meta")],
+    ids=["inference", "no_grad", "fake", "meta"],
 )
 def test_modes_at_the_first_use(ours: ModuleType, mode: Callable[[], Any]) -> None:
     layer, expected = pair(ours, "Conv2d", parametrizations.weight_norm)

@@ -95,6 +95,22 @@ def test_derivatives_of_first_and_second_order(case: Case, batch: int) -> None:
     assert torch.autograd.gradgradcheck(function, operands)
 
 
+def test_gradients_have_the_same_bits_every_time() -> None:
+    """Also with several threads, which must not add to the same pixel in an order that varies."""
+    threads = torch.get_num_threads()
+    image, weight = torch.randn(1, 3, 96, 96, requires_grad=True), torch.randn(8, 3, 5, 5, requires_grad=True)
+    gradient = torch.randn(1, 8, 96, 96)
+    try:
+        torch.set_num_threads(2)
+        found = [
+            torch.autograd.grad(reference.conv2d(image, weight, padding=2), (image, weight), gradient)
+            for _ in range(20)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for each in found for a, b in zip(each, found[0], strict=True))
+
+
 PRIMITIVE: dict[str, Any] = dict(stride=(2, 1), pad=(1, 2), dilation=(1, 2), groups=2)
 
 

@@ -27,7 +27,8 @@ class Sum:
     rounded: float
 
 
-# The products alone round to another number than the one whose sum with the bias is right.
+# Where products go beyond the range, cancel the bias or meet a tie, rounding them before the bias is added is wrong.
+# The others saturate, or have a bias beside which the products vanish.
 SUMS = {
     "products beyond the range": (HALF, Sum(300, 60, -60000, 12000)),
     "products and sum beyond the range": (HALF, Sum(300, 60, 1, float("inf"))),

@@ -1,6 +1,6 @@
 """No channels, no filters, no pixels, no taps and no images: as torch has them, in both packages.
 
-torch's float32 convolutions on a CPU accept transposed results without pixels; its others, also float64, refuse them.
+torch accepts transposed results without pixels in float32 and 16 bits on a CPU. It refuses them in float64.
 """
 
 from types import ModuleType

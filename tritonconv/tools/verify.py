@@ -230,12 +230,12 @@ def deviation(result: Tensor, expected: Tensor, scale: Tensor, products: int) ->
 def may_pass(result: Tensor, expected: Tensor, scale: Tensor, products: int) -> Tensor:
     """Return where `result` is not finite, and partial sums may have left the range of float32 in its direction.
 
-    A kernel adds up the products in any order. An infinite result needs products of its own sign that together leave
-    the range, and NaN needs such products of both signs.
+    A kernel adds up the products in any order. An infinite result needs products of its own sign whose sum leaves the
+    range, and NaN needs such products of both signs. Half of the range counts, because partial sums are rounded.
     """
     # By the Cauchy-Schwarz inequality, this is at least the sum of the products' magnitudes.
     magnitudes = scale * sqrt(products + 1)
-    # Twice the sum of the products of the sign of the result. For NaN it is that of the sign with less.
+    # At least twice the sum of the products with the sign of the result. For NaN, the sign with the smaller sum counts.
     twice = magnitudes + torch.where(result.isnan(), -expected.abs(), result.sign() * expected)
     return ~result.isfinite() & (twice > torch.finfo(torch.float32).max)
 

@@ -41,6 +41,7 @@ class WorkerProcess(NamedTuple):
             status = self.process.wait(max(0.0, start + limit - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise WorkerProcessFailed(f"it had not ended after {limit:g} s, the time limit, and was killed") from None
+        kill(self.process)  # what it has started; at once, because the system gives its number to others later
         if status < 0:
             name = signal.strsignal(-status)
             raise WorkerProcessFailed(f"it was ended by signal {-status} ({name}){self.last_words()}")
@@ -92,7 +93,8 @@ def started(code: str, input: bytes) -> Iterator[WorkerProcess]:
         try:
             yield WorkerProcess(process, folder)
         finally:
-            kill(process)
+            if process.returncode is None:
+                kill(process)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.local_layers import INPUT_SIZE, PACKAGES, assert_same, filled, integers, kept
+from tests.support.local_layers import BOTH, INPUT_SIZE, PACKAGES, assert_same, filled, integers, kept
+from tests.support.oracle import assert_close
 from tritonconv import reference
 
 pytestmark = pytest.mark.usefixtures("on_reference")
@@ -136,3 +137,42 @@ def test_a_bias_is_not_dropped(package: Any, torch_class: Any, name: str, shared
 def test_of_a_lazy_class_nothing_is_left_to_wait_for(package: Any, torch_class: Any, name: str, shared: str) -> None:
     layer = getattr(getattr(package, f"Lazy{name}"), f"from_{shared}")(torch_class(2, 3, 2), INPUT_SIZE)
     assert type(layer) is getattr(package, name)
+
+
+@PACKAGES
+@BOTH
+def test_layers_that_compute_something_else_do_not_become_convolutions(package: Any, name: str) -> None:
+    class Doubled(getattr(package, name)):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    back = "to_conv2d" if name == "LocallyConnected2d" else "to_conv_transpose2d"
+    doubled, hooked = Doubled(4, 6, 3, INPUT_SIZE), getattr(package, name)(4, 6, 3, INPUT_SIZE)
+    hooked.register_forward_hook(lambda module, inputs, output: 2 * output)
+    for layer, reason in ((doubled, "`forward` is overridden"), (hooked, "has forward hooks")):
+        with torch.no_grad():
+            layer.weight.fill_(1)
+            layer.bias.fill_(1)
+        with pytest.raises(TypeError, match=f"computes what {name} does, but .*{reason}"):
+            getattr(layer, back)()
+
+
+@PACKAGES
+def test_conversion_leaves_a_parametrized_layer_as_it_was(package: Any) -> None:
+    """In training mode `spectral_norm` changes its buffers whenever the weight is read."""
+    conv = nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 6, 3).double())
+    before = kept(conv)
+    layer = package.LocallyConnected2d.from_conv2d(conv, INPUT_SIZE)
+    assert_same(kept(conv), before)
+    assert all(module.training for module in conv.modules())
+    image = torch.randn(2, 4, *INPUT_SIZE, dtype=torch.float64)
+    assert_close(layer(image), conv.eval()(image), "float64")
+
+
+@PACKAGES
+def test_weights_of_keras_are_not_lost_in_a_parametrized_layer(package: Any) -> None:
+    layer = package.LocallyConnected2d(4, 6, 3, INPUT_SIZE)
+    weights = layer.to_keras()
+    nn.utils.parametrizations.weight_norm(layer)
+    with pytest.raises(ValueError, match="is parametrized: load the Keras weights before that"):
+        layer.load_keras(weights)
