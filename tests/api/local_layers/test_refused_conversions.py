@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import prune
 
 import tritonconv
 from tests.support.local_layers import INPUT_SIZE, PACKAGES, filled, integers
@@ -90,7 +90,7 @@ def test_an_overridden_method(package: Any, of: Any, name: str, method: str, cha
     conv = change(getattr(of, name))(4, 6, (3, 2), stride=2)
     owner = next(each.__name__ for each in type(conv).__mro__ if method in vars(each))
     said = rf"expected a layer that computes what torch\.nn\.{name} does, but `{method}` is overridden by the class "
-    with pytest.raises(TypeError, match=rf"^{said}[\w.<>]*{owner}, which a locally connected layer would not run\. "):
+    with pytest.raises(TypeError, match=rf"^{said}[\w.<>]*{owner}, which the new layer would not run\. "):
         converted(package, conv)
 
 
@@ -105,7 +105,7 @@ def test_fake_quantisation() -> None:
 def test_a_replaced_forward(package: Any, base: Any) -> None:
     conv = base(4, 6, 3)
     conv.forward = MethodType(lambda self, input: 2 * base.forward(self, input), conv)
-    with pytest.raises(TypeError, match=rf"but `forward` of this {base.__name__} was replaced, which a locally"):
+    with pytest.raises(TypeError, match=rf"but `forward` of this {base.__name__} was replaced, which the new layer"):
         converted(package, conv)
 
 
@@ -127,7 +127,7 @@ HOOKS: dict[str, tuple[Callable[[Any], Any], str]] = {
 def test_hooks(package: Any, base: Any, hook: Callable[[Any], Any], reason: str) -> None:
     conv = base(4, 6, 3)
     hook(conv)
-    with pytest.raises(TypeError, match=rf"but this {base.__name__} has {reason}, which a .* Remove hooks first"):
+    with pytest.raises(TypeError, match=rf"but this {base.__name__} has {reason}, which the .* Remove hooks first"):
         converted(package, conv)
 
 
@@ -205,7 +205,7 @@ def test_a_lazy_layer_that_was_only_loaded(package: Any) -> None:
 @pytest.mark.parametrize("outer", [torch.enable_grad, torch.no_grad])
 @pytest.mark.parametrize("base", [nn.Conv2d, nn.ConvTranspose2d])
 def test_parametrized_layers_are_not_frozen(base: Any, outer: Callable[[], Any]) -> None:
-    """The weight is read once, because spectral_norm iterates with each read. It needs a gradient if its parts do."""
+    """A parametrized weight needs a gradient if its parts do."""
     conv = doubled(base(4, 6, 3))
     conv.parametrizations.bias.original.requires_grad_(False)
     with outer():
@@ -216,9 +216,3 @@ def test_parametrized_layers_are_not_frozen(base: Any, outer: Callable[[], Any])
             parameter.requires_grad for parameter in ([module] if isinstance(module, Tensor) else module.parameters())
         )
     assert not back.bias.requires_grad
-    normed = parametrizations.spectral_norm(base(4, 6, 3))
-    expected = parametrizations.spectral_norm(base(4, 6, 3))
-    expected.load_state_dict(normed.state_dict())
-    once = expected.weight
-    assert torch.equal(converted(reference, normed).weight[0, 0], once)
-    assert all(torch.equal(a, b) for a, b in zip(normed.buffers(), expected.buffers(), strict=True))
