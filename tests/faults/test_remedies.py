@@ -7,11 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support.kept import FakeCompiled, keep
+from tests.support.kept import FakeCompiled, keep, row_call
 from tests.support.plans import planned
-from tritonconv.call import Call
 from tritonconv.fallback_warning import FallbackWarning
-from tritonconv.geometry import ConvGeometry
 from tritonconv.launch import failures, plan_cache, recovery, remedies
 from tritonconv.launch.failures import NoKernel, NoTma, TileTooLarge
 from tritonconv.launch.plan import Plan
@@ -96,12 +94,6 @@ def test_a_cache_that_has_helped_one_call_stays(
     assert knobs.cache.dir == remedies.private_folder() != setting[0]
 
 
-def call(width: int = 4) -> Call:
-    geometry = ConvGeometry(B=1, C=4, H=1, W=width, F=4, P=1, Q=width, R=1, S=1)
-    x, weight = torch.ones(geometry.image_shape, device=DEVICE), torch.ones(geometry.weight_shape, device=DEVICE)
-    return Call.of_geometry("fprop", geometry, (x, weight))
-
-
 def no_tma() -> NoTma:
     return NoTma("fprop", gpu_of(torch.device(DEVICE)))
 
@@ -143,7 +135,7 @@ def test_plans_that_were_chosen_meanwhile_are_not_kept() -> None:
     One of them was kept, and one is still running.
     """
     remedy = remedies.avoid(no_tma(), "no TMA")
-    kept, running = call(4), call(5)
+    kept, running = row_call(4, DEVICE), row_call(5, DEVICE)
     keep(kept)
     assert plan_cache.find(kept) is not None
     generation, plan = plan_cache.generation(), planned(running)
@@ -171,11 +163,11 @@ def test_a_call_that_gives_up_takes_no_remedy_from_another() -> None:
 
     If the tile was tried again, the other would give up as well, and the reference would run the operator from then on.
     """
-    plan = planned(call())
+    plan = planned(row_call(4, DEVICE))
     smallest = smallest_tile("fprop", 4, "")
     large = replace(smallest, BLOCK_N=2 * smallest.BLOCK_N)
-    with Recovery(call()) as other:
-        with Recovery(call()) as one:
+    with Recovery(row_call(4, DEVICE)) as other:
+        with Recovery(row_call(4, DEVICE)) as one:
             assert one.handle(TOO_LARGE, chosen(large, plan))
             assert other.handle(TOO_LARGE, chosen(large, plan))
             assert one.handle(TOO_LARGE, chosen(smallest, plan))
@@ -192,14 +184,14 @@ def test_each_remedy_is_tried_once() -> None:
 
     If a tile that was avoided fails again, the call gives up, and its remedies are undone.
     """
-    plan = planned(call())
+    plan = planned(row_call(4, DEVICE))
     smallest = smallest_tile("fprop", 4, "")
     tiles = [replace(smallest, BLOCK_N=factor * smallest.BLOCK_N) for factor in (2, 4)]
-    with Recovery(call()) as tried:
+    with Recovery(row_call(4, DEVICE)) as tried:
         for tile in tiles:
             assert tried.handle(TOO_LARGE, chosen(tile, plan))
         assert not tried.gave_up
         assert tried.handle(TOO_LARGE, chosen(tiles[0], plan))
         assert tried.gave_up
-        assert failures.happened(NoKernel.of(call()))
+        assert failures.happened(NoKernel.of(row_call(4, DEVICE)))
     assert not any(failures.happened(TileTooLarge("fprop", plan.request.gpu, tile)) for tile in tiles)

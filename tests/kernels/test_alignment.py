@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.support.gpus import H200
+from tests.support.neighbours import shifted
 from tests.support.plans import planned
 from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
@@ -20,13 +21,6 @@ from tritonconv.operators.compute import compute
 pytest.importorskip("triton")
 
 pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
-
-
-def shifted(tensor: Tensor) -> Tensor:
-    """Return a copy in the same layout that starts 8 bytes behind a multiple of 16. The tensor has no gaps."""
-    apart = 8 // tensor.element_size()
-    memory = torch.empty_strided((apart + tensor.numel(),), (1,), dtype=tensor.dtype, device=tensor.device)
-    return memory.as_strided(tensor.shape, tensor.stride(), apart).copy_(tensor)
 
 
 def shifting(make: Callable[..., Tensor], *of: Tensor) -> Callable[..., Tensor]:

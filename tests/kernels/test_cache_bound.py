@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.kept import FakeCompiled, keep
+from tests.support.kept import FakeCompiled, keep, row_call
 from tests.support.oracle import convolution_precision
 from tests.support.plans import planned
-from tritonconv.call import Call
-from tritonconv.geometry import ConvGeometry
 from tritonconv.launch import plan_cache, start
 from tritonconv.launch.plan import Launch, Plan
 from tritonconv.operators.compute import compute
@@ -24,35 +22,27 @@ pytest.importorskip("triton")
 pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 
 
-def call(width: int, device: str) -> Call:
-    """Return a call on an image of this width. Calls of different widths have plans of their own."""
-    geometry = ConvGeometry(B=1, C=4, H=1, W=width, F=4, P=1, Q=width, R=1, S=1)
-    x, weight = torch.ones(geometry.image_shape, device=device), torch.ones(geometry.weight_shape, device=device)
-    return Call.of_geometry("fprop", geometry, (x, weight))
-
-
 def kept_widths() -> list[int]:
     """Return the widths of the images whose plans are kept, the least recently used first."""
-    assert set(plan_cache._by_use.values()) == set(plan_cache._kept)
-    assert len(plan_cache._by_use) == len(plan_cache._kept)
-    return [kept.request.geometry.Q for kept in (plan_cache._kept[key] for key in plan_cache._by_use.values())]
+    kept = sorted(plan_cache._kept.values(), key=lambda each: each.used)
+    return [each.request.geometry.Q for each in kept]
 
 
 def test_the_least_recently_used_plan_leaves(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that is found, or kept again, counts as used."""
     monkeypatch.setattr(plan_cache, "MOST", 3)
     for width in (1, 2, 3):
-        keep(call(width, device))
+        keep(row_call(width, device))
     assert kept_widths() == [1, 2, 3]
-    assert plan_cache.find(call(1, device)) is not None
+    assert plan_cache.find(row_call(1, device)) is not None
     assert kept_widths() == [2, 3, 1]
-    keep(call(4, device))
+    keep(row_call(4, device))
     assert kept_widths() == [3, 1, 4]
-    keep(call(3, device))
+    keep(row_call(3, device))
     assert kept_widths() == [1, 4, 3]
-    keep(call(5, device))
+    keep(row_call(5, device))
     assert kept_widths() == [4, 3, 5]
-    assert plan_cache.find(call(1, device)) is None
+    assert plan_cache.find(row_call(1, device)) is None
     plan_cache.clear()
     assert kept_widths() == []
 
@@ -67,9 +57,9 @@ def test_layers_that_are_used_again_and_again_stay(device: str, monkeypatch: pyt
     for round_number in range(8):
         once = [100 + 3 * round_number + i for i in range(3)]
         for width in (1, 2, once[0], 3, 4, once[1], 5, 6, once[2]):
-            if plan_cache.find(call(width, device)) is None:
+            if plan_cache.find(row_call(width, device)) is None:
                 missed.append(width)
-                keep(call(width, device))
+                keep(row_call(width, device))
             assert len(plan_cache._kept) <= 10
     assert [width for width in missed if width < 100] == [1, 2, 3, 4, 5, 6]
     assert len(missed) == 6 + 8 * 3
@@ -88,7 +78,7 @@ def many_switches() -> Iterator[None]:
 def test_threads_find_keep_and_clear_at_once(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread fails, each finds the plan of its own call, and the bound holds."""
     monkeypatch.setattr(plan_cache, "MOST", 4)
-    calls = [call(width, device) for width in range(1, 10)]
+    calls = [row_call(width, device) for width in range(1, 10)]
 
     def work(seed: int) -> int:
         rng, found = random.Random(seed), 0
@@ -119,11 +109,10 @@ def test_a_plan_that_leaves_while_it_is_found_is_found(device: str, monkeypatch:
             plan_cache.clear()
             return found
 
-    keep(call(1, device))
+    keep(row_call(1, device))
     monkeypatch.setattr(plan_cache, "_kept", Racing(plan_cache._kept))
-    assert plan_cache.find(call(1, device)) is not None
-    assert not plan_cache._by_use
-    assert plan_cache.find(call(1, device)) is None
+    assert plan_cache.find(row_call(1, device)) is not None
+    assert plan_cache.find(row_call(1, device)) is None
 
 
 def test_a_failure_while_a_plan_is_kept(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,9 +125,9 @@ def test_a_failure_while_a_plan_is_kept(device: str, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch:
         patch.setattr(plan_cache, "without_tensors", interrupted)
-        keep(call(1, device))
+        keep(row_call(1, device))
     assert not plan_cache._kept
-    keep(call(1, device))
+    keep(row_call(1, device))
     assert kept_widths() == [1]
 
 
@@ -157,16 +146,16 @@ def test_a_switch_that_is_turned_while_the_plan_runs(
     with convolution_precision(before):
         with monkeypatch.context() as patch:
             patch.setattr(start, "start_kernels", interrupted)
-            compute(call(1, device))
+            compute(row_call(1, device))
         assert not plan_cache._kept
-        compute(call(1, device))
+        compute(row_call(1, device))
         assert kept_widths() == [1]
 
 
 def test_a_switch_that_is_turned_while_the_call_is_planned(device: str) -> None:
     """The tile is chosen for one position of the switch, and the products are those of the other one."""
     with convolution_precision("ieee"):
-        each = call(1, device)
+        each = row_call(1, device)
         plan = planned(each)
         (launch,), request = plan.launches, plan.request
         inexact = request._replace(operands=replace(request.operands, exact=False))
@@ -180,7 +169,7 @@ def test_a_switch_that_is_turned_while_the_call_is_planned(device: str) -> None:
 
 def test_kernels_that_are_not_compiled_yet(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan is kept on a GPU only if all its kernels are compiled. Others could fail later, without a second way."""
-    each = call(1, device)
+    each = row_call(1, device)
     plan = planned(each)
     monkeypatch.setattr(plan_cache.runtime, "interpreted", lambda: False)
     for compiled, count in ((object(), 0), (FakeCompiled(), 1)):

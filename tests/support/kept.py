@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tests.support.plans import planned
 from tritonconv.call import Call
+from tritonconv.geometry import ConvGeometry
 from tritonconv.gpu import Gpu
 from tritonconv.launch import plan_cache
 from tritonconv.launch.plan import Plan
@@ -21,6 +22,13 @@ class FakeCompiled:
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return lambda *arguments: (grid, arguments)
+
+
+def row_call(width: int, device: str) -> Call:
+    """Return a call on an image of one row of this width. Calls of different widths have plans of their own."""
+    geometry = ConvGeometry(B=1, C=4, H=1, W=width, F=4, P=1, Q=width, R=1, S=1)
+    x, weight = torch.ones(geometry.image_shape, device=device), torch.ones(geometry.weight_shape, device=device)
+    return Call.of_geometry("fprop", geometry, (x, weight))
 
 
 def keep(call: Call, tile: Tile | None = None, gpu: Gpu | None = None) -> Plan:

@@ -9,10 +9,10 @@ Triton's own switches, and hooks that were added to a kernel, are read only when
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ from tritonconv.tiling.tile import Tile
 MOST = 4096
 
 
-class Kept(NamedTuple):
+@dataclass(slots=True)
+class Kept:
     """A plan without its tensors, which are numbered instead.
 
     The numbers count the call's two factors and its bias, then the results, the workspaces and the copies of operands.
@@ -36,7 +37,7 @@ class Kept(NamedTuple):
     `remainders` has the addresses of results, workspaces and copies modulo 16, which the kernels were compiled for.
     `pointers` has for each launch the names of the arguments that are tensors, with their numbers.
 
-    `entry` is the number of this entry in the cache. Each entry has another one.
+    `used` is greater the later the plan was last used.
     """
 
     tile: Tile
@@ -47,14 +48,13 @@ class Kept(NamedTuple):
     copies: list[tuple[int, Callable[[Tensor], Tensor]]]
     remainders: list[int]
     pointers: list[dict[str, int]]
-    entry: int
+    used: int
 
 
 _kept: dict[Hashable, Kept] = {}
-# The keys by the numbers of their entries, the least recently used first. To move a number to the end takes a tenth of
-# the time that it takes to move a key, because a key is slow to hash.
-_by_use: OrderedDict[int, Hashable] = OrderedDict()
-_entries = count()
+# Counts the uses of all plans. An ordered dictionary would hash the key once more for each use, which takes 50 times as
+# long as to store a number.
+_uses = count()
 # Held while entries are added or removed. `find` does not take it.
 _changing = threading.RLock()
 if hasattr(os, "register_at_fork"):
@@ -75,7 +75,6 @@ def clear() -> None:
     with _changing:
         _generation += 1
         _kept.clear()
-        _by_use.clear()
 
 
 def key(call: Call) -> tuple[Hashable, ...]:
@@ -117,10 +116,7 @@ def find(call: Call) -> Plan | None:
     found = _kept.get(key(call))
     if found is None:
         return None
-    try:  # noqa: SIM105, because `suppress` would take longer than all else here
-        _by_use.move_to_end(found.entry)
-    except KeyError:
-        pass  # another thread has just removed the entry; the plan is right all the same
+    found.used = next(_uses)
     tensors: list[Any] = [*call.factors, call.bias]
     own = len(tensors)
     try:
@@ -170,7 +166,7 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
         copies=[(numbers[original.data_ptr()], how) for _, original, how in plan.copies],
         remainders=[tensor.data_ptr() % 16 for tensor in (*plan.results, *plan.workspaces, *copied)],
         pointers=pointers,
-        entry=next(_entries),
+        used=next(_uses),
     )
     _, _, tf32, *_ = under = key(call)
     if follows_switch(plan, tf32):
@@ -192,11 +188,7 @@ def add(under: Hashable, kept: Kept, chosen_in: int) -> None:
     with _changing:
         if chosen_in != _generation:
             return
-        before = _kept.get(under)
-        if before is not None:
-            _by_use.pop(before.entry, None)
-        _by_use[kept.entry] = under
         _kept[under] = kept
-        while len(_by_use) > MOST:
-            _, oldest = _by_use.popitem(last=False)
-            _kept.pop(oldest, None)
+        while len(_kept) > MOST:
+            least_recently_used, _ = min(_kept.items(), key=lambda entry: entry[1].used)
+            del _kept[least_recently_used]

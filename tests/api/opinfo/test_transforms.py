@@ -101,6 +101,7 @@ CHAINS = [
     "vjp jvp",
     "jvp vjp",
     "jvp jvp",
+    "vjp jvp jvp",
     "vmap vjp",
     "vmap jvp",
     "vmap vmap",
