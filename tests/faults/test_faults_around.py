@@ -145,24 +145,29 @@ def test_eight_threads_at_once(tmp_path: Path) -> None:
 def test_forked_workers(tmp_path: Path, interpret: str) -> None:
     """Workers of a DataLoader can be forked after the import, after a first call, and while a thread starts kernels.
 
-    That thread of the parent holds all locks for half a second after the fork begins. A fork that did not wait for the
-    thread would leave the workers with locks that nobody releases.
+    That thread of the parent holds one of the locks for half a second after the fork begins. A fork that did not wait
+    for the thread would leave the workers with a lock that nobody releases.
     """
     code = """
 import os, threading, time
 import tritonconv
 from torch.utils.data import DataLoader, Dataset
 from tritonconv.launch import plan_cache, remedies, start
+locks = [start._starting, plan_cache._changing, remedies._changing]
 class Steps(Dataset):
     def __len__(self): return 2
-    def __getitem__(self, index): return step()
+    def __getitem__(self, index):
+        for lock in locks:
+            assert lock.acquire(timeout=60)
+            lock.release()
+        return step()
 def workers():
     return [bool(each) for each in DataLoader(Steps(), num_workers=2, multiprocessing_context="fork")]
-def holding():
+def holding(lock):
     locked, forking = threading.Event(), threading.Event()
     os.register_at_fork(before=forking.set)
     def hold():
-        with start._starting, plan_cache._changing, remedies._changing:
+        with lock:
             locked.set()
             forking.wait()
             time.sleep(0.5)
@@ -170,7 +175,7 @@ def holding():
     thread.start()
     locked.wait()
     return workers()
-observe(workers, step, workers, holding)
+observe(workers, step, workers, *(lambda lock=lock: holding(lock) for lock in locks))
 """
     found = seen(code, tmp_path, TRITON_INTERPRET=interpret)
-    assert (found["results"], found["warnings"]) == ([[True, True], True, [True, True], [True, True]], [])
+    assert (found["results"], found["warnings"]) == ([[True, True], True, *[[True, True]] * 4], [])

@@ -50,6 +50,7 @@ def test_what_wgrad_writes_itself(tile: Tile, varies: str, channels_last: bool, 
         given = each.arguments
         assert (given["weight_ptr"] is None) == (given["partials_ptr"] is None) == direct
         assert given["bias_ptr"] is (bias[0] if bias else None)
+        assert given["filters"] == (32 * geometry.B if varies else 32)
         assert given["IN_ORDER"] == (channels_last or bool(varies))
         assert each.programs == -(-(32 if direct else weight.numel()) // split_k.SUM_BLOCK)
 

@@ -1,7 +1,7 @@
 """hypothesis, for tests of what must hold for every input. Tests import `given` and `st` from here.
 
-A test draws the same inputs in every run, whatever `--seed` is. No test fails because it is slow, and nothing is written
-to the disk. Where hypothesis is not installed, the modules that import this one are skipped.
+A test draws the same inputs in every run, whatever `--seed` is. No test fails because it is slow, and nothing is
+written to the disk. Where hypothesis is not installed, the modules that import this one are skipped.
 """
 
 import pytest
