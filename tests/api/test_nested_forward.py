@@ -21,7 +21,8 @@ SHAPES = {
 
 
 def operands(name: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    return tuple(torch.randn(shape, dtype=dtype) for shape in SHAPES[name])
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(shape, dtype=dtype, generator=generator) for shape in SHAPES[name])
 
 
 def second_tangent(function: Any, given: tuple[Tensor, ...]) -> Tensor:
@@ -50,6 +51,22 @@ def test_second_tangents(name: str) -> None:
     for argument in range(3):
         mixed = [jacfwd(jacfwd(energy(each), argument), 1)(*given) for each in (ours, theirs)]
         assert_close(*mixed, "float64")
+
+
+@pytest.mark.usefixtures("on_reference")
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+def test_second_tangents_of_backward(name: str) -> None:
+    """Forward runs outside of forward mode, and only backward in it: operators compute the gradients there."""
+    found = []
+    for module in (tritonconv, torch.nn.functional):
+        y, pull_back = torch.func.vjp(getattr(module, name), *operands(name))
+        gradient = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape)
+
+        def function(gradient: Tensor, pull_back: Any = pull_back) -> Tensor:
+            return torch.cat([each.flatten() for each in pull_back(gradient.square())])
+
+        found.append(second_tangent(function, (gradient,)))
+    assert_close(*found, "float64")
 
 
 def test_the_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
