@@ -20,6 +20,7 @@ from tests.support.subsets import SHARED, TINY, VARYING, Function, Subset, asser
 from tritonconv import reference
 from tritonconv.operators import autograd
 
+pytestmark = pytest.mark.gpu
 EVERY = pytest.mark.parametrize("case", SHARED + VARYING, ids=str)
 NAMES = ("gradient", "input", "weight", "bias")
 

@@ -22,6 +22,7 @@ from tritonconv.operators import autograd, vmap
 
 Dims = tuple[int | None, ...]
 
+pytestmark = pytest.mark.gpu
 EVERY = pytest.mark.parametrize("case", SHARED + VARYING, ids=str)
 PLAIN = pytest.mark.parametrize("case", SHARED[::3], ids=str)
 PACKAGES = pytest.mark.parametrize("package", [reference, tritonconv], ids=lambda package: package.__name__)

@@ -144,14 +144,14 @@ def test_a_call_without_a_bias_is_compared(compared: list[Call]) -> None:
     assert (seen.checked, len(compared)) == (1, 1)
 
 
-@pytest.mark.parametrize(("device", "capturing"), [("cuda", True), ("cuda", False), ("cpu", True)])
+@pytest.mark.parametrize(("where", "capturing"), [("cuda", True), ("cuda", False), ("cpu", True)])
 def test_only_calls_that_a_cuda_graph_captures_are_skipped(
-    device: str, capturing: bool, compared: list[Call], monkeypatch: pytest.MonkeyPatch
+    where: str, capturing: bool, compared: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No operand is read while a graph is captured. A graph does not capture what runs on the CPU."""
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    skipped = capturing and device == "cuda"
-    call, seen = some_call(device=torch.device(device)), Verification(1, "raise")
+    skipped = capturing and where == "cuda"
+    call, seen = some_call(device=torch.device(where)), Verification(1, "raise")
     check(seen, call.without_data() if skipped else call, [])
     assert (seen.checked, seen.skipped, len(compared)) == (not skipped, skipped, not skipped)
 

@@ -24,7 +24,7 @@ from tritonconv.launch.plan import Launch
 from tritonconv.tools import parallel_compile, worker_process
 from tritonconv.tools.parallel_compile import Elsewhere, compile_all
 
-pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
+pytestmark = pytest.mark.oldest
 
 JOBS = 3
 Script = Callable[[str], None]

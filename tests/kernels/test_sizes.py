@@ -8,8 +8,6 @@ from tritonconv.call import Call
 from tritonconv.dispatch import why_not
 from tritonconv.geometry import ConvGeometry, Operator
 
-pytestmark = pytest.mark.gpu
-
 
 @pytest.fixture(autouse=True)
 def any_device(monkeypatch: pytest.MonkeyPatch) -> None:
