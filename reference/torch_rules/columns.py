@@ -1,7 +1,7 @@
 """`torch.nn.functional.unfold` and `fold`, for all tensors that torch's convolutions take, and with an axis per letter.
 
-torch's own refuse integers and images without channels. Pixels that a tap and a position see are here counted from the
-first one: h = p*stride_h + r*dilation_h and w = q*stride_w + s*dilation_w.
+torch's own refuse integers, and images without channels or pixels. The pixel that a position sees through a tap is
+counted from the first one here: h = p*stride_h + r*dilation_h and w = q*stride_w + s*dilation_w.
 """
 
 import torch
@@ -25,7 +25,7 @@ def torch_unfold(x: Tensor, taps: Pair, size: Pair, dilation: Pair, stride: Pair
         dilation, stride: pairs (rows, columns) in pixels.
     """
     (R, S), (P, Q) = taps, size
-    if torch_takes(x) and not torch.compiler.is_exporting():
+    if not torch.compiler.is_exporting() and torch_takes(x):
         reach_h, reach_w = reach(taps, size, dilation, stride)
         columns = functional.unfold(x[:, :, :reach_h, :reach_w], taps, dilation, stride=stride)
         return rearrange(columns, "b (c r s) (p q) -> b c r s p q", r=R, s=S, p=P, q=Q)
@@ -60,8 +60,8 @@ def torch_fold(patches: Tensor, dilation: Pair, stride: Pair) -> Tensor:
 
 
 def torch_takes(tensor: Tensor) -> bool:
-    """Whether torch's `unfold` and `fold` take a tensor (B, C, ...) of this dtype and number of channels."""
-    return tensor.shape[1] != 0 and (tensor.is_floating_point() or tensor.is_complex())
+    """Whether torch's `unfold` and `fold` take a tensor (B, C, ...) of this dtype and shape."""
+    return 0 not in tensor.shape[1:] and (tensor.is_floating_point() or tensor.is_complex())
 
 
 def reach(taps: Pair, size: Pair, dilation: Pair, stride: Pair) -> Pair:

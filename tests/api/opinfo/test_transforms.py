@@ -140,7 +140,7 @@ def check_every_subset(problem: Problem, inner: str, n: int) -> None:
         pair.map(dims, 0 if inner else (0, -1, 1)[turn % 3]).check()
 
 
-@problems(in_triton=FEW)
+@problems(quick=PLAIN, in_triton={"conv2d": (5,)})
 def test_vmap_over_every_subset(problem: Problem) -> None:
     check_every_subset(problem, "", len(problem.operands()))
 
