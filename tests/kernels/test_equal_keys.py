@@ -114,7 +114,7 @@ def filled_in(call: Call, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan | None,
     kept = plan_cache._kept[key]
     with monkeypatch.context() as patch:
         patch.setattr(plan_cache, "allocate_as", noted(plan_cache.allocate_as, allocated))
-        watched = kept._replace(copies=[(original, noted(how, copies)) for original, how in kept.copies])
+        watched = replace(kept, copies=[(original, noted(how, copies)) for original, how in kept.copies])
         patch.setitem(plan_cache._kept, key, watched)  # type: ignore[arg-type]
         return plan_cache.find(call), allocated, copies
 
