@@ -25,6 +25,7 @@ DIRECT = {
     "tritonconv/launch/failures.py": ("tests/kernels/test_failures.py",),
     "tritonconv/launch/layout.py": (
         "tests/kernels/test_layout.py",
+        "tests/kernels/test_alignment.py",
         "tests/kernels/test_layout_properties.py",
         "tests/kernels/test_launch.py",
     ),
