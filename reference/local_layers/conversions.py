@@ -212,7 +212,7 @@ def check_computes(layer: nn.Module, expected: str) -> None:
     if reason := why_not_as_torch(layer):
         raise TypeError(
             f"expected a layer that computes what {expected} does, but {reason}, which the new layer would not run. "
-            f"Convert one of that class with the weight that is really used. Remove hooks first; "
+            "Convert one of that class with the weight that is really used. Remove hooks first; "
             "torch.nn.utils.prune.remove and torch.nn.utils.remove_weight_norm keep the weight"
         )
 
@@ -232,14 +232,23 @@ def spread(cls: type[Layer], conv: Any, kind: Any, input_size: Ints, bias: bool 
     arguments = in_common(conv, parameters["weight"].dtype)
     layer: Layer = getattr(cls, "cls_to_become", cls)(**arguments, input_size=input_size, bias=bias)
     layer.to_empty(device=parameters["weight"].device)
-    with torch.no_grad():
-        for name, shared in parameters.items():
-            target = getattr(layer, name)
-            if isinstance(target, Tensor) and shared is not None:
-                is_bias = shared.ndim == 1
-                target.copy_(shared[:, None, None] if is_bias and target.ndim == 3 else shared)
-                target.requires_grad_(shared.requires_grad)
+    fill(layer, parameters["weight"], parameters["bias"], parameters)
     return layer.train(conv.training)
+
+
+def fill(layer: Any, weight: Tensor, bias: Tensor | None, like: dict[str, Any]) -> None:
+    """Copy the weight and the bias, if there is one, into the parameters of `layer`.
+
+    A bias (F,) is copied to each location if the layer's bias varies over them. A parameter requires a gradient if the
+    tensor of its name in `like` does.
+    """
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias[:, None, None] if layer.bias.ndim == 3 else bias)
+    for name, tensor in like.items():
+        if tensor is not None:
+            getattr(layer, name).requires_grad_(tensor.requires_grad)
 
 
 def gathered(layer: Any) -> Any:
@@ -259,10 +268,5 @@ def gathered(layer: Any) -> Any:
         raise ValueError(f"a convolution has the same weight and bias at all locations, but those of {layer} differ")
     conv = layer.shared_class(**in_common(layer, weight.dtype), bias=bias is not None)
     conv.to_empty(device=weight.device)
-    with torch.no_grad():
-        for name, value in (("weight", weight[0, 0]), ("bias", bias)):
-            if value is not None:
-                target: Any = getattr(conv, name)
-                target.copy_(value)
-                target.requires_grad_(parameters[name].requires_grad)
+    fill(conv, weight[0, 0], bias, parameters)
     return conv.train(layer.training)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tritonconv
+
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_reference")]
 
 # Shapes of image and weight, and arguments: an image has no channels.
@@ -88,8 +90,6 @@ def test_weights_that_vary_without_channels(ours: ModuleType, varying: str) -> N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_kernels_take_no_channels(dtype: torch.dtype, device: str) -> None:
     """No program is started for an empty result, forward or backward."""
-    import tritonconv
-
     implementation = "triton" if dtype == torch.float32 else "auto"
     leaves = [torch.ones(s, dtype=dtype, device=device, requires_grad=True) for s in ((2, 0, 5, 6), (4, 0, 3, 3), (4,))]
     y = tritonconv.conv2d(*leaves, groups=2, implementation=implementation)
@@ -156,17 +156,20 @@ def test_refused(ours: ModuleType, name: str) -> None:
             getattr(module, function)(torch.ones(image).double(), torch.ones(filters).double(), **arguments)
 
 
-@pytest.mark.parametrize("function", ["conv2d", "conv_transpose2d"])
-def test_an_empty_batch_may_have_no_pixels(ours: ModuleType, function: str) -> None:
+@pytest.mark.parametrize(
+    ("function", "image", "filters", "result"),
+    [
+        ("conv2d", (0, 4, 0, 2), (4, 4, 1, 1), (0, 4, 2, 4)),
+        ("conv_transpose2d", (0, 4, 1, 1), (4, 4, 2, 2), (0, 4, 0, 0)),
+    ],
+)
+def test_an_empty_batch_may_have_no_pixels(
+    ours: ModuleType, function: str, image: tuple[int, ...], filters: tuple[int, ...], result: tuple[int, ...]
+) -> None:
     for module in (nn.functional, ours):
-        x = (
-            torch.ones(0, 4, 0, 2, requires_grad=True)
-            if function == "conv2d"
-            else torch.ones(0, 4, 1, 1, requires_grad=True)
-        )
-        weight = torch.ones(4, 4, 1, 1) if function == "conv2d" else torch.ones(4, 4, 2, 2)
-        y = getattr(module, function)(x, weight.requires_grad_(), padding=1)
-        assert y.shape == ((0, 4, 2, 4) if function == "conv2d" else (0, 4, 0, 0))
+        x, weight = torch.ones(image, requires_grad=True), torch.ones(filters, requires_grad=True)
+        y = getattr(module, function)(x, weight, padding=1)
+        assert y.shape == result
         gradients = torch.autograd.grad(y.sum(), (x, weight))
         assert [g.shape for g in gradients] == [x.shape, weight.shape]
         assert not gradients[1].any()

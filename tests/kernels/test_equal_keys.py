@@ -21,7 +21,7 @@ from tests.support.oracle import convolution_precision
 from tests.support.plans import planned
 from tests.sweep.problems import drawn_tile, problem
 from tritonconv.bias import shape_beside
-from tritonconv.call import ADD_BIAS, OPERATOR_OF, Call, Settings, join_arguments
+from tritonconv.call import ADD_BIAS, OPERATOR_OF, Call
 from tritonconv.geometry import LEAVES_OUT, TAKES, ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.launch import plan_cache, tile_choice
@@ -54,27 +54,14 @@ def drawn_calls(case: Case, rng: random.Random, device: str) -> Iterator[Call]:
     for name, operator in OPERATOR_OF.items():
         if name == "wgrad_with_bias" and geometry.varies:
             continue
-        factors = [draw(geometry.shape_of(factor), dtype, rng, device) for factor in TAKES[operator]]
+        first, second = (draw(geometry.shape_of(factor), dtype, rng, device) for factor in TAKES[operator])
         bias = None
         if name in ADD_BIAS and case.bias:
             letters = case.bias_varies if set(case.bias_varies) <= set(geometry.varies) else ""
             shape = shape_beside(geometry.shape_of(LEAVES_OUT[operator]), letters)
             bias = draw((1, 1, *shape), dtype, rng, device)[0, 0]
-        settings = settings_of(geometry, geometry.size_of(LEAVES_OUT[operator]), rng.random() < 0.5)
-        yield Call(name, join_arguments(name, (factors[0], factors[1]), bias, settings))
-
-
-def settings_of(geometry: ConvGeometry, size: tuple[int, int], channels_last: bool) -> Settings:
-    return Settings(
-        size=size,
-        stride=(geometry.stride_h, geometry.stride_w),
-        pad=(geometry.pad_h, geometry.pad_w),
-        dilation=(geometry.dilation_h, geometry.dilation_w),
-        groups=geometry.G,
-        varies=geometry.varies,
-        channels_last=channels_last,
-        implementation="auto",
-    )
+        finds_bias, last = name == "wgrad_with_bias", rng.random() < 0.5
+        yield Call.of_geometry(operator, geometry, (first, second), bias, finds_bias=finds_bias, channels_last=last)
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype, rng: random.Random, device: str) -> Tensor:

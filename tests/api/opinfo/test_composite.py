@@ -1,9 +1,8 @@
 """torch's checks of composite compliance: tensor subclasses and modes see every operation (torch.testing._internal).
 
-The reference is a composite of torch's operators, so that every check applies to it. tritonconv calls operators of its
-own, and the checks see what surrounds these: views, checks of arguments, and the derivatives. The kernels run below an
-operator, whose tensors are always plain. For them the checks see nothing that they do not see with the reference below
-it, so only the first runs.
+The reference is a composite of torch's operators, so every check applies to it. tritonconv calls operators of its own.
+There the checks see what surrounds an operator: views, checks of arguments, and derivatives. The tensors below an
+operator are always plain. So with the kernels there is nothing more to see, and only the first check runs.
 """
 
 from typing import Any
