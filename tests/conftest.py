@@ -19,7 +19,7 @@ import tritonconv
 from tests.support import guards
 from tests.support.interpreter import interpreting
 from tests.support.selection import pytest_addoption, pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401
-from tritonconv.launch import failures, plan_cache
+from tritonconv.launch import bounded_cache, failures
 
 torch.set_num_threads(1)  # problems are tiny, and pytest-xdist's workers share the cores
 
@@ -64,6 +64,6 @@ def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     A test may plant errors, and the cache would keep the plans that have them.
     """
     monkeypatch.setattr(failures, "_reasons", {})
-    plan_cache.clear()
+    bounded_cache.clear()
     yield
-    plan_cache.clear()
+    bounded_cache.clear()

@@ -224,9 +224,9 @@ def test_a_kernel_that_failed_is_given_up_for_such_weights_only(monkeypatch: pyt
 
 
 def test_a_failure_empties_the_plan_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(plan_cache._kept, "a key", "a plan")
+    monkeypatch.setitem(plan_cache.plans.entries, "a key", "a plan")
     failures.add(NoTriton(torch.device("cpu")), "nothing does")
-    assert not plan_cache._kept
+    assert not plan_cache.plans.entries
 
 
 def test_fallback_on_a_gpu_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:

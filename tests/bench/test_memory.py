@@ -16,7 +16,7 @@ from tests.support import guards
 from tritonconv import reference
 from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
-from tritonconv.launch import layout, plan_cache, tile_choice
+from tritonconv.launch import kept_plan, layout, tile_choice
 from tritonconv.operators import compute
 
 CPU = torch.device("cpu")
@@ -110,10 +110,10 @@ def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def collected(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *given: (gc.collect(), allocate(*given))[1]
+        return lambda *given, **more: (gc.collect(), allocate(*given, **more))[1]
 
     monkeypatch.setattr(layout, "allocate", collected(guards.unguarded))
-    monkeypatch.setattr(plan_cache, "allocate_as", collected(layout.allocate_as))
+    monkeypatch.setattr(kept_plan, "empty_strided", collected(torch.empty_strided))
 
 
 def peak_of(call: Callable[[], Any], device: str) -> tuple[int, Any]:
@@ -172,8 +172,8 @@ def test_workspaces_are_gone_before_results_are_checked(
     beside: list[Tensor] = []
 
     def noted(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def made(*given: Any) -> Tensor:
-            tensor = allocate(*given)
+        def made(*given: Any, **more: Any) -> Tensor:
+            tensor = allocate(*given, **more)
             allocated.append(weakref.ref(tensor))
             return tensor
 
@@ -185,7 +185,7 @@ def test_workspaces_are_gone_before_results_are_checked(
         beside.extend(tensor for tensor in there if tensor is not results[0])
 
     monkeypatch.setattr(layout, "allocate", noted(layout.allocate))
-    monkeypatch.setattr(plan_cache, "allocate_as", noted(plan_cache.allocate_as))
+    monkeypatch.setattr(kept_plan, "empty_strided", noted(kept_plan.empty_strided))
     monkeypatch.setattr(compute, "observers", [observe])
     compute.compute(call)
     assert len(allocated) == 2  # the weight's gradient, and its partial sums

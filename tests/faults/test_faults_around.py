@@ -152,8 +152,8 @@ def test_forked_workers(tmp_path: Path, interpret: str) -> None:
 import os, threading, time
 import tritonconv
 from torch.utils.data import DataLoader, Dataset
-from tritonconv.launch import plan_cache, remedies, start
-locks = [start._starting, plan_cache._changing, remedies._changing]
+from tritonconv.launch import bounded_cache, remedies, start
+locks = [start._starting, bounded_cache._changing, remedies._changing]
 class Steps(Dataset):
     def __len__(self): return 2
     def __getitem__(self, index):

@@ -10,7 +10,7 @@ import torch
 from tests.support.kept import FakeCompiled, keep, row_call
 from tests.support.plans import planned
 from tritonconv.fallback_warning import FallbackWarning
-from tritonconv.launch import failures, plan_cache, recovery, remedies
+from tritonconv.launch import bounded_cache, failures, plan_cache, recovery, remedies
 from tritonconv.launch.failures import NoKernel, NoTma, TileTooLarge
 from tritonconv.launch.plan import Plan
 from tritonconv.launch.recovery import Recovery
@@ -138,11 +138,11 @@ def test_plans_that_were_chosen_meanwhile_are_not_kept() -> None:
     kept, running = row_call(4, DEVICE), row_call(5, DEVICE)
     keep(kept)
     assert plan_cache.find(kept) is not None
-    generation, plan = plan_cache.generation(), planned(running)
+    generation, plan = bounded_cache.generation(), planned(running)
     remedy.give_up()
     assert plan_cache.find(kept) is None
     plan_cache.keep(running, plan, [FakeCompiled()], generation)
-    assert not plan_cache._kept
+    assert not plan_cache.plans.entries
 
 
 @pytest.fixture

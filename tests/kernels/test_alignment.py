@@ -15,7 +15,7 @@ from tests.support.neighbours import shifted
 from tests.support.plans import planned
 from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
-from tritonconv.launch import layout, plan_cache
+from tritonconv.launch import kept_plan, layout, plan_cache
 from tritonconv.operators.compute import compute
 
 pytest.importorskip("triton")
@@ -126,10 +126,14 @@ def right(call: Call) -> bool:
 
 def found_if_shifted(call: Call, which: int) -> bool:
     """Whether the kept plan of `call` is found if, of all that is allocated for it, only number `which` is shifted."""
-    numbers, allocate_as = count(), plan_cache.allocate_as
-    shift = shifting(allocate_as)
+    numbers, empty_strided = count(), kept_plan.empty_strided
+    shift = shifting(empty_strided)
+
+    def allocate(*of: Any, **more: Any) -> Tensor:
+        return (shift if next(numbers) == which else empty_strided)(*of, **more)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan_cache, "allocate_as", lambda *of: (shift if next(numbers) == which else allocate_as)(*of))
+        patch.setattr(kept_plan, "empty_strided", allocate)
         return plan_cache.find(call) is not None
 
 
@@ -145,7 +149,7 @@ def test_a_plan_is_kept_for_the_alignment_that_it_was_made_for(device: str) -> N
     call = with_bias_gradient(device)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "allocate", shifting(layout.allocate))
-        patch.setattr(plan_cache, "allocate_as", shifting(plan_cache.allocate_as))
+        patch.setattr(kept_plan, "empty_strided", shifting(kept_plan.empty_strided))
         for _ in range(2):
             assert right(call)
             assert plan_cache.find(call) is not None

@@ -13,8 +13,9 @@ import torch
 from tests.support.kept import FakeCompiled, keep, row_call
 from tests.support.oracle import convolution_precision
 from tests.support.plans import planned
-from tritonconv.launch import plan_cache, start
-from tritonconv.launch.plan import Launch, Plan
+from tritonconv.launch import bounded_cache, plan_cache, start
+from tritonconv.launch.kept_plan import KeptLaunch
+from tritonconv.launch.plan import Plan
 from tritonconv.operators.compute import compute
 
 pytest.importorskip("triton")
@@ -24,13 +25,13 @@ pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 
 def kept_widths() -> list[int]:
     """Return the widths of the images whose plans are kept, the least recently used first."""
-    kept = sorted(plan_cache._kept.values(), key=lambda each: each.used)
+    kept = sorted(plan_cache.plans.entries.values(), key=lambda each: each.used)
     return [each.request.geometry.Q for each in kept]
 
 
 def test_the_least_recently_used_plan_leaves(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that is found, or kept again, counts as used."""
-    monkeypatch.setattr(plan_cache, "MOST", 3)
+    monkeypatch.setattr(bounded_cache, "MOST", 3)
     for width in (1, 2, 3):
         keep(row_call(width, device))
     assert kept_widths() == [1, 2, 3]
@@ -43,7 +44,7 @@ def test_the_least_recently_used_plan_leaves(device: str, monkeypatch: pytest.Mo
     keep(row_call(5, device))
     assert kept_widths() == [4, 3, 5]
     assert plan_cache.find(row_call(1, device)) is None
-    plan_cache.clear()
+    bounded_cache.clear()
     assert kept_widths() == []
 
 
@@ -52,7 +53,7 @@ def test_layers_that_are_used_again_and_again_stay(device: str, monkeypatch: pyt
 
     Only the first round plans the six.
     """
-    monkeypatch.setattr(plan_cache, "MOST", 10)
+    monkeypatch.setattr(bounded_cache, "MOST", 10)
     missed: list[int] = []
     for round_number in range(8):
         once = [100 + 3 * round_number + i for i in range(3)]
@@ -60,7 +61,7 @@ def test_layers_that_are_used_again_and_again_stay(device: str, monkeypatch: pyt
             if plan_cache.find(row_call(width, device)) is None:
                 missed.append(width)
                 keep(row_call(width, device))
-            assert len(plan_cache._kept) <= 10
+            assert len(plan_cache.plans.entries) <= 10
     assert [width for width in missed if width < 100] == [1, 2, 3, 4, 5, 6]
     assert len(missed) == 6 + 8 * 3
 
@@ -77,22 +78,22 @@ def many_switches() -> Iterator[None]:
 @pytest.mark.usefixtures("many_switches")
 def test_threads_find_keep_and_clear_at_once(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread fails, each finds the plan of its own call, and the bound holds."""
-    monkeypatch.setattr(plan_cache, "MOST", 4)
+    monkeypatch.setattr(bounded_cache, "MOST", 4)
     calls = [row_call(width, device) for width in range(1, 10)]
 
     def work(seed: int) -> int:
         rng, found = random.Random(seed), 0
         for _ in range(150):
             each = rng.choice(calls)
-            plan = plan_cache.find(each)
-            if plan is None:
+            kept = plan_cache.find(each)
+            if kept is None:
                 keep(each)
             else:
                 found += 1
-                assert plan.results[0].shape == each.result_shape
-                assert plan.request.geometry.Q == each.geometry.Q
+                assert kept.results[0].shape == each.result_shape
+                assert kept.plan.request.geometry.Q == each.geometry.Q
             if rng.random() < 0.02:
-                plan_cache.clear()
+                bounded_cache.clear()
         return found
 
     with ThreadPoolExecutor(8) as threads:
@@ -106,11 +107,11 @@ def test_a_plan_that_leaves_while_it_is_found_is_found(device: str, monkeypatch:
     class Racing(dict[Any, Any]):
         def get(self, *key: Any) -> Any:
             found = super().get(*key)
-            plan_cache.clear()
+            bounded_cache.clear()
             return found
 
     keep(row_call(1, device))
-    monkeypatch.setattr(plan_cache, "_kept", Racing(plan_cache._kept))
+    monkeypatch.setattr(plan_cache.plans, "entries", Racing(plan_cache.plans.entries))
     assert plan_cache.find(row_call(1, device)) is not None
     assert plan_cache.find(row_call(1, device)) is None
 
@@ -119,14 +120,14 @@ def test_a_failure_while_a_plan_is_kept(device: str, monkeypatch: pytest.MonkeyP
     """Another thread clears the cache while this one is about to add a plan. That plan is not kept."""
     without_tensors = plan_cache.without_tensors
 
-    def interrupted(launch: Launch, compiled: Any) -> Launch:
-        plan_cache.clear()
-        return without_tensors(launch, compiled)
+    def interrupted(*of: Any) -> KeptLaunch:
+        bounded_cache.clear()
+        return without_tensors(*of)
 
     with monkeypatch.context() as patch:
         patch.setattr(plan_cache, "without_tensors", interrupted)
         keep(row_call(1, device))
-    assert not plan_cache._kept
+    assert not plan_cache.plans.entries
     keep(row_call(1, device))
     assert kept_widths() == [1]
 
@@ -147,7 +148,7 @@ def test_a_switch_that_is_turned_while_the_plan_runs(
         with monkeypatch.context() as patch:
             patch.setattr(start, "start_kernels", interrupted)
             compute(row_call(1, device))
-        assert not plan_cache._kept
+        assert not plan_cache.plans.entries
         compute(row_call(1, device))
         assert kept_widths() == [1]
 
@@ -161,9 +162,9 @@ def test_a_switch_that_is_turned_while_the_call_is_planned(device: str) -> None:
         inexact = request._replace(operands=replace(request.operands, exact=False))
         in_tf32 = launch._replace(arguments=launch.arguments | {"PRECISION": "tf32"})
         for torn in (plan._replace(request=inexact), plan._replace(launches=[in_tf32])):
-            plan_cache.keep(each, torn, [FakeCompiled()], plan_cache.generation())
-            assert not plan_cache._kept
-        plan_cache.keep(each, plan, [FakeCompiled()], plan_cache.generation())
+            plan_cache.keep(each, torn, [FakeCompiled()], bounded_cache.generation())
+            assert not plan_cache.plans.entries
+        plan_cache.keep(each, plan, [FakeCompiled()], bounded_cache.generation())
         assert kept_widths() == [1]
 
 
@@ -173,5 +174,5 @@ def test_kernels_that_are_not_compiled_yet(device: str, monkeypatch: pytest.Monk
     plan = planned(each)
     monkeypatch.setattr(plan_cache.runtime, "interpreted", lambda: False)
     for compiled, count in ((object(), 0), (FakeCompiled(), 1)):
-        plan_cache.keep(each, plan, [compiled], plan_cache.generation())
-        assert len(plan_cache._kept) == count
+        plan_cache.keep(each, plan, [compiled], bounded_cache.generation())
+        assert len(plan_cache.plans.entries) == count

@@ -12,7 +12,7 @@ from tests.support.oracle import convolution_precision
 from tests.support.plans import planned
 from tritonconv import dispatch, runtime
 from tritonconv.call import Call
-from tritonconv.launch import plan_cache
+from tritonconv.launch import bounded_cache, plan_cache
 from tritonconv.operators.compute import compute
 
 pytest.importorskip("triton")
@@ -71,9 +71,9 @@ def test_calls_that_differ_in_one_field_have_plans_of_their_own(field: str, devi
 @pytest.mark.parametrize("field", [field for field in FIELDS if field not in HIDDEN])
 def test_the_second_call_is_right_after_the_first(field: str, device: str) -> None:
     for first, second in pairs(field, device):
-        plan_cache.clear()
+        bounded_cache.clear()
         expected = compute(second)
-        plan_cache.clear()
+        bounded_cache.clear()
         compute(first)
         assert same(compute(second), expected)
 
@@ -92,7 +92,7 @@ def test_without_the_field_the_second_call_is_wrong(field: str, device: str, mon
     key = plan_cache.key
     monkeypatch.setattr(plan_cache, "key", lambda call: without(key(call), field))
     for first, second in pairs(field, device):
-        plan_cache.clear()
+        bounded_cache.clear()
         if field in HIDDEN:
             assert is_wrong_plan(field, first, second) == (field != NOT_NEEDED)
         elif runtime.interpreted():  # a wrong plan may read beyond its operands
@@ -123,7 +123,7 @@ def is_wrong_plan(field: str, first: Call, second: Call) -> bool:
 def is_wrong_result(first: Call, second: Call) -> bool:
     """Whether the plan of the first call is found for the second one, and computes something else or fails."""
     expected = compute(second)
-    plan_cache.clear()
+    bounded_cache.clear()
     compute(first)
     assert plan_cache.find(second) is not None
     try:

@@ -24,8 +24,9 @@ from tritonconv.bias import shape_beside
 from tritonconv.call import ADD_BIAS, OPERATOR_OF, Call
 from tritonconv.geometry import LEAVES_OUT, TAKES, ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER, Gpu
-from tritonconv.launch import plan_cache, tile_choice
+from tritonconv.launch import bounded_cache, kept_plan, plan_cache, tile_choice
 from tritonconv.launch.plan import Plan
+from tritonconv.launch.plan_cache import Found
 from tritonconv.tiling.tile import Operands, Tile
 
 pytest.importorskip("triton")
@@ -85,24 +86,24 @@ def moved(call: Call, rng: random.Random) -> Call:
     return Call(call.name, arguments)
 
 
-def filled_in(call: Call, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan | None, list[Tensor], list[Tensor]]:
+def filled_in(call: Call, monkeypatch: pytest.MonkeyPatch) -> tuple[Found | None, list[Tensor], list[Tensor]]:
     """Return what `find` returns, with the results and workspaces that it allocates, and the copies that it makes."""
     allocated: list[Tensor] = []
     copies: list[Tensor] = []
 
     def noted(make: Callable[..., Tensor], list_of: list[Tensor]) -> Callable[..., Tensor]:
-        def making(*arguments: Any) -> Tensor:
-            list_of.append(make(*arguments))
+        def making(*arguments: Any, **more: Any) -> Tensor:
+            list_of.append(make(*arguments, **more))
             return list_of[-1]
 
         return making
 
     key = plan_cache.key(call)
-    kept = plan_cache._kept[key]
+    kept = plan_cache.plans.entries[key]
     with monkeypatch.context() as patch:
-        patch.setattr(plan_cache, "allocate_as", noted(plan_cache.allocate_as, allocated))
+        patch.setattr(kept_plan, "empty_strided", noted(kept_plan.empty_strided, allocated))
         watched = replace(kept, copies=[(original, noted(how, copies)) for original, how in kept.copies])
-        patch.setitem(plan_cache._kept, key, watched)  # type: ignore[arg-type]
+        patch.setitem(plan_cache.plans.entries, key, watched)  # type: ignore[arg-type]
         return plan_cache.find(call), allocated, copies
 
 
@@ -131,14 +132,13 @@ def compare(call: Call, other: Call, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) 
     """
     keep(call, gpu=gpu)
     assert plan_cache.key(other) == plan_cache.key(call)
-    if not plan_cache._kept:
+    if not plan_cache.plans.entries:
         return None
     found, allocated, copies = filled_in(other, monkeypatch)
     assert found is not None
     new = planned(other, gpu=gpu)
     new_copies, new_memory = [copy for copy, *_ in new.copies], [*new.results, *new.workspaces]
-    assert (found.tile, found.request) == (new.tile, new.request)
-    assert [each.kernel.kernel.of for each in found.launches] == [each.kernel for each in new.launches]
+    assert (found.plan.tile, found.plan.request) == (new.tile, new.request)
     assert by_role(started(found, new), roles_of(other, allocated, copies)) == by_role(
         newly_started(new), roles_of(other, new_memory, new_copies)
     )
@@ -163,7 +163,7 @@ def test_a_kept_plan_is_what_planning_anew_gives(block: int, device: str, monkey
                 patch.setattr(tile_choice, "pick", partial(small_tile, seed))
             gpu = rng.choice(GPUS)
             for call in drawn_calls(case, rng, device):
-                plan_cache.clear()
+                bounded_cache.clear()
                 plan = compare(call, moved(call, rng), gpu, monkeypatch)
                 if plan is not None:
                     met.update({call.name: 1, "tma": plan.tile.uses_tma, "varies": call.settings.varies != ""})

@@ -46,13 +46,13 @@ def call(
 def test_only_what_failed_is_remembered(failure: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is remembered until it is removed. Either change empties the plan cache."""
     assert not any(map(failures.happened, FAILURES))
-    monkeypatch.setitem(plan_cache._kept, "a key", "a plan")
+    monkeypatch.setitem(plan_cache.plans.entries, "a key", "a plan")
     failures.add(failure, "why")
-    assert not plan_cache._kept
+    assert not plan_cache.plans.entries
     assert [each for each in FAILURES if failures.happened(each)] == [failure]
-    monkeypatch.setitem(plan_cache._kept, "a key", "a plan")
+    monkeypatch.setitem(plan_cache.plans.entries, "a key", "a plan")
     failures.remove(failure)
-    assert not plan_cache._kept
+    assert not plan_cache.plans.entries
     assert not any(map(failures.happened, FAILURES))
     failures.remove(failure)  # it may be gone already
 

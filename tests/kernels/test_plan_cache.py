@@ -17,7 +17,7 @@ from tests.support.selection import in_dtypes
 from tests.support.steps import steps
 from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
-from tritonconv.launch import failures, plan_cache, planners, split_k, start, tile_choice
+from tritonconv.launch import failures, kept_plan, plan_cache, planners, split_k, start, tile_choice
 from tritonconv.launch.failures import TileTooLarge
 from tritonconv.launch.plan import Plan
 from tritonconv.operators.compute import compute
@@ -143,16 +143,16 @@ def test_a_plan_that_was_chosen_before_a_failure_is_not_kept(device: str, monkey
     with monkeypatch.context() as patch:
         patch.setattr(start, "start_kernels", interrupted)
         assert right(conv2d(x, weight), x, weight)
-    assert not plan_cache._kept
+    assert not plan_cache.plans.entries
     assert right(conv2d(x, weight), x, weight)
-    assert len(plan_cache._kept) == 1
+    assert len(plan_cache.plans.entries) == 1
 
 
 def test_a_tensor_that_is_two_operands_is_not_taken_for_one_again(device: str) -> None:
     """No plan is kept: from the address alone, the two operands of a kernel can not be told apart."""
     x, weight = drawn(4, 4, 3, 3, device=device), drawn(4, 4, 3, 3, device=device)
     assert right(conv2d(x, x), x, x)
-    assert not plan_cache._kept
+    assert not plan_cache.plans.entries
     assert right(conv2d(x, weight), x, weight)
     assert right(conv2d(x, x), x, x)
 
@@ -160,7 +160,7 @@ def test_a_tensor_that_is_two_operands_is_not_taken_for_one_again(device: str) -
 def test_an_empty_batch_is_planned_each_time(device: str) -> None:
     for _ in range(2):
         assert conv2d(drawn(0, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device)).shape == (0, 6, 3, 3)
-    assert not plan_cache._kept
+    assert not plan_cache.plans.entries
 
 
 def test_no_tensor_is_kept_alive(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_no_tensor_is_kept_alive(device: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(planners, "adjacent_channels", observed)
     for _ in range(2):
         conv2d(x, weight)
-    assert len(plan_cache._kept) == 1
+    assert len(plan_cache.plans.entries) == 1
     operands = [weakref.ref(t) for t in (x, weight)]
     del x, weight
     gc.collect()
@@ -190,11 +190,11 @@ def test_without_memory_it_is_planned_as_if_for_the_first_time(
     x, weight = drawn(2, 4, 5, 5, device=device), drawn(6, 4, 3, 3, device=device)
     assert right(conv2d(x, weight), x, weight)
 
-    def full(*_: Any) -> Tensor:
+    def full(*_: Any, **__: Any) -> Tensor:
         raise torch.OutOfMemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(plan_cache, "allocate_as", full)
+        patch.setattr(kept_plan, "empty_strided", full)
         assert right(conv2d(x, weight), x, weight)
     assert planned == ["fprop", "fprop"]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tritonconv.launch import layout, plan_cache
+from tritonconv.launch import kept_plan, layout
 from tritonconv.runtime import interpreted
 
 MARGIN = 64  # elements in a guard band; a multiple of every alignment, so the guarded tensor keeps its own
@@ -64,8 +64,8 @@ def guarded_memory() -> Iterator[None]:
     outputs: list[tuple[Tensor, Tensor]] = []
 
     def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def allocated(*arguments: Any) -> Tensor:
-            wanted = allocate(*arguments)
+        def allocated(*arguments: Any, **more: Any) -> Tensor:
+            wanted = allocate(*arguments, **more)
             if wanted.device.type == "meta" or not guardable(wanted):
                 return wanted
             result, storage = with_guard_bands(wanted.fill_(float("nan")), IN_GUARD_BANDS)
@@ -76,7 +76,7 @@ def guarded_memory() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch, checked_addresses():
         patch.setattr(layout, "allocate", poisoned(layout.allocate))
-        patch.setattr(plan_cache, "allocate_as", poisoned(plan_cache.allocate_as))
+        patch.setattr(kept_plan, "empty_strided", poisoned(kept_plan.empty_strided))
         yield
     for result, storage in outputs:
         assert guard_bands_intact(result, storage), (

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -9,19 +10,24 @@ from tests.support.plans import planned
 from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
 from tritonconv.gpu import Gpu
-from tritonconv.launch import plan_cache
+from tritonconv.launch import bounded_cache, plan_cache
 from tritonconv.launch.plan import Plan
+from tritonconv.launch.plan_cache import Found
+from tritonconv.launch.start import start_again
 from tritonconv.tiling.tile import Tile
 
 
 class FakeCompiled:
-    """Stands for what Triton has compiled of a kernel. To start it is to return its arguments, in their order."""
+    """Stands for what Triton has compiled of a kernel. Starting it only calls `note`."""
 
     def __init__(self, kernel: Any = None) -> None:
         self.of = kernel
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        return lambda *arguments: (grid, arguments)
+        return lambda *arguments: self.note(self.of, grid, arguments)
+
+    def note(self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        """Take note of a start."""
 
 
 def row_call(width: int, device: str) -> Call:
@@ -33,7 +39,7 @@ def row_call(width: int, device: str) -> Call:
 
 def keep(call: Call, tile: Tile | None = None, gpu: Gpu | None = None) -> Plan:
     """Plan a call and keep the plan, as if its kernels had been compiled and had run. Return the plan."""
-    generation = plan_cache.generation()
+    generation = bounded_cache.generation()
     plan = planned(call, tile, gpu)
     plan_cache.keep(call, plan, [FakeCompiled(each.kernel) for each in plan.launches], generation)
     return plan
@@ -46,14 +52,18 @@ class Started(NamedTuple):
     arguments: dict[str, Any]
 
 
-def started(plan: Plan, new: Plan) -> list[Started]:
-    """Return what a plan of the plan cache would start. `new` is a plan with the same kernels, planned anew.
+def started(kept: Found, new: Plan) -> list[Started]:
+    """Return what starting a plan of the plan cache would start. `new` is a plan with the same kernels, planned anew.
 
-    A kept plan has kernels without names, whose arguments have only an order.
+    The kernels are FakeCompiled. A kept plan has no names of arguments, which have only an order.
     """
-    found = []
-    for launch, named in zip(plan.launches, new.launches, strict=True):
-        grid, arguments = launch.kernel[(launch.programs,)](**launch.arguments)
+    found: list[Started] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeCompiled, "note", lambda _, kernel, grid, arguments: noted.append((kernel, grid, arguments)))
+        noted: list[Any] = []
+        start_again(*kept)
+    for (kernel, grid, arguments), named in zip(noted, new.launches, strict=True):
+        assert kernel is named.kernel
         found.append(Started(grid[0], dict(zip(named.kernel.arg_names, arguments, strict=True))))
     return found
 

@@ -133,15 +133,15 @@ def install(gpu: Gpu) -> Gpu:
 
     from tests.support.gpus import H100
     from tritonconv import dispatch, runtime
-    from tritonconv.launch import layout, plan_cache
+    from tritonconv.launch import kept_plan, layout
 
     driver.set_active(gpu)
     runtime.gpu_of = lambda _: H100
     runtime.is_gpu = lambda _: True
     dispatch._why_not_device = lambda _: None
-    allocate, allocate_as = layout.allocate, plan_cache.allocate_as
+    allocate, empty_strided = layout.allocate, kept_plan.empty_strided
     layout.allocate = lambda *arguments: allocate(*arguments).fill_(float("nan"))
-    plan_cache.allocate_as = lambda *arguments: allocate_as(*arguments).fill_(float("nan"))
+    kept_plan.empty_strided = lambda *arguments, **more: empty_strided(*arguments, **more).fill_(float("nan"))
     return gpu
 
 

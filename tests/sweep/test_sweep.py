@@ -29,7 +29,7 @@ from tests.sweep.problems import (
 from tests.sweep.shrink import shrink, simpler
 from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import INTERPRETER
-from tritonconv.launch import plan_cache, planners
+from tritonconv.launch import bounded_cache, planners
 
 BLOCK = 20
 
@@ -166,7 +166,7 @@ def test_a_planted_error_is_found_shrunk_and_named(
     seed = said.split("--seed ")[1].split()[0]
     assert problem(int(seed)).padding != "same"
     monkeypatch.undo()
-    plan_cache.clear()
+    bounded_cache.clear()
     assert wrong(least, "cuda" if torch.cuda.is_available() else "cpu", True, int(seed)) is None
 
 

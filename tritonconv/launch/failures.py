@@ -10,7 +10,7 @@ import torch
 from tritonconv.call import Call
 from tritonconv.geometry import Operator
 from tritonconv.gpu import Gpu
-from tritonconv.launch import plan_cache
+from tritonconv.launch import bounded_cache
 from tritonconv.tiling.tile import Tile
 
 
@@ -64,13 +64,13 @@ _reasons: dict[Failure, str] = {}
 def add(failure: Failure, reason: str) -> None:
     """Remember a failure and its reason, so that what failed is not tried again."""
     _reasons[failure] = reason
-    plan_cache.clear()
+    bounded_cache.clear()
 
 
 def remove(failure: Failure) -> None:
     """Forget a failure if it is remembered, so that what failed is tried again."""
     _reasons.pop(failure, None)
-    plan_cache.clear()
+    bounded_cache.clear()
 
 
 def happened(failure: Failure) -> bool:

@@ -7,74 +7,20 @@ that Triton has compiled for it. A later call fills in its own tensors.
 Triton's own switches, and hooks that were added to a kernel, are read only when a call is made for the first time.
 """
 
-import os
-import threading
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from itertools import count
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tritonconv import runtime
-from tritonconv.call import Call, without_data
-from tritonconv.launch.layout import allocate_as
-from tritonconv.launch.plan import Copies, Launch, Plan, TileRequest, is_compiled, without_tensors
-from tritonconv.tiling.tile import Tile
+from tritonconv.call import Call
+from tritonconv.launch import start
+from tritonconv.launch.bounded_cache import BoundedCache
+from tritonconv.launch.kept_plan import Allocation, KeptLaunch, KeptPlan
+from tritonconv.launch.plan import Launch, Plan
 
-# At most this many plans are kept. One more takes the place of the one that was not used for the longest time.
-MOST = 4096
-
-
-@dataclass(slots=True)
-class Kept:
-    """A plan without its tensors, which are numbered instead.
-
-    The numbers count the call's two factors and its bias, then the results, the workspaces and the copies of operands.
-    `meta_tensors` has one for each result and then for each workspace, which tells how to allocate it. `results` is the
-    number of results. `copies` has for each copy the number of its original, and the function that makes it.
-    `remainders` has the addresses of results, workspaces and copies modulo 16, which the kernels were compiled for.
-    `pointers` has for each launch the names of the arguments that are tensors, with their numbers.
-
-    `used` is greater the later the plan was last used.
-    """
-
-    tile: Tile
-    request: TileRequest
-    launches: list[Launch]
-    meta_tensors: list[Tensor]
-    results: int
-    copies: list[tuple[int, Callable[[Tensor], Tensor]]]
-    remainders: list[int]
-    pointers: list[dict[str, int]]
-    used: int
-
-
-_kept: dict[Hashable, Kept] = {}
-# Counts the uses of all plans. An ordered dictionary would hash the key once more for each use, which takes 50 times as
-# long as to store a number.
-_uses = count()
-# Held while entries are added or removed. `find` does not take it.
-_changing = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_changing.acquire, after_in_parent=_changing.release, after_in_child=_changing.release)
-
-# How often the cache was cleared. A plan that was chosen before the last time is not kept.
-_generation = 0
-
-
-def generation() -> int:
-    """Return a number that changes when plans that were chosen before must not be kept."""
-    return _generation
-
-
-def clear() -> None:
-    """Empty the cache, because the same calls may be planned differently from now on."""
-    global _generation
-    with _changing:
-        _generation += 1
-        _kept.clear()
+plans: BoundedCache[KeptPlan] = BoundedCache()
 
 
 def key(call: Call) -> tuple[Hashable, ...]:
@@ -103,74 +49,77 @@ def described(tensor: Tensor) -> tuple[Hashable, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.data_ptr() % 16
 
 
-def find(call: Call) -> Plan | None:
-    """Return the plan that is kept under the key of `call`, with the tensors of `call` and new results.
+class Found(NamedTuple):
+    """A kept plan with the tensors of a call, numbered as in `KeptPlan`: all that starting it takes."""
 
-    None if no plan is kept, or if kernels do not run on the device. Also None if there is too little memory: the caller
-    then plans the call again, perhaps with a smaller SPLIT_K. And None if new memory is not aligned as it was before,
-    because the kernels were compiled for that. Operands are copied, and workspaces allocated, anew. The plan can only
-    be started: its `copies` and `workspaces` are empty, because only its launches hold these tensors.
+    plan: KeptPlan
+    tensors: list[Any]
+
+    @property
+    def results(self) -> tuple[Tensor, ...]:
+        return self.plan.results_in(self.tensors)
+
+
+def kept(call: Call) -> KeptPlan | None:
+    """Return the plan that is kept under the key of `call`. None if none is, or if kernels do not run on the device."""
+    if not plans.entries or not (runtime.is_gpu(call.device) or runtime.interpreted()):
+        return None
+    return plans.get(key(call))
+
+
+def find(call: Call) -> Found | None:
+    """Return the plan that is kept for `call`, filled with its tensors. None if none is kept, or it can not be filled.
+
+    `KeptPlan.filled` says when it can not.
     """
-    if not _kept or not (runtime.is_gpu(call.device) or runtime.interpreted()):
+    plan = kept(call)
+    if plan is None:
         return None
-    found = _kept.get(key(call))
-    if found is None:
-        return None
-    found.used = next(_uses)
-    tensors: list[Any] = [*call.factors, call.bias]
-    own = len(tensors)
-    try:
-        for meta in found.meta_tensors:
-            tensors.append(allocate_as(meta, call.device))
-        for original, how in found.copies:
-            tensors.append(how(tensors[original]))
-    except torch.OutOfMemoryError:
-        return None
-    for tensor, remainder in zip(tensors[own:], found.remainders, strict=True):
-        if tensor.data_ptr() % 16 != remainder:
-            return None
-    launches = []  # filled by loops, because comprehensions are functions, which take Python longer to enter
-    for (kernel, programs, kept_arguments), pointers in zip(found.launches, found.pointers, strict=True):
-        arguments = kept_arguments.copy()
-        for name, i in pointers.items():
-            arguments[name] = tensors[i]
-        launches.append(Launch(kernel, programs, arguments))
-    results = tuple(tensors[own : own + found.results])
-    return Plan(results, launches, found.tile, found.request, Copies())
+    tensors = plan.filled(*call.factors, call.bias)
+    return None if tensors is None else Found(plan, tensors)
 
 
 def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> None:
     """Keep a plan of `call` that has run, with what starting each of its launches returned.
 
-    `chosen_in` is what `generation` returned before the plan was chosen. The plan is not kept if that generation is
+    `chosen_in` is what `bounded_cache.generation` returned before the plan was chosen. The plan is not kept if that generation is
     over, if lack of memory reduced SPLIT_K, or if Triton still compiles a kernel in the background. Nor is it kept if
     two of its tensors have the same address, or if it was planned for the other position of torch's switch for TF32.
     """
-    if plan.reduced or not (runtime.interpreted() or all(map(is_compiled, compiled))):
+    if plan.reduced or not (runtime.interpreted() or all(map(start.is_compiled, compiled))):
         return
     copied = [copy for copy, *_ in plan.copies]
     tensors = (*call.factors, call.bias, *plan.results, *plan.workspaces, *copied)
     numbers = {tensor.data_ptr(): i for i, tensor in enumerate(tensors) if tensor is not None}
     if len(numbers) < sum(tensor is not None for tensor in tensors):
         return  # some tensors share an address, which does not tell them apart
-    pointers = [
-        {name: numbers[value.data_ptr()] for name, value in each.arguments.items() if isinstance(value, Tensor)}
-        for each in plan.launches
-    ]
-    kept = Kept(
+    allocated = (*plan.results, *plan.workspaces)
+    plan_to_keep = KeptPlan(
         tile=plan.tile,
         request=plan.request,
-        launches=[without_tensors(*each) for each in zip(plan.launches, compiled, strict=True)],
-        meta_tensors=[without_data(tensor) for tensor in (*plan.results, *plan.workspaces)],
+        device=call.device,
+        launches=[without_tensors(*each, call.device, numbers) for each in zip(plan.launches, compiled, strict=True)],
+        allocations=[Allocation(tuple(each.shape), each.stride(), each.dtype) for each in allocated],
         results=len(plan.results),
         copies=[(numbers[original.data_ptr()], how) for _, original, how in plan.copies],
-        remainders=[tensor.data_ptr() % 16 for tensor in (*plan.results, *plan.workspaces, *copied)],
-        pointers=pointers,
-        used=next(_uses),
+        remainders=[tensor.data_ptr() % 16 for tensor in (*allocated, *copied)],
+        needs_scratch=plan.tile.uses_tma,
     )
     _, _, tf32, *_ = under = key(call)
     if follows_switch(plan, tf32):
-        add(under, kept, chosen_in)
+        plans.add(under, plan_to_keep, chosen_in)
+
+
+def without_tensors(launch: Launch, compiled: Any, device: torch.device, numbers: dict[int, int]) -> KeptLaunch:
+    """Return the launch with None in the place of tensors. `numbers` has the number of each tensor, by its address.
+
+    `compiled` is what starting the launch returned. Launch options such as `num_warps` are left out if that is a
+    compiled kernel.
+    """
+    names, begin = start.starter(launch, compiled, device)
+    values = [launch.arguments[name] for name in names]
+    pointers = [(i, numbers[value.data_ptr()]) for i, value in enumerate(values) if isinstance(value, Tensor)]
+    return KeptLaunch(begin, [None if isinstance(value, Tensor) else value for value in values], pointers)
 
 
 def follows_switch(plan: Plan, tf32: object) -> bool:
@@ -181,14 +130,3 @@ def follows_switch(plan: Plan, tf32: object) -> bool:
     operands = plan.request.operands
     in_tf32 = any(launch.arguments.get("PRECISION") == "tf32" for launch in plan.launches)
     return in_tf32 == tf32 and operands.exact == (operands.itemsize == 4 and not tf32)
-
-
-def add(under: Hashable, kept: Kept, chosen_in: int) -> None:
-    """Add a plan to the cache, unless the generation that it was chosen in is over. Remove the least recently used."""
-    with _changing:
-        if chosen_in != _generation:
-            return
-        _kept[under] = kept
-        while len(_kept) > MOST:
-            least_recently_used, _ = min(_kept.items(), key=lambda entry: entry[1].used)
-            del _kept[least_recently_used]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tritonconv.bias import sum_for
 from tritonconv.call import OPERATOR_NAMES, Call
-from tritonconv.launch import plan_cache, start
+from tritonconv.launch import bounded_cache, plan_cache, start
 from tritonconv.launch.layout import allocate
 from tritonconv.launch.recovery import Recovery
 from tritonconv.operators.composite import composed
@@ -24,12 +24,12 @@ observers: list[Callable[[Call, tuple[Tensor, ...]], None]] = []
 
 def compute(call: Call) -> tuple[Tensor, ...]:
     """Return the result of a call and, if the call `finds_bias`, the gradient of the bias as a second tensor."""
-    plan = plan_cache.find(call)
-    if plan is None:
+    found = plan_cache.find(call)
+    if found is None:
         return compute_first(call)
-    start.start_kernels(plan)
-    results = plan.results
-    del plan  # frees its copies and workspaces, because an observer may need the memory
+    start.start_again(*found)
+    results = found.results
+    del found  # frees its copies and workspaces, because an observer may need the memory
     return observed(call, results) if observers else results
 
 
@@ -47,7 +47,7 @@ def compute_in_triton(call: Call) -> tuple[Tensor, ...] | None:
     """
     with Recovery(call) as recovery:
         while True:
-            generation = plan_cache.generation()
+            generation = bounded_cache.generation()
             decision = decide(call)
             plan = decision.plan
             if plan is None:

@@ -1,0 +1,60 @@
+"""A fake GPU whose kernels do nothing, so that the time of a call is the host's time alone.
+
+Triton really compiles kernels for the fake GPU, and loads them. Tensors that are said to be on it lie on the CPU.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from tritonconv import dispatch, runtime
+from tritonconv.gpu import Gpu
+
+H100 = Gpu.of("sm_90", 132, "NVIDIA H100")
+
+
+class IdleGpu:
+    """It takes the place of Triton's driver, of the driver's functions in C, and of CUDA. It is an H100."""
+
+    def __init__(self) -> None:
+        self.utils, self.launcher_cls = self, self.launcher
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": H100.architecture.shared_bytes}
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[str, str, int, int, int]:
+        return "module", name, 32, 0, 1024
+
+    def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
+        """Return the function that starts this compiled kernel. It allocates the kernel's scratch, as Triton's does."""
+        from triton.runtime import _allocation
+
+        size, alignment = metadata.global_scratch_size, metadata.global_scratch_align
+
+        def start(x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
+            if size:
+                _allocation._allocator.get()(x * y * z * size, alignment, stream)
+
+        return start
+
+
+def install(gpu: IdleGpu) -> None:
+    """Make tritonconv treat CPU tensors as tensors on `gpu`. Tiles are picked as for an H100."""
+    from triton.runtime import driver
+
+    driver.set_active(gpu)
+    runtime.gpu_of = lambda _: H100  # type: ignore[assignment]
+    runtime.is_gpu = lambda _: True
+    dispatch._why_not_device = lambda _: None
