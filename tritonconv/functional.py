@@ -4,9 +4,13 @@ Each function checks its arguments, turns them into tensors and pairs of ints, a
 Padding strings, single ints, inputs without a batch and autocast are resolved here. The operators do not know them.
 """
 
+from typing import Any
+
 from torch import Tensor
 
 from tritonconv import dispatch
+from tritonconv.fast_path.forward import convolution
+from tritonconv.geometry import Operator
 from tritonconv.operators.autograd import apply_operator
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.checks import Ints
@@ -66,10 +70,9 @@ def conv2d(
     tensor([[[19., 25.],
              [37., 43.]]])
     """
-    implementation = dispatch.requested(implementation)
-    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    y = apply_operator("fprop", *checked, implementation)
-    return y if input.ndim == 4 else y[0]
+    numbers = (stride, padding, dilation, groups)
+    wish = dispatch.requested(implementation)
+    return convolution(_long_way, "fprop", "", input, weight, bias, numbers, wish)
 
 
 def conv_transpose2d(
@@ -128,10 +131,9 @@ def conv_transpose2d(
              [ 0.,  4.,  6.],
              [ 4., 12.,  9.]]])
     """
-    implementation = dispatch.requested(implementation)
-    checked = arguments.conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    x = apply_operator("dgrad", *checked, implementation)
-    return x if input.ndim == 4 else x[0]
+    numbers = (stride, padding, output_padding, groups, dilation)
+    wish = dispatch.requested(implementation)
+    return convolution(_long_way, "dgrad", "", input, weight, bias, numbers, wish)
 
 
 def locally_connected2d(
@@ -178,10 +180,9 @@ def locally_connected2d(
     tensor([[[ 19.,  73.],
              [197., 331.]]])
     """
-    implementation = dispatch.requested(implementation)
-    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="p q")
-    y = apply_operator("fprop", *checked, implementation)
-    return y if input.ndim == 4 else y[0]
+    numbers = (stride, padding, dilation, groups)
+    wish = dispatch.requested(implementation)
+    return convolution(_long_way, "fprop", "p q", input, weight, bias, numbers, wish)
 
 
 def locally_connected_transpose2d(
@@ -227,11 +228,9 @@ def locally_connected_transpose2d(
     tensor([[[ 0.,  9., 10.],
              [ 2., 15., 14.]]])
     """
-    implementation = dispatch.requested(implementation)
-    sizes = (stride, padding, output_padding, groups, dilation)
-    checked = arguments.conv_transpose2d(input, weight, bias, *sizes, varies="p q")
-    x = apply_operator("dgrad", *checked, implementation)
-    return x if input.ndim == 4 else x[0]
+    numbers = (stride, padding, output_padding, groups, dilation)
+    wish = dispatch.requested(implementation)
+    return convolution(_long_way, "dgrad", "p q", input, weight, bias, numbers, wish)
 
 
 def per_sample_conv2d(
@@ -274,10 +273,9 @@ def per_sample_conv2d(
     tensor([[ 4.,  4.,  4.,  4.],
             [40., 40., 40., 40.]])
     """
-    implementation = dispatch.requested(implementation)
-    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b")
-    y = apply_operator("fprop", *checked, implementation)
-    return y if input.ndim == 4 else y[0]
+    numbers = (stride, padding, dilation, groups)
+    wish = dispatch.requested(implementation)
+    return convolution(_long_way, "fprop", "b", input, weight, bias, numbers, wish)
 
 
 def dynamic_conv2d(
@@ -321,7 +319,26 @@ def dynamic_conv2d(
     tensor([[ 0.,  4.,  8., 12.],
             [16., 20., 24., 28.]])
     """
-    implementation = dispatch.requested(implementation)
-    checked = arguments.conv2d(input, weight, bias, stride, padding, dilation, groups, varies="b p q")
-    y = apply_operator("fprop", *checked, implementation)
-    return y if input.ndim == 4 else y[0]
+    numbers = (stride, padding, dilation, groups)
+    wish = dispatch.requested(implementation)
+    return convolution(_long_way, "fprop", "b p q", input, weight, bias, numbers, wish)
+
+
+def _long_way(
+    operator: Operator,
+    varies: str,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    numbers: tuple[Any, ...],
+    implementation: str,
+) -> tuple[arguments.Checked, Tensor]:
+    """Return the arguments of one of the functions above after all checks, and its result.
+
+    `operator` computes it, with a weight that varies over the letters in `varies`. `numbers` are stride, padding and so
+    on, in the order in which `arguments` takes them.
+    """
+    check = arguments.conv2d if operator == "fprop" else arguments.conv_transpose2d
+    checked = check(input, weight, bias, *numbers, varies=varies)
+    result = apply_operator(operator, *checked, implementation)
+    return checked, result if input.ndim == 4 else result[0]

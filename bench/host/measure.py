@@ -35,11 +35,12 @@ class Problem:
     layer: nn.Module
     x: Tensor
     gradient: Tensor
+    leaves: list[Tensor]
 
     @classmethod
     def of(cls, layer: nn.Module, x: Tensor) -> "Problem":
-        with torch.no_grad():
-            return cls(layer, x.requires_grad_(), torch.ones_like(layer(x)))
+        x.requires_grad_()
+        return cls(layer, x, torch.ones_like(layer(x)), [x, *layer.parameters()])
 
     def forward(self) -> Tensor:
         y: Tensor = self.layer(self.x)
@@ -47,24 +48,22 @@ class Problem:
 
     def forward_without_gradient(self) -> Tensor:
         with torch.no_grad():
-            return self.forward()
+            y: Tensor = self.layer(self.x)
+            return y
 
     def step(self) -> None:
         """Run forward and backward, and forget the gradients."""
-        self.forward().backward(self.gradient)
-        self.forget()
-
-    def forget(self) -> None:
-        self.x.grad = None
-        for parameter in self.layer.parameters():
-            parameter.grad = None
+        self.layer(self.x).backward(self.gradient)
+        for leaf in self.leaves:
+            leaf.grad = None
 
     def step_in_autocast(self) -> None:
         """Run forward under autocast to bfloat16, and backward outside of it, as torch advises."""
         with torch.autocast("cpu", torch.bfloat16):
-            y = self.forward()
-        y.backward(self.gradient.to(y.dtype))
-        self.forget()
+            y = self.layer(self.x)
+        y.backward(self.gradient)
+        for leaf in self.leaves:
+            leaf.grad = None
 
 
 # What is measured, by the names in the rows.
@@ -96,13 +95,15 @@ def measured(rounds: int, calls: int) -> list[Row]:
             if kind and run is Problem.step_in_autocast:
                 continue
             in_autocast = run is Problem.step_in_autocast
-            problem = ours(kind, torch.float32 if in_autocast else torch.bfloat16)
-            mine, unit = partial(run, problem), partial(run, yardstick())
+            mine, unit = ours(kind, torch.float32 if in_autocast else torch.bfloat16), yardstick()
+            if in_autocast:
+                for problem in (mine, unit):
+                    problem.gradient = problem.gradient.to(torch.bfloat16)
             rows.append(
                 {
                     "call": f"{call}, {kind}" if kind else call,
-                    "ratio": round(ratio(mine, unit, rounds, calls), 2),
-                    "functions": entered(mine),
+                    "ratio": round(ratio(partial(run, mine), partial(run, unit), rounds, calls), 2),
+                    "functions": entered(partial(run, mine)),
                     "torch": torch.__version__.partition("+")[0],
                     "triton": triton.__version__,
                 }
@@ -116,7 +117,7 @@ def ratio(work: Work, unit: Work, rounds: int, calls: int) -> float:
     Both run in turns, `calls` times each in each of the `rounds`, so that a machine that slows down slows both.
     """
     times: dict[Work, list[float]] = {work: [], unit: []}
-    with without_collections():
+    with without_collections(), torch.backends.mkldnn.flags(enabled=False):
         for each in times:
             repeat(each, calls)
         for _ in range(rounds):

@@ -79,10 +79,10 @@ def test_memory_for_descriptors_is_aligned(device: str) -> None:
         for alignment in (1, 16, 128, 4096):
             for context in (misaligned_copies, torch.no_grad):
                 with context():
-                    memory = layout.aligned_bytes(size, alignment, torch.device(device))
+                    memory = layout.aligned_bytes(torch.device(device), size, alignment)
                 assert (memory.shape, memory.element_size()) == ((size,), 1)
                 assert memory.data_ptr() % alignment == 0
-    assert layout.aligned_bytes(100, 16, torch.device(device)).untyped_storage().nbytes() == 100
+    assert layout.aligned_bytes(torch.device(device), 100, 16).untyped_storage().nbytes() == 100
 
 
 def folded(device: str) -> Call:

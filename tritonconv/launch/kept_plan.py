@@ -54,7 +54,6 @@ class KeptPlan:
     results: int
     copies: list[tuple[int, Callable[[Tensor], Tensor]]]
     remainders: list[int]
-    needs_scratch: bool
     used: int = 0
 
     def filled(self, first: Tensor, second: Tensor, bias: Tensor | None) -> list[Any] | None:

@@ -33,11 +33,6 @@ def allocate_results(call: Call, like: Tensor) -> tuple[Tensor, ...]:
     return (result, allocate((call.geometry.F,), like, False)) if call.finds_bias else (result,)
 
 
-def allocate_as(like: Tensor, device: torch.device) -> Tensor:
-    """Return an uninitialised tensor on `device` with the shape, strides and dtype of `like`, which may be on meta."""
-    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
-
-
 def bias_strides(bias: Tensor | None, shape: Sequence[int]) -> tuple[int, ...]:
     """Return the strides over b, n, h and w of a bias that is broadcast to a result of this shape (B, N, h, w).
 
@@ -83,12 +78,14 @@ def aligned(tensor: Tensor) -> Tensor:
     """
     if tensor.data_ptr() % 16 == 0:
         return tensor
-    memory = aligned_bytes(tensor.numel() * tensor.element_size(), 16, tensor.device).view(tensor.dtype)
+    memory = aligned_bytes(tensor.device, tensor.numel() * tensor.element_size(), 16).view(tensor.dtype)
     return memory.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
 
 
-def aligned_bytes(size: int, alignment: int, device: torch.device) -> Tensor:
-    """Return `size` bytes of uninitialised memory, whose address is a multiple of `alignment`.
+def aligned_bytes(device: torch.device, size: int, alignment: int, _stream: int | None = None) -> Tensor:
+    """Return `size` bytes of uninitialised memory on `device`, whose address is a multiple of `alignment`.
+
+    As Triton's allocator, it is also passed a stream. torch allocates for its current one, which is the same.
 
     What torch allocates is a multiple of 512 bytes on a GPU and of 64 on a CPU, but other allocators can replace
     torch's.

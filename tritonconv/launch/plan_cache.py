@@ -103,7 +103,6 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
         results=len(plan.results),
         copies=[(numbers[original.data_ptr()], how) for _, original, how in plan.copies],
         remainders=[tensor.data_ptr() % 16 for tensor in (*allocated, *copied)],
-        needs_scratch=plan.tile.uses_tma,
     )
     _, _, tf32, *_ = under = key(call)
     if follows_switch(plan, tf32):

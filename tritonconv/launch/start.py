@@ -4,12 +4,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tritonconv.launch.kept_plan import KeptLaunch, KeptPlan
+from tritonconv.launch.kept_plan import KeptPlan
 from tritonconv.launch.layout import aligned_bytes
 from tritonconv.launch.plan import Launch, Plan
 
@@ -18,7 +19,7 @@ _starting = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 
-# The versions of Triton for which tests have proven that a compiled kernel's launcher takes what `launcher_of` passes.
+# The versions of Triton for which tests have proven that a compiled kernel's launcher takes what `by_launcher` passes.
 PROVEN = ("3.6.", "3.7.", "3.8.", "3.9.")
 
 
@@ -50,22 +51,15 @@ def start_again(plan: KeptPlan, tensors: list[Any]) -> None:
             start_again(plan, tensors)
             return
     with _starting:
-        if plan.needs_scratch:
-            copy_context().run(with_scratch, device, start_each_again, plan.launches, tensors)
-        else:
-            start_each_again(plan.launches, tensors)
+        for begin, values, pointers in plan.launches:
+            arguments = values.copy()
+            for position, number in pointers:
+                arguments[position] = tensors[number]
+            begin(arguments)
 
 
 def start_each(launches: list[Launch]) -> list[Any]:
     return [kernel[(programs,)](**arguments) for kernel, programs, arguments in launches]
-
-
-def start_each_again(launches: list[KeptLaunch], tensors: list[Any]) -> None:
-    for begin, values, pointers in launches:
-        arguments = values.copy()
-        for position, number in pointers:
-            arguments[position] = tensors[number]
-        begin(arguments)
 
 
 def with_scratch(device: torch.device, start: Callable[..., Any], *arguments: Any) -> Any:
@@ -76,7 +70,7 @@ def with_scratch(device: torch.device, start: Callable[..., Any], *arguments: An
     """
     import triton
 
-    triton.set_allocator(lambda size, alignment, _: aligned_bytes(size, alignment, device))
+    triton.set_allocator(partial(aligned_bytes, device))
     return start(*arguments)
 
 
@@ -103,24 +97,25 @@ def starter(
         return names, lambda values: kernel[(programs,)](**dict(zip(names, values, strict=True)))
 
     def start_publicly(values: list[Any]) -> object:
-        return compiled[(programs, 1, 1)](*values)
+        return copy_context().run(with_scratch, device, compiled[(programs, 1, 1)], *values)
 
     from triton import __version__
     from triton.compiler import CompiledKernel
 
     proven = isinstance(compiled, CompiledKernel) and __version__.startswith(PROVEN)
-    return kernel.arg_names, launcher_of(compiled, programs, device, start_publicly) if proven else start_publicly
+    return kernel.arg_names, by_launcher(compiled, programs, device, start_publicly) if proven else start_publicly
 
 
-def launcher_of(
+def by_launcher(
     compiled: Any, programs: int, device: torch.device, start_publicly: Callable[[list[Any]], object]
 ) -> Callable[[list[Any]], object]:
     """Return the function that starts a compiled kernel by its own launcher, or publicly if Triton has launch hooks."""
     from triton import knobs
-    from triton.runtime import driver
+    from triton.runtime import _allocation, driver
 
     launch, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
     stream_of, index, hooks = driver.active.get_current_stream, device.index, knobs.runtime
+    allocator, scratch = _allocation._allocator, partial(aligned_bytes, device)
 
     def start(values: list[Any]) -> object:
         enter, leave = hooks.launch_enter_hook, hooks.launch_exit_hook
@@ -129,4 +124,12 @@ def launcher_of(
             return start_publicly(values)
         return launch(programs, 1, 1, stream_of(index), function, metadata, None, None, None, *values)
 
-    return start
+    def start_with_scratch(values: list[Any]) -> object:
+        before = allocator.set(scratch)
+        try:
+            return start(values)
+        finally:
+            allocator.reset(before)
+
+    # AMD's kernels take no scratch, and their metadata has no size of it.
+    return start_with_scratch if getattr(compiled.metadata, "global_scratch_size", 0) else start

@@ -16,7 +16,7 @@ summed together with the weight's. If both are wanted, `wgrad_with_bias` compute
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
 from tritonconv.bias import broadcastable, letters_of, sum_for
-from tritonconv.call import OPERATOR_NAMES, OPERATOR_OF, Settings, join_arguments, split_arguments
+from tritonconv.call import ADD_BIAS, OPERATOR_NAMES, OPERATOR_OF, Settings, join_arguments, split_arguments
 from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, Factor, Operator, taken
 from tritonconv.operators.composite import forward_mode_is_nested, in_nested_forward_mode
 from tritonconv.operators.library import library, torch_operators
@@ -49,72 +49,95 @@ def contract(
     return result
 
 
-def remember(ctx: Any, tensors: Sequence[Any], settings: Settings) -> None:
-    """Keep in `ctx` what backward needs: the two factors, the settings, and the letters over which the bias varies.
+class Remembered(NamedTuple):
+    """What backward needs of a call beside its tensors: the operator's name, its settings, and what its bias is.
+
+    `takes_bias` says that the operator takes a bias, which may be None. `bias_letters` are the letters that the bias
+    varies over, "" also if there is none.
+    """
+
+    name: str
+    settings: Settings
+    takes_bias: bool
+    bias_letters: str
+
+    @classmethod
+    def of(cls, name: str, settings: Settings, bias: Tensor | None) -> "Remembered":
+        return cls(name, settings, name in ADD_BIAS, "" if bias is None else letters_of(bias))
+
+    def by_name(self, tensors: Sequence[Tensor]) -> dict[Factor, Tensor]:
+        """Return the two factors of the call by their names."""
+        return dict(zip(TAKES[OPERATOR_OF[self.name]], tensors, strict=True))
+
+
+def remember(ctx: Any, name: str, tensors: Sequence[Any], settings: Settings) -> None:
+    """Keep in `ctx` what backward needs: the two factors and, as `ctx.remembered`, everything else.
 
     `tensors` are the two factors and, for fprop and dgrad, the bias or None. The factors are saved as they were passed,
     never as copies in another memory order.
     """
     first, second, *bias = tensors
-    ctx.settings, ctx.takes_bias = settings, bool(bias)
-    ctx.bias_letters = letters_of(bias[0]) if bias and bias[0] is not None else ""
+    ctx.remembered = Remembered.of(name, settings, bias[0] if bias else None)
     ctx.save_for_backward(first, second)
 
 
-def held_by(name: str, ctx: Any) -> dict[Factor, Tensor]:
-    """Return the two factors that `remember` kept for the operator `name`, by their names."""
-    return dict(zip(TAKES[OPERATOR_OF[name]], ctx.saved_tensors, strict=True))
-
-
 def pull_back(
-    name: str, applies: dict[str, Apply], ctx: Any, gradient: Tensor, bias_gradient: Tensor | None = None
+    remembered: Remembered,
+    applies: dict[str, Apply],
+    saved: Sequence[Tensor],
+    needs: Sequence[bool],
+    gradient: Tensor,
+    bias_gradient: Tensor | None = None,
 ) -> list[Tensor | None]:
     """Return the gradient of each input tensor, in the order of the operator's arguments.
 
+    `saved` are the two factors that `remember` saved. `needs` says for each input whether its gradient is required.
     None stands for a gradient that is not required. `gradient` is the gradient of the result. `bias_gradient` is that
     of the second result of `wgrad_with_bias`, and None for the other operators.
 
     The weight's gradient is computed first. So its partial sums are freed before the other gradient, which usually is
     larger, is allocated.
     """
-    held = held_by(name, ctx)
+    name, forward, takes_bias, bias_letters = remembered
+    held = remembered.by_name(saved)
     factors = {LEAVES_OUT[OPERATOR_OF[name]]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
-    needed = dict(zip((*held, "bias"), ctx.needs_input_grad, strict=False))
+    needed = dict(zip((*held, "bias"), needs, strict=False))
     found: dict[str, Tensor] = {}
-    if name == "fprop" and needed["weight"] and needed["bias"] and not ctx.settings.varies:
-        settings = ctx.settings._replace(size=held["weight"].shape[-2:])
+    if name == "fprop" and needed["weight"] and needed["bias"] and not forward.varies:
+        settings = forward._replace(size=held["weight"].shape[-2:])
         found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *settings)
-    elif ctx.takes_bias and needed["bias"]:
-        found["bias"] = sum_for(ctx.bias_letters, gradient)
+    elif takes_bias and needed["bias"]:
+        found["bias"] = sum_for(bias_letters, gradient)
     for factor in sorted(held, key=lambda factor: factor != "weight"):
         if needed[factor] and factor not in found:
-            settings = ctx.settings._replace(size=held[factor].shape[-2:])
+            settings = forward._replace(size=held[factor].shape[-2:])
             # wgrad_with_bias also returns the sum of y, so the gradient of that sum is added at every position of y.
             added = bias_gradient if factor == "y" else None
             found[factor] = contract(applies, factor, factors, settings, added)
-    return [found.get(factor) for factor in (*held, *["bias"] * ctx.takes_bias)]
+    return [found.get(factor) for factor in (*held, *["bias"] * takes_bias)]
 
 
-def push_forward(name: str, applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
+def push_forward(applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
     """Return the tangent of the result from the tangents of the inputs, by the product rule.
 
     torch passes zeros for an input without a tangent. Only the tangent of a missing bias is None.
     """
-    held = held_by(name, ctx)
+    name, settings, takes_bias, _ = ctx.remembered
+    held = ctx.remembered.by_name(ctx.saved_tensors)
     first, second, *others = tangents
     terms = [
-        contract(applies, LEAVES_OUT[OPERATOR_OF[name]], held | {factor: tangent}, ctx.settings)
+        contract(applies, LEAVES_OUT[OPERATOR_OF[name]], held | {factor: tangent}, settings)
         for factor, tangent in zip(held, (first, second), strict=True)
     ]
-    if ctx.takes_bias and others[0] is not None:
+    if takes_bias and others[0] is not None:
         batch = ctx.saved_tensors[0].shape[0]
-        terms.append(broadcastable(others[0]).expand(batch, -1, *ctx.settings.size).clone())
+        terms.append(broadcastable(others[0]).expand(batch, -1, *settings.size).clone())
     return reduce(torch.add, terms)
 
 
 def tangents_of_wgrad_with_bias(applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Return the tangents of both results of `wgrad_with_bias`. The second result is a sum over y."""
-    return push_forward("wgrad_with_bias", applies, ctx, tangents), tangents[1].sum((0, 2, 3))
+    return push_forward(applies, ctx, tangents), tangents[1].sum((0, 2, 3))
 
 
 class Leaf:
@@ -148,13 +171,13 @@ def autograd_kernel(name: str) -> Apply:
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:
             *tensors, leaf = inputs
-            remember(ctx, tensors, leaf.settings)
+            remember(ctx, name, tensors, leaf.settings)
             with torch._C._AutoDispatchBelowAutograd():
                 return OVERLOADS[name](*tensors, *leaf.settings)
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-            return *pull_back(name, DIRECT, ctx, *gradients), None
+            return *pull_back(ctx.remembered, DIRECT, ctx.saved_tensors, ctx.needs_input_grad, *gradients), None
 
     return applied(name, Differentiable)
 
@@ -178,19 +201,22 @@ def for_transforms(name: str) -> Apply:
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             *tensors, leaf = inputs
-            remember(ctx, tensors, leaf.settings)
+            remember(ctx, name, tensors, leaf.settings)
             first, second, *_ = tensors
             ctx.save_for_forward(first, second)
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-            return *pull_back(name, TRANSFORMABLE, ctx, *gradients), None
+            return (
+                *pull_back(ctx.remembered, TRANSFORMABLE, ctx.saved_tensors, ctx.needs_input_grad, *gradients),
+                None,
+            )
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
             if name == "wgrad_with_bias":
                 return tangents_of_wgrad_with_bias(TRANSFORMABLE, ctx, tangents)
-            return push_forward(name, TRANSFORMABLE, ctx, tangents)
+            return push_forward(TRANSFORMABLE, ctx, tangents)
 
     through_function = applied(name, Transformable)
 
