@@ -40,7 +40,9 @@ class Conv2d(Parametrizable, nn.Conv2d):
     implementation: str | None = None
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        input, padding = padded(self, input)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = padded(self, input)
         return conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.groups, implementation=self.implementation
         )

@@ -40,7 +40,8 @@ class IdleGpu:
         """Return the function that starts this compiled kernel. It allocates the kernel's scratch, as Triton's does."""
         from triton.runtime import _allocation
 
-        size, alignment = metadata.global_scratch_size, metadata.global_scratch_align
+        # torch aligns memory of the CPU to 64 bytes, where that of a GPU is aligned to 512.
+        size, alignment = metadata.global_scratch_size, min(metadata.global_scratch_align, 64)
 
         def start(x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
             if size:

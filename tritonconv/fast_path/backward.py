@@ -12,8 +12,8 @@ from tritonconv.bias import sum_for
 from tritonconv.call import OPERATOR_NAMES, Call
 from tritonconv.launch import bounded_cache, plan_cache
 from tritonconv.launch.bounded_cache import BoundedCache, uses
-from tritonconv.launch.kept_plan import OPERANDS, KeptPlan
-from tritonconv.launch.start import start_again
+from tritonconv.launch.kept_plan import KeptPlan
+from tritonconv.launch.start import run_again
 from tritonconv.operators.autograd import Remembered, pull_back
 
 
@@ -37,13 +37,26 @@ backwards: BoundedCache[Backward] = BoundedCache()
 
 def key(remembered: Remembered, needed: Sequence[bool], first: Tensor, weight: Tensor, gradient: Tensor) -> Hashable:
     """Return all that the plans of a backward pass depend on, as `plan_cache.key` does for one operator."""
-    return (
+    dtype = gradient.dtype
+    return (  # flat, because each tuple inside takes time
         remembered,
         needed,
-        gradient.dtype is torch.float32 and runtime.tf32_allowed(),
-        *(gradient.device, gradient.dtype, gradient.shape, gradient.stride(), gradient.data_ptr() % 16),
-        *(first.device, first.dtype, first.shape, first.stride(), first.data_ptr() % 16),
-        *(weight.device, weight.dtype, weight.shape, weight.stride(), weight.data_ptr() % 16),
+        dtype is torch.float32 and runtime.tf32_allowed(),
+        gradient.device,
+        dtype,
+        gradient.shape,
+        gradient.stride(),
+        gradient.data_ptr() % 16,
+        first.device,
+        first.dtype,
+        first.shape,
+        first.stride(),
+        first.data_ptr() % 16,
+        weight.device,
+        weight.dtype,
+        weight.shape,
+        weight.stride(),
+        weight.data_ptr() % 16,
     )
 
 
@@ -58,11 +71,10 @@ def gradients(
     found.used = next(uses)
     operands, results = (first, weight, gradient), []
     for plan, one, other in found.plans:
-        tensors = plan.filled(operands[one], operands[other], None)
+        tensors = run_again(plan, operands[one], operands[other], None)
         if tensors is None:
             return None
-        start_again(plan, tensors)
-        results.append(tensors[OPERANDS : OPERANDS + plan.results])
+        results.append(plan.results_in(tensors))
         del tensors  # frees the workspaces before the next plan allocates its own
     return [
         None if place is None else results[place[0]][place[1]] if place else sum_for(remembered.bias_letters, gradient)

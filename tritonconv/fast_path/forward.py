@@ -88,15 +88,24 @@ def key(
                     return None
         elif kind is not int and kind is not str:
             return None
-    return (
+    dtype = input.dtype
+    return (  # flat, because each tuple inside takes time
         operator,
         varies,
         numbers,
         implementation,
-        input.dtype is _float32 and runtime.tf32_allowed(),
-        *(input.device, input.dtype, input.shape, input.stride(), input.data_ptr() % 16),
-        *(weight.device, weight.dtype, weight.shape, weight.stride(), weight.data_ptr() % 16),
-        *(() if bias is None else (bias.device, bias.dtype, bias.shape, bias.stride(), bias.data_ptr() % 16)),
+        dtype is _float32 and runtime.tf32_allowed(),
+        input.device,
+        dtype,
+        input.shape,
+        input.stride(),
+        input.data_ptr() % 16,
+        weight.device,
+        weight.dtype,
+        weight.shape,
+        weight.stride(),
+        weight.data_ptr() % 16,
+        None if bias is None else (bias.device, bias.dtype, bias.shape, bias.stride(), bias.data_ptr() % 16),
     )
 
 

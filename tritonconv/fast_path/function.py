@@ -11,7 +11,7 @@ from tritonconv.call import Call
 from tritonconv.fast_path import backward
 from tritonconv.fast_path.guards import is_plain
 from tritonconv.launch.kept_plan import OPERANDS, KeptPlan
-from tritonconv.launch.start import start_again
+from tritonconv.launch.start import run_again
 from tritonconv.operators import compute
 from tritonconv.operators.autograd import DIRECT, Remembered, pull_back
 
@@ -27,11 +27,10 @@ class Forward:
 
 def start(kept: Forward, first: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return the result of a call, by its kept plan. If memory is short for that, plan the call anew."""
-    tensors = kept.plan.filled(first, weight, bias)
+    tensors = run_again(kept.plan, first, weight, bias)
     if tensors is None:
-        name, settings, *_ = kept.remembered
+        name, settings = kept.remembered.name, kept.remembered.settings
         return compute.compute_first(Call(name, (first, weight, bias, *settings)))[0]
-    start_again(kept.plan, tensors)
     result: Tensor = tensors[OPERANDS]
     return result
 

@@ -1,21 +1,41 @@
 """`KeptPlan`: a plan that has run, without its tensors, for later calls that differ only in addresses."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, empty_strided
+from torch import Tensor
 
 from tritonconv.launch.plan import TileRequest
 from tritonconv.tiling.tile import Tile
 
-# How many tensors of a call a plan reads at most: two factors and a bias.
+# How many operands a plan has: two factors and a bias, which may be None.
 OPERANDS = 3
+
+Allocate = Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
+
+
+def allocator_of(kind: str) -> Allocate:
+    """Return the function that allocates memory on this kind of device: on the CPU, or on the current GPU.
+
+    It is the one in the code that `torch.compile` generates, or `torch.empty_strided`, which takes twice as long.
+    """
+
+    def allocate(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty_strided(shape, strides, dtype=dtype, device=kind)
+
+    quick: Allocate = getattr(torch._C._dynamo.guards, f"_empty_strided_{kind}", allocate)
+    return quick
+
+
+# The functions that allocate results and workspaces, by the kind of device.
+allocators = {kind: allocator_of(kind) for kind in ("cpu", "cuda")}
 
 
 class Allocation(NamedTuple):
-    """A tensor that a plan allocates."""
+    """A tensor that a plan allocates: a result or a workspace."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -25,13 +45,32 @@ class Allocation(NamedTuple):
 class KeptLaunch(NamedTuple):
     """A launch without its tensors.
 
-    `start` starts it with the values of its arguments, in their order. `values` has these, with None in the place of
-    tensors. `pointers` has the positions of tensors, each with the tensor's number in the plan.
+    `start` starts it with the values of its arguments, in their order. `launcher`, `function` and `metadata` are those
+    of a compiled kernel, for `Direct`. `values` are the arguments, with None in the place of tensors. `pointers` has
+    the positions of the tensors among them, each with the tensor's number in the plan.
     """
 
     start: Callable[[list[Any]], object]
+    launcher: Callable[..., object] | None
+    function: Any
+    metadata: Any
+    programs: int
     values: list[Any]
     pointers: list[tuple[int, int]]
+
+
+class Direct(NamedTuple):
+    """What it takes to call the launchers of compiled kernels without Triton's code around them.
+
+    `stream_of` returns the current stream of a GPU. `hooks` are Triton's settings, which launch hooks are among.
+    `allocator` is the variable in which Triton looks for the function that allocates memory for kernels. `scratch` is
+    our function for that.
+    """
+
+    stream_of: Callable[[int | None], int]
+    hooks: Any
+    allocator: ContextVar[Any]
+    scratch: Callable[..., Tensor]
 
 
 @dataclass(slots=True)
@@ -41,7 +80,8 @@ class KeptPlan:
     The numbers count the call's two factors and its bias, then the results, the workspaces and the copies of operands.
     `allocations` has one for each result and then for each workspace. `results` is the number of results. `copies` has
     for each copy the number of its original, and the function that makes it. `remainders` has the addresses of results,
-    workspaces and copies modulo 16, which the kernels were compiled for.
+    workspaces and copies modulo 16, which the kernels were compiled for. `direct` is None if the launches can only be
+    started by their `start`.
 
     `used` is greater the later the plan was last used.
     """
@@ -50,6 +90,7 @@ class KeptPlan:
     request: TileRequest
     device: torch.device
     launches: list[KeptLaunch]
+    direct: Direct | None
     allocations: list[Allocation]
     results: int
     copies: list[tuple[int, Callable[[Tensor], Tensor]]]
@@ -59,19 +100,20 @@ class KeptPlan:
     def filled(self, first: Tensor, second: Tensor, bias: Tensor | None) -> list[Any] | None:
         """Return the tensors of a call, by their numbers: its operands, with new results, workspaces and copies.
 
-        Return None if there is too little memory: the caller then plans the call again, perhaps with a smaller SPLIT_K.
-        Return None, too, if new memory is not aligned as it was before, because the kernels were compiled for that.
+        They are allocated on the current GPU. Return None if there is too little memory: the caller then plans the call
+        again, perhaps with a smaller SPLIT_K. Return None, too, if new memory is not aligned as it was before, because
+        the kernels were compiled for that.
         """
         tensors: list[Any] = [first, second, bias]
-        device = self.device
+        allocate = allocators[self.device.type]
         try:
             for shape, strides, dtype in self.allocations:
-                tensors.append(empty_strided(shape, strides, dtype=dtype, device=device))
+                tensors.append(allocate(shape, strides, dtype))
             for original, how in self.copies:
                 tensors.append(how(tensors[original]))
         except torch.OutOfMemoryError:
             return None
-        number = OPERANDS  # counted without `enumerate` or a slice, which take longer
+        number = OPERANDS
         for remainder in self.remainders:
             if tensors[number].data_ptr() % 16 != remainder:
                 return None

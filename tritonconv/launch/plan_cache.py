@@ -8,7 +8,7 @@ Triton's own switches, and hooks that were added to a kernel, are read only when
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.launch import start
 from tritonconv.launch.bounded_cache import BoundedCache
-from tritonconv.launch.kept_plan import Allocation, KeptLaunch, KeptPlan
-from tritonconv.launch.plan import Launch, Plan
+from tritonconv.launch.kept_plan import Allocation, KeptPlan
+from tritonconv.launch.plan import Plan
 
 plans: BoundedCache[KeptPlan] = BoundedCache()
 
@@ -49,34 +49,11 @@ def described(tensor: Tensor) -> tuple[Hashable, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.data_ptr() % 16
 
 
-class Found(NamedTuple):
-    """A kept plan with the tensors of a call, numbered as in `KeptPlan`: all that starting it takes."""
-
-    plan: KeptPlan
-    tensors: list[Any]
-
-    @property
-    def results(self) -> tuple[Tensor, ...]:
-        return self.plan.results_in(self.tensors)
-
-
 def kept(call: Call) -> KeptPlan | None:
     """Return the plan that is kept under the key of `call`. None if none is, or if kernels do not run on the device."""
     if not plans.entries or not (runtime.is_gpu(call.device) or runtime.interpreted()):
         return None
     return plans.get(key(call))
-
-
-def find(call: Call) -> Found | None:
-    """Return the plan that is kept for `call`, filled with its tensors. None if none is kept, or it can not be filled.
-
-    `KeptPlan.filled` says when it can not.
-    """
-    plan = kept(call)
-    if plan is None:
-        return None
-    tensors = plan.filled(*call.factors, call.bias)
-    return None if tensors is None else Found(plan, tensors)
 
 
 def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> None:
@@ -98,7 +75,8 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
         tile=plan.tile,
         request=plan.request,
         device=call.device,
-        launches=[without_tensors(*each, call.device, numbers) for each in zip(plan.launches, compiled, strict=True)],
+        launches=[start.kept_launch(*each, call.device, numbers) for each in zip(plan.launches, compiled, strict=True)],
+        direct=start.direct_way(call.device) if all(map(start.is_direct, compiled)) else None,
         allocations=[Allocation(tuple(each.shape), each.stride(), each.dtype) for each in allocated],
         results=len(plan.results),
         copies=[(numbers[original.data_ptr()], how) for _, original, how in plan.copies],
@@ -107,18 +85,6 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
     _, _, tf32, *_ = under = key(call)
     if follows_switch(plan, tf32):
         plans.add(under, plan_to_keep, chosen_in)
-
-
-def without_tensors(launch: Launch, compiled: Any, device: torch.device, numbers: dict[int, int]) -> KeptLaunch:
-    """Return the launch with None in the place of tensors. `numbers` has the number of each tensor, by its address.
-
-    `compiled` is what starting the launch returned. Launch options such as `num_warps` are left out if that is a
-    compiled kernel.
-    """
-    names, begin = start.starter(launch, compiled, device)
-    values = [launch.arguments[name] for name in names]
-    pointers = [(i, numbers[value.data_ptr()]) for i, value in enumerate(values) if isinstance(value, Tensor)]
-    return KeptLaunch(begin, [None if isinstance(value, Tensor) else value for value in values], pointers)
 
 
 def follows_switch(plan: Plan, tf32: object) -> bool:

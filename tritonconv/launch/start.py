@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonconv.launch.kept_plan import KeptPlan
+from tritonconv.launch.kept_plan import Direct, KeptLaunch, KeptPlan, allocators
 from tritonconv.launch.layout import aligned_bytes
 from tritonconv.launch.plan import Launch, Plan
 
@@ -19,7 +19,7 @@ _starting = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 
-# The versions of Triton for which tests have proven that a compiled kernel's launcher takes what `by_launcher` passes.
+# The versions of Triton for which tests have proven that a compiled kernel's launcher takes what `run_again` passes.
 PROVEN = ("3.6.", "3.7.", "3.8.", "3.9.")
 
 
@@ -42,20 +42,48 @@ def start_kernels(plan: Plan) -> list[Any]:
         return start_each(plan.launches)
 
 
-def start_again(plan: KeptPlan, tensors: list[Any]) -> None:
-    """Start the kernels of a kept plan with the tensors that `KeptPlan.filled` returned, one thread at a time."""
-    device = plan.device
-    # `torch.cuda.device` takes longer than this question.
-    if device.type == "cuda" and torch.cuda.current_device() != device.index:
-        with torch.cuda.device(device):
-            start_again(plan, tensors)
-            return
+def run_again(plan: KeptPlan, first: Tensor, second: Tensor, bias: Tensor | None) -> list[Any] | None:
+    """Start the kernels of a kept plan with these operands, one thread at a time.
+
+    Return the plan's tensors, by their numbers. Return None, and start nothing, if the plan can not be filled.
+    """
+    index = plan.device.index
+    # The question is asked because `torch.cuda.device` takes much longer.
+    if index is not None and torch.cuda.current_device() != index:
+        with torch.cuda.device(index):
+            return run_again(plan, first, second, bias)
+    tensors = plan.filled(first, second, bias)
+    if tensors is None:
+        return None
     with _starting:
-        for begin, values, pointers in plan.launches:
-            arguments = values.copy()
-            for position, number in pointers:
-                arguments[position] = tensors[number]
-            begin(arguments)
+        direct = plan.direct
+        # A user may have put a function in the place of Triton's chains of hooks, which then has no `calls`.
+        if (
+            direct is None
+            or getattr(direct.hooks.launch_enter_hook, "calls", True)
+            or getattr(direct.hooks.launch_exit_hook, "calls", True)
+        ):
+            for start, *_, values, pointers in plan.launches:
+                start(filled_in(values, pointers, tensors))
+            return tensors
+        stream, before = direct.stream_of(index), direct.allocator.set(direct.scratch)
+        try:
+            for _, launch, function, metadata, programs, values, pointers in plan.launches:
+                arguments = values.copy()  # as in `filled_in`, which takes longer
+                for position, number in pointers:
+                    arguments[position] = tensors[number]
+                launch(programs, 1, 1, stream, function, metadata, None, None, None, *arguments)
+        finally:
+            direct.allocator.reset(before)
+    return tensors
+
+
+def filled_in(values: list[Any], pointers: list[tuple[int, int]], tensors: list[Any]) -> list[Any]:
+    """Return the arguments of a launch: its values, with the tensors at their positions."""
+    arguments = values.copy()
+    for position, number in pointers:
+        arguments[position] = tensors[number]
+    return arguments
 
 
 def start_each(launches: list[Launch]) -> list[Any]:
@@ -82,54 +110,61 @@ def is_compiled(kernel: Any) -> bool:
     return hasattr(type(kernel), "__getitem__")
 
 
-def starter(
-    launch: Launch, compiled: Any, device: torch.device
-) -> tuple[Sequence[str], Callable[[list[Any]], object]]:
-    """Return the names of a launch's arguments, in their order, and the function that starts it again with their values.
+def kept_launch(launch: Launch, compiled: Any, device: torch.device, numbers: dict[int, int]) -> KeptLaunch:
+    """Return a launch of a kept plan. `compiled` is what starting the launch returned.
 
-    `compiled` is what starting the launch returned. A compiled kernel takes all parameters, constants included, and no
-    launch options. It is started without Triton's look-up: by its own launcher where tests have proven how to call that
-    (`PROVEN`), else by its public interface.
+    `numbers` has the number of each tensor, by its address.
     """
     kernel, programs, arguments = launch
-    if not is_compiled(compiled):
+    start: Callable[[list[Any]], object]
+    if is_compiled(compiled):
+        # A compiled kernel takes all parameters, constants included, and no launch options.
+        names = kernel.arg_names
+        start = partial(start_compiled, device, compiled[(programs, 1, 1)])
+    else:
         names = list(arguments)
-        return names, lambda values: kernel[(programs,)](**dict(zip(names, values, strict=True)))
+        start = partial(start_interpreted, kernel, programs, names)
+    values = [arguments[name] for name in names]
+    by_launcher = (compiled.run, compiled.function, compiled.packed_metadata) if is_direct(compiled) else (None,) * 3
+    return KeptLaunch(
+        start,
+        *by_launcher,
+        programs=programs,
+        values=[None if isinstance(value, Tensor) else value for value in values],
+        pointers=[(i, numbers[value.data_ptr()]) for i, value in enumerate(values) if isinstance(value, Tensor)],
+    )
 
-    def start_publicly(values: list[Any]) -> object:
-        return copy_context().run(with_scratch, device, compiled[(programs, 1, 1)], *values)
 
+def start_compiled(device: torch.device, start: Callable[..., None], values: list[Any]) -> None:
+    copy_context().run(with_scratch, device, start, *values)
+
+
+def start_interpreted(kernel: Any, programs: int, names: list[str], values: list[Any]) -> None:
+    kernel[(programs,)](**dict(zip(names, values, strict=True)))
+
+
+def is_direct(compiled: Any) -> bool:
+    """Whether `Direct` can start a compiled kernel: whether tests have proven how to, for this version of Triton."""
     from triton import __version__
     from triton.compiler import CompiledKernel
 
-    proven = isinstance(compiled, CompiledKernel) and __version__.startswith(PROVEN)
-    return kernel.arg_names, by_launcher(compiled, programs, device, start_publicly) if proven else start_publicly
+    return isinstance(compiled, CompiledKernel) and __version__.startswith(PROVEN)
 
 
-def by_launcher(
-    compiled: Any, programs: int, device: torch.device, start_publicly: Callable[[list[Any]], object]
-) -> Callable[[list[Any]], object]:
-    """Return the function that starts a compiled kernel by its own launcher, or publicly if Triton has launch hooks."""
+def scratch(kind: str, size: int, alignment: int, _stream: int | None) -> Tensor:
+    """Return memory on the current device, which is of this kind, as Triton asks for it."""
+    memory = allocators[kind]((size,), (1,), torch.int8)
+    return memory if memory.data_ptr() % alignment == 0 else aligned_bytes(torch.device(kind), size, alignment)
+
+
+def direct_way(device: torch.device) -> Direct:
+    """Return what it takes to call launchers of kernels on `device`."""
     from triton import knobs
     from triton.runtime import _allocation, driver
 
-    launch, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
-    stream_of, index, hooks = driver.active.get_current_stream, device.index, knobs.runtime
-    allocator, scratch = _allocation._allocator, partial(aligned_bytes, device)
-
-    def start(values: list[Any]) -> object:
-        enter, leave = hooks.launch_enter_hook, hooks.launch_exit_hook
-        # Each is a chain of hooks, or what a user has set in the place of a chain.
-        if getattr(enter, "calls", enter) or getattr(leave, "calls", leave):
-            return start_publicly(values)
-        return launch(programs, 1, 1, stream_of(index), function, metadata, None, None, None, *values)
-
-    def start_with_scratch(values: list[Any]) -> object:
-        before = allocator.set(scratch)
-        try:
-            return start(values)
-        finally:
-            allocator.reset(before)
-
-    # AMD's kernels take no scratch, and their metadata has no size of it.
-    return start_with_scratch if getattr(compiled.metadata, "global_scratch_size", 0) else start
+    return Direct(
+        stream_of=driver.active.get_current_stream,
+        hooks=knobs.runtime,
+        allocator=_allocation._allocator,
+        scratch=partial(scratch, device.type),
+    )

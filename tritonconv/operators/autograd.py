@@ -15,8 +15,9 @@ summed together with the weight's. If both are wanted, `wgrad_with_bias` compute
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,11 +50,12 @@ def contract(
     return result
 
 
-class Remembered(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Remembered:
     """What backward needs of a call beside its tensors: the operator's name, its settings, and what its bias is.
 
     `takes_bias` says that the operator takes a bias, which may be None. `bias_letters` are the letters that the bias
-    varies over, "" also if there is none.
+    varies over, "" also if there is none. Equal ones are different keys, which is quicker than to compare them.
     """
 
     name: str
@@ -98,7 +100,7 @@ def pull_back(
     The weight's gradient is computed first. So its partial sums are freed before the other gradient, which usually is
     larger, is allocated.
     """
-    name, forward, takes_bias, bias_letters = remembered
+    name, forward = remembered.name, remembered.settings
     held = remembered.by_name(saved)
     factors = {LEAVES_OUT[OPERATOR_OF[name]]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
     needed = dict(zip((*held, "bias"), needs, strict=False))
@@ -106,15 +108,15 @@ def pull_back(
     if name == "fprop" and needed["weight"] and needed["bias"] and not forward.varies:
         settings = forward._replace(size=held["weight"].shape[-2:])
         found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *settings)
-    elif takes_bias and needed["bias"]:
-        found["bias"] = sum_for(bias_letters, gradient)
+    elif remembered.takes_bias and needed["bias"]:
+        found["bias"] = sum_for(remembered.bias_letters, gradient)
     for factor in sorted(held, key=lambda factor: factor != "weight"):
         if needed[factor] and factor not in found:
             settings = forward._replace(size=held[factor].shape[-2:])
             # wgrad_with_bias also returns the sum of y, so the gradient of that sum is added at every position of y.
             added = bias_gradient if factor == "y" else None
             found[factor] = contract(applies, factor, factors, settings, added)
-    return [found.get(factor) for factor in (*held, *["bias"] * takes_bias)]
+    return [found.get(factor) for factor in (*held, *["bias"] * remembered.takes_bias)]
 
 
 def push_forward(applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
@@ -122,14 +124,14 @@ def push_forward(applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -
 
     torch passes zeros for an input without a tangent. Only the tangent of a missing bias is None.
     """
-    name, settings, takes_bias, _ = ctx.remembered
-    held = ctx.remembered.by_name(ctx.saved_tensors)
+    remembered: Remembered = ctx.remembered
+    held, settings = remembered.by_name(ctx.saved_tensors), remembered.settings
     first, second, *others = tangents
     terms = [
-        contract(applies, LEAVES_OUT[OPERATOR_OF[name]], held | {factor: tangent}, settings)
+        contract(applies, LEAVES_OUT[OPERATOR_OF[remembered.name]], held | {factor: tangent}, settings)
         for factor, tangent in zip(held, (first, second), strict=True)
     ]
-    if takes_bias and others[0] is not None:
+    if remembered.takes_bias and others[0] is not None:
         batch = ctx.saved_tensors[0].shape[0]
         terms.append(broadcastable(others[0]).expand(batch, -1, *settings.size).clone())
     return reduce(torch.add, terms)

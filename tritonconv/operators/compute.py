@@ -24,12 +24,12 @@ observers: list[Callable[[Call, tuple[Tensor, ...]], None]] = []
 
 def compute(call: Call) -> tuple[Tensor, ...]:
     """Return the result of a call and, if the call `finds_bias`, the gradient of the bias as a second tensor."""
-    found = plan_cache.find(call)
-    if found is None:
+    plan = plan_cache.kept(call)
+    tensors = None if plan is None else start.run_again(plan, *call.factors, call.bias)
+    if plan is None or tensors is None:
         return compute_first(call)
-    start.start_again(*found)
-    results = found.results
-    del found  # frees its copies and workspaces, because an observer may need the memory
+    results = plan.results_in(tensors)
+    del tensors  # frees its copies and workspaces, because an observer may need the memory
     return observed(call, results) if observers else results
 
 
