@@ -15,6 +15,9 @@ from torch import Tensor
 # The letters, by the number of the bias's dimensions.
 LETTERS = {1: "", 2: "b", 3: "p q", 4: "b p q"}
 
+# The axes of a result (B, N, h, w) over which a bias does not vary, by the letters of the bias.
+_SHARED_AXES = {each: (0,) * ("b" not in each) + (2, 3) * ("p" not in each) for each in LETTERS.values()}
+
 
 def letters_of(bias: Tensor) -> str:
     """Return the letters that the bias varies over. Raise ValueError if it does not have 1 to 4 dimensions."""
@@ -40,5 +43,5 @@ def sum_for(letters: str, gradient: Tensor) -> Tensor:
     It is summed over samples unless `letters` has "b", and over pixels unless `letters` has "p q". If it has all, the
     gradient is returned unchanged.
     """
-    shared = [0] * ("b" not in letters) + [2, 3] * ("p" not in letters)
+    shared = _SHARED_AXES[letters]
     return gradient.sum(shared) if shared else gradient

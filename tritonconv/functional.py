@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tritonconv import dispatch
 from tritonconv.fast_path.forward import convolution
 from tritonconv.geometry import Operator
 from tritonconv.operators.autograd import apply_operator
@@ -71,8 +70,7 @@ def conv2d(
              [37., 43.]]])
     """
     numbers = (stride, padding, dilation, groups)
-    wish = dispatch.requested(implementation)
-    return convolution(_long_way, "fprop", "", input, weight, bias, numbers, wish)
+    return convolution(_long_way, "fprop", "", input, weight, bias, numbers, implementation)
 
 
 def conv_transpose2d(
@@ -132,8 +130,7 @@ def conv_transpose2d(
              [ 4., 12.,  9.]]])
     """
     numbers = (stride, padding, output_padding, groups, dilation)
-    wish = dispatch.requested(implementation)
-    return convolution(_long_way, "dgrad", "", input, weight, bias, numbers, wish)
+    return convolution(_long_way, "dgrad", "", input, weight, bias, numbers, implementation)
 
 
 def locally_connected2d(
@@ -181,8 +178,7 @@ def locally_connected2d(
              [197., 331.]]])
     """
     numbers = (stride, padding, dilation, groups)
-    wish = dispatch.requested(implementation)
-    return convolution(_long_way, "fprop", "p q", input, weight, bias, numbers, wish)
+    return convolution(_long_way, "fprop", "p q", input, weight, bias, numbers, implementation)
 
 
 def locally_connected_transpose2d(
@@ -229,8 +225,7 @@ def locally_connected_transpose2d(
              [ 2., 15., 14.]]])
     """
     numbers = (stride, padding, output_padding, groups, dilation)
-    wish = dispatch.requested(implementation)
-    return convolution(_long_way, "dgrad", "p q", input, weight, bias, numbers, wish)
+    return convolution(_long_way, "dgrad", "p q", input, weight, bias, numbers, implementation)
 
 
 def per_sample_conv2d(
@@ -274,8 +269,7 @@ def per_sample_conv2d(
             [40., 40., 40., 40.]])
     """
     numbers = (stride, padding, dilation, groups)
-    wish = dispatch.requested(implementation)
-    return convolution(_long_way, "fprop", "b", input, weight, bias, numbers, wish)
+    return convolution(_long_way, "fprop", "b", input, weight, bias, numbers, implementation)
 
 
 def dynamic_conv2d(
@@ -320,8 +314,7 @@ def dynamic_conv2d(
             [16., 20., 24., 28.]])
     """
     numbers = (stride, padding, dilation, groups)
-    wish = dispatch.requested(implementation)
-    return convolution(_long_way, "fprop", "b p q", input, weight, bias, numbers, wish)
+    return convolution(_long_way, "fprop", "b p q", input, weight, bias, numbers, implementation)
 
 
 def _long_way(

@@ -7,6 +7,8 @@ connected layers inherit them from the reference. Each layer overrides only the 
 of this module, has the attribute too.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from tritonconv.functional import conv2d, conv_transpose2d, locally_connected2d, locally_connected_transpose2d
@@ -169,7 +171,9 @@ class LocallyConnected2d(local_layers.LocallyConnected2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         self._check_size(input)
-        input, padding = padded(self, input)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = padded(self, input)
         sampling = (self.stride, padding, self.dilation, self.groups)
         return locally_connected2d(input, weight, bias, *sampling, implementation=self.implementation)
 

@@ -6,8 +6,6 @@ Triton really compiles kernels for the fake GPU, and loads them. Tensors that ar
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from tritonconv import dispatch, runtime
 from tritonconv.gpu import Gpu
 
@@ -31,7 +29,7 @@ class IdleGpu:
     get_current_stream = staticmethod(bool)  # 0 for any device, and built into Python, as torch's is into torch
 
     def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": H100.architecture.shared_bytes}
+        return {"max_shared_mem": 232_448}
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[str, str, int, int, int]:
         return "module", name, 32, 0, 1024
@@ -55,6 +53,6 @@ def install(gpu: IdleGpu) -> None:
     from triton.runtime import driver
 
     driver.set_active(gpu)
-    runtime.gpu_of = lambda _: H100  # type: ignore[assignment]
-    runtime.is_gpu = lambda _: True
-    dispatch._why_not_device = lambda _: None
+    runtime.gpu_of = lambda device: H100  # type: ignore[assignment]
+    runtime.is_gpu = lambda device: True
+    dispatch._why_not_device = lambda device: None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn.functional import pad as torch_pad
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from tritonconv.reference.torch_rules.checks import (
     Ints,
@@ -243,7 +244,7 @@ def padded(layer: Any, input: Tensor) -> tuple[Tensor, str | tuple[int, ...]]:
     return torch_pad(input, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), (0, 0)
 
 
-def output_padding(layer: Any, input: Tensor, output_size: list[int] | None) -> list[int]:
+def output_padding(layer: Any, input: Tensor, output_size: list[int] | None) -> tuple[int, ...]:
     """Return the output padding of a ConvTranspose2d with which the result has `output_size`.
 
     If `output_size` is None, return the layer's own output padding. Raise ValueError if no output padding gives
@@ -252,6 +253,8 @@ def output_padding(layer: Any, input: Tensor, output_size: list[int] | None) -> 
     if layer.padding_mode != "zeros":
         raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")
     assert isinstance(layer.padding, tuple), "self.padding must be a tuple"
+    if output_size is None and type(layer)._output_padding is _ConvTransposeNd._output_padding:
+        own: tuple[int, ...] = layer.output_padding
+        return own
     sizes: Any = (layer.stride, layer.padding, layer.kernel_size, 2, layer.dilation)
-    found: list[int] = layer._output_padding(input, output_size, *sizes)
-    return found
+    return tuple(layer._output_padding(input, output_size, *sizes))

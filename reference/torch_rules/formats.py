@@ -18,7 +18,7 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
     autocast, all tensors keep their own dtype.
     """
     device = tensor.device.type
-    if autocasting(device) and tensor.is_floating_point() and tensor.dtype != torch.float64:
+    if autocasting(device) and is_cast(tensor):
         return torch.get_autocast_dtype(device)
     return tensor.dtype
 
@@ -40,13 +40,20 @@ def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor
     Without autocast, return them as given. The reference must convert them itself, because autocast does not act on
     `unfold` and `fold`.
     """
-    if not autocasting(input.device.type):
+    device = input.device.type
+    if not autocasting(device):
         return input, weight, bias
+    dtype = torch.get_autocast_dtype(device)
     return (
-        input.to(autocast_dtype(input)),
-        weight.to(autocast_dtype(weight)),
-        None if bias is None else bias.to(autocast_dtype(bias)),
+        input.to(dtype) if is_cast(input) else input,
+        weight.to(dtype) if is_cast(weight) else weight,
+        bias.to(dtype) if bias is not None and is_cast(bias) else bias,
     )
+
+
+def is_cast(tensor: Tensor) -> bool:
+    """Whether torch's convolutions convert `tensor` under autocast: not if it is float64, complex or of integers."""
+    return tensor.is_floating_point() and tensor.dtype != torch.float64
 
 
 def channels_last(input: Tensor, weight: Tensor, varies: str = "") -> bool:

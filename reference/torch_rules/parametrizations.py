@@ -21,10 +21,11 @@ class Parametrizable(nn.Module):
     def __getattr__(self, name: str) -> Any:
         if name == "parametrizations":  # which `parametrize` reads before it changes the class
             restore(self)
-        # Each read of a parameter comes here. This finds it as torch.nn.Module would, without calling that.
-        parameter = self.__dict__["_parameters"].get(name) if "_parameters" in self.__dict__ else None
-        if parameter is not None:
-            return parameter
+        # Each read of a parameter comes here. This finds it as torch.nn.Module does, without a call.
+        try:
+            return self.__dict__["_parameters"][name]
+        except KeyError:
+            pass
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -110,10 +110,11 @@ def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def collected(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *given, **more: (gc.collect(), allocate(*given, **more))[1]
+        return lambda *given: (gc.collect(), allocate(*given))[1]
 
     monkeypatch.setattr(layout, "allocate", collected(guards.unguarded))
-    monkeypatch.setattr(kept_plan, "empty_strided", collected(torch.empty_strided))
+    for kind in kept_plan.allocators:
+        monkeypatch.setitem(kept_plan.allocators, kind, collected(kept_plan.allocator_of(kind)))
 
 
 def peak_of(call: Callable[[], Any], device: str) -> tuple[int, Any]:
@@ -172,8 +173,8 @@ def test_workspaces_are_gone_before_results_are_checked(
     beside: list[Tensor] = []
 
     def noted(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def made(*given: Any, **more: Any) -> Tensor:
-            tensor = allocate(*given, **more)
+        def made(*given: Any) -> Tensor:
+            tensor = allocate(*given)
             allocated.append(weakref.ref(tensor))
             return tensor
 
@@ -185,7 +186,8 @@ def test_workspaces_are_gone_before_results_are_checked(
         beside.extend(tensor for tensor in there if tensor is not results[0])
 
     monkeypatch.setattr(layout, "allocate", noted(layout.allocate))
-    monkeypatch.setattr(kept_plan, "empty_strided", noted(kept_plan.empty_strided))
+    for kind, again in kept_plan.allocators.items():
+        monkeypatch.setitem(kept_plan.allocators, kind, noted(again))
     monkeypatch.setattr(compute, "observers", [observe])
     compute.compute(call)
     assert len(allocated) == 2  # the weight's gradient, and its partial sums

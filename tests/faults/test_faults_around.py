@@ -82,6 +82,7 @@ observe(step, step, wish, gpu=install(Gpu(hook=hook)))
 MEMORY = """
 from dataclasses import replace
 from tritonconv.launch import layout, start, tile_choice
+from tritonconv.launch.kept_plan import KeptPlan
 allocate, pick = layout.allocate, tile_choice.pick
 def limited(shape, like, channels_last, dtype=None):
     if dtype is torch.float32 and shape[0] > {parts}:
@@ -92,6 +93,8 @@ tile_choice.pick = lambda *what: replace(pick(*what), SPLIT_K={splits}, BLOCK_N=
 splits = []
 run = start.start_kernels
 start.start_kernels = lambda plan: splits.append(plan.tile.SPLIT_K) or run(plan)
+filled = KeptPlan.filled
+KeptPlan.filled = lambda plan, *operands: splits.append(plan.tile.SPLIT_K) or filled(plan, *operands)
 observe(step, step, lambda: splits)
 """
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support.kept import FakeCompiled, keep, row_call
+from tests.support.kept import FakeCompiled, find, keep, row_call
 from tests.support.plans import planned
 from tritonconv.fallback_warning import FallbackWarning
 from tritonconv.launch import bounded_cache, failures, plan_cache, recovery, remedies
@@ -137,10 +137,10 @@ def test_plans_that_were_chosen_meanwhile_are_not_kept() -> None:
     remedy = remedies.avoid(no_tma(), "no TMA")
     kept, running = row_call(4, DEVICE), row_call(5, DEVICE)
     keep(kept)
-    assert plan_cache.find(kept) is not None
+    assert find(kept) is not None
     generation, plan = bounded_cache.generation(), planned(running)
     remedy.give_up()
-    assert plan_cache.find(kept) is None
+    assert find(kept) is None
     plan_cache.keep(running, plan, [FakeCompiled()], generation)
     assert not plan_cache.plans.entries
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from tests.support.gpus import H200
+from tests.support.kept import find
 from tests.support.neighbours import shifted
 from tests.support.plans import planned
 from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
-from tritonconv.launch import kept_plan, layout, plan_cache
+from tritonconv.launch import kept_plan, layout
 from tritonconv.operators.compute import compute
 
 pytest.importorskip("triton")
@@ -126,15 +127,13 @@ def right(call: Call) -> bool:
 
 def found_if_shifted(call: Call, which: int) -> bool:
     """Whether the kept plan of `call` is found if, of all that is allocated for it, only number `which` is shifted."""
-    numbers, empty_strided = count(), kept_plan.empty_strided
-    shift = shifting(empty_strided)
-
-    def allocate(*of: Any, **more: Any) -> Tensor:
-        return (shift if next(numbers) == which else empty_strided)(*of, **more)
-
+    numbers, again = count(), kept_plan.allocators[call.device.type]
+    shift = shifting(again)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kept_plan, "empty_strided", allocate)
-        return plan_cache.find(call) is not None
+        patch.setitem(
+            kept_plan.allocators, call.device.type, lambda *of: (shift if next(numbers) == which else again)(*of)
+        )
+        return find(call) is not None
 
 
 def test_a_kept_plan_is_not_used_for_memory_of_another_alignment(device: str) -> None:
@@ -149,13 +148,13 @@ def test_a_plan_is_kept_for_the_alignment_that_it_was_made_for(device: str) -> N
     call = with_bias_gradient(device)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "allocate", shifting(layout.allocate))
-        patch.setattr(kept_plan, "empty_strided", shifting(kept_plan.empty_strided))
+        patch.setitem(kept_plan.allocators, call.device.type, shifting(kept_plan.allocators[call.device.type]))
         for _ in range(2):
             assert right(call)
-            assert plan_cache.find(call) is not None
-    assert plan_cache.find(call) is None
+            assert find(call) is not None
+    assert find(call) is None
     assert right(call)
-    assert plan_cache.find(call) is not None
+    assert find(call) is not None
 
 
 def test_a_copy_of_another_alignment_counts(device: str) -> None:
@@ -164,6 +163,6 @@ def test_a_copy_of_another_alignment_counts(device: str) -> None:
     x, weight = ints(*geometry.image_shape, device=device), ints(*geometry.weight_shape, device=device)
     call = Call.of_geometry("fprop", geometry, (x, weight), ints(4, 2, device=device)[:, 0])
     compute(call)
-    assert plan_cache.find(call) is not None
+    assert find(call) is not None
     with misaligned_copies():
-        assert plan_cache.find(call) is None
+        assert find(call) is None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.kept import FakeCompiled, keep, row_call
+from tests.support.kept import FakeCompiled, find, keep, row_call
 from tests.support.oracle import convolution_precision
 from tests.support.plans import planned
 from tritonconv.launch import bounded_cache, plan_cache, start
@@ -35,7 +35,7 @@ def test_the_least_recently_used_plan_leaves(device: str, monkeypatch: pytest.Mo
     for width in (1, 2, 3):
         keep(row_call(width, device))
     assert kept_widths() == [1, 2, 3]
-    assert plan_cache.find(row_call(1, device)) is not None
+    assert find(row_call(1, device)) is not None
     assert kept_widths() == [2, 3, 1]
     keep(row_call(4, device))
     assert kept_widths() == [3, 1, 4]
@@ -43,7 +43,7 @@ def test_the_least_recently_used_plan_leaves(device: str, monkeypatch: pytest.Mo
     assert kept_widths() == [1, 4, 3]
     keep(row_call(5, device))
     assert kept_widths() == [4, 3, 5]
-    assert plan_cache.find(row_call(1, device)) is None
+    assert find(row_call(1, device)) is None
     bounded_cache.clear()
     assert kept_widths() == []
 
@@ -58,7 +58,7 @@ def test_layers_that_are_used_again_and_again_stay(device: str, monkeypatch: pyt
     for round_number in range(8):
         once = [100 + 3 * round_number + i for i in range(3)]
         for width in (1, 2, once[0], 3, 4, once[1], 5, 6, once[2]):
-            if plan_cache.find(row_call(width, device)) is None:
+            if find(row_call(width, device)) is None:
                 missed.append(width)
                 keep(row_call(width, device))
             assert len(plan_cache.plans.entries) <= 10
@@ -85,7 +85,7 @@ def test_threads_find_keep_and_clear_at_once(device: str, monkeypatch: pytest.Mo
         rng, found = random.Random(seed), 0
         for _ in range(150):
             each = rng.choice(calls)
-            kept = plan_cache.find(each)
+            kept = find(each)
             if kept is None:
                 keep(each)
             else:
@@ -112,20 +112,20 @@ def test_a_plan_that_leaves_while_it_is_found_is_found(device: str, monkeypatch:
 
     keep(row_call(1, device))
     monkeypatch.setattr(plan_cache.plans, "entries", Racing(plan_cache.plans.entries))
-    assert plan_cache.find(row_call(1, device)) is not None
-    assert plan_cache.find(row_call(1, device)) is None
+    assert find(row_call(1, device)) is not None
+    assert find(row_call(1, device)) is None
 
 
 def test_a_failure_while_a_plan_is_kept(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread clears the cache while this one is about to add a plan. That plan is not kept."""
-    without_tensors = plan_cache.without_tensors
+    kept_launch = start.kept_launch
 
     def interrupted(*of: Any) -> KeptLaunch:
         bounded_cache.clear()
-        return without_tensors(*of)
+        return kept_launch(*of)
 
     with monkeypatch.context() as patch:
-        patch.setattr(plan_cache, "without_tensors", interrupted)
+        patch.setattr(start, "kept_launch", interrupted)
         keep(row_call(1, device))
     assert not plan_cache.plans.entries
     keep(row_call(1, device))

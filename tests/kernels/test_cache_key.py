@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.kept import compiled_for, keep, newly_started, numbers, started
+from tests.support.kept import compiled_for, find, keep, newly_started, numbers, started
 from tests.support.neighbours import CALLS, DESCRIBED, FIELDS, HIDDEN, NOT_NEEDED, TENSORS, ints, pairs, simple
 from tests.support.oracle import convolution_precision
 from tests.support.plans import planned
@@ -60,10 +60,10 @@ def test_calls_that_differ_in_one_field_have_plans_of_their_own(field: str, devi
         with switched(field, False):
             keep(first)
             of_first = plan_cache.key(first)
-            assert plan_cache.find(first) is not None
+            assert find(first) is not None
         with switched(field, True):
             of_second = plan_cache.key(second)
-            assert plan_cache.find(second) is None
+            assert find(second) is None
         assert of_first != of_second
         assert without(of_first, field) == without(of_second, field), "the calls differ in something else, too"
 
@@ -108,7 +108,7 @@ def is_wrong_plan(field: str, first: Call, second: Call) -> bool:
     with switched(field, False):
         new = keep(first)
     with switched(field, True):
-        found = plan_cache.find(second)
+        found = find(second)
         assert found is not None
         if dispatch.choose(second)[0] != "triton":
             return True
@@ -125,7 +125,7 @@ def is_wrong_result(first: Call, second: Call) -> bool:
     expected = compute(second)
     bounded_cache.clear()
     compute(first)
-    assert plan_cache.find(second) is not None
+    assert find(second) is not None
     try:
         return not same(compute(second), expected)
     except AssertionError:  # an address beyond the operands

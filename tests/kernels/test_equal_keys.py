@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.support.cases import DTYPES, LAYOUTS, Case, laid_out
 from tests.support.gpus import A100, H200, MI300
-from tests.support.kept import Started, keep, newly_started, started
+from tests.support.kept import Found, Started, find, keep, newly_started, started
 from tests.support.oracle import convolution_precision
 from tests.support.plans import planned
 from tests.sweep.problems import drawn_tile, problem
@@ -26,7 +26,6 @@ from tritonconv.geometry import LEAVES_OUT, TAKES, ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.launch import bounded_cache, kept_plan, plan_cache, tile_choice
 from tritonconv.launch.plan import Plan
-from tritonconv.launch.plan_cache import Found
 from tritonconv.tiling.tile import Operands, Tile
 
 pytest.importorskip("triton")
@@ -92,8 +91,8 @@ def filled_in(call: Call, monkeypatch: pytest.MonkeyPatch) -> tuple[Found | None
     copies: list[Tensor] = []
 
     def noted(make: Callable[..., Tensor], list_of: list[Tensor]) -> Callable[..., Tensor]:
-        def making(*arguments: Any, **more: Any) -> Tensor:
-            list_of.append(make(*arguments, **more))
+        def making(*arguments: Any) -> Tensor:
+            list_of.append(make(*arguments))
             return list_of[-1]
 
         return making
@@ -101,10 +100,11 @@ def filled_in(call: Call, monkeypatch: pytest.MonkeyPatch) -> tuple[Found | None
     key = plan_cache.key(call)
     kept = plan_cache.plans.entries[key]
     with monkeypatch.context() as patch:
-        patch.setattr(kept_plan, "empty_strided", noted(kept_plan.empty_strided, allocated))
+        for kind, allocate in kept_plan.allocators.items():
+            patch.setitem(kept_plan.allocators, kind, noted(allocate, allocated))
         watched = replace(kept, copies=[(original, noted(how, copies)) for original, how in kept.copies])
         patch.setitem(plan_cache.plans.entries, key, watched)  # type: ignore[arg-type]
-        return plan_cache.find(call), allocated, copies
+        return find(call), allocated, copies
 
 
 def by_role(launches: list[Started], roles: dict[int, str]) -> list[tuple[int, dict[str, Any]]]:

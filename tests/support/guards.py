@@ -64,8 +64,8 @@ def guarded_memory() -> Iterator[None]:
     outputs: list[tuple[Tensor, Tensor]] = []
 
     def poisoned(allocate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def allocated(*arguments: Any, **more: Any) -> Tensor:
-            wanted = allocate(*arguments, **more)
+        def allocated(*arguments: Any) -> Tensor:
+            wanted = allocate(*arguments)
             if wanted.device.type == "meta" or not guardable(wanted):
                 return wanted
             result, storage = with_guard_bands(wanted.fill_(float("nan")), IN_GUARD_BANDS)
@@ -76,7 +76,8 @@ def guarded_memory() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch, checked_addresses():
         patch.setattr(layout, "allocate", poisoned(layout.allocate))
-        patch.setattr(kept_plan, "empty_strided", poisoned(kept_plan.empty_strided))
+        for kind, allocate in kept_plan.allocators.items():
+            patch.setitem(kept_plan.allocators, kind, poisoned(allocate))
         yield
     for result, storage in outputs:
         assert guard_bands_intact(result, storage), (

@@ -11,9 +11,9 @@ from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry
 from tritonconv.gpu import Gpu
 from tritonconv.launch import bounded_cache, plan_cache
+from tritonconv.launch.kept_plan import KeptPlan
 from tritonconv.launch.plan import Plan
-from tritonconv.launch.plan_cache import Found
-from tritonconv.launch.start import start_again
+from tritonconv.launch.start import filled_in
 from tritonconv.tiling.tile import Tile
 
 
@@ -52,20 +52,39 @@ class Started(NamedTuple):
     arguments: dict[str, Any]
 
 
-def started(kept: Found, new: Plan) -> list[Started]:
+class Found(NamedTuple):
+    """A plan of the plan cache with the tensors of a call, by their numbers."""
+
+    plan: KeptPlan
+    tensors: list[Any]
+
+    @property
+    def results(self) -> tuple[Tensor, ...]:
+        return self.plan.results_in(self.tensors)
+
+
+def find(call: Call) -> Found | None:
+    """Return the plan that is kept for `call`, with its tensors. None if none is kept, or if it can not be filled."""
+    plan = plan_cache.kept(call)
+    tensors = None if plan is None else plan.filled(*call.factors, call.bias)
+    return None if plan is None or tensors is None else Found(plan, tensors)
+
+
+def started(found: Found, new: Plan) -> list[Started]:
     """Return what starting a plan of the plan cache would start. `new` is a plan with the same kernels, planned anew.
 
     The kernels are FakeCompiled. A kept plan has no names of arguments, which have only an order.
     """
-    found: list[Started] = []
+    starts: list[Started] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeCompiled, "note", lambda _, kernel, grid, arguments: noted.append((kernel, grid, arguments)))
         noted: list[Any] = []
-        start_again(*kept)
+        for start, *_, values, pointers in found.plan.launches:
+            start(filled_in(values, pointers, found.tensors))
     for (kernel, grid, arguments), named in zip(noted, new.launches, strict=True):
         assert kernel is named.kernel
-        found.append(Started(grid[0], dict(zip(named.kernel.arg_names, arguments, strict=True))))
-    return found
+        starts.append(Started(grid[0], dict(zip(named.kernel.arg_names, arguments, strict=True))))
+    return starts
 
 
 def newly_started(plan: Plan) -> list[Started]:

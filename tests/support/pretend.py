@@ -139,9 +139,9 @@ def install(gpu: Gpu) -> Gpu:
     runtime.gpu_of = lambda _: H100
     runtime.is_gpu = lambda _: True
     dispatch._why_not_device = lambda _: None
-    allocate, empty_strided = layout.allocate, kept_plan.empty_strided
+    allocate, allocate_again = layout.allocate, kept_plan.allocators["cpu"]
     layout.allocate = lambda *arguments: allocate(*arguments).fill_(float("nan"))
-    kept_plan.empty_strided = lambda *arguments, **more: empty_strided(*arguments, **more).fill_(float("nan"))
+    kept_plan.allocators["cpu"] = lambda *of: allocate_again(*of).fill_(-1 if of[-1] == torch.int8 else float("nan"))
     return gpu
 
 

@@ -1,8 +1,8 @@
-"""The fast path: how a call that was made before is repeated without torch's dispatcher and without argument checks.
+"""The fast path: how a call that equals an earlier one is repeated, without torch's dispatcher and argument checks.
 
-The host needs several times as long as torch's convolutions to check arguments, enter an operator and look up its plan.
-Small layers take the GPU less than that. So what the first call has found out is kept: `forward` keeps the plan of a
-call by its arguments, `backward` keeps the plans of its gradients. `guards` asks what neither key says: whether anything
-is active that must see the operators. If so, or if nothing is kept, the call takes the long way through `operators`,
-which computes the same bits.
+To check arguments, to enter an operator and to look up its plan takes the host several times as long as a convolution
+of torch, and longer than the GPU takes for a small layer. So what the first call has found out is kept: `forward` keeps
+the plan of a call by its arguments, and `backward` those of its gradients. `guards` asks what neither key says: whether
+anything is active that must see the operators. If so, or if nothing is kept, the call goes the long way through
+`operators`, which computes the same bits.
 """

@@ -1,8 +1,8 @@
 """Repeat a backward pass: the operators that compute its gradients, with the plans that an earlier pass has kept."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,30 +12,36 @@ from tritonconv.bias import sum_for
 from tritonconv.call import OPERATOR_NAMES, Call
 from tritonconv.launch import bounded_cache, plan_cache
 from tritonconv.launch.bounded_cache import BoundedCache, uses
-from tritonconv.launch.kept_plan import KeptPlan
+from tritonconv.launch.kept_plan import OPERANDS, KeptPlan
 from tritonconv.launch.start import run_again
 from tritonconv.operators.autograd import Remembered, pull_back
 
 
-@dataclass(slots=True)
-class Backward:
-    """The plans of a backward pass, in the order in which they are started, and where its gradients are.
+class Step(NamedTuple):
+    """One operator of a backward pass, and its plan.
 
-    Each plan stands with the two operands that it reads, which are numbers: 0 and 1 for the two factors of forward, and
-    2 for the gradient of the result. `places` has one entry for each input of forward: None if its gradient is not
-    required, else the number of a plan and of the result among the tensors of that. An empty tuple stands for the sum
-    of the gradient, which is that of a bias.
+    `operands` are the two that it reads: 0 and 1 for the factors of forward, 2 for the gradient of the result. `inputs`
+    has for each result which input of forward it is the gradient of: 0 and 1 for the factors, 2 for the bias.
     """
 
-    plans: list[tuple[KeptPlan, int, int]]
-    places: list[tuple[int, int] | tuple[()] | None]
+    plan: KeptPlan
+    operands: tuple[int, int]
+    inputs: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Backward:
+    """The steps of a backward pass. `sums_bias` says that the bias's gradient is a sum, which torch computes."""
+
+    steps: list[Step]
+    sums_bias: bool
     used: int = 0
 
 
 backwards: BoundedCache[Backward] = BoundedCache()
 
 
-def key(remembered: Remembered, needed: Sequence[bool], first: Tensor, weight: Tensor, gradient: Tensor) -> Hashable:
+def key(remembered: Remembered, needed: tuple[bool, ...], first: Tensor, weight: Tensor, gradient: Tensor) -> Hashable:
     """Return all that the plans of a backward pass depend on, as `plan_cache.key` does for one operator."""
     dtype = gradient.dtype
     return (  # flat, because each tuple inside takes time
@@ -61,7 +67,7 @@ def key(remembered: Remembered, needed: Sequence[bool], first: Tensor, weight: T
 
 
 def gradients(
-    remembered: Remembered, saved: Sequence[Tensor], needed: Sequence[bool], gradient: Tensor
+    remembered: Remembered, saved: tuple[Tensor, Tensor], needed: tuple[bool, ...], gradient: Tensor
 ) -> list[Tensor | None] | None:
     """Return the gradient of each input of forward, or None if no plans are kept for this, or memory is short."""
     first, weight = saved
@@ -69,38 +75,47 @@ def gradients(
     if found is None:
         return None
     found.used = next(uses)
-    operands, results = (first, weight, gradient), []
-    for plan, one, other in found.plans:
+    operands = (first, weight, gradient)
+    computed: list[Tensor | None] = [None, None, None]
+    for plan, (one, other), inputs in found.steps:
         tensors = run_again(plan, operands[one], operands[other], None)
         if tensors is None:
             return None
-        results.append(plan.results_in(tensors))
+        number = OPERANDS
+        for each in inputs:
+            computed[each] = tensors[number]
+            number += 1
         del tensors  # frees the workspaces before the next plan allocates its own
-    return [
-        None if place is None else results[place[0]][place[1]] if place else sum_for(remembered.bias_letters, gradient)
-        for place in found.places
-    ]
+    if found.sums_bias:
+        computed[2] = sum_for(remembered.bias_letters, gradient)
+    return computed
 
 
-def keep(remembered: Remembered, saved: Sequence[Tensor], needed: Sequence[bool], gradient: Tensor) -> None:
-    """Keep the plans of a backward pass that was computed just now, unless one of its operators has none."""
+def keep(remembered: Remembered, saved: tuple[Tensor, Tensor], needed: tuple[bool, ...], gradient: Tensor) -> None:
+    """Keep the plans of a backward pass that was computed just now, unless one of its operators has none.
+
+    `pull_back` says which operators these are: it is called with functions that note calls, and compute nothing.
+    """
     generation, calls = bounded_cache.generation(), list[Call]()
 
-    def recorded(name: str) -> Any:
-        def record(*arguments: Any) -> Any:
+    def noting(name: str) -> Any:
+        def note(*arguments: Any) -> Any:
+            """Note a call, and return its number and that of its result. `wgrad_with_bias` has two results."""
             calls.append(Call(name, arguments))
-            places = [(len(calls) - 1, i) for i in (0, 1)]
-            return places if name == "wgrad_with_bias" else places[0]
+            number = len(calls) - 1
+            return [(number, 0), (number, 1)] if name == "wgrad_with_bias" else (number, 0)
 
-        return record
+        return note
 
-    places: list[Any] = pull_back(remembered, {n: recorded(n) for n in OPERATOR_NAMES}, saved, needed, gradient)
-    plans = [plan_cache.kept(call) for call in calls]
-    if None in plans:
-        return
-    operands = [*map(id, saved), id(gradient)]
-    backward = Backward(
-        [(plan, *(operands.index(id(factor)) for factor in call.factors)) for plan, call in zip(plans, calls)],
-        [() if isinstance(place, Tensor) else place for place in places],
-    )
+    found = pull_back(remembered, {name: noting(name) for name in OPERATOR_NAMES}, saved, needed, gradient)
+    noted: list[Any] = [None if isinstance(each, Tensor) else each for each in found]  # a tensor is the bias's sum
+    operands, steps = [*map(id, saved), id(gradient)], []
+    for number, call in enumerate(calls):
+        plan = plan_cache.kept(call)
+        if plan is None:
+            return
+        one, other = (operands.index(id(factor)) for factor in call.factors)
+        inputs = tuple(noted.index((number, result)) for result in range(plan.results))
+        steps.append(Step(plan, (one, other), inputs))
+    backward = Backward(steps, sums_bias=isinstance(found[2], Tensor))
     backwards.add(key(remembered, needed, *saved, gradient), backward, generation)

@@ -9,6 +9,7 @@ from torch.autograd.function import Function
 
 from tritonconv import runtime
 from tritonconv.call import Call
+from tritonconv.dispatch import requested
 from tritonconv.fast_path.function import Convolution, Forward, start
 from tritonconv.fast_path.guards import is_plain
 from tritonconv.geometry import Operator
@@ -41,13 +42,14 @@ def convolution(
     weight: Tensor,
     bias: Tensor | None,
     numbers: tuple[Any, ...],
-    implementation: str,
+    implementation: str | None,
 ) -> Tensor:
     """Return the result of a call, by what an equal call has kept if that may be, else by `long_way`.
 
     `operator` computes the call, with a weight that varies over the letters in `varies`. The other arguments are those
     that the user passed, not checked. `numbers` are stride, padding and so on. `long_way` takes all that follows it.
     """
+    implementation = requested(implementation)
     if _is_compiling():
         return long_way(operator, varies, input, weight, bias, numbers, implementation)[1]
     plain = is_plain(input, weight, bias) and not compute.observers

@@ -51,7 +51,8 @@ class Convolution(Function):
         Hooks may unpack other tensors than were saved, modes may be active in backward alone, and the gradients may be
         differentiated.
         """
-        remembered, saved, needed = ctx.remembered, ctx.saved_tensors, ctx.needs_input_grad
+        remembered, needed = ctx.remembered, ctx.needs_input_grad
+        saved: tuple[Tensor, Tensor] = ctx.saved_tensors
         plain = (
             not torch.compiler.is_dynamo_compiling()
             and not torch.is_grad_enabled()

@@ -51,7 +51,7 @@ class KeptLaunch(NamedTuple):
     """
 
     start: Callable[[list[Any]], object]
-    launcher: Callable[..., object] | None
+    launcher: Any
     function: Any
     metadata: Any
     programs: int
@@ -83,12 +83,14 @@ class KeptPlan:
     workspaces and copies modulo 16, which the kernels were compiled for. `direct` is None if the launches can only be
     started by their `start`.
 
-    `used` is greater the later the plan was last used.
+    `kind` and `index` are those of the device, for example "cuda" and 0. `used` is greater the later the plan was last
+    used.
     """
 
     tile: Tile
     request: TileRequest
-    device: torch.device
+    kind: str
+    index: int | None
     launches: list[KeptLaunch]
     direct: Direct | None
     allocations: list[Allocation]
@@ -105,7 +107,7 @@ class KeptPlan:
         the kernels were compiled for that.
         """
         tensors: list[Any] = [first, second, bias]
-        allocate = allocators[self.device.type]
+        allocate = allocators[self.kind]
         try:
             for shape, strides, dtype in self.allocations:
                 tensors.append(allocate(shape, strides, dtype))

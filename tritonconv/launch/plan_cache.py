@@ -59,9 +59,10 @@ def kept(call: Call) -> KeptPlan | None:
 def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> None:
     """Keep a plan of `call` that has run, with what starting each of its launches returned.
 
-    `chosen_in` is what `bounded_cache.generation` returned before the plan was chosen. The plan is not kept if that generation is
-    over, if lack of memory reduced SPLIT_K, or if Triton still compiles a kernel in the background. Nor is it kept if
-    two of its tensors have the same address, or if it was planned for the other position of torch's switch for TF32.
+    `chosen_in` is what `bounded_cache.generation` returned before the plan was chosen. The plan is not kept if that
+    generation is over, if lack of memory reduced SPLIT_K, or if Triton still compiles a kernel in the background. Nor
+    is it kept if two of its tensors have the same address, or if it was planned for the other position of torch's
+    switch for TF32.
     """
     if plan.reduced or not (runtime.interpreted() or all(map(start.is_compiled, compiled))):
         return
@@ -74,7 +75,8 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
     plan_to_keep = KeptPlan(
         tile=plan.tile,
         request=plan.request,
-        device=call.device,
+        kind=call.device.type,
+        index=call.device.index,
         launches=[start.kept_launch(*each, call.device, numbers) for each in zip(plan.launches, compiled, strict=True)],
         direct=start.direct_way(call.device) if all(map(start.is_direct, compiled)) else None,
         allocations=[Allocation(tuple(each.shape), each.stride(), each.dtype) for each in allocated],

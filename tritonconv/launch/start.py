@@ -23,7 +23,6 @@ if hasattr(os, "register_at_fork"):
 PROVEN = ("3.6.", "3.7.", "3.8.", "3.9.")
 
 
-
 def run(plan: Plan) -> tuple[Tensor, ...]:
     """Start the kernels of `plan`, and return its results."""
     start_kernels(plan)
@@ -47,7 +46,7 @@ def run_again(plan: KeptPlan, first: Tensor, second: Tensor, bias: Tensor | None
 
     Return the plan's tensors, by their numbers. Return None, and start nothing, if the plan can not be filled.
     """
-    index = plan.device.index
+    index = plan.index
     # The question is asked because `torch.cuda.device` takes much longer.
     if index is not None and torch.cuda.current_device() != index:
         with torch.cuda.device(index):
@@ -125,10 +124,12 @@ def kept_launch(launch: Launch, compiled: Any, device: torch.device, numbers: di
         names = list(arguments)
         start = partial(start_interpreted, kernel, programs, names)
     values = [arguments[name] for name in names]
-    by_launcher = (compiled.run, compiled.function, compiled.packed_metadata) if is_direct(compiled) else (None,) * 3
+    direct = is_direct(compiled)
     return KeptLaunch(
-        start,
-        *by_launcher,
+        start=start,
+        launcher=compiled.run if direct else None,
+        function=compiled.function if direct else None,
+        metadata=compiled.packed_metadata if direct else None,
         programs=programs,
         values=[None if isinstance(value, Tensor) else value for value in values],
         pointers=[(i, numbers[value.data_ptr()]) for i, value in enumerate(values) if isinstance(value, Tensor)],
