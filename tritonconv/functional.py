@@ -4,15 +4,19 @@ Each function checks its arguments, turns them into tensors and pairs of ints, a
 Padding strings, single ints, inputs without a batch and autocast are resolved here. The operators do not know them.
 """
 
-from typing import Any
-
 from torch import Tensor
 
-from tritonconv.fast_path.forward import convolution
-from tritonconv.geometry import Operator
+from tritonconv.fast_path.forward import Form, Numbers, Tensors, convolution
 from tritonconv.operators.autograd import apply_operator
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.checks import Ints
+
+CONV2D = Form("fprop", "")
+CONV_TRANSPOSE2D = Form("dgrad", "")
+LOCALLY_CONNECTED2D = Form("fprop", "p q")
+LOCALLY_CONNECTED_TRANSPOSE2D = Form("dgrad", "p q")
+PER_SAMPLE_CONV2D = Form("fprop", "b")
+DYNAMIC_CONV2D = Form("fprop", "b p q")
 
 
 def conv2d(
@@ -70,7 +74,7 @@ def conv2d(
              [37., 43.]]])
     """
     numbers = (stride, padding, dilation, groups)
-    return convolution(_long_way, "fprop", "", input, weight, bias, numbers, implementation)
+    return convolution(_long_way, CONV2D, (input, weight, bias), numbers, implementation)
 
 
 def conv_transpose2d(
@@ -130,7 +134,7 @@ def conv_transpose2d(
              [ 4., 12.,  9.]]])
     """
     numbers = (stride, padding, output_padding, groups, dilation)
-    return convolution(_long_way, "dgrad", "", input, weight, bias, numbers, implementation)
+    return convolution(_long_way, CONV_TRANSPOSE2D, (input, weight, bias), numbers, implementation)
 
 
 def locally_connected2d(
@@ -178,7 +182,7 @@ def locally_connected2d(
              [197., 331.]]])
     """
     numbers = (stride, padding, dilation, groups)
-    return convolution(_long_way, "fprop", "p q", input, weight, bias, numbers, implementation)
+    return convolution(_long_way, LOCALLY_CONNECTED2D, (input, weight, bias), numbers, implementation)
 
 
 def locally_connected_transpose2d(
@@ -225,7 +229,7 @@ def locally_connected_transpose2d(
              [ 2., 15., 14.]]])
     """
     numbers = (stride, padding, output_padding, groups, dilation)
-    return convolution(_long_way, "dgrad", "p q", input, weight, bias, numbers, implementation)
+    return convolution(_long_way, LOCALLY_CONNECTED_TRANSPOSE2D, (input, weight, bias), numbers, implementation)
 
 
 def per_sample_conv2d(
@@ -269,7 +273,7 @@ def per_sample_conv2d(
             [40., 40., 40., 40.]])
     """
     numbers = (stride, padding, dilation, groups)
-    return convolution(_long_way, "fprop", "b", input, weight, bias, numbers, implementation)
+    return convolution(_long_way, PER_SAMPLE_CONV2D, (input, weight, bias), numbers, implementation)
 
 
 def dynamic_conv2d(
@@ -314,24 +318,15 @@ def dynamic_conv2d(
             [16., 20., 24., 28.]])
     """
     numbers = (stride, padding, dilation, groups)
-    return convolution(_long_way, "fprop", "b p q", input, weight, bias, numbers, implementation)
+    return convolution(_long_way, DYNAMIC_CONV2D, (input, weight, bias), numbers, implementation)
 
 
-def _long_way(
-    operator: Operator,
-    varies: str,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    numbers: tuple[Any, ...],
-    implementation: str,
-) -> tuple[arguments.Checked, Tensor]:
+def _long_way(form: Form, tensors: Tensors, numbers: Numbers, implementation: str) -> tuple[arguments.Checked, Tensor]:
     """Return the arguments of one of the functions above after all checks, and its result.
 
-    `operator` computes it, with a weight that varies over the letters in `varies`. `numbers` are stride, padding and so
-    on, in the order in which `arguments` takes them.
+    `numbers` are stride, padding and so on, in the order in which the checks take them.
     """
-    check = arguments.conv2d if operator == "fprop" else arguments.conv_transpose2d
-    checked = check(input, weight, bias, *numbers, varies=varies)
-    result = apply_operator(operator, *checked, implementation)
-    return checked, result if input.ndim == 4 else result[0]
+    check = arguments.conv2d if form.operator == "fprop" else arguments.conv_transpose2d
+    checked = check(*tensors, *numbers, varies=form.varies)
+    result = apply_operator(form.operator, *checked, implementation)
+    return checked, result if tensors[0].ndim == 4 else result[0]

@@ -1,7 +1,7 @@
 """Repeat the forward pass of a call that was made before, without checking its arguments again."""
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +20,21 @@ from tritonconv.operators.autograd import Remembered
 from tritonconv.reference.torch_rules.arguments import Checked
 from tritonconv.reference.torch_rules.formats import autocast
 
-# The long way of a call: returns its arguments after all checks, and its result.
-LongWay = Callable[..., tuple[Checked, Tensor]]
+# Input, weight and bias.
+Tensors = tuple[Tensor, Tensor, Tensor | None]
+# Stride, padding and so on, as the user passed them.
+Numbers = tuple[Any, ...]
+
+
+class Form(NamedTuple):
+    """A function of `tritonconv.functional`: the operator that computes it, and the letters its weight varies over."""
+
+    operator: Operator
+    varies: str
+
+
+# Checks the arguments of a call and computes it by its operator. It returns the checked arguments and the result.
+LongWay = Callable[[Form, Tensors, Numbers, str], tuple[Checked, Tensor]]
 
 forwards: BoundedCache[Forward] = BoundedCache()
 
@@ -35,48 +48,34 @@ _apply = super(Function, Convolution).apply
 
 
 def convolution(
-    long_way: LongWay,
-    operator: Operator,
-    varies: str,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    numbers: tuple[Any, ...],
-    implementation: str | None,
+    long_way: LongWay, form: Form, tensors: Tensors, numbers: Numbers, implementation: str | None
 ) -> Tensor:
-    """Return the result of a call, by what an equal call has kept if that may be, else by `long_way`.
+    """Return the result of a call: by what an equal call has kept, if there is that and the call is plain.
 
-    `operator` computes the call, with a weight that varies over the letters in `varies`. The other arguments are those
-    that the user passed, not checked. `numbers` are stride, padding and so on. `long_way` takes all that follows it.
+    Otherwise return that of `long_way`, and keep what is found out. The arguments are the user's, and not checked.
     """
     implementation = requested(implementation)
     if _is_compiling():
-        return long_way(operator, varies, input, weight, bias, numbers, implementation)[1]
-    plain = is_plain(input, weight, bias) and not compute.observers
+        return long_way(form, tensors, numbers, implementation)[1]
+    plain = is_plain(*tensors) and not compute.observers
     if plain and forwards.entries:
-        x, w, b = autocast(input, weight, bias) if _in_any_autocast() else (input, weight, bias)
-        kept = forwards.entries.get(key(operator, varies, x, w, b, numbers, implementation))
+        input, weight, bias = operands = autocast(*tensors) if _in_any_autocast() else tensors
+        kept = forwards.entries.get(key(form, operands, numbers, implementation))
         if kept is not None:
             kept.used = next(uses)
-            if _is_grad_enabled() and (x.requires_grad or w.requires_grad or (b is not None and b.requires_grad)):
-                found: Tensor = _apply(x, w, b, kept)
+            if _is_grad_enabled() and (
+                input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+            ):
+                found: Tensor = _apply(input, weight, bias, kept)
                 return found
-            return start(kept, x, w, b)
-    checked, result = long_way(operator, varies, input, weight, bias, numbers, implementation)
+            return start(kept, input, weight, bias)
+    checked, result = long_way(form, tensors, numbers, implementation)
     if plain:
-        keep(operator, varies, input, numbers, implementation, checked)
+        keep(form, tensors, numbers, implementation, checked)
     return result
 
 
-def key(
-    operator: Operator,
-    varies: str,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    numbers: tuple[Any, ...],
-    implementation: str,
-) -> Hashable:
+def key(form: Form, operands: Tensors, numbers: Numbers, implementation: str) -> Hashable:
     """Return all that the checks of a call and its plan depend on.
 
     Return None if a number is something else than an int, a tuple of ints or a string. It could equal one of those, as
@@ -90,10 +89,10 @@ def key(
                     return None
         elif kind is not int and kind is not str:
             return None
+    input, weight, bias = operands
     dtype = input.dtype
     return (  # flat, because each tuple inside takes time
-        operator,
-        varies,
+        form,
         numbers,
         implementation,
         dtype is _float32 and runtime.tf32_allowed(),
@@ -111,19 +110,17 @@ def key(
     )
 
 
-def keep(
-    operator: Operator, varies: str, input: Tensor, numbers: tuple[Any, ...], implementation: str, checked: Checked
-) -> None:
+def keep(form: Form, tensors: Tensors, numbers: Numbers, implementation: str, checked: Checked) -> None:
     """Keep a call that was computed just now, if Triton has run it and its checks changed no shape.
 
     `checked` are its arguments after all checks. They change the shape of an input without a batch, and of a weight
     without channels.
     """
-    x, weight, bias, *settings = checked
-    if not plan_cache.plans.entries or input.ndim != 4 or weight.shape[-3] == 0:
+    input, weight, bias, *settings = checked
+    if not plan_cache.plans.entries or tensors[0].ndim != 4 or weight.shape != tensors[1].shape:
         return
-    under, generation = key(operator, varies, x, weight, bias, numbers, implementation), bounded_cache.generation()
-    call = Call(operator, (x, weight, bias, *settings, implementation))
+    generation, under = bounded_cache.generation(), key(form, (input, weight, bias), numbers, implementation)
+    call = Call(form.operator, (input, weight, bias, *settings, implementation))
     plan = plan_cache.kept(call)
     if under is not None and plan is not None:
-        forwards.add(under, Forward(plan, Remembered.of(operator, call.settings, bias)), generation)
+        forwards.add(under, Forward(plan, Remembered.of(form.operator, call.settings, bias)), generation)

@@ -168,7 +168,7 @@ def autograd_kernel(name: str) -> Apply:
     Its forward calls the operator below autograd. Its backward calls the operators by way of `DIRECT`.
     """
 
-    class Differentiable(Function):
+    class Convolution(Function):
         # There is no setup_context, because with one `apply` would look up forward's signature on every call.
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:
@@ -181,7 +181,7 @@ def autograd_kernel(name: str) -> Apply:
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
             return *pull_back(ctx.remembered, DIRECT, ctx.saved_tensors, ctx.needs_input_grad, *gradients), None
 
-    return applied(name, Differentiable)
+    return applied(name, Convolution)
 
 
 def for_transforms(name: str) -> Apply:
