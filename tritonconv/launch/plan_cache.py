@@ -78,7 +78,7 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
         kind=call.device.type,
         index=call.device.index,
         launches=[start.kept_launch(*each, call.device, numbers) for each in zip(plan.launches, compiled, strict=True)],
-        direct=start.direct_way(call.device) if all(map(start.is_direct, compiled)) else None,
+        direct=start.direct_way(call.device) if compiled and all(map(start.is_direct, compiled)) else None,
         allocations=[Allocation(tuple(each.shape), each.stride(), each.dtype) for each in allocated],
         results=len(plan.results),
         copies=[(numbers[original.data_ptr()], how) for _, original, how in plan.copies],
