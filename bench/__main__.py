@@ -1,4 +1,4 @@
-"""The commands `python -m bench report|lowering|tune|device`. `pytest bench` times layers instead."""
+"""The commands `python -m bench report|lowering|host|tune|device`. `pytest bench` times layers instead."""
 
 import argparse
 import os
@@ -16,6 +16,7 @@ if the arguments or files are not usable."""
 COMMANDS = {
     "report": "make tables and pictures of benchmark results, and compare runs (no GPU needed)",
     "lowering": "compile every kernel and report on its machine code (no GPU needed)",
+    "host": "compare the host's time of a call with torch's (no GPU needed)",
     "tune": "measure which tile is fastest for each layer, and keep it (needs a GPU)",
     "device": "check the kernels and time the layers in a few minutes (needs a GPU; rehearses without one)",
 }

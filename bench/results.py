@@ -37,8 +37,9 @@ from bench import kernel_identity
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 
-# Files in bench/results that are no records of runs: compiled kernels (`bench lowering`), and the kernels' names.
-NO_RUNS = ("lowering.json", "kernels.json")
+# Files in bench/results that are no records of runs: compiled kernels (`bench lowering`), the kernels' names, and the
+# host's times on a fake GPU (`bench host`).
+NO_RUNS = ("lowering.json", "kernels.json", "host.json")
 # Records without times of layers by contenders: parts of `bench device`, and "tiles", which `bench tune` writes.
 WITHOUT_TIMES = ("correctness", "profile", "descriptors", "tiles")
 # Fields of records that are left out where GPUs are compared: made-up samples, and layers at a batch of `--batch`.
@@ -72,6 +73,12 @@ def write(path: Path, text: str) -> None:
 def lines(rows: Iterable[Row]) -> str:
     """Return a JSON list with one row a line, so that two files can be compared line by line."""
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the list that `lines` wrote to a file."""
+    rows: list[Row] = json.loads(path.read_text())
+    return rows
 
 
 def save(path: Path, results: Results) -> None:

@@ -1,6 +1,7 @@
 """Measure the host's time of calls in units of torch's, and count the Python functions that they enter."""
 
 import gc
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,28 +10,31 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from types import FrameType
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor, nn
 
 import tritonconv
+from bench.results import Row
 
-Row = dict[str, Any]
 Work = Callable[[], object]
 
-BATCH, CHANNELS, SIZE = 1, 64, 4
+# So many calls are timed at once, and so many are made before.
+AT_ONCE, BEFORE = 50, 20
+# Images are small, because what torch itself computes of them, on the CPU, would count as the host's time.
+CHANNELS, SIZE = 64, 4
+# The layers, by what their rows have behind the call.
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     "": partial(tritonconv.Conv2d, CHANNELS, CHANNELS, 3, padding=1),
-    "transposed": partial(tritonconv.ConvTranspose2d, CHANNELS, CHANNELS, 3, padding=1),
-    "local": partial(tritonconv.LocallyConnected2d, CHANNELS, CHANNELS, 3, SIZE, padding=1),
+    ", transposed": partial(tritonconv.ConvTranspose2d, CHANNELS, CHANNELS, 3, padding=1),
+    ", local": partial(tritonconv.LocallyConnected2d, CHANNELS, CHANNELS, 3, SIZE, padding=1),
 }
 
 
 @dataclass
 class Problem:
-    """A layer, its input, and the gradient of its output."""
+    """A layer, its input, the gradient of its output, and all tensors that get a gradient."""
 
     layer: nn.Module
     x: Tensor
@@ -38,126 +42,122 @@ class Problem:
     leaves: list[Tensor]
 
     @classmethod
-    def of(cls, layer: nn.Module, x: Tensor) -> "Problem":
+    def of(cls, layer: nn.Module, x: Tensor, dtype: torch.dtype) -> "Problem":
+        """Return the problem of a layer. `dtype` is that of its output."""
         x.requires_grad_()
-        return cls(layer, x, torch.ones_like(layer(x)), [x, *layer.parameters()])
-
-    def forward(self) -> Tensor:
-        y: Tensor = self.layer(self.x)
-        return y
-
-    def forward_without_gradient(self) -> Tensor:
-        with torch.no_grad():
-            y: Tensor = self.layer(self.x)
-            return y
-
-    def step(self) -> None:
-        """Run forward and backward, and forget the gradients."""
-        self.layer(self.x).backward(self.gradient)
-        for leaf in self.leaves:
-            leaf.grad = None
-
-    def step_in_autocast(self) -> None:
-        """Run forward under autocast to bfloat16, and backward outside of it, as torch advises."""
-        with torch.autocast("cpu", torch.bfloat16):
-            y = self.layer(self.x)
-        y.backward(self.gradient)
-        for leaf in self.leaves:
-            leaf.grad = None
+        return cls(layer, x, torch.ones_like(layer(x), dtype=dtype), [x, *layer.parameters()])
 
 
-# What is measured, by the names in the rows.
-CALLS: dict[str, Callable[[Problem], object]] = {
-    "forward no grad": Problem.forward_without_gradient,
-    "forward grad": Problem.forward,
-    "step": Problem.step,
-    "step autocast": Problem.step_in_autocast,
+def forward(problem: Problem) -> None:
+    problem.layer(problem.x)
+
+
+def forward_without_gradient(problem: Problem) -> None:
+    with torch.no_grad():
+        problem.layer(problem.x)
+
+
+def step(problem: Problem) -> None:
+    """Run forward and backward, and drop the gradients."""
+    problem.layer(problem.x).backward(problem.gradient)
+    for leaf in problem.leaves:
+        leaf.grad = None
+
+
+def step_in_autocast(problem: Problem) -> None:
+    """Run forward in autocast and backward outside of it, as torch's documentation advises."""
+    with torch.autocast("cpu", torch.bfloat16):
+        y = problem.layer(problem.x)
+    y.backward(problem.gradient)
+    for leaf in problem.leaves:
+        leaf.grad = None
+
+
+CALLS: dict[str, Callable[[Problem], None]] = {
+    "forward no grad": forward_without_gradient,
+    "forward grad": forward,
+    "step": step,
+    "step autocast": step_in_autocast,
 }
 
 
-def yardstick() -> Problem:
-    """Return torch's own layer on one pixel. Nearly all of its time is the host's, on a CPU, too."""
-    return Problem.of(nn.Conv2d(1, 1, 1), torch.ones(1, 1, 1, 1))
+def unit(call: str) -> Problem:
+    """Return torch's own layer on one pixel, for a call of CALLS."""
+    dtype = torch.bfloat16 if "autocast" in call else torch.float32
+    return Problem.of(nn.Conv2d(1, 1, 1), torch.ones(1, 1, 1, 1), dtype)
 
 
-def ours(kind: str, dtype: torch.dtype) -> Problem:
-    """Return a layer of tritonconv. `kind` is a key of LAYERS."""
-    layer, x = LAYERS[kind](dtype=dtype), torch.ones(BATCH, CHANNELS, SIZE, SIZE, dtype=dtype)
-    if kind != "local":
-        layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Problem.of(layer, x.to(memory_format=torch.channels_last))
+def ours(call: str, kind: str) -> Problem:
+    """Return a layer of tritonconv, for a call of CALLS. `kind` is a key of LAYERS."""
+    dtype = torch.float32 if "autocast" in call else torch.bfloat16
+    layer, x = LAYERS[kind](dtype=dtype), torch.ones(1, CHANNELS, SIZE, SIZE, dtype=dtype)
+    for parameter in layer.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return Problem.of(layer, x.contiguous(memory_format=torch.channels_last), torch.bfloat16)
 
 
-def measured(rounds: int, calls: int) -> list[Row]:
-    """Return a row for each call: its time in units of torch's (`ratio`), and the functions that it enters."""
+def measured(rounds: int) -> list[Row]:
+    """Return a row for each call of each layer: its time in units of torch's, and the functions that it enters."""
     rows = []
     for kind in LAYERS:
         for call, run in CALLS.items():
-            if kind and run is Problem.step_in_autocast:
+            if kind and "autocast" in call:
                 continue
-            in_autocast = run is Problem.step_in_autocast
-            mine, unit = ours(kind, torch.float32 if in_autocast else torch.bfloat16), yardstick()
-            if in_autocast:
-                for problem in (mine, unit):
-                    problem.gradient = problem.gradient.to(torch.bfloat16)
+            work, other = partial(run, ours(call, kind)), partial(run, unit(call))
             rows.append(
                 {
-                    "call": f"{call}, {kind}" if kind else call,
-                    "ratio": round(ratio(partial(run, mine), partial(run, unit), rounds, calls), 2),
-                    "functions": entered(partial(run, mine)),
+                    "call": f"{call}{kind}",
+                    "ratio": round(ratio(work, other, rounds), 2),
+                    "functions": len(functions(work)),
                     "torch": torch.__version__.partition("+")[0],
                     "triton": triton.__version__,
+                    "python": ".".join(platform.python_version_tuple()[:2]),
                 }
             )
     return rows
 
 
-def ratio(work: Work, unit: Work, rounds: int, calls: int) -> float:
-    """Return the median time of `work` in units of the median time of `unit`.
-
-    Both run in turns, `calls` times each in each of the `rounds`, so that a machine that slows down slows both.
-    """
-    times: dict[Work, list[float]] = {work: [], unit: []}
-    with without_collections(), torch.backends.mkldnn.flags(enabled=False):
-        for each in times:
-            repeat(each, calls)
+def ratio(work: Work, other: Work, rounds: int) -> float:
+    """Return the median time of `work` in units of that of `other`. Both run in turns, in each of the rounds."""
+    times: tuple[list[float], list[float]] = ([], [])
+    with steady():
+        for each in (work, other):
+            for _ in range(BEFORE):
+                each()
         for _ in range(rounds):
-            for each, found in times.items():
-                found.append(repeat(each, calls))
-    return median(times[work]) / median(times[unit])
-
-
-def repeat(work: Work, calls: int) -> float:
-    """Return the seconds that `calls` calls of `work` take."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        work()
-    return time.perf_counter() - start
+            for each, found in zip((work, other), times, strict=True):
+                start = time.perf_counter()
+                for _ in range(AT_ONCE):
+                    each()
+                found.append(time.perf_counter() - start)
+    mine, others = map(median, times)
+    return mine / others
 
 
 @contextmanager
-def without_collections() -> Iterator[None]:
-    """Switch garbage collection off, and use one thread, so that a call takes the same time again."""
-    threads = torch.get_num_threads()
+def steady() -> Iterator[None]:
+    """Let calls take the same time each time: in one thread, without garbage collection and without oneDNN.
+
+    oneDNN takes longer to prepare a convolution of bfloat16 than torch takes for all else.
+    """
+    threads, mkldnn = torch.get_num_threads(), torch._C._get_mkldnn_enabled()
     torch.set_num_threads(1)
+    torch._C._set_mkldnn_enabled(False)
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        torch._C._set_mkldnn_enabled(mkldnn)
         torch.set_num_threads(threads)
 
 
-def entered(work: Work) -> int:
-    """Return how many Python functions a call of `work` enters, torch's included, and that of `work` itself.
-
-    On the CPU, where the fake GPU's tensors lie, backward runs in the thread that calls it.
-    """
-    return len(functions(work))
-
-
 def functions(work: Work) -> list[str]:
-    """Return the names of the Python functions that a call of `work` enters."""
+    """Return the names of the Python functions that a call of `work` enters.
+
+    Backward enters them in the same thread, because the tensors of the fake GPU lie on the CPU.
+    """
     found: list[str] = []
 
     def note(frame: FrameType, event: str, _: object) -> None:

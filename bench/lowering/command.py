@@ -25,7 +25,7 @@ from bench.lowering.bounds import ARCHS
 from bench.lowering.choices import shown
 from bench.lowering.offline import KERNELS, Job, gpu_of_data_sheet, jobs
 from bench.lowering.rows import Failure, compared, lower_all, regressions, unfit
-from bench.lowering.table import LEGEND, by_architecture, full, load
+from bench.lowering.table import LEGEND, by_architecture, full
 from bench.results import RESULTS
 from bench.run.contenders import DTYPES
 
@@ -125,7 +125,7 @@ def main(args: argparse.Namespace) -> int:
         list(every) if "all" in chosen or args.publish else chosen
         for chosen, every in ((args.arch, ARCHS), (args.dtype, DTYPES), (args.kernel, KERNELS))
     )
-    committed = load(args.against) if args.against else []
+    committed = results.read_rows(args.against) if args.against else []
     layers = select(args.rows)
     if args.layers:
         print(shown(layers, dtypes, archs, map(gpu_of_data_sheet, archs)))

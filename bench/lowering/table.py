@@ -1,6 +1,5 @@
 """The rows of `bench lowering` as tables. This module imports no compiler: reports use it too."""
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import table
+from bench.results import read_rows
 
 Row = dict[str, Any]
 
@@ -43,11 +43,6 @@ mma, copy   the opcodes that multiply on tensor cores, and that copy into shared
 Nothing here was measured on a GPU."""
 
 
-def load(path: Path) -> list[Row]:
-    rows: list[Row] = json.loads(path.read_text())
-    return rows
-
-
 def full(rows: Sequence[Row]) -> str:
     """Return a table with every row. It shows the number of layers, not their names."""
     body = [[len(row[name]) if name == "layers" else row[name] for name in COLUMNS.values()] for row in rows]
@@ -67,7 +62,7 @@ def summary(path: Path, dtype: str = "bfloat16", arch: str = "sm_90", most: int 
     The table has the kernels that multiply on tensor cores, in `dtype` on `arch`. For each kernel it has the `most`
     tiles that most of the benchmark's layers run with. The README shows the table if no GPU has been measured.
     """
-    compiled = load(path)
+    compiled = read_rows(path)
     body = []
     for kernel in dict.fromkeys(row["kernel"] for row in compiled if row["mma"] and row["layers"]):
         wanted = (arch, dtype, kernel)

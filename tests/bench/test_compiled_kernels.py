@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.lowering.table import load
-from bench.results import RESULTS
+from bench.results import RESULTS, read_rows
 from tests.support.processes import python
 from tritonconv.gpu import ARCHITECTURES
 from tritonconv.tiling.catalogue import FEW
@@ -24,7 +23,7 @@ from bench.lowering.rows import compared, regressions
 
 pytestmark = pytest.mark.oldest
 
-COMMITTED = load(RESULTS / "lowering.json")
+COMMITTED = read_rows(RESULTS / "lowering.json")
 # Bytes of spills that are known and too small to matter. A key ends with the channels of each side that are loaded or
 # stored at once. The assembler ptxas aims at a number of programs on a multiprocessor, and so uses a few registers too
 # few. Where it is told that there are enough, it uses enough.
