@@ -9,8 +9,9 @@
     device/           checks the kernels and times layers on a GPU that is there only for minutes
     tune/             measures which tile is best, for `tritonconv/tiling/measured_tiles/`
     lowering/         compiles every kernel without a GPU and reads its machine code
+    host/             compares the host's time of a call with torch's, without a GPU
 
-The last four are commands: `python -m bench report|device|tune|lowering`.
+The last five are commands: `python -m bench report|device|tune|lowering|host`.
 
 The benchmark's words:
 
