@@ -38,6 +38,9 @@ class Backward:
     used: int = 0
 
 
+# Stands for the gradient of a bias that torch sums, while calls are noted.
+SUM = "sum"
+
 backwards: BoundedCache[Backward] = BoundedCache()
 
 
@@ -94,7 +97,7 @@ def gradients(
 def keep(remembered: Remembered, saved: tuple[Tensor, Tensor], needed: tuple[bool, ...], gradient: Tensor) -> None:
     """Keep the plans of a backward pass that was computed just now, unless one of its operators has none.
 
-    `pull_back` says which operators these are: it is called with functions that note calls, and compute nothing.
+    `pull_back` says which operators these are: it is called with functions that note calls and compute nothing.
     """
     generation, calls = bounded_cache.generation(), list[Call]()
 
@@ -107,8 +110,8 @@ def keep(remembered: Remembered, saved: tuple[Tensor, Tensor], needed: tuple[boo
 
         return note
 
-    found = pull_back(remembered, {name: noting(name) for name in OPERATOR_NAMES}, saved, needed, gradient)
-    noted: list[Any] = [None if isinstance(each, Tensor) else each for each in found]  # a tensor is the bias's sum
+    applies = {name: noting(name) for name in OPERATOR_NAMES}
+    noted: list[Any] = pull_back(remembered, applies, saved, needed, gradient, sum_bias=lambda *_: SUM)
     operands, steps = [*map(id, saved), id(gradient)], []
     for number, call in enumerate(calls):
         plan = plan_cache.kept(call)
@@ -117,5 +120,5 @@ def keep(remembered: Remembered, saved: tuple[Tensor, Tensor], needed: tuple[boo
         one, other = (operands.index(id(factor)) for factor in call.factors)
         inputs = tuple(noted.index((number, result)) for result in range(plan.results))
         steps.append(Step(plan, (one, other), inputs))
-    backward = Backward(steps, sums_bias=isinstance(found[2], Tensor))
+    backward = Backward(steps, sums_bias=noted[2] is SUM)
     backwards.add(key(remembered, needed, *saved, gradient), backward, generation)

@@ -10,7 +10,7 @@ from torch.autograd.function import Function
 from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.dispatch import requested
-from tritonconv.fast_path.function import Convolution, Forward, start
+from tritonconv.fast_path.function import Convolution, Forward, repeat
 from tritonconv.fast_path.guards import is_plain
 from tritonconv.geometry import Operator
 from tritonconv.launch import bounded_cache, plan_cache
@@ -68,7 +68,7 @@ def convolution(
             ):
                 found: Tensor = _apply(input, weight, bias, kept)
                 return found
-            return start(kept, input, weight, bias)
+            return repeat(kept, input, weight, bias)
     checked, result = long_way(form, tensors, numbers, implementation)
     if plain:
         keep(form, tensors, numbers, implementation, checked)

@@ -25,8 +25,8 @@ class Forward:
     used: int = 0
 
 
-def start(kept: Forward, first: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the result of a call, by its kept plan. If memory is short for that, plan the call anew."""
+def repeat(kept: Forward, first: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the result of a call by its kept plan. If memory is short for that, plan the call anew."""
     tensors = run_again(kept.plan, first, weight, bias)
     if tensors is None:
         name, settings = kept.remembered.name, kept.remembered.settings
@@ -36,13 +36,13 @@ def start(kept: Forward, first: Tensor, weight: Tensor, bias: Tensor | None) -> 
 
 
 class Convolution(Function):
-    """`start`, with a backward pass that repeats kept plans, too, where it may."""
+    """`repeat`, with a backward pass that repeats kept plans, too, where it may."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, weight: Tensor, bias: Tensor | None, kept: Forward) -> Tensor:
         ctx.save_for_backward(first, weight)
         ctx.remembered = kept.remembered
-        return start(kept, first, weight, bias)
+        return repeat(kept, first, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -90,12 +90,15 @@ def pull_back(
     needs: Sequence[bool],
     gradient: Tensor,
     bias_gradient: Tensor | None = None,
+    *,
+    sum_bias: Callable[[str, Tensor], Any] = sum_for,
 ) -> list[Tensor | None]:
     """Return the gradient of each input tensor, in the order of the operator's arguments.
 
     `saved` are the two factors that `remember` saved. `needs` says for each input whether its gradient is required.
     None stands for a gradient that is not required. `gradient` is the gradient of the result. `bias_gradient` is that
-    of the second result of `wgrad_with_bias`, and None for the other operators.
+    of the second result of `wgrad_with_bias`, and None for the other operators. `sum_bias` computes the gradient of a
+    bias where no operator does.
 
     The weight's gradient is computed first. So its partial sums are freed before the other gradient, which usually is
     larger, is allocated.
@@ -109,7 +112,7 @@ def pull_back(
         settings = forward._replace(size=held["weight"].shape[-2:])
         found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *settings)
     elif remembered.takes_bias and needed["bias"]:
-        found["bias"] = sum_for(remembered.bias_letters, gradient)
+        found["bias"] = sum_bias(remembered.bias_letters, gradient)
     for factor in sorted(held, key=lambda factor: factor != "weight"):
         if needed[factor] and factor not in found:
             settings = forward._replace(size=held[factor].shape[-2:])
