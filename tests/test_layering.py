@@ -234,8 +234,8 @@ def test_the_way_of_a_call_is_what_the_imports_say() -> None:
     passed = {name.removeprefix("tritonconv.") for name in MODULES}
     passed = {name for name in passed if name.startswith(("operators.", "launch.", "fast_path."))}
     assert passed - set(way) == LEFT_OUT, (
-        "the table in docs/design.md, 'The way of a call', must have a row for each module of operators/, launch/ and fast_path/ "
-        f"that is not in LEFT_OUT of this test. Rows to add: {sorted(passed - set(way) - LEFT_OUT)}. "
+        "the table in docs/design.md, 'The way of a call', must have a row for each module of operators/, launch/ and "
+        f"fast_path/ that is not in LEFT_OUT of this test. Rows to add: {sorted(passed - set(way) - LEFT_OUT)}. "
         f"Modules in LEFT_OUT that have a row or are gone: {sorted(LEFT_OUT - (passed - set(way)))}"
     )
     for module, said in way.items():
