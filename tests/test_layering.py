@@ -52,6 +52,7 @@ ORDER = [
     "tritonconv.launch.layout",
     "tritonconv.launch",
     "tritonconv.call",
+    "tritonconv.settings",
     "tritonconv.bias",
     "tritonconv.runtime",
     "tritonconv.fallback_warning",

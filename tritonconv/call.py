@@ -2,47 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, ConvGeometry, Factor, Operator, taken
-
-Sizes = Sequence[int]
-
-
-class Settings(NamedTuple):
-    """The arguments that follow the tensors in every operator.
-
-    `size` is the extent of the result in pixels or taps: (P, Q), (H, W) or (R, S). `pad` is the leading padding; the
-    trailing one follows from the sizes of both sides. `varies` has the letters of the axes that the weight carries in
-    front: "", "b", "p q" or "b p q". `channels_last` says whether the result has its channels last in memory, and the
-    results of the calls of the backward pass, too. A weight that varies always has its channels last in memory.
-    `implementation` is one of `dispatch.IMPLEMENTATIONS`, or "auto".
-    """
-
-    size: Sizes
-    stride: Sizes
-    pad: Sizes
-    dilation: Sizes
-    groups: int
-    varies: str
-    channels_last: bool
-    implementation: str
-
-    @property
-    def reference_arguments(self) -> dict[str, Any]:
-        """The settings that a function of the reference takes, by name."""
-        return dict(
-            size=self.size,
-            stride=self.stride,
-            pad=self.pad,
-            dilation=self.dilation,
-            groups=self.groups,
-            varies=self.varies,
-        )
-
+from tritonconv.settings import Settings, Sizes
 
 # The operators that torch knows, and which of the three each of them is. `wgrad_with_bias` is wgrad, and also computes
 # the gradient of fprop's bias.
@@ -58,19 +24,13 @@ def split_arguments(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...
     The tensors are the two factors, in the order of `geometry.TAKES`. For an operator in ADD_BIAS the bias, or None,
     comes third.
     """
-    if name in ADD_BIAS:
-        first, second, bias, size, stride, pad, dilation, *others = arguments
-        tensors: tuple[Any, ...] = (first, second, bias)
-    else:
-        first, second, size, stride, pad, dilation, *others = arguments
-        tensors = (first, second)
-    # torch passes lists, which can not be hashed.
-    return tensors, Settings(tuple(size), tuple(stride), tuple(pad), tuple(dilation), *others)
+    *tensors, height, width, groups, sampling = arguments
+    return tuple(tensors), Settings.unpacked(height, width, groups, sampling)
 
 
 def join_arguments(name: str, factors: tuple[Any, Any], bias: Tensor | None, settings: Settings) -> tuple[Any, ...]:
     """Return the arguments of the operator `name`: the reverse of `split_arguments`."""
-    return (*factors, bias, *settings) if name in ADD_BIAS else (*factors, *settings)
+    return (*factors, bias, *settings.packed) if name in ADD_BIAS else (*factors, *settings.packed)
 
 
 def geometry_of(operator: Operator, first: Sizes, second: Sizes, settings: Settings) -> ConvGeometry:

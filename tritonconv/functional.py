@@ -10,6 +10,7 @@ from tritonconv.fast_path.forward import Form, Numbers, Tensors, convolution
 from tritonconv.operators.autograd import apply_operator
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.checks import Ints
+from tritonconv.settings import Settings
 
 CONV2D = Form("fprop", "")
 CONV_TRANSPOSE2D = Form("dgrad", "")
@@ -328,5 +329,6 @@ def _long_way(form: Form, tensors: Tensors, numbers: Numbers, implementation: st
     """
     check = arguments.conv2d if form.operator == "fprop" else arguments.conv_transpose2d
     checked = check(*tensors, *numbers, varies=form.varies)
-    result = apply_operator(form.operator, *checked, implementation)
+    settings = Settings(*checked[3:], implementation)
+    result = apply_operator(form.operator, *checked[:3], *settings.packed)
     return checked, result if tensors[0].ndim == 4 else result[0]

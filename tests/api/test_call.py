@@ -9,6 +9,7 @@ from tritonconv import bias
 from tritonconv.call import OPERATOR_NAMES, Call
 from tritonconv.geometry import LEAVES_OUT, OPERATORS, TAKES, VARIES, ConvGeometry, Factor
 from tritonconv.operators.library import torch_operators
+from tritonconv.settings import Settings, text_of
 
 GEOMETRY = ConvGeometry(
     *(2, 6, 9, 8, 4, 4, 5, 3, 2), G=2, stride_h=2, stride_w=1, pad_h=0, pad_w=1, dilation_h=1, dilation_w=3
@@ -24,6 +25,19 @@ def test_the_arguments_of_a_call_give_it_again(name: str) -> None:
     again = Call(name, call.arguments)
     assert (again.geometry, again.settings, again.factors) == (GEOMETRY, call.settings, call.factors)
     assert len(call.arguments) == len(getattr(torch_operators, name).default._schema.arguments)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference"])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("varies", VARIES)
+def test_settings_survive_torchs_arguments(varies: str, channels_last: bool, implementation: str) -> None:
+    """Each number is another one, so that none can take another's place. The size and groups may be symbolic."""
+    settings = Settings((11, 12), (1, 2), (0, 3), (4, 5), 6, varies, channels_last, implementation)
+    height, width, groups, text = settings.packed
+    assert (height, width, groups) == (11, 12, 6)
+    assert text.startswith("stride=1,2 pad=0,3 dilation=4,5 ")
+    assert Settings.unpacked(height, width, groups, text) == settings
+    assert text == text_of((1, 2), (0, 3), (4, 5), varies, channels_last, implementation)
 
 
 @pytest.mark.parametrize("varies", VARIES)

@@ -11,7 +11,8 @@ from torch.library import opcheck
 
 import tritonconv
 from tests.support.cases import Case, laid_out
-from tests.support.oracle import Function, assert_same
+from tests.support.oracle import Function, assert_close, assert_same
+from tritonconv.settings import Settings
 
 pytestmark = [
     pytest.mark.oldest,
@@ -90,11 +91,49 @@ def test_opcheck(first: str, second: str, varies: str) -> None:
         return [laid_out(t, kind).detach().requires_grad_() for t, kind in zip(drawn, (first, second), strict=True)]
 
     bias = torch.randn(6, dtype=torch.float64, requires_grad=True)
-    opcheck(OPERATORS.fprop.default, (*factors("x", "weight"), bias, (3, 7), *sampling))
-    opcheck(OPERATORS.dgrad.default, (*factors("y", "weight"), None, (6, 5), *sampling))
-    opcheck(OPERATORS.wgrad.default, (*factors("x", "y"), (3, 2), *sampling))
+    of_image, of_features, of_taps = (Settings(size, *sampling).packed for size in ((6, 5), (3, 7), (3, 2)))
+    opcheck(OPERATORS.fprop.default, (*factors("x", "weight"), bias, *of_features))
+    opcheck(OPERATORS.dgrad.default, (*factors("y", "weight"), None, *of_image))
+    opcheck(OPERATORS.wgrad.default, (*factors("x", "y"), *of_taps))
     if varies == "":
-        opcheck(OPERATORS.wgrad_with_bias.default, (*factors("x", "y"), (3, 2), *sampling))
+        opcheck(OPERATORS.wgrad_with_bias.default, (*factors("x", "y"), *of_taps))
+
+
+def test_compiled_numbers_may_change() -> None:
+    """A stride, a padding or a dilation is compiled anew. Sizes and groups, which may be as many as the batch, are not.
+
+    Filters that a network makes for each sample are often convolved in groups, one for each sample.
+    """
+    compilations: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compilations.append(graph)
+        return graph.forward
+
+    def of_samples(images: Tensor, weight: Tensor) -> Tensor:
+        B, C, H, W = images.shape
+        return tritonconv.conv2d(images.reshape(1, B * C, H, W), weight.flatten(0, 1), padding=1, groups=B)
+
+    compiled = torch.compile(of_samples, fullgraph=True, dynamic=True, backend=backend)
+    for B, H in ((2, 5), (3, 6), (4, 7), (5, 8)):
+        images, weight = torch.randn(B, 2, H, H), torch.randn(B, 4, 2, 3, 3)
+        expected = torch.nn.functional.conv2d(images.reshape(1, 2 * B, H, H), weight.flatten(0, 1), padding=1, groups=B)
+        assert_close(compiled(images, weight), expected.double(), "float32")
+    assert len(compilations) <= 2  # for four batches
+
+    compilations.clear()
+    strided = torch.compile(
+        lambda x, w, stride, pad: tritonconv.conv2d(x, w, stride=stride, padding=pad),
+        fullgraph=True,
+        dynamic=True,
+        backend=backend,
+    )
+    x, w = torch.randn(1, 2, 9, 9), torch.randn(3, 2, 3, 3)
+    for stride, pad in ((2, 1), (3, 2), (2, 1)):
+        assert_close(
+            strided(x, w, stride, pad), torch.nn.functional.conv2d(x.double(), w.double(), None, stride, pad), "float32"
+        )
+    assert len(compilations) == 2
 
 
 @pytest.mark.parametrize("transposed", [False, True])

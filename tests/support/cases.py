@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tritonconv.call import Settings, geometry_of
+from tritonconv.call import geometry_of
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.reference.torch_rules import arguments
 from tritonconv.reference.torch_rules.arguments import FUNCTIONS
+from tritonconv.settings import Settings
 
 DTYPES = {
     "float16": torch.float16,

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tritonconv.call import Call, Settings, join_arguments, without_data
+from tritonconv.call import Call, join_arguments, without_data
+from tritonconv.settings import Settings
 
 Calls = Iterable[Call]
 

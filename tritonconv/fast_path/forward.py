@@ -19,6 +19,7 @@ from tritonconv.operators import compute
 from tritonconv.operators.autograd import Remembered
 from tritonconv.reference.torch_rules.arguments import Checked
 from tritonconv.reference.torch_rules.formats import autocast
+from tritonconv.settings import Settings
 
 # Input, weight and bias.
 Tensors = tuple[Tensor, Tensor, Tensor | None]
@@ -116,11 +117,11 @@ def keep(form: Form, tensors: Tensors, numbers: Numbers, implementation: str, ch
     `checked` are its arguments after all checks. They change the shape of an input without a batch, and of a weight
     without channels.
     """
-    input, weight, bias, *settings = checked
+    input, weight, bias = checked[:3]
     if not plan_cache.plans.entries or tensors[0].ndim != 4 or weight.shape != tensors[1].shape:
         return
     generation, under = bounded_cache.generation(), key(form, (input, weight, bias), numbers, implementation)
-    call = Call(form.operator, (input, weight, bias, *settings, implementation))
+    call = Call(form.operator, (input, weight, bias, *Settings(*checked[3:], implementation).packed))
     plan = plan_cache.kept(call)
     if under is not None and plan is not None:
         forwards.add(under, Forward(plan, Remembered.of(form.operator, call.settings, bias)), generation)

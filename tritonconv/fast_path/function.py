@@ -30,7 +30,7 @@ def repeat(kept: Forward, first: Tensor, weight: Tensor, bias: Tensor | None) ->
     tensors = run_again(kept.plan, first, weight, bias)
     if tensors is None:
         name, settings = kept.remembered.name, kept.remembered.settings
-        return compute.compute_first(Call(name, (first, weight, bias, *settings)))[0]
+        return compute.compute_first(Call(name, (first, weight, bias, *settings.packed)))[0]
     result: Tensor = tensors[OPERANDS]
     return result
 

@@ -25,10 +25,11 @@ from torch.autograd import forward_ad
 from torch.autograd.function import Function
 
 from tritonconv.bias import broadcastable, letters_of, sum_for
-from tritonconv.call import ADD_BIAS, OPERATOR_NAMES, OPERATOR_OF, Settings, join_arguments, split_arguments
+from tritonconv.call import ADD_BIAS, OPERATOR_NAMES, OPERATOR_OF, join_arguments, split_arguments
 from tritonconv.geometry import COMPUTED_BY, LEAVES_OUT, TAKES, Factor, Operator, taken
 from tritonconv.operators.composite import forward_mode_is_nested, in_nested_forward_mode
 from tritonconv.operators.library import library, torch_operators
+from tritonconv.settings import Settings
 
 Apply = Callable[..., Any]
 
@@ -110,7 +111,7 @@ def pull_back(
     found: dict[str, Tensor] = {}
     if name == "fprop" and needed["weight"] and needed["bias"] and not forward.varies:
         settings = forward._replace(size=held["weight"].shape[-2:])
-        found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *settings)
+        found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *settings.packed)
     elif remembered.takes_bias and needed["bias"]:
         found["bias"] = sum_bias(remembered.bias_letters, gradient)
     for factor in sorted(held, key=lambda factor: factor != "weight"):
@@ -178,7 +179,7 @@ def autograd_kernel(name: str) -> Apply:
             *tensors, leaf = inputs
             remember(ctx, name, tensors, leaf.settings)
             with torch._C._AutoDispatchBelowAutograd():
-                return OVERLOADS[name](*tensors, *leaf.settings)
+                return OVERLOADS[name](*tensors, *leaf.settings.packed)
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -201,7 +202,7 @@ def for_transforms(name: str) -> Apply:
         @staticmethod
         def forward(*inputs: Any) -> Any:
             *tensors, leaf = inputs
-            return OVERLOADS[name](*tensors, *leaf.settings)
+            return OVERLOADS[name](*tensors, *leaf.settings.packed)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

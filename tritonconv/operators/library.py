@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-from tritonconv.call import ADD_BIAS, OPERATOR_NAMES, OPERATOR_OF, Call, Sizes, geometry_of, split_arguments
+from tritonconv.call import ADD_BIAS, OPERATOR_NAMES, OPERATOR_OF, Call, geometry_of, split_arguments
 from tritonconv.geometry import TAKES
 from tritonconv.launch.layout import allocate_results
+from tritonconv.settings import Sizes
 
-SCHEMA_OF_SETTINGS = (
-    "SymInt[2] size, SymInt[2] stride, SymInt[2] pad, SymInt[2] dilation, SymInt groups, str varies, "
-    "bool channels_last, str implementation"
-)
+SCHEMA_OF_SETTINGS = "SymInt height, SymInt width, SymInt groups, str sampling"
 
 library = torch.library.Library("tritonconv", "DEF")
 torch_operators = torch.ops.tritonconv

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from tritonconv.bias import LETTERS
-from tritonconv.call import Settings
 from tritonconv.geometry import Operator
 from tritonconv.operators.autograd import OVERLOADS
 from tritonconv.operators.library import library
+from tritonconv.settings import Settings
 
 
 def in_front(tensor: Tensor, dim: int | None, extent: int) -> Tensor:
@@ -54,7 +54,7 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
     def mapped(
         info: Any, in_dims: tuple[Any, ...], first: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any
     ) -> tuple[Tensor, int]:
-        V, settings = info.batch_size, Settings(*arguments)
+        V, settings = info.batch_size, Settings.unpacked(*arguments)
         activations = in_front(first, in_dims[0], V)
         if "b" in settings.varies:
             samples = activations.shape[:2]
@@ -62,19 +62,21 @@ def rule(operator: Operator) -> Callable[..., tuple[Tensor, int]]:
             if biases is not None:
                 biases = biases.expand(*samples, *biases.shape[2:]).flatten(0, 1)
             weights = in_front(weight, in_dims[1], V).flatten(0, 1)
-            return OVERLOADS[operator](activations.flatten(0, 1), weights, biases, *settings).unflatten(0, samples), 0
+            return OVERLOADS[operator](activations.flatten(0, 1), weights, biases, *settings.packed).unflatten(
+                0, samples
+            ), 0
         if in_dims[1] is not None:
             weights = into_filters(in_front(weight, in_dims[1], V))
             biases = None if bias is None else in_front(bias, in_dims[2], V).flatten(0, 1)
             wider = settings._replace(groups=settings.groups * V)
-            joined = OVERLOADS[operator](into_channels(activations), weights, biases, *wider)
+            joined = OVERLOADS[operator](into_channels(activations), weights, biases, *wider.packed)
             return joined.unflatten(1, (V, -1)).movedim(1, 0), 0
         # A mapped bias is added afterwards, because all images of one batch share the bias.
         shared, own = (bias, None) if in_dims[2] is None else (None, bias)
         if in_dims[0] is None:
-            result = in_front(OVERLOADS[operator](first, weight, shared, *settings), None, V)
+            result = in_front(OVERLOADS[operator](first, weight, shared, *settings.packed), None, V)
         else:
-            joined = OVERLOADS[operator](activations.flatten(0, 1), weight, shared, *settings)
+            joined = OVERLOADS[operator](activations.flatten(0, 1), weight, shared, *settings.packed)
             result = joined.unflatten(0, activations.shape[:2])
         if own is not None:
             each = for_each(own, in_dims[2], V)
@@ -101,12 +103,12 @@ def wgrad_rule(name: str) -> Callable[..., tuple[Any, Any]]:
     """
 
     def mapped(info: Any, in_dims: tuple[Any, ...], x: Tensor, y: Tensor, *arguments: Any) -> tuple[Any, Any]:
-        V, settings = info.batch_size, Settings(*arguments)
+        V, settings = info.batch_size, Settings.unpacked(*arguments)
         factors = [in_front(t, dim, V) for t, dim in zip((x, y), in_dims, strict=False)]
         if "b" in settings.varies:
-            joined = OVERLOADS[name](*(t.flatten(0, 1) for t in factors), *settings)
+            joined = OVERLOADS[name](*(t.flatten(0, 1) for t in factors), *settings.packed)
             return joined.unflatten(0, factors[0].shape[:2]), 0
-        joined = OVERLOADS[name](*map(into_channels, factors), *settings._replace(groups=settings.groups * V))
+        joined = OVERLOADS[name](*map(into_channels, factors), *settings._replace(groups=settings.groups * V).packed)
         if isinstance(joined, Tensor):
             return out_of_filters(joined, V), 0
         weight, bias = joined

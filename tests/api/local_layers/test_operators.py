@@ -11,6 +11,7 @@ import tritonconv
 from tests.support.local_layers import ARGUMENTS, SIZE
 from tests.support.oracle import assert_close
 from tritonconv import reference
+from tritonconv.settings import Settings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("on_reference")]
 
@@ -54,9 +55,9 @@ def test_what_is_not_finite_in_a_weight_stays_at_its_location(batch: int, device
 
 @pytest.mark.parametrize("varies", ["b", "p q", "b p q"])
 def test_no_bias_is_summed_on_the_way_to_a_weight_that_varies(varies: str) -> None:
-    sampling = ((1, 1), (1, 1), (0, 0), (1, 1), 1, varies, False, "auto")
+    settings = Settings((1, 1), (1, 1), (0, 0), (1, 1), 1, varies, False, "auto")
     with pytest.raises(ValueError, match="wgrad_with_bias is for a weight that does not vary"):
-        torch.ops.tritonconv.wgrad_with_bias(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4), *sampling)
+        torch.ops.tritonconv.wgrad_with_bias(torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 4, 4), *settings.packed)
 
 
 @pytest.mark.parametrize(("varies", "bias"), [("b", (3, 4)), ("b p q", (3, 4)), ("b p q", (3, 4, 2, 3))])
@@ -65,7 +66,9 @@ def test_dgrad_adds_a_bias_of_each_sample(varies: str, bias: tuple[int, ...], de
     weight = torch.randint(-2, 3, (3, *((1, 2) if "p" in varies else ()), 5, 4, 2, 2), device=device).float()
     y, extra = (torch.randint(-2, 3, shape, device=device).float() for shape in ((3, 5, 1, 2), bias))
     results = [
-        torch.ops.tritonconv.dgrad(y, weight, extra, (2, 3), (1, 1), (0, 0), (1, 1), 1, varies, False, implementation)
+        torch.ops.tritonconv.dgrad(
+            y, weight, extra, *Settings((2, 3), (1, 1), (0, 0), (1, 1), 1, varies, False, implementation).packed
+        )
         for implementation in ("triton", "reference")
     ]
     assert torch.equal(*results)

@@ -1,0 +1,84 @@
+"""`Settings`: what an operator takes beside tensors, and how it is packed into the arguments of torch's operators."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+Sizes = Sequence[int]
+
+
+class Settings(NamedTuple):
+    """What an operator takes beside tensors.
+
+    `size` is the extent of the result in pixels or taps: (P, Q), (H, W) or (R, S). `pad` is the leading padding; the
+    trailing one follows from the sizes of both sides. `varies` has the letters of the axes that the weight carries in
+    front: "", "b", "p q" or "b p q". `channels_last` says whether the result has its channels last in memory, and the
+    results of the calls of the backward pass, too. A weight that varies always has its channels last in memory.
+    `implementation` is one of `dispatch.IMPLEMENTATIONS`, or "auto".
+    """
+
+    size: Sizes
+    stride: Sizes
+    pad: Sizes
+    dilation: Sizes
+    groups: int
+    varies: str
+    channels_last: bool
+    implementation: str
+
+    @property
+    def reference_arguments(self) -> dict[str, Any]:
+        """The settings that a function of the reference takes, by name."""
+        return dict(
+            size=self.size,
+            stride=self.stride,
+            pad=self.pad,
+            dilation=self.dilation,
+            groups=self.groups,
+            varies=self.varies,
+        )
+
+    @property
+    def packed(self) -> tuple[Any, ...]:
+        """The arguments of torch's operators: the two numbers of `size`, `groups`, and the others as text.
+
+        torch takes longer to convert twelve numbers for an operator than our own part of the call takes. Sizes and
+        groups may be symbolic in a graph of `torch.compile` or `torch.export`. The others are constants there.
+        """
+        (height, width), stride, pad, dilation, groups, *flags = self
+        others: tuple[Any, ...] = (stride, pad, dilation, *flags)
+        if torch.compiler.is_dynamo_compiling():
+            return height, width, groups, text_of(*others)
+        try:
+            return height, width, groups, kept_text_of(*others)
+        except TypeError:  # symbolic numbers can not be hashed
+            return height, width, groups, text_of(*others)
+
+    @classmethod
+    def unpacked(cls, height: int, width: int, groups: int, text: str) -> "Settings":
+        """Return the settings that were packed into these arguments."""
+        stride, pad, dilation, *flags = kept_others_in(text)
+        return cls((height, width), stride, pad, dilation, groups, *flags)
+
+
+def text_of(stride: Sizes, pad: Sizes, dilation: Sizes, varies: str, channels_last: bool, implementation: str) -> str:
+    """Return settings as text: "stride=2,2 pad=1,1 dilation=1,1 varies= channels_last=True implementation=auto"."""
+    pairs = [f"{int(rows)},{int(columns)}" for rows, columns in (stride, pad, dilation)]
+    letters = varies.replace(" ", "")
+    return (
+        f"stride={pairs[0]} pad={pairs[1]} dilation={pairs[2]} "
+        f"varies={letters} channels_last={channels_last} implementation={implementation}"
+    )
+
+
+def others_in(text: str) -> tuple[Any, ...]:
+    """Return the settings in a text of `text_of`, in the order of its arguments."""
+    values = dict(each.split("=") for each in text.split(" "))
+    pairs = (tuple(map(int, values[name].split(","))) for name in ("stride", "pad", "dilation"))
+    return *pairs, " ".join(values["varies"]), values["channels_last"] == "True", values["implementation"]
+
+
+# A training loop packs and unpacks the same settings again and again. torch.compile does not trace these.
+kept_text_of, kept_others_in = lru_cache(4096)(text_of), lru_cache(4096)(others_in)
