@@ -119,7 +119,10 @@ def measured(rounds: int) -> list[Row]:
 
 
 def ratio(work: Work, other: Work, rounds: int) -> float:
-    """Return the median time of `work` in units of that of `other`. Both run in turns, in each of the rounds."""
+    """Return the median time of `work` in units of that of `other`. Both run in turns, in each of the rounds.
+
+    It is the processor's time, which does not count while other processes run.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     with steady():
         for each in (work, other):
@@ -127,10 +130,10 @@ def ratio(work: Work, other: Work, rounds: int) -> float:
                 each()
         for _ in range(rounds):
             for each, found in zip((work, other), times, strict=True):
-                start = time.perf_counter()
+                start = time.thread_time()
                 for _ in range(AT_ONCE):
                     each()
-                found.append(time.perf_counter() - start)
+                found.append(time.thread_time() - start)
     mine, others = map(median, times)
     return mine / others
 

@@ -10,6 +10,7 @@ from torch.autograd.function import Function
 from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.dispatch import requested
+from tritonconv.fast_path import guards
 from tritonconv.fast_path.function import Convolution, Forward, repeat
 from tritonconv.fast_path.guards import is_plain
 from tritonconv.geometry import Operator
@@ -40,7 +41,6 @@ LongWay = Callable[[Form, Tensors, Numbers, str], tuple[Checked, Tensor]]
 forwards: BoundedCache[Forward] = BoundedCache()
 
 # Bound once, because looking them up takes longer than calling them.
-_in_any_autocast = torch._C._is_any_autocast_enabled
 _is_grad_enabled = torch.is_grad_enabled
 _is_compiling = torch.compiler.is_dynamo_compiling
 _float32 = torch.float32
@@ -60,7 +60,7 @@ def convolution(
         return long_way(form, tensors, numbers, implementation)[1]
     plain = is_plain(*tensors) and not compute.observers
     if plain and forwards.entries:
-        input, weight, bias = operands = autocast(*tensors) if _in_any_autocast() else tensors
+        input, weight, bias = operands = autocast(*tensors) if guards.in_any_autocast() else tensors
         kept = forwards.entries.get(key(form, operands, numbers, implementation))
         if kept is not None:
             kept.used = next(uses)

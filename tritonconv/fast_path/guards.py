@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey, DispatchKeySet
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.utils._device import DeviceContext
@@ -14,28 +13,34 @@ TYPES = (Tensor, Parameter)
 
 def dispatch_keys(*names: str) -> int:
     """Return the set of dispatch keys of these names as a number, which is quicker to look for than a set."""
-    found = DispatchKeySet(DispatchKey.Undefined)
+    found = torch._C.DispatchKeySet(torch._C.DispatchKey.Undefined)
     for name in names:
-        found = found.add(getattr(DispatchKey, name))
+        found = found.add(getattr(torch._C.DispatchKey, name))
     return found.raw_repr()
 
 
-# The dispatch keys of torch's own dense tensors: those made in inference mode, which have no autograd, and all others.
-PLAIN_KEYS = frozenset(
-    dispatch_keys(device, f"Autocast{device}", *autograd)
-    for device in ("CPU", "CUDA")
-    for autograd in ((), ("ADInplaceOrView", f"Autograd{device}"))
-)
-
-# Bound once, because looking them up takes longer than calling them.
-_keys_of = torch._C._dispatch_keys
-_in_functorch = torch._C._are_functorch_transforms_active
-_tracing_state = torch._C._get_tracing_state
-_is_profiling = torch._C._autograd._profiler_enabled
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_function_modes = torch._C._len_torch_function_stack
-_is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
-_AUTOGRAD = DispatchKey.AutogradFunctionality
+# What is asked of torch is private to it. Were a version without one of these, no call would be plain there. They are
+# bound once, because looking them up takes longer than calling them.
+try:
+    # The dispatch keys of torch's own dense tensors: those made in inference mode, without autograd, and all others.
+    PLAIN_KEYS = frozenset(
+        dispatch_keys(device, f"Autocast{device}", *autograd)
+        for device in ("CPU", "CUDA")
+        for autograd in ((), ("ADInplaceOrView", f"Autograd{device}"))
+    )
+    _keys_of = torch._C._dispatch_keys
+    _in_functorch = torch._C._are_functorch_transforms_active
+    _tracing_state = torch._C._get_tracing_state
+    _is_profiling = torch._C._autograd._profiler_enabled
+    _dispatch_modes = torch._C._len_torch_dispatch_stack
+    _function_modes = torch._C._len_torch_function_stack
+    _function_mode = torch._C._get_function_stack_at
+    _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+    _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
+    in_any_autocast = torch._C._is_any_autocast_enabled
+    AVAILABLE = True
+except AttributeError:
+    AVAILABLE = False
 
 
 def is_plain(first: Any, second: Any, third: Any) -> bool:
@@ -48,7 +53,8 @@ def is_plain(first: Any, second: Any, third: Any) -> bool:
     tensor may be None.
     """
     if (
-        _in_functorch()
+        not AVAILABLE
+        or _in_functorch()
         or forward_ad._current_level >= 0
         or _dispatch_modes()
         or _tracing_state() is not None
@@ -68,4 +74,4 @@ def is_plain(first: Any, second: Any, third: Any) -> bool:
 
 def only_a_default_device() -> bool:
     """Whether the one mode that sees torch's functions is that of `torch.set_default_device` or `torch.device`."""
-    return _function_modes() == 1 and type(torch._C._get_function_stack_at(0)) is DeviceContext
+    return _function_modes() == 1 and type(_function_mode(0)) is DeviceContext
