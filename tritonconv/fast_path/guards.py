@@ -35,6 +35,7 @@ _is_profiling = torch._C._autograd._profiler_enabled
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+_is_grad_enabled = torch.is_grad_enabled
 _AUTOGRAD = DispatchKey.AutogradFunctionality
 
 
@@ -44,8 +45,9 @@ def is_plain(first: Any, second: Any, third: Any) -> bool:
     It is not plain if a tensor has another type than torch's own two, or other dispatch keys than a dense tensor: those
     of subclasses, of batches of vmap, of negative and conjugate views, of zero tensors, and of fake or sparse ones. Nor
     is it if a functorch transform, forward-mode AD, a mode, `torch.jit.trace` or a profiler is active, because these
-    must see the operator, or if autograd is excluded from torch's dispatch. A default device is no such mode. The third
-    tensor may be None.
+    must see the operator. A default device is no such mode. Nor is it plain if gradients are enabled, but autograd is
+    excluded from torch's dispatch. In inference mode autograd is excluded, too, but gradients are not enabled, so that
+    nothing is recorded either way. The third tensor may be None.
     """
     if (
         _in_functorch()
@@ -53,7 +55,7 @@ def is_plain(first: Any, second: Any, third: Any) -> bool:
         or _dispatch_modes()
         or _tracing_state() is not None
         or _is_profiling()
-        or _is_excluded(_AUTOGRAD)
+        or (_is_excluded(_AUTOGRAD) and _is_grad_enabled())
         or (_function_modes() and not only_a_default_device())
     ):
         return False
