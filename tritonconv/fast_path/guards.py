@@ -36,6 +36,7 @@ try:
     _function_modes = torch._C._len_torch_function_stack
     _function_mode = torch._C._get_function_stack_at
     _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+    _is_grad_enabled = torch.is_grad_enabled
     _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
     in_any_autocast = torch._C._is_any_autocast_enabled
     AVAILABLE = True
@@ -49,8 +50,9 @@ def is_plain(first: Any, second: Any, third: Any) -> bool:
     It is not plain if a tensor has another type than torch's own two, or other dispatch keys than a dense tensor: those
     of subclasses, of batches of vmap, of negative and conjugate views, of zero tensors, and of fake or sparse ones. Nor
     is it if a functorch transform, forward-mode AD, a mode, `torch.jit.trace` or a profiler is active, because these
-    must see the operator, or if autograd is excluded from torch's dispatch. A default device is no such mode. The third
-    tensor may be None.
+    must see the operator. A default device is no such mode. Nor is it plain if gradients are enabled, but autograd is
+    excluded from torch's dispatch. In inference mode autograd is excluded, too, but gradients are not enabled, so that
+    nothing is recorded either way. The third tensor may be None.
     """
     if (
         not AVAILABLE
@@ -59,8 +61,8 @@ def is_plain(first: Any, second: Any, third: Any) -> bool:
         or _dispatch_modes()
         or _tracing_state() is not None
         or _is_profiling()
-        or _is_excluded(_AUTOGRAD)
-        or (_function_modes() and not only_a_default_device())
+        or (_is_excluded(_AUTOGRAD) and _is_grad_enabled())
+        or (_function_modes() and not only_default_devices())
     ):
         return False
     return (
@@ -72,6 +74,6 @@ def is_plain(first: Any, second: Any, third: Any) -> bool:
     )
 
 
-def only_a_default_device() -> bool:
-    """Whether the one mode that sees torch's functions is that of `torch.set_default_device` or `torch.device`."""
-    return _function_modes() == 1 and type(_function_mode(0)) is DeviceContext
+def only_default_devices() -> bool:
+    """Whether all modes that see torch's functions are those of `torch.set_default_device` and `with torch.device`."""
+    return all(type(_function_mode(i)) is DeviceContext for i in range(_function_modes()))
