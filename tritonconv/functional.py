@@ -4,6 +4,7 @@ Each function checks its arguments, turns them into tensors and pairs of ints, a
 Padding strings, single ints, inputs without a batch and autocast are resolved here. The operators do not know them.
 """
 
+import torch
 from torch import Tensor
 
 from tritonconv.fast_path.forward import Form, Numbers, Tensors, convolution
@@ -325,8 +326,13 @@ def dynamic_conv2d(
 def _long_way(form: Form, tensors: Tensors, numbers: Numbers, implementation: str) -> tuple[arguments.Checked, Tensor]:
     """Return the arguments of one of the functions above after all checks, and its result.
 
-    `numbers` are stride, padding and so on, in the order in which the checks take them.
+    `numbers` are stride, padding and so on, in the order in which the checks take them. Raise NotImplementedError
+    inside `torch.jit.trace`, because its graph would be wrong for images of other sizes.
     """
+    if not torch.compiler.is_compiling() and torch.jit.is_tracing():
+        raise NotImplementedError(
+            "torch.jit.trace would record the sizes of the result as constants: use torch.export or torch.compile"
+        )
     check = arguments.conv2d if form.operator == "fprop" else arguments.conv_transpose2d
     checked = check(*tensors, *numbers, varies=form.varies)
     settings = Settings(*checked[3:], implementation)
