@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -60,18 +61,13 @@ class Given(NamedTuple):
     implementation: str = "triton"
 
     def run(self) -> tuple[Tensor, ...]:
-        compute = getattr(functional, self.function)
-        return (
-            compute(self.input, self.weight, self.bias, **DULL_OF[self.function] | self.numbers, **self.implemented),
-        )
-
-    @property
-    def implemented(self) -> dict[str, str]:
-        return {"implementation": self.implementation}
+        """Return the result. Numbers that are not given are passed as ints that change nothing."""
+        named = DULL_OF[self.function] | self.numbers | {"implementation": self.implementation}
+        return (getattr(functional, self.function)(self.input, self.weight, self.bias, **named),)
 
 
-# The dull numbers of each function.
-DULL_OF = {
+# The numbers of each function.
+DULL_OF: dict[str, dict[str, Any]] = {
     name: {number: DULL[number] for number in NUMBERS["dgrad" if "transpose" in name else "fprop"]}
     for name in (
         "conv2d",
@@ -110,7 +106,7 @@ def parts_of_forward(key: Any) -> Parts:
     found = {"form.operator": form.operator, "form.varies": form.varies, **named}
     found |= {"implementation": implementation, "tf32": tf32}
     each = [*described, *([None] * len(DESCRIBED) if bias is None else bias)]
-    found |= dict(zip([f for f in FORWARD if f.partition(".")[0] in ("input", "weight", "bias")][:-1], each, strict=True))
+    found |= dict(zip(FORWARD[FORWARD.index("tf32") + 1 : -1], each, strict=True))
     return found | {"bias": bias is not None}
 
 
@@ -324,7 +320,7 @@ def remembered(**more: Any) -> Remembered:
     return Remembered.of("fprop", Settings(**dull | dict(channels_last=True, implementation="triton") | more), None)
 
 
-def backward(**more: Any) -> Pass:
+def plain_pass(**more: Any) -> Pass:
     """Return a backward pass of a call of fprop whose tensors have 4 channels, which are last in memory."""
     x, weight, gradient = (last(ints(*shape)) for shape in ((1, 4, 5, 5), (4, 4, 3, 3), (1, 4, 3, 3)))
     return Pass(**dict(remembered=remembered(), first=x, weight=weight, gradient=gradient) | more)
@@ -332,40 +328,43 @@ def backward(**more: Any) -> Pass:
 
 def strided() -> Pass:
     """Return a backward pass whose gradient has the same shape if the image has one row less."""
-    return Pass(remembered(size=(3, 3), stride=(2, 2), pad=(1, 1)), ints(1, 3, 6, 6), ints(4, 3, 3, 3), ints(1, 4, 3, 3))
+    return Pass(
+        remembered(size=(3, 3), stride=(2, 2), pad=(1, 1)), ints(1, 3, 6, 6), ints(4, 3, 3, 3), ints(1, 4, 3, 3)
+    )
 
 
 def at_positions() -> Pass:
     """Return a backward pass whose weight varies over positions. The weight is read without a copy."""
-    return backward(remembered=remembered(varies="p q"), weight=laid_out(ints(3, 3, 4, 4, 3, 3), "channels_last"))
+    x, weight, gradient = last(ints(1, 4, 4, 4)), laid_out(ints(2, 2, 4, 4, 3, 3), "channels_last"), ints(1, 4, 2, 2)
+    return Pass(remembered(size=(2, 2), varies="p q"), x, weight, last(gradient))
 
 
 def settings() -> Passes:
     """Two calls with equal shapes, one of them with dilation."""
-    each = backward()
+    each = plain_pass()
     yield each
     yield each._replace(remembered=remembered(dilation=(2, 2), pad=(1, 1)))
 
 
 def needs() -> Passes:
     """Gradients are required of the first factor, of the weight, of both, or of the weight and the bias."""
-    each = backward()
+    each = plain_pass()
     wishes = [(True, False, False), (True, True, False), (False, True, False), (False, True, True), (True, True, True)]
-    for wish, other in zip(wishes, wishes[1:], strict=False):
+    for wish, other in pairwise(wishes):
         yield from (each._replace(needed=(*needed, False)) for needed in (wish, other))
 
 
 BACKWARD_PAIRS: dict[str, Callable[[], Passes]] = {
     "remembered": settings,
     "needed": needs,
-    "tf32": the_same(backward),
-    **described(backward, "gradient"),
-    **described(backward, "first"),
+    "tf32": the_same(plain_pass),
+    **described(plain_pass, "gradient"),
+    **described(plain_pass, "first"),
     **described(at_positions, "weight"),
     "gradient.shape": changed(strided, "gradient", without_a_row),
-    "gradient.strides": changed(backward, "gradient", spread, Tensor.contiguous, transposed_memory),
+    "gradient.strides": changed(plain_pass, "gradient", spread, Tensor.contiguous, transposed_memory),
     "first.shape": changed(strided, "first", without_a_row),
-    "first.strides": changed(backward, "first", spread, Tensor.contiguous, transposed_memory),
+    "first.strides": changed(plain_pass, "first", spread, Tensor.contiguous, transposed_memory),
     "weight.shape": changed(strided, "weight", without_a_row),
     "weight.strides": changed(at_positions, "weight", spread, Tensor.contiguous, transposed_memory),
 }
