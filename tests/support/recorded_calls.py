@@ -3,8 +3,10 @@
 Use it in a process of its own (`processes.ran`), because Triton really compiles kernels for the fake GPU.
 """
 
+import gc
 import json
 import random
+import tracemalloc
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,7 +20,8 @@ from bench.host.idle_gpu import IdleGpu, install
 from tests.support.cases import DTYPES, Case
 from tests.support.fast_path_keys import long_ways
 from tests.support.oracle import convolution_precision, hostile
-from tritonconv.launch import bounded_cache, kept_plan, layout
+from tritonconv.fast_path import backward, forward
+from tritonconv.launch import bounded_cache, kept_plan, layout, plan_cache
 
 # Kernel, hash of what Triton compiled, grid, and arguments by name.
 Launch = tuple[str, str, tuple[int, int, int], dict[str, Any]]
@@ -60,6 +63,14 @@ class Problem:
     def run(self, gpu: RecordingGpu, seed: int) -> list[Any]:
         """Make the call with new tensors, and return the launches and what describes results and gradients."""
         gpu.launches.clear()
+        tensors, gradient, y, gradients = self.step(seed)
+        named = dict(zip(("input", "weight", "bias", "gradient", "y"), (*tensors, gradient, y), strict=True))
+        named |= {f"result {i}": each for i, each in enumerate(gradients)}
+        roles = {name: tensor.detach() for name, tensor in named.items() if tensor is not None}
+        return [*recorded(gpu.launches, roles), *map(described, (y, *gradients))]
+
+    def step(self, seed: int) -> tuple[tuple[Tensor, Tensor, Tensor | None], Tensor, Tensor, tuple[Tensor, ...]]:
+        """Make the call with new tensors. Return its operands, the incoming gradient, the result and its gradients."""
         tensors = self.case.operands(DTYPES[self.dtype], seed=seed)
         leaves = [
             each.requires_grad_(name in self.needs)
@@ -74,10 +85,7 @@ class Problem:
             given = [each for each in leaves if each.requires_grad]
             gradient = hostile(y.shape, y.dtype, self.case.gradient)
             gradients = torch.autograd.grad(y, given, gradient) if given else ()
-        named = dict(zip(("input", "weight", "bias", "gradient", "y"), (*tensors, gradient, y), strict=True))
-        named |= {f"result {i}": each for i, each in enumerate(gradients)}
-        roles = {name: tensor.detach() for name, tensor in named.items() if tensor is not None}
-        return [*recorded(gpu.launches, roles), *map(described, (y, *gradients))]
+        return tensors, gradient, y, gradients
 
     def called(self, tensors: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         x, weight, bias = tensors
@@ -228,3 +236,29 @@ def compare(draws: int, seed: int) -> dict[str, Any]:
 def main(draws: int, seed: int) -> None:
     torch.set_num_threads(1)
     print(json.dumps(compare(draws, seed)))
+
+
+def kept_bytes(calls: int) -> float:
+    """Return how many bytes of memory each of several calls keeps, with its backward pass and the plans of both.
+
+    The calls differ in the width of their images. Kernels are compiled before, and shared by all calls. Their operands
+    and results are freed before the memory is measured.
+    """
+    install(IdleGpu())
+    problems = [Problem(case(batch=1, size=(4, 100 + i), padding=1)) for i in range(calls)]
+
+    def keep_all() -> None:
+        for problem in problems:
+            for _ in range(2):
+                problem.step(0)
+
+    keep_all()
+    bounded_cache.clear()
+    gc.collect()
+    tracemalloc.start()
+    keep_all()
+    gc.collect()
+    size, _ = tracemalloc.get_traced_memory()
+    kept = [len(cache.entries) for cache in (forward.forwards, backward.backwards, plan_cache.plans)]
+    assert kept == [calls, calls, 3 * calls], kept
+    return size / calls
