@@ -72,13 +72,17 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> Non
     if len(numbers) < sum(tensor is not None for tensor in tensors):
         return  # some tensors share an address, which does not tell them apart
     allocated = (*plan.results, *plan.workspaces)
+    direct = bool(compiled) and all(map(start.is_direct, compiled))
+    launches = [
+        start.kept_launch(*each, call.device, numbers, direct) for each in zip(plan.launches, compiled, strict=True)
+    ]
     plan_to_keep = KeptPlan(
         tile=plan.tile,
         request=plan.request,
         kind=call.device.type,
         index=call.device.index,
-        launches=[start.kept_launch(*each, call.device, numbers) for each in zip(plan.launches, compiled, strict=True)],
-        direct=start.direct_way(call.device) if compiled and all(map(start.is_direct, compiled)) else None,
+        launches=launches,
+        direct=start.direct_way(call.device) if direct else None,
         allocations=[Allocation(tuple(each.shape), each.stride(), each.dtype) for each in allocated],
         results=len(plan.results),
         copies=[(numbers[original.data_ptr()], how) for _, original, how in plan.copies],

@@ -109,10 +109,12 @@ def is_compiled(kernel: Any) -> bool:
     return hasattr(type(kernel), "__getitem__")
 
 
-def kept_launch(launch: Launch, compiled: Any, device: torch.device, numbers: dict[int, int]) -> KeptLaunch:
+def kept_launch(
+    launch: Launch, compiled: Any, device: torch.device, numbers: dict[int, int], direct: bool
+) -> KeptLaunch:
     """Return a launch of a kept plan. `compiled` is what starting the launch returned.
 
-    `numbers` has the number of each tensor, by its address.
+    `numbers` has the number of each tensor, by its address. `direct` says that `Direct` can start the plan's launches.
     """
     kernel, programs, arguments = launch
     start: Callable[[list[Any]], object]
@@ -124,15 +126,17 @@ def kept_launch(launch: Launch, compiled: Any, device: torch.device, numbers: di
         names = list(arguments)
         start = partial(start_interpreted, kernel, programs, names)
     values = [arguments[name] for name in names]
-    direct = is_direct(compiled)
+    pointers = [(i, numbers[value.data_ptr()]) for i, value in enumerate(values) if isinstance(value, Tensor)]
+    for i, _ in pointers:
+        values[i] = None
     return KeptLaunch(
         start=start,
         launcher=compiled.run if direct else None,
         function=compiled.function if direct else None,
         metadata=compiled.packed_metadata if direct else None,
         programs=programs,
-        values=[None if isinstance(value, Tensor) else value for value in values],
-        pointers=[(i, numbers[value.data_ptr()]) for i, value in enumerate(values) if isinstance(value, Tensor)],
+        values=values,
+        pointers=pointers,
     )
 
 
@@ -146,10 +150,9 @@ def start_interpreted(kernel: Any, programs: int, names: list[str], values: list
 
 def is_direct(compiled: Any) -> bool:
     """Whether `Direct` can start a compiled kernel: whether tests have proven how to, for this version of Triton."""
-    from triton import __version__
-    from triton.compiler import CompiledKernel
+    import triton
 
-    return isinstance(compiled, CompiledKernel) and __version__.startswith(PROVEN)
+    return isinstance(compiled, triton.compiler.CompiledKernel) and triton.__version__.startswith(PROVEN)
 
 
 def scratch(kind: str, size: int, alignment: int, _stream: int | None) -> Tensor:
@@ -160,12 +163,11 @@ def scratch(kind: str, size: int, alignment: int, _stream: int | None) -> Tensor
 
 def direct_way(device: torch.device) -> Direct:
     """Return what it takes to call launchers of kernels on `device`."""
-    from triton import knobs
-    from triton.runtime import _allocation, driver
+    import triton
 
     return Direct(
-        stream_of=driver.active.get_current_stream,
-        hooks=knobs.runtime,
-        allocator=_allocation._allocator,
+        stream_of=triton.runtime.driver.active.get_current_stream,
+        hooks=triton.knobs.runtime,
+        allocator=triton.runtime._allocation._allocator,
         scratch=partial(scratch, device.type),
     )
