@@ -329,7 +329,7 @@ def _long_way(form: Form, tensors: Tensors, numbers: Numbers, implementation: st
     `numbers` are stride, padding and so on, in the order in which the checks take them. Raise NotImplementedError
     inside `torch.jit.trace`, because its graph would be wrong for images of other sizes.
     """
-    if not torch.compiler.is_compiling() and torch.jit.is_tracing():
+    if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
         raise NotImplementedError(
             "torch.jit.trace would record the sizes of the result as constants: use torch.export or torch.compile"
         )
