@@ -4,6 +4,7 @@ What runs is Triton's own launcher for NVIDIA, up to the function in C, which a 
 say for which versions of Triton `start.PROVEN` holds.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -408,6 +409,16 @@ def test_only_proven_versions_are_launched_directly(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(triton, "__version__", version)
         assert start.is_direct(compiled) == proven, version
         assert not start.is_direct(None)
+
+
+def test_launchers_for_amd_are_called_alike() -> None:
+    """They take the same arguments as those for NVIDIA, in the same order. On AMD, nothing but this is tested."""
+    from triton.backends.amd.driver import HIPLauncher
+    from triton.backends.nvidia.driver import CudaLauncher
+
+    alike = inspect.signature(HIPLauncher.__call__).parameters
+    assert [*alike] == [*inspect.signature(CudaLauncher.__call__).parameters]
+    assert [*alike][:6] == ["self", "gridX", "gridY", "gridZ", "stream", "function"]
 
 
 # What `Allocate` is passed, for tensors of torch's memory formats, of odd strides, and without elements.
