@@ -233,35 +233,45 @@ def frozen(model: Any) -> None:
     model[0].weight.requires_grad_(False)
 
 
+def trainable(model: Any) -> None:
+    """Let the weight be trained, which is frozen before this change alone."""
+    model[0].weight.requires_grad_()
+
+
 def forgotten(model: Any) -> None:
     bounded_cache.clear()
 
 
-@pytest.mark.parametrize("kept_out", [True, False])
+CHANGES = (in_place, replaced, another_layout, another_stride, another_padding, frozen, trainable, forgotten)
+
+
 @pytest.mark.parametrize(
-    "change",
-    [in_place, replaced, another_layout, another_stride, another_padding, frozen, forgotten],
-    ids=lambda change: change.__name__,
+    ("change", "kept_out"),
+    [*((change, True) for change in CHANGES), *((change, False) for change in (replaced, another_stride, forgotten))],
+    ids=lambda value: value if isinstance(value, bool) else value.__name__,
 )
 def test_nothing_stale_is_compiled(change: Callable[[Any], None], kept_out: bool, device: str) -> None:
     """A change of a layer after it was compiled takes effect, as it does in eager mode, also if it is kept out."""
-    model, x = network(device), images(device)
-    inner = torch.compiler.disable(model) if kept_out else model
-    compiled = torch.compile(lambda t: inner(t) * 1, backend="eager", fullgraph=False)
-    before = compiled(x)
-    assert torch.equal(compiled(x), before)
+    model: Any = network(device)
+    model[0].weight.requires_grad_(change is not trainable)
+    x, inner = images(device), torch.compiler.disable(model) if kept_out else model
+    compiled = torch.compile(lambda t: inner(t) * 1, backend="eager")
+
+    def gradients(y: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(y.square().mean(), [t for t in (x, *model.parameters()) if t.requires_grad])
+
+    for _ in range(3):
+        before = compiled(x)
+        gradients(before)
     change(model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forward, "is_plain", lambda *_: False)
         expected = model(x)
     assert (expected.shape == before.shape and torch.equal(expected, before)) == (
-        change in (another_layout, frozen, forgotten)
+        change in (another_layout, frozen, trainable, forgotten)
     )
-    for _ in range(3):
-        assert torch.equal(compiled(x), expected)
-    leaves = [each for each in (x, *model.parameters()) if each.requires_grad]
-    found, right = (torch.autograd.grad(y.square().mean(), leaves) for y in (compiled(x), expected))
-    assert all(map(torch.equal, found, right))
+    assert torch.equal(compiled(x), expected)
+    assert all(map(torch.equal, gradients(compiled(x)), gradients(expected)))
 
 
 @pytest.mark.parametrize("name", ["using", "autocast"])
