@@ -189,6 +189,7 @@ def observe(*calls: Callable[[], bool], gpu: Gpu | None = None) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", "Conversion of an array with ndim > 0")  # the interpreter of Triton 3.6
+        warnings.filterwarnings("ignore", "TRITON_DEFAULT_FP_FUSION is unset")  # the compiler of Triton 3.9
         for call in calls:
             try:
                 results.append(call())
