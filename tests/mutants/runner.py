@@ -16,7 +16,7 @@ from tests.support.processes import ForkServer
 # The files and folders that are copied, and the folders of tests that run on a mutant. These are the tests that run
 # kernels. pytest refuses to start if one of the folders is missing.
 TREES = ("tritonconv", "reference", "tests", "bench", "pyproject.toml")
-TESTS = ("tests/kernels", "tests/faults")
+TESTS = ("tests/kernels", "tests/faults", "tests/fast_path")
 # The direct tests of a file, which run before these and take seconds. Those of the package's other files take minutes.
 PLANS = ("tests/kernels/test_arguments.py", "tests/kernels/test_plans.py", "tests/kernels/test_launch.py")
 DIRECT = {
@@ -35,6 +35,19 @@ DIRECT = {
     "tritonconv/launch/split_k.py": ("tests/kernels/test_split_k.py", *PLANS),
     "tritonconv/launch/start.py": PLANS,
     "tritonconv/launch/tile_choice.py": PLANS,
+    "tritonconv/launch/bounded_cache.py": ("tests/kernels/test_cache_bound.py", "tests/fast_path/test_bounds.py"),
+    "tritonconv/launch/kept_plan.py": ("tests/kernels/test_plan_cache.py", "tests/kernels/test_alignment.py"),
+    "tritonconv/fast_path/guards.py": (
+        "tests/fast_path/test_guards.py",
+        "tests/fast_path/test_guards_in_backward.py",
+    ),
+    "tritonconv/fast_path/forward.py": ("tests/fast_path/test_keys.py", "tests/fast_path/test_guards.py"),
+    "tritonconv/fast_path/function.py": (
+        "tests/fast_path/test_guards_in_backward.py",
+        "tests/fast_path/test_bounds.py",
+    ),
+    "tritonconv/fast_path/backward.py": ("tests/fast_path/test_keys.py", "tests/fast_path/test_bounds.py"),
+    "tritonconv/settings.py": ("tests/api/test_call.py",),
 }
 
 
