@@ -62,10 +62,11 @@ def _why_not_size(geometry: ConvGeometry) -> str | None:
     if max(rows, columns) >= _COUNTED:
         return f"the padded image, {rows} x {columns}, is too large for {_INDICES}"
     for operator in OPERATORS:
-        M, N, K, _ = geometry.gemm(operator)
+        M, N, K, G = geometry.gemm(operator)
         if max(M, N, K) >= _COUNTED:
             return f"the matrix product of {operator}, {M} x {N} x {K}, is too large for {_INDICES}"
-        M, N, _, G = geometry.launched(operator)
+        if operator == "dgrad":  # the others launch programs for the product itself
+            M, N, _, G = geometry.launched(operator)
         # The smallest tile is 64 x 16, or 16 x 16 for a weight of each location. With few rows it is smaller.
         if (1 + M // (16 if geometry.per_location else 64)) * (1 + N // 16) * G >= 2**31:
             return f"{operator} would launch 2^31 programs or more, which a GPU can not"

@@ -73,6 +73,11 @@ def remove(failure: Failure) -> None:
     bounded_cache.clear()
 
 
+def any_happened() -> bool:
+    """Whether a failure is remembered."""
+    return bool(_reasons)
+
+
 def happened(failure: Failure) -> bool:
     """Whether this failure is remembered."""
     return failure in _reasons

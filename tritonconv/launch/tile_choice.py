@@ -16,6 +16,8 @@ def tile_for(request: TileRequest) -> Tile:
     If the operator's TMA kernel did not compile for the GPU, a tile without TMA is picked. If the picked tile was too
     large for the GPU, with whatever SPLIT_K, `smallest_tile` replaces it, with the same SPLIT_K.
     """
+    if not failures.any_happened():
+        return pick(*request)
     operator, gpu = request.operator, request.gpu
     if failures.happened(NoTma(operator, gpu)):
         request = request._replace(operands=replace(request.operands, tma_possible=False))
