@@ -217,8 +217,8 @@ def test_empty_results_start_nothing() -> None:
 
 @pytest.mark.parametrize("tile", [GATHER, TMA], ids=["gathers", "tma"])
 def test_only_tma_gets_memory_for_descriptors(tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_scratch: list[Plan] = []
-    monkeypatch.setattr(start, "start_with_scratch", lambda plan: with_scratch.append(plan) or [])
+    with_scratch: list[torch.device] = []
+    monkeypatch.setattr(start, "with_scratch", lambda device, *_: with_scratch.append(device) or [])
     plan = Plan((torch.empty(1),), [], tile, planned(call("fprop", STRIDED), tile, H100).request, Copies())
     assert start.run(plan) == plan.results
-    assert with_scratch == [plan] * tile.uses_tma
+    assert with_scratch == [torch.device("cpu")] * tile.uses_tma

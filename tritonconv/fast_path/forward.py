@@ -41,8 +41,7 @@ LongWay = Callable[[Form, Tensors, Numbers, str], tuple[Checked, Tensor]]
 forwards: BoundedCache[Forward] = BoundedCache()
 
 # Bound once, because looking them up takes longer than calling them.
-_is_grad_enabled = torch.is_grad_enabled
-_is_compiling = torch.compiler.is_dynamo_compiling
+_is_compiling, _is_grad_enabled = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
 _float32 = torch.float32
 # `Function.apply` looks for transforms of functorch, which `is_plain` has ruled out, and then calls this.
 _apply = super(Function, Convolution).apply

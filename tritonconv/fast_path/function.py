@@ -15,6 +15,9 @@ from tritonconv.launch.start import run_again
 from tritonconv.operators import compute
 from tritonconv.operators.autograd import DIRECT, Remembered, pull_back
 
+# Bound once, because looking them up takes longer than calling them.
+_is_compiling, _is_grad_enabled = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
+
 
 @dataclass(slots=True)
 class Forward:
@@ -53,12 +56,7 @@ class Convolution(Function):
         """
         remembered, needed = ctx.remembered, ctx.needs_input_grad
         saved: tuple[Tensor, Tensor] = ctx.saved_tensors
-        plain = (
-            not torch.compiler.is_dynamo_compiling()
-            and not torch.is_grad_enabled()
-            and not compute.observers
-            and is_plain(*saved, gradient)
-        )
+        plain = not _is_compiling() and not _is_grad_enabled() and not compute.observers and is_plain(*saved, gradient)
         found = backward.gradients(remembered, saved, needed, gradient) if plain else None
         if found is None:
             found = pull_back(remembered, DIRECT, saved, needed, gradient)
