@@ -1,24 +1,22 @@
 """`torch.nn.functional.conv2d` and `conv_transpose2d`, and the same functions with weights that vary.
 
-Each function checks its arguments, turns them into tensors and pairs of ints, and calls the operator fprop or dgrad.
-Padding strings, single ints, inputs without a batch and autocast are resolved here. The operators do not know them.
+Each function passes its arguments on to `fast_path.forward`. A call that equals an earlier one is repeated there. Any
+other call goes the long way: its arguments are checked and turned into tensors and pairs of ints, and fprop or dgrad
+computes it. Padding strings, single ints, inputs without a batch and autocast do not get further than that.
 """
 
-import torch
 from torch import Tensor
 
-from tritonconv.fast_path.forward import Form, Numbers, Tensors, convolution
-from tritonconv.operators.autograd import apply_operator
-from tritonconv.reference.torch_rules import arguments
+from tritonconv.fast_path.forward import convolution
+from tritonconv.fast_path.long_way import ConvFunction
 from tritonconv.reference.torch_rules.checks import Ints
-from tritonconv.settings import Settings
 
-CONV2D = Form("fprop", "")
-CONV_TRANSPOSE2D = Form("dgrad", "")
-LOCALLY_CONNECTED2D = Form("fprop", "p q")
-LOCALLY_CONNECTED_TRANSPOSE2D = Form("dgrad", "p q")
-PER_SAMPLE_CONV2D = Form("fprop", "b")
-DYNAMIC_CONV2D = Form("fprop", "b p q")
+CONV2D = ConvFunction("fprop", "")
+CONV_TRANSPOSE2D = ConvFunction("dgrad", "")
+LOCALLY_CONNECTED2D = ConvFunction("fprop", "p q")
+LOCALLY_CONNECTED_TRANSPOSE2D = ConvFunction("dgrad", "p q")
+PER_SAMPLE_CONV2D = ConvFunction("fprop", "b")
+DYNAMIC_CONV2D = ConvFunction("fprop", "b p q")
 
 
 def conv2d(
@@ -75,8 +73,8 @@ def conv2d(
     tensor([[[19., 25.],
              [37., 43.]]])
     """
-    numbers = (stride, padding, dilation, groups)
-    return convolution(_long_way, CONV2D, (input, weight, bias), numbers, implementation)
+    options = (stride, padding, dilation, groups)
+    return convolution(CONV2D, (input, weight, bias), options, implementation)
 
 
 def conv_transpose2d(
@@ -135,8 +133,8 @@ def conv_transpose2d(
              [ 0.,  4.,  6.],
              [ 4., 12.,  9.]]])
     """
-    numbers = (stride, padding, output_padding, groups, dilation)
-    return convolution(_long_way, CONV_TRANSPOSE2D, (input, weight, bias), numbers, implementation)
+    options = (stride, padding, output_padding, groups, dilation)
+    return convolution(CONV_TRANSPOSE2D, (input, weight, bias), options, implementation)
 
 
 def locally_connected2d(
@@ -183,8 +181,8 @@ def locally_connected2d(
     tensor([[[ 19.,  73.],
              [197., 331.]]])
     """
-    numbers = (stride, padding, dilation, groups)
-    return convolution(_long_way, LOCALLY_CONNECTED2D, (input, weight, bias), numbers, implementation)
+    options = (stride, padding, dilation, groups)
+    return convolution(LOCALLY_CONNECTED2D, (input, weight, bias), options, implementation)
 
 
 def locally_connected_transpose2d(
@@ -230,8 +228,8 @@ def locally_connected_transpose2d(
     tensor([[[ 0.,  9., 10.],
              [ 2., 15., 14.]]])
     """
-    numbers = (stride, padding, output_padding, groups, dilation)
-    return convolution(_long_way, LOCALLY_CONNECTED_TRANSPOSE2D, (input, weight, bias), numbers, implementation)
+    options = (stride, padding, output_padding, groups, dilation)
+    return convolution(LOCALLY_CONNECTED_TRANSPOSE2D, (input, weight, bias), options, implementation)
 
 
 def per_sample_conv2d(
@@ -274,8 +272,8 @@ def per_sample_conv2d(
     tensor([[ 4.,  4.,  4.,  4.],
             [40., 40., 40., 40.]])
     """
-    numbers = (stride, padding, dilation, groups)
-    return convolution(_long_way, PER_SAMPLE_CONV2D, (input, weight, bias), numbers, implementation)
+    options = (stride, padding, dilation, groups)
+    return convolution(PER_SAMPLE_CONV2D, (input, weight, bias), options, implementation)
 
 
 def dynamic_conv2d(
@@ -319,22 +317,5 @@ def dynamic_conv2d(
     tensor([[ 0.,  4.,  8., 12.],
             [16., 20., 24., 28.]])
     """
-    numbers = (stride, padding, dilation, groups)
-    return convolution(_long_way, DYNAMIC_CONV2D, (input, weight, bias), numbers, implementation)
-
-
-def _long_way(form: Form, tensors: Tensors, numbers: Numbers, implementation: str) -> tuple[arguments.Checked, Tensor]:
-    """Return the arguments of one of the functions above after all checks, and its result.
-
-    `numbers` are stride, padding and so on, in the order in which the checks take them. Raise NotImplementedError
-    inside `torch.jit.trace`, because its graph would be wrong for images of other sizes.
-    """
-    if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
-        raise NotImplementedError(
-            "torch.jit.trace would record the sizes of the result as constants: use torch.export or torch.compile"
-        )
-    check = arguments.conv2d if form.operator == "fprop" else arguments.conv_transpose2d
-    checked = check(*tensors, *numbers, varies=form.varies)
-    settings = Settings(*checked[3:], implementation)
-    result = apply_operator(form.operator, *checked[:3], *settings.packed)
-    return checked, result if tensors[0].ndim == 4 else result[0]
+    options = (stride, padding, dilation, groups)
+    return convolution(DYNAMIC_CONV2D, (input, weight, bias), options, implementation)

@@ -43,7 +43,7 @@ class Conv2d(Parametrizable, nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding: Any = self.padding
-        if self.padding_mode != "zeros":
+        if self.padding_mode != "zeros":  # `padded` asks again, but to call it takes longer than to ask
             input, padding = padded(self, input)
         return conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.groups, implementation=self.implementation
@@ -172,7 +172,7 @@ class LocallyConnected2d(local_layers.LocallyConnected2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         self._check_size(input)
         padding: Any = self.padding
-        if self.padding_mode != "zeros":
+        if self.padding_mode != "zeros":  # `padded` asks again, but to call it takes longer than to ask
             input, padding = padded(self, input)
         sampling = (self.stride, padding, self.dilation, self.groups)
         return locally_connected2d(input, weight, bias, *sampling, implementation=self.implementation)

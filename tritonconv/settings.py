@@ -1,4 +1,4 @@
-"""`Settings`: what an operator takes beside tensors, and how it is packed into the arguments of torch's operators."""
+"""`Settings`: what an operator takes beside tensors, and how `torch.ops.tritonconv` takes it."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -42,28 +42,28 @@ class Settings(NamedTuple):
 
     @property
     def packed(self) -> tuple[Any, ...]:
-        """The arguments of torch's operators: the two numbers of `size`, `groups`, and the others as text.
+        """The arguments of the operators in `torch.ops.tritonconv`: the two of `size`, `groups`, and the rest as text.
 
-        torch takes longer to convert twelve numbers for an operator than our own part of the call takes. Sizes and
-        groups may be symbolic in a graph of `torch.compile` or `torch.export`. The others are constants there.
+        torch takes longer to convert twelve values for an operator than for the rest of a call. Sizes and groups may be
+        symbolic in a graph of `torch.compile` or `torch.export`. The rest are constants there.
         """
-        (height, width), stride, pad, dilation, groups, *flags = self
-        others: tuple[Any, ...] = (stride, pad, dilation, *flags)
-        if torch.compiler.is_dynamo_compiling():
-            return height, width, groups, text_of(*others)
+        (height, width), stride, pad, dilation, groups, *others = self
+        rest: tuple[Any, ...] = (stride, pad, dilation, *others)
+        if torch.compiler.is_dynamo_compiling():  # which can not trace a cached function
+            return height, width, groups, to_text(*rest)
         try:
-            return height, width, groups, kept_text_of(*others)
+            return height, width, groups, cached_to_text(*rest)
         except TypeError:  # symbolic numbers can not be hashed
-            return height, width, groups, text_of(*others)
+            return height, width, groups, to_text(*rest)
 
     @classmethod
     def unpacked(cls, height: int, width: int, groups: int, text: str) -> "Settings":
         """Return the settings that were packed into these arguments."""
-        stride, pad, dilation, *flags = kept_others_in(text)
-        return cls((height, width), stride, pad, dilation, groups, *flags)
+        stride, pad, dilation, *others = cached_from_text(text)
+        return cls((height, width), stride, pad, dilation, groups, *others)
 
 
-def text_of(stride: Sizes, pad: Sizes, dilation: Sizes, varies: str, channels_last: bool, implementation: str) -> str:
+def to_text(stride: Sizes, pad: Sizes, dilation: Sizes, varies: str, channels_last: bool, implementation: str) -> str:
     """Return settings as text: "stride=2,2 pad=1,1 dilation=1,1 varies= channels_last=True implementation=auto"."""
     pairs = [f"{int(rows)},{int(columns)}" for rows, columns in (stride, pad, dilation)]
     letters = varies.replace(" ", "")
@@ -73,12 +73,12 @@ def text_of(stride: Sizes, pad: Sizes, dilation: Sizes, varies: str, channels_la
     )
 
 
-def others_in(text: str) -> tuple[Any, ...]:
-    """Return the settings in a text of `text_of`, in the order of its arguments."""
+def from_text(text: str) -> tuple[Any, ...]:
+    """Return the settings in a text of `to_text`, in the order of its arguments."""
     values = dict(each.split("=") for each in text.split(" "))
     pairs = (tuple(map(int, values[name].split(","))) for name in ("stride", "pad", "dilation"))
     return *pairs, " ".join(values["varies"]), values["channels_last"] == "True", values["implementation"]
 
 
-# A training loop packs and unpacks the same settings again and again. torch.compile does not trace these.
-kept_text_of, kept_others_in = lru_cache(4096)(text_of), lru_cache(4096)(others_in)
+# A training loop packs and unpacks the same settings again and again.
+cached_to_text, cached_from_text = lru_cache(4096)(to_text), lru_cache(4096)(from_text)

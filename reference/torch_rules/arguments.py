@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.nn.functional import pad as torch_pad
 from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.utils import _single
 
 from tritonconv.reference.torch_rules.checks import (
     Ints,
@@ -254,7 +255,8 @@ def output_padding(layer: Any, input: Tensor, output_size: list[int] | None) -> 
         raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")
     assert isinstance(layer.padding, tuple), "self.padding must be a tuple"
     if output_size is None and type(layer)._output_padding is _ConvTransposeNd._output_padding:
-        own: tuple[int, ...] = layer.output_padding
-        return own
+        # torch's method returns this, too, after a few more calls.
+        own: Any = layer.output_padding
+        return own if isinstance(own, tuple) else _single(own)
     sizes: Any = (layer.stride, layer.padding, layer.kernel_size, 2, layer.dilation)
     return tuple(layer._output_padding(input, output_size, *sizes))

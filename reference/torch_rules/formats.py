@@ -18,7 +18,7 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
     autocast, all tensors keep their own dtype.
     """
     device = tensor.device.type
-    if autocasting(device) and is_cast(tensor):
+    if autocasting(device) and may_be_cast(tensor):
         return torch.get_autocast_dtype(device)
     return tensor.dtype
 
@@ -45,13 +45,13 @@ def autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor
         return input, weight, bias
     dtype = torch.get_autocast_dtype(device)
     return (
-        input.to(dtype) if is_cast(input) else input,
-        weight.to(dtype) if is_cast(weight) else weight,
-        bias.to(dtype) if bias is not None and is_cast(bias) else bias,
+        input.to(dtype) if may_be_cast(input) else input,
+        weight.to(dtype) if may_be_cast(weight) else weight,
+        bias.to(dtype) if bias is not None and may_be_cast(bias) else bias,
     )
 
 
-def is_cast(tensor: Tensor) -> bool:
+def may_be_cast(tensor: Tensor) -> bool:
     """Whether torch's convolutions convert `tensor` under autocast: not if it is float64, complex or of integers."""
     return tensor.is_floating_point() and tensor.dtype != torch.float64
 

@@ -9,7 +9,7 @@ from tritonconv import bias
 from tritonconv.call import OPERATOR_NAMES, Call
 from tritonconv.geometry import LEAVES_OUT, OPERATORS, TAKES, VARIES, ConvGeometry, Factor
 from tritonconv.operators.library import torch_operators
-from tritonconv.settings import Settings, text_of
+from tritonconv.settings import Settings, to_text
 
 GEOMETRY = ConvGeometry(
     *(2, 6, 9, 8, 4, 4, 5, 3, 2), G=2, stride_h=2, stride_w=1, pad_h=0, pad_w=1, dilation_h=1, dilation_w=3
@@ -37,7 +37,7 @@ def test_settings_survive_torchs_arguments(varies: str, channels_last: bool, imp
     assert (height, width, groups) == (11, 12, 6)
     assert text.startswith("stride=1,2 pad=0,3 dilation=4,5 ")
     assert Settings.unpacked(height, width, groups, text) == settings
-    assert text == text_of((1, 2), (0, 3), (4, 5), varies, channels_last, implementation)
+    assert text == to_text((1, 2), (0, 3), (4, 5), varies, channels_last, implementation)
 
 
 @pytest.mark.parametrize("varies", VARIES)

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests.support.fast_path_keys import long_ways
 from tests.support.processes import python
+from tests.support.ways import noted_long_ways
 from tritonconv.fast_path import backward, forward
-from tritonconv.fast_path.backward import Backward
-from tritonconv.fast_path.function import Forward
-from tritonconv.launch import bounded_cache, failures, plan_cache, start
+from tritonconv.fast_path.backward import KeptBackward
+from tritonconv.fast_path.function import KeptForward
+from tritonconv.launch import bounded_cache, failures, launchers, plan_cache, start
 from tritonconv.launch.failures import TileTooLarge
 
 pytest.importorskip("triton")
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start no kernel: a launch does nothing."""
     monkeypatch.setattr(start, "start_each", lambda launches: [None] * len(launches))
-    monkeypatch.setattr(start, "start_interpreted", lambda *_: None)
+    monkeypatch.setattr(launchers, "start_interpreted", lambda *_: None)
     monkeypatch.setattr(plan_cache.runtime, "interpreted", lambda: True)
 
 
@@ -55,19 +55,19 @@ def step(width: int, device: str) -> tuple[Tensor, ...]:
     return y, *torch.autograd.grad(y, (x, weight), torch.ones_like(y))
 
 
-def widths(kept: dict[Any, Forward] | dict[Any, Backward]) -> list[int]:
+def widths(kept: dict[Any, KeptForward] | dict[Any, KeptBackward]) -> list[int]:
     """Return the widths of the images of what is kept, the least recently used first."""
     entries = sorted(kept.values(), key=lambda each: each.used)
-    plans = [each.plan if isinstance(each, Forward) else each.steps[0].plan for each in entries]
+    plans = [each.plan if isinstance(each, KeptForward) else each.steps[0].plan for each in entries]
     return [each.request.geometry.Q for each in plans]
 
 
 def kept_calls() -> list[int]:
-    return widths(forward.forwards.entries)
+    return widths(forward.kept_forwards.entries)
 
 
 def kept_passes() -> list[int]:
-    return widths(backward.backwards.entries)
+    return widths(backward.kept_backwards.entries)
 
 
 def kept_step(width: int, device: str) -> None:
@@ -82,11 +82,11 @@ def test_the_least_recently_used_leave(
     run: Callable[[int, str], Any], kept: Callable[[], list[int]], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is found counts as used."""
-    monkeypatch.setattr(bounded_cache, "MOST", 3)
+    monkeypatch.setattr(bounded_cache, "CAPACITY", 3)
     for width in (1, 2, 3):
         run(width, device)
     assert kept() == [1, 2, 3]
-    with long_ways() as noted:
+    with noted_long_ways() as noted:
         (call if run is call else step)(1, device)
     assert not noted
     assert kept() == [2, 3, 1]
@@ -106,16 +106,16 @@ def test_layers_that_are_used_again_and_again_stay(device: str, monkeypatch: pyt
 
     A layer has three plans in the plan cache, which leave: the fast path does not look there, so they are not used.
     """
-    monkeypatch.setattr(bounded_cache, "MOST", 20)
+    monkeypatch.setattr(bounded_cache, "CAPACITY", 20)
     for round_number in range(12):
-        with long_ways() as noted:
+        with noted_long_ways() as noted:
             for width in (1, 2, 3, 4):
                 step(width, device)
         if round_number > 1:
             assert not noted
         for once in (0, 1):
             kept_step(100 + 2 * round_number + once, device)
-        for cache in (forward.forwards, backward.backwards, plan_cache.plans):
+        for cache in (forward.kept_forwards, backward.kept_backwards, plan_cache.plans):
             assert len(cache.entries) <= 20
     assert {1, 2, 3, 4} < {*kept_calls()}
     assert {1, 2, 3, 4} < {*kept_passes()}
@@ -125,7 +125,7 @@ def test_layers_that_are_used_again_and_again_stay(device: str, monkeypatch: pyt
 def test_a_call_whose_plan_has_left_the_plan_cache_is_repeated(device: str) -> None:
     kept_step(1, device)
     plan_cache.plans.entries.clear()
-    with long_ways() as noted:
+    with noted_long_ways() as noted:
         step(1, device)
     assert not noted
     assert not plan_cache.plans.entries
@@ -138,10 +138,10 @@ def test_a_call_that_has_left_is_kept_anew_with_its_backward_pass(device: str, m
     x, weight = operands(1, device)
     y = tritonconv.conv2d(x, weight, implementation="triton")
     with monkeypatch.context() as patch:
-        patch.setattr(bounded_cache, "MOST", 1)
+        patch.setattr(bounded_cache, "CAPACITY", 1)
         call(2, device)
     assert kept_calls() == [2]
-    with long_ways() as noted:
+    with noted_long_ways() as noted:
         torch.autograd.grad(y, (x, weight), torch.ones_like(y))
         assert not noted
         step(1, device)
@@ -156,20 +156,20 @@ def test_a_call_that_has_left_is_kept_anew_with_its_backward_pass(device: str, m
 def test_a_failure_empties_all_caches(device: str) -> None:
     """A graph whose forward pass ran before the failure plans its backward pass anew, without the tile that failed."""
     kept_step(5, device)
-    caches = (forward.forwards, backward.backwards, plan_cache.plans)
+    caches = (forward.kept_forwards, backward.kept_backwards, plan_cache.plans)
     assert [len(cache.entries) for cache in caches] == [1, 1, 3]
     x, weight = operands(5, device)
     y = tritonconv.conv2d(x, weight, implementation="triton")
-    (kept,) = backward.backwards.entries.values()
+    (kept,) = backward.kept_backwards.entries.values()
     stale = {each.plan.request.operator: each.plan for each in kept.steps}
     failed = replace(stale["dgrad"].tile, SPLIT_K=1)
     failures.add(TileTooLarge("dgrad", stale["dgrad"].request.gpu, failed), "too large")
     assert [len(cache.entries) for cache in caches] == [0, 0, 0]
-    with long_ways() as noted:
+    with noted_long_ways() as noted:
         found = torch.autograd.grad(y, (x, weight), torch.ones_like(y))
     assert noted == ["backward"]
     assert [torch.equal(each, torch.full_like(each, n)) for each, n in zip(found, (4, 5), strict=True)] == [True] * 2
-    (kept,) = backward.backwards.entries.values()
+    (kept,) = backward.kept_backwards.entries.values()
     tiles = {each.plan.request.operator: each.plan.tile for each in kept.steps}
     assert replace(tiles["dgrad"], SPLIT_K=1) != failed
     assert tiles["wgrad"] == stale["wgrad"].tile
@@ -181,7 +181,7 @@ def test_a_failure_while_a_call_is_kept(
     run: Callable[[int, str], Any], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread clears the caches after this one has found the plan. Nothing is kept, and later calls are."""
-    kept_plan = plan_cache.kept
+    kept_plan = plan_cache.find
     if run is step:
         step(1, device)
 
@@ -191,12 +191,12 @@ def test_a_failure_while_a_call_is_kept(
             bounded_cache.clear()
         return found
 
-    with monkeypatch.context() as patch, long_ways() as noted:
-        patch.setattr(plan_cache, "kept", interrupted)
+    with monkeypatch.context() as patch, noted_long_ways() as noted:
+        patch.setattr(plan_cache, "find", interrupted)
         run(1, device)
     assert noted == (["forward"] if run is call else ["backward"])
-    assert not forward.forwards.entries
-    assert not backward.backwards.entries
+    assert not forward.kept_forwards.entries
+    assert not backward.kept_backwards.entries
     kept_step(1, device)
     assert kept_calls() == kept_passes() == [1]
 
@@ -213,9 +213,9 @@ def test_what_leaves_while_it_is_found_is_used(module: Any, device: str, monkeyp
             return found
 
     kept_step(1, device)
-    cache = forward.forwards if module is forward else backward.backwards
+    cache = forward.kept_forwards if module is forward else backward.kept_backwards
     monkeypatch.setattr(cache, "entries", Racing(cache.entries))
-    with long_ways() as noted:
+    with noted_long_ways() as noted:
         assert [each.shape for each in step(1, device)] == [(1, 4, 1, 1), (1, 4, 1, 1), (4, 4, 1, 1)]
     assert noted == (["backward"] if module is forward else [])
     assert not cache.entries
@@ -233,7 +233,7 @@ def many_switches() -> Iterator[None]:
 @pytest.mark.usefixtures("no_kernels", "many_switches")
 def test_threads_find_keep_and_clear_at_once(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread fails, each gets results and gradients of its own shapes, and the bound holds."""
-    monkeypatch.setattr(bounded_cache, "MOST", 4)
+    monkeypatch.setattr(bounded_cache, "CAPACITY", 4)
 
     def work(seed: int) -> None:
         rng = random.Random(seed)
@@ -245,9 +245,9 @@ def test_threads_find_keep_and_clear_at_once(device: str, monkeypatch: pytest.Mo
             if rng.random() < 0.02:
                 bounded_cache.clear()
 
-    with long_ways() as noted, ThreadPoolExecutor(8) as threads:
+    with noted_long_ways() as noted, ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
-    for cache in (forward.forwards, backward.backwards, plan_cache.plans):
+    for cache in (forward.kept_forwards, backward.kept_backwards, plan_cache.plans):
         assert len(cache.entries) <= 4
     assert noted.count("forward") < 8 * 60, "no call took the fast path"
     assert noted.count("backward") < 8 * 60 - noted.count("forward"), "no backward pass took the fast path"

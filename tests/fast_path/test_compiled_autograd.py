@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import tritonconv
-from tritonconv import functional
-from tritonconv.fast_path import forward, function
+from tests.support.ways import without_fast_path
 from tritonconv.launch import bounded_cache
 
 pytest.importorskip("triton")
@@ -31,29 +30,6 @@ def nothing_compiled() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-
-
-@pytest.fixture
-def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The calls ("forward") and backward passes of fast calls ("backward") that took the long way, in order.
-
-    Not in it is what `torch.compile` traces.
-    """
-    taken: list[str] = []
-
-    def noted(module: Any, name: str, what: str) -> None:
-        way = getattr(module, name)
-
-        def call(*arguments: Any) -> Any:
-            if not torch.compiler.is_compiling():
-                taken.append(what)
-            return way(*arguments)
-
-        monkeypatch.setattr(module, name, call)
-
-    noted(functional, "_long_way", "forward")
-    noted(function, "pull_back", "backward")
-    return taken
 
 
 class Backend:
@@ -102,9 +78,7 @@ def step(
 
 def long(model: nn.Module, x: Tensor, in_forward: AbstractContextManager[Any] = nullcontext()) -> list[Tensor]:  # noqa: B008
     """Return what `step` returns by the long way."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (forward, function):
-            patch.setattr(module, "is_plain", lambda *_: False)
+    with without_fast_path():
         return step(model, model, x, in_forward)
 
 
@@ -264,8 +238,7 @@ def test_nothing_stale_is_compiled(change: Callable[[Any], None], kept_out: bool
         before = compiled(x)
         gradients(before)
     change(model)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "is_plain", lambda *_: False)
+    with without_fast_path():
         expected = model(x)
     assert (expected.shape == before.shape and torch.equal(expected, before)) == (
         change in (another_layout, frozen, trainable, forgotten)

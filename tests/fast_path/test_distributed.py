@@ -5,6 +5,7 @@ Each training takes three steps with other images, and must give the same bits a
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 import tritonconv
 from tests.support.processes import ran
-from tritonconv import functional
+from tests.support.ways import without_fast_path
 from tritonconv.fast_path import forward, function
 from tritonconv.launch import bounded_cache
 from tritonconv.operators import autograd
@@ -68,13 +69,10 @@ def trained(begin: Callable[[], Step], fast: bool = True) -> Trained:
         return call
 
     bounded_cache.clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(functional, "_long_way", counted(functional._long_way, 0))
+    with pytest.MonkeyPatch.context() as patch, nullcontext() if fast else without_fast_path():
+        patch.setattr(forward, "checked_and_computed", counted(forward.checked_and_computed, 0))
         for module in (function, autograd):
             patch.setattr(module, "pull_back", counted(module.pull_back, 1))
-        if not fast:
-            for plain_in in (forward, function):
-                patch.setattr(plain_in, "is_plain", lambda *_: False)
         step = begin()
         for number in range(STEPS):
             counts[:] = 0, 0

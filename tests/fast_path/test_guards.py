@@ -20,7 +20,6 @@ from tests.support.fast_path import (
     CONV2D,
     PROBLEMS,
     Kept,
-    Repeated,
     SeesFunctions,
     SeesOperators,
     Wrapper,
@@ -28,9 +27,9 @@ from tests.support.fast_path import (
     assert_identical,
     assert_same_error,
     drawn,
-    repeated,
 )
 from tests.support.processes import python
+from tests.support.ways import Repeated, repeated
 
 pytest.importorskip("triton")
 
@@ -254,7 +253,7 @@ from tritonconv.fast_path import forward, guards
 operands = [torch.ones(shape, requires_grad=True) for shape in ((1, 2, 3, 3), (4, 2, 2, 2), (4,))]
 sums = [tritonconv.conv2d(*operands).sum() for _ in range(3)]
 [total.backward() for total in sums]
-print(guards.AVAILABLE, len(forward.forwards.entries), *map(float, sums), float(operands[2].grad.sum()))
+print(guards.AVAILABLE, len(forward.kept_forwards.entries), *map(float, sums), float(operands[2].grad.sum()))
 """
     done = python("-c", code, cwd=tmp_path, TRITON_INTERPRET="1")
     assert done.stdout.split() == ["False", "0", "144.0", "144.0", "144.0", "48.0"], done.stderr

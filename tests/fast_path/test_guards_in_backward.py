@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.support.fast_path import (
     CONV2D,
     Kept,
-    Repeated,
     SeesFunctions,
     SeesOperators,
     Wrapper,
@@ -22,8 +21,8 @@ from tests.support.fast_path import (
     assert_identical,
     assert_same_error,
     drawn,
-    repeated,
 )
+from tests.support.ways import Repeated, repeated
 
 pytest.importorskip("triton")
 

@@ -20,7 +20,6 @@ from tests.support.fast_path_keys import (
     NOT_NEEDED,
     alone,
     differing,
-    long_ways,
     outcome,
     pairs,
     parts_of_backward,
@@ -32,6 +31,7 @@ from tests.support.fast_path_keys import (
     without,
 )
 from tests.support.oracle import convolution_precision
+from tests.support.ways import noted_long_ways
 from tritonconv import runtime
 from tritonconv.fast_path import backward, forward, function
 from tritonconv.launch import bounded_cache
@@ -72,7 +72,7 @@ def switched(field: str, second: bool) -> Any:
 
 def kept(module: Any) -> dict[Any, Any]:
     """Return what the module, `forward` or `backward`, has kept."""
-    cache = forward.forwards if module is forward else backward.backwards
+    cache = forward.kept_forwards if module is forward else backward.kept_backwards
     return cache.entries
 
 
@@ -85,7 +85,7 @@ def test_these_are_all_fields(device: str) -> None:
     with convolution_precision("tf32"):
         call.run()
         of_pass.run()
-        (of_call,), (of_gradients,) = forward.forwards.entries, backward.backwards.entries
+        (of_call,), (of_gradients,) = forward.kept_forwards.entries, backward.kept_backwards.entries
     tensors = {"input": call.input, "weight": call.weight, "bias": call.bias}
     assert list(parts_of_forward(of_call).items()) == list(
         zip(
@@ -95,7 +95,7 @@ def test_these_are_all_fields(device: str) -> None:
         )
     )
     tensors = {"gradient": of_pass.gradient, "first": of_pass.first, "weight": of_pass.weight}
-    assert of_gradients == (of_pass.remembered, of_pass.needed, True, *described(tensors))
+    assert of_gradients == (of_pass.saved_call, of_pass.needed, True, *described(tensors))
 
 
 def described(tensors: dict[str, Any]) -> list[Any]:
@@ -115,7 +115,7 @@ def test_the_second_call_takes_the_long_way_and_is_right(
         with switched(field, True):
             expected, _ = alone(second)
         bounded_cache.clear()
-        with long_ways() as noted:
+        with noted_long_ways() as noted:
             with switched(field, False):
                 first.run()
                 assert len(noted) == 1
@@ -148,7 +148,7 @@ def test_without_the_field_the_second_call_gets_a_wrong_plan(
             expected, needed = alone(second)
         with switched(field, False):
             _, compiled = alone(first)
-        with monkeypatch.context() as patch, long_ways() as noted:
+        with monkeypatch.context() as patch, noted_long_ways() as noted:
             patch.setattr(module, "key", shorter)
             bounded_cache.clear()
             with switched(field, False):
@@ -210,14 +210,14 @@ def test_numbers_that_equal_ints_go_the_long_way(value: Any, device: str) -> Non
             first = call._replace(numbers=given | {number: ints})
             bounded_cache.clear()
             first.run()
-            assert len(forward.forwards.entries) == 1
-            with long_ways() as noted:
+            assert len(forward.kept_forwards.entries) == 1
+            with noted_long_ways() as noted:
                 first.run()
                 assert not noted, "the first call is not kept"
                 assert same(outcome(second), expected)
                 assert same(outcome(second), expected)
                 assert noted == ["forward"] * 2
-            assert len(forward.forwards.entries) == 1
+            assert len(forward.kept_forwards.entries) == 1
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_padding_that_is_no_string_of_pythons_own_goes_the_long_way(padding: Any
     expected, _ = alone(second)
     bounded_cache.clear()
     first.run()
-    with long_ways() as noted:
+    with noted_long_ways() as noted:
         first.run()
         assert not noted, "the first call is not kept"
         assert same(outcome(second), expected)
@@ -254,7 +254,7 @@ def test_a_call_equals_itself_with_new_tensors(device: str) -> None:
         calls = [plain(), plain(), transposed(), transposed()]
     expected = [alone(call)[0] for call in calls]
     bounded_cache.clear()
-    with long_ways() as noted:
+    with noted_long_ways() as noted:
         found = [call.run() for call in calls]
     assert noted == ["forward"] * 2
     assert all(map(same, found, expected))

@@ -1,7 +1,7 @@
 """Kernels that are launched directly get what Triton's own code around their launchers passes. A fake GPU is launched.
 
 What runs is Triton's own launcher for NVIDIA, up to the function in C, which a fake takes the place of. So these tests
-say for which versions of Triton `start.PROVEN` holds.
+say for which versions of Triton `launchers.PROVEN` holds.
 """
 
 import inspect
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from tests.support.processes import seen
-from tritonconv.launch import kept_plan, start
-from tritonconv.launch.kept_plan import Allocation, Direct, KeptLaunch, KeptPlan
+from tritonconv.launch import kept_plan, launchers, start
+from tritonconv.launch.kept_plan import Allocation, KeptLaunch, KeptPlan, TritonRuntime
 
 pytest.importorskip("triton")
 
@@ -38,7 +38,7 @@ from triton.backends.nvidia import driver as nvidia
 from triton.runtime import _allocation
 
 import tritonconv
-from tritonconv.launch import bounded_cache, plan_cache, start
+from tritonconv.launch import bounded_cache, launchers, plan_cache, start
 
 class Recording(Gpu):
     "`passed` has what each launch passed to the function in C, `events` what else happened, in order."
@@ -86,15 +86,15 @@ if hasattr(nvidia, "make_launcher"):
 
 gpu = install(Recording())
 looked_up = []
-start_compiled = start.start_compiled
-start.start_compiled = lambda *a: looked_up.append(1) or start_compiled(*a)
+start_compiled = launchers.start_compiled
+launchers.start_compiled = lambda *a: looked_up.append(1) or start_compiled(*a)
 
 def public():
-    start.PROVEN = ()
+    launchers.PROVEN = ()
     bounded_cache.clear()
 
 def direct():
-    start.PROVEN = ("",)
+    launchers.PROVEN = ("",)
     bounded_cache.clear()
 
 def drawn(*shape):
@@ -340,13 +340,19 @@ def plan_of(launcher: Launcher, direct: bool) -> KeptPlan:
     unused: Any = None
     hooks = SimpleNamespace(launch_enter_hook=SimpleNamespace(calls=[]), launch_exit_hook=SimpleNamespace(calls=[]))
     pointers, values = [(0, 1), (2, 3), (3, 0)], [None, 7, None, None]
+
+    def stream_of(index: int | None) -> int:
+        return 100 + (index or 0)
+
     return KeptPlan(
         tile=unused,
         request=unused,
         kind="cuda",
         index=1,
         launches=[KeptLaunch(lambda passed: launcher(*passed), launcher, "function", "metadata", 4, values, pointers)],
-        direct=Direct(lambda index: 100 + (index or 0), hooks, ContextVar("allocator"), unused) if direct else None,
+        triton=TritonRuntime(lambda index: 100 + (index or 0), hooks, ContextVar("allocator"), unused)
+        if direct
+        else None,
         allocations=[Allocation((2, 2), (1, 2), torch.float32)],
         results=1,
         copies=[],
@@ -407,8 +413,8 @@ def test_only_proven_versions_are_launched_directly(monkeypatch: pytest.MonkeyPa
         ("4.0.0", False),
     ]:
         monkeypatch.setattr(triton, "__version__", version)
-        assert start.is_direct(compiled) == proven, version
-        assert not start.is_direct(None)
+        assert launchers.has_proven_launcher(compiled) == proven, version
+        assert not launchers.has_proven_launcher(None)
 
 
 def test_launchers_for_amd_are_called_alike() -> None:
@@ -495,6 +501,6 @@ def test_memory_for_kernels_is_aligned(offset: int, alignment: int, monkeypatch:
         return wide[begin : begin + shape[0]]
 
     monkeypatch.setitem(kept_plan.allocators, "cpu", allocate)
-    memory = start.scratch("cpu", 384, alignment, None)
+    memory = launchers.scratch("cpu", 384, alignment, None)
     assert (memory.numel(), memory.dtype, memory.device.type) == (384, torch.int8, "cpu")
     assert memory.data_ptr() % alignment == 0

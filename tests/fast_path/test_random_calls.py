@@ -11,10 +11,11 @@ import torch
 
 import tritonconv
 from tests.support.cases import DTYPES, Case
-from tests.support.fast_path_keys import long_ways, same
+from tests.support.fast_path_keys import same
 from tests.support.oracle import hostile
 from tests.support.processes import python
 from tests.support.recorded_calls import POOL, ROUNDS
+from tests.support.ways import noted_long_ways
 from tritonconv.launch import bounded_cache
 
 pytest.importorskip("triton")
@@ -81,7 +82,7 @@ def test_sixty_calls_return_the_same_bits(device: str) -> None:
             bounded_cache.clear()
             expected.append(step(case, seed, device))
         bounded_cache.clear()
-        with long_ways() as noted:
+        with noted_long_ways() as noted:
             for seed, case in enumerate(drawn):
                 assert same(step(case, seed, device), expected[seed]), f"{case.line} {seed}"
     assert set(drawn) == set(TINY_CASES)

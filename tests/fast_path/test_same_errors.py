@@ -11,7 +11,8 @@ from torch.nn import functional
 
 import tritonconv
 from tests.support.cases import Case
-from tests.support.fast_path_keys import DULL_OF, alone, long_ways, outcome, same
+from tests.support.fast_path_keys import DULL_OF, alone, outcome, same
+from tests.support.ways import noted_long_ways
 from tritonconv.fast_path import forward
 from tritonconv.launch import bounded_cache
 
@@ -106,7 +107,7 @@ def in_mode(request: pytest.FixtureRequest) -> Iterator[None]:
 def keep(call: Made) -> None:
     """Make a call, and check that it is then repeated by the fast path."""
     call.run()
-    with long_ways() as noted:
+    with noted_long_ways() as noted:
         call.run()
     assert not noted, "the call is not kept"
 
@@ -121,7 +122,7 @@ def test_functions_refuse_the_same(name: str, device: str) -> None:
     expected = [alone(call.changed(*each))[0] for each in wrong]
     bounded_cache.clear()
     keep(call)
-    entries = {**forward.forwards.entries}
+    entries = {**forward.kept_forwards.entries}
     for each, alone_raises in zip(wrong, expected, strict=True):
         found = outcome(call.changed(*each))
         assert same(found, alone_raises), each
@@ -132,7 +133,7 @@ def test_functions_refuse_the_same(name: str, device: str) -> None:
             theirs = outcome(call.changed(*each).on(getattr(functional, name)))
             assert isinstance(theirs[0], Tensor) or found[0] is theirs[0], (each, found, theirs)
     assert refused >= len(wrong) - 2, "torch takes an input without a batch, and a bias that varies over samples"
-    assert entries.items() <= forward.forwards.entries.items()
+    assert entries.items() <= forward.kept_forwards.entries.items()
     keep(call)
 
 
@@ -283,7 +284,7 @@ def test_backward_passes_refuse_the_same(name: str, device: str) -> None:
     bounded_cache.clear()
     for _ in range(2):
         Backward(name, right, device).run()
-    with long_ways() as noted:
+    with noted_long_ways() as noted:
         Backward(name, right, device).run()
         found = [outcome(Backward(name, backward, device)) for backward in ways]
     assert not noted, "the backward pass is not kept"

@@ -15,13 +15,12 @@ from tests.support.fast_path import (
     PROBLEMS,
     Kept,
     Problem,
-    Repeated,
     Wrapper,
     assert_as_the_long_way,
     assert_identical,
     assert_same_error,
-    repeated,
 )
+from tests.support.ways import Repeated, repeated
 
 pytest.importorskip("triton")
 

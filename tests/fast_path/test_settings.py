@@ -10,16 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import tritonconv
-from tests.support.fast_path import (
-    CONV2D,
-    Kept,
-    Repeated,
-    assert_as_the_long_way,
-    assert_identical,
-    assert_same_error,
-    repeated,
-)
+from tests.support.fast_path import CONV2D, Kept, assert_as_the_long_way, assert_identical, assert_same_error
 from tests.support.oracle import convolution_precision
+from tests.support.ways import Repeated, repeated
 from tritonconv.tools.warmup import step_calls
 
 pytest.importorskip("triton")

@@ -17,28 +17,13 @@ from torch import Tensor, nn
 import tritonconv
 from tests.support.oracle import assert_close
 from tests.support.processes import seen
-from tritonconv import functional
-from tritonconv.fast_path import forward, function
+from tests.support.ways import without_fast_path
 
 pytest.importorskip("triton")
 
 pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 
 THREADS = 4
-
-
-@pytest.fixture
-def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The long ways taken so far, in order: "forward" for a call, "backward" for gradients of a fast call."""
-    taken: list[str] = []
-
-    def noted(module: Any, name: str, what: str) -> None:
-        way = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *arguments: taken.append(what) or way(*arguments))
-
-    noted(functional, "_long_way", "forward")
-    noted(function, "pull_back", "backward")
-    return taken
 
 
 @pytest.fixture
@@ -120,8 +105,7 @@ def test_threads_compute_what_one_does(alike: bool, device: str, long_ways: list
 def test_threads_keep_calls_at_once(device: str, long_ways: list[str]) -> None:
     """Nothing is kept when they begin. Each thread computes the right bits, and later steps are fast."""
     layers = [layer(number, device) for number in range(THREADS)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "is_plain", lambda *_: False)
+    with without_fast_path():
         expected = [[step(each, n, device) for n in range(2)] for each in layers]
     found = at_once(lambda i: [step(layers[(i + n) % THREADS], n, device) for n in range(2)])
     for i, mine in enumerate(found):
@@ -268,14 +252,13 @@ def test_a_forked_process_takes_the_fast_path(tmp_path: Path) -> None:
 import os, signal, threading
 import tritonconv
 from tests.fast_path import test_threads
-from tritonconv import functional
-from tritonconv.fast_path import function
+from tritonconv.fast_path import forward, function
 layers = [test_threads.layer(number, "cpu") for number in range(2)]
 expected = [[test_threads.step(each, 0, "cpu") for _ in range(3)] for each in layers]
 def long(*_): raise AssertionError("the long way")
 def in_child():
     signal.alarm(60)
-    functional._long_way = function.pull_back = long
+    forward.checked_and_computed = function.pull_back = long
     found = [test_threads.step(each, 0, "cpu") for each in layers]
     return all(test_threads.same_bits(a, b[0]) for a, b in zip(found, expected))
 def forked():

@@ -13,7 +13,7 @@ import torch
 from tests.support.kept import FakeCompiled, find, keep, row_call
 from tests.support.oracle import convolution_precision
 from tests.support.plans import planned
-from tritonconv.launch import bounded_cache, plan_cache, start
+from tritonconv.launch import bounded_cache, launchers, plan_cache, start
 from tritonconv.launch.kept_plan import KeptLaunch
 from tritonconv.launch.plan import Plan
 from tritonconv.operators.compute import compute
@@ -31,7 +31,7 @@ def kept_widths() -> list[int]:
 
 def test_the_least_recently_used_plan_leaves(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that is found, or kept again, counts as used."""
-    monkeypatch.setattr(bounded_cache, "MOST", 3)
+    monkeypatch.setattr(bounded_cache, "CAPACITY", 3)
     for width in (1, 2, 3):
         keep(row_call(width, device))
     assert kept_widths() == [1, 2, 3]
@@ -53,7 +53,7 @@ def test_layers_that_are_used_again_and_again_stay(device: str, monkeypatch: pyt
 
     Only the first round plans the six.
     """
-    monkeypatch.setattr(bounded_cache, "MOST", 10)
+    monkeypatch.setattr(bounded_cache, "CAPACITY", 10)
     missed: list[int] = []
     for round_number in range(8):
         once = [100 + 3 * round_number + i for i in range(3)]
@@ -78,7 +78,7 @@ def many_switches() -> Iterator[None]:
 @pytest.mark.usefixtures("many_switches")
 def test_threads_find_keep_and_clear_at_once(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread fails, each finds the plan of its own call, and the bound holds."""
-    monkeypatch.setattr(bounded_cache, "MOST", 4)
+    monkeypatch.setattr(bounded_cache, "CAPACITY", 4)
     calls = [row_call(width, device) for width in range(1, 10)]
 
     def work(seed: int) -> int:
@@ -118,14 +118,14 @@ def test_a_plan_that_leaves_while_it_is_found_is_found(device: str, monkeypatch:
 
 def test_a_failure_while_a_plan_is_kept(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread clears the cache while this one is about to add a plan. That plan is not kept."""
-    kept_launch = start.kept_launch
+    kept_launch = launchers.kept_launch
 
     def interrupted(*of: Any) -> KeptLaunch:
         bounded_cache.clear()
         return kept_launch(*of)
 
     with monkeypatch.context() as patch:
-        patch.setattr(start, "kept_launch", interrupted)
+        patch.setattr(launchers, "kept_launch", interrupted)
         keep(row_call(1, device))
     assert not plan_cache.plans.entries
     keep(row_call(1, device))

@@ -1,7 +1,6 @@
 """Which way calls take, the fast path or the long one, and comparisons of what the two ways return."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,45 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tritonconv
-from tritonconv.fast_path import backward, forward, function
-
-
-@dataclass
-class Repeated:
-    """How many passes have repeated kept plans, forward and backward."""
-
-    forward: int = 0
-    backward: int = 0
-
-
-@contextmanager
-def repeated() -> Iterator[Repeated]:
-    """Count, within this block, the passes that take the fast path. What they compute is not changed."""
-    count, repeat, gradients = Repeated(), function.repeat, backward.gradients
-
-    def counted_repeat(*arguments: Any) -> Tensor:
-        count.forward += 1
-        return repeat(*arguments)
-
-    def counted_gradients(*arguments: Any) -> Any:
-        found = gradients(*arguments)
-        count.backward += found is not None
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(function, "repeat", counted_repeat)
-        patch.setattr(forward, "repeat", counted_repeat)
-        patch.setattr(backward, "gradients", counted_gradients)
-        yield count
-
-
-@contextmanager
-def long_way() -> Iterator[None]:
-    """Within this block, no call takes the fast path, and none is kept for it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (forward, function):
-            patch.setattr(module, "is_plain", lambda *_: False)
-        yield
+from tests.support.ways import Repeated, repeated, without_fast_path
 
 
 def drawn(*shape: int, device: str, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -199,7 +160,7 @@ def assert_as_the_long_way(run: Callable[[], Any], forward: int = 0, backward: i
     with repeated() as count:
         found = run()
     assert count == Repeated(forward, backward)
-    with long_way(), repeated() as none:
+    with without_fast_path(), repeated() as none:
         expected = run()
     assert none == Repeated()
     assert_identical(found, expected)
@@ -214,6 +175,6 @@ def assert_same_error(run: Callable[[], Any], match: str, forward: int = 0, back
     with repeated() as count, pytest.raises(Exception, match=match) as found:
         run()
     assert count == Repeated(forward, backward)
-    with long_way(), pytest.raises(Exception, match=match) as expected:
+    with without_fast_path(), pytest.raises(Exception, match=match) as expected:
         run()
     assert (found.type, str(found.value)) == (expected.type, str(expected.value))

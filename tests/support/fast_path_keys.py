@@ -1,7 +1,6 @@
 """Pairs of calls, and of backward passes, that differ in one field of the fast path's key and in nothing else."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from tritonconv.fast_path import function
 from tritonconv.geometry import Operator
 from tritonconv.launch import bounded_cache, planners
 from tritonconv.launch.plan import Plan
-from tritonconv.operators.autograd import Remembered
+from tritonconv.operators.autograd import SavedCall
 
 DESCRIBED = ("device", "dtype", "shape", "strides", "address")
 # The numbers of the functions of each operator, in the order of the key, and all of them.
@@ -38,7 +37,7 @@ FORWARD = [
     "bias",
 ]
 BACKWARD = [
-    "remembered",
+    "saved_call",
     "needed",
     "tf32",
     *(f"{tensor}.{field}" for tensor in ("gradient", "first", "weight") for field in DESCRIBED),
@@ -86,7 +85,7 @@ class Pass(NamedTuple):
     `needed` says whether the gradients of first, weight and bias are required. The fourth input is no tensor.
     """
 
-    remembered: Remembered
+    saved_call: SavedCall
     first: Tensor
     weight: Tensor
     gradient: Tensor
@@ -94,7 +93,7 @@ class Pass(NamedTuple):
 
     def run(self) -> tuple[Tensor | None, ...]:
         saved = (self.first, self.weight)
-        ctx = SimpleNamespace(remembered=self.remembered, saved_tensors=saved, needs_input_grad=self.needed)
+        ctx = SimpleNamespace(saved_call=self.saved_call, saved_tensors=saved, needs_input_grad=self.needed)
         with torch.no_grad():
             return function.Convolution.backward(ctx, self.gradient)
 
@@ -124,17 +123,6 @@ def differing(one: Parts, other: Parts) -> list[str]:
     """Return the fields in which two keys differ. Those that describe a bias do not count if only one call has one."""
     found = [name for name in one if one[name] != other[name]]
     return [name for name in found if not (name.startswith("bias.") and "bias" in found)]
-
-
-@contextmanager
-def long_ways() -> Iterator[list[str]]:
-    """Within this block, note each call and each backward pass that takes the long way."""
-    noted: list[str] = []
-    of_call, of_pass = functional._long_way, function.pull_back
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(functional, "_long_way", lambda *given: noted.append("forward") or of_call(*given))
-        patch.setattr(function, "pull_back", lambda *given: noted.append("backward") or of_pass(*given))
-        yield noted
 
 
 def outcome(problem: Problem) -> Any:
@@ -314,36 +302,36 @@ FORWARD_PAIRS: dict[str, Callable[[], Givens]] = {
 }
 
 
-def remembered(**more: Any) -> Remembered:
-    """Return what is remembered of a call of fprop without a bias."""
+def saved_call(**more: Any) -> SavedCall:
+    """Return what is saved_call of a call of fprop without a bias."""
     dull = dict(size=(3, 3), stride=(1, 1), pad=(0, 0), dilation=(1, 1), groups=1, varies="")
-    return Remembered.of("fprop", Settings(**dull | dict(channels_last=True, implementation="triton") | more), None)
+    return SavedCall.of("fprop", Settings(**dull | dict(channels_last=True, implementation="triton") | more), None)
 
 
 def plain_pass(**more: Any) -> Pass:
     """Return a backward pass of a call of fprop whose tensors have 4 channels, which are last in memory."""
     x, weight, gradient = (last(ints(*shape)) for shape in ((1, 4, 5, 5), (4, 4, 3, 3), (1, 4, 3, 3)))
-    return Pass(**dict(remembered=remembered(), first=x, weight=weight, gradient=gradient) | more)
+    return Pass(**dict(saved_call=saved_call(), first=x, weight=weight, gradient=gradient) | more)
 
 
 def strided() -> Pass:
     """Return a backward pass whose gradient has the same shape if the image has one row less."""
     return Pass(
-        remembered(size=(3, 3), stride=(2, 2), pad=(1, 1)), ints(1, 3, 6, 6), ints(4, 3, 3, 3), ints(1, 4, 3, 3)
+        saved_call(size=(3, 3), stride=(2, 2), pad=(1, 1)), ints(1, 3, 6, 6), ints(4, 3, 3, 3), ints(1, 4, 3, 3)
     )
 
 
 def at_positions() -> Pass:
     """Return a backward pass whose weight varies over positions. The weight is read without a copy."""
     x, weight, gradient = last(ints(1, 4, 4, 4)), laid_out(ints(2, 2, 4, 4, 3, 3), "channels_last"), ints(1, 4, 2, 2)
-    return Pass(remembered(size=(2, 2), varies="p q"), x, weight, last(gradient))
+    return Pass(saved_call(size=(2, 2), varies="p q"), x, weight, last(gradient))
 
 
 def settings() -> Passes:
     """Two calls with equal shapes, one of them with dilation."""
     each = plain_pass()
     yield each
-    yield each._replace(remembered=remembered(dilation=(2, 2), pad=(1, 1)))
+    yield each._replace(saved_call=saved_call(dilation=(2, 2), pad=(1, 1)))
 
 
 def needs() -> Passes:
@@ -355,7 +343,7 @@ def needs() -> Passes:
 
 
 BACKWARD_PAIRS: dict[str, Callable[[], Passes]] = {
-    "remembered": settings,
+    "saved_call": settings,
     "needed": needs,
     "tf32": the_same(plain_pass),
     **described(plain_pass, "gradient"),

@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
 def find(call: Call) -> Found | None:
     """Return the plan that is kept for `call`, with its tensors. None if none is kept, or if it can not be filled."""
-    plan = plan_cache.kept(call)
+    plan = plan_cache.find(call)
     tensors = None if plan is None else plan.filled(*call.factors, call.bias)
     return None if plan is None or tensors is None else Found(plan, tensors)
 

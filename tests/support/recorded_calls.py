@@ -18,9 +18,9 @@ from torch import Tensor
 import tritonconv
 from bench.host.idle_gpu import IdleGpu, install
 from tests.support.cases import DTYPES, Case
-from tests.support.fast_path_keys import long_ways
 from tests.support.neighbours import shifted
 from tests.support.oracle import convolution_precision, hostile
+from tests.support.ways import noted_long_ways
 from tritonconv.fast_path import backward, forward
 from tritonconv.launch import bounded_cache, kept_plan, layout, plan_cache
 
@@ -233,7 +233,7 @@ def compare(draws: int, seed: int) -> dict[str, Any]:
         bounded_cache.clear()
         expected.append(problem.run(gpu, 0))
     rng, drawn, launches, differing = random.Random(seed), set(), 0, set()
-    with long_ways() as noted:
+    with noted_long_ways() as noted:
         for draw in range(draws):
             if draw % (draws // ROUNDS) == 0:
                 bounded_cache.clear()
@@ -276,6 +276,6 @@ def kept_bytes(calls: int) -> float:
     keep_all()
     gc.collect()
     size, _ = tracemalloc.get_traced_memory()
-    kept = [len(cache.entries) for cache in (forward.forwards, backward.backwards, plan_cache.plans)]
+    kept = [len(cache.entries) for cache in (forward.kept_forwards, backward.kept_backwards, plan_cache.plans)]
     assert kept == [calls, calls, 3 * calls], kept
     return size / calls

@@ -14,7 +14,7 @@ from tritonconv.launch import bounded_cache, plan_cache
 from tritonconv.launch.bounded_cache import BoundedCache, uses
 from tritonconv.launch.kept_plan import OPERANDS, KeptPlan
 from tritonconv.launch.start import run_again
-from tritonconv.operators.autograd import Remembered, pull_back
+from tritonconv.operators.autograd import SavedCall, pull_back
 
 
 class Step(NamedTuple):
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 
 @dataclass(slots=True)
-class Backward:
+class KeptBackward:
     """The steps of a backward pass. `sums_bias` says that the bias's gradient is a sum, which torch computes."""
 
     steps: list[Step]
@@ -41,14 +41,14 @@ class Backward:
 # Stands for the gradient of a bias that torch sums, while calls are noted.
 SUM = "sum"
 
-backwards: BoundedCache[Backward] = BoundedCache()
+kept_backwards: BoundedCache[KeptBackward] = BoundedCache()
 
 
-def key(remembered: Remembered, needed: tuple[bool, ...], first: Tensor, weight: Tensor, gradient: Tensor) -> Hashable:
+def key(saved_call: SavedCall, needed: tuple[bool, ...], first: Tensor, weight: Tensor, gradient: Tensor) -> Hashable:
     """Return all that the plans of a backward pass depend on, as `plan_cache.key` does for one operator."""
     dtype = gradient.dtype
     return (  # flat, because each tuple inside takes time
-        remembered,
+        saved_call,
         needed,
         dtype is torch.float32 and runtime.tf32_allowed(),
         gradient.device,
@@ -70,11 +70,11 @@ def key(remembered: Remembered, needed: tuple[bool, ...], first: Tensor, weight:
 
 
 def gradients(
-    remembered: Remembered, saved: tuple[Tensor, Tensor], needed: tuple[bool, ...], gradient: Tensor
+    saved_call: SavedCall, saved: tuple[Tensor, Tensor], needed: tuple[bool, ...], gradient: Tensor
 ) -> list[Tensor | None] | None:
     """Return the gradient of each input of forward, or None if no plans are kept for this, or memory is short."""
     first, weight = saved
-    found = backwards.entries.get(key(remembered, needed, first, weight, gradient))
+    found = kept_backwards.entries.get(key(saved_call, needed, first, weight, gradient))
     if found is None:
         return None
     found.used = next(uses)
@@ -90,11 +90,11 @@ def gradients(
             number += 1
         del tensors  # frees the workspaces before the next plan allocates its own
     if found.sums_bias:
-        computed[2] = sum_for(remembered.bias_letters, gradient)
+        computed[2] = sum_for(saved_call.bias_letters, gradient)
     return computed
 
 
-def keep(remembered: Remembered, saved: tuple[Tensor, Tensor], needed: tuple[bool, ...], gradient: Tensor) -> None:
+def keep(saved_call: SavedCall, saved: tuple[Tensor, Tensor], needed: tuple[bool, ...], gradient: Tensor) -> None:
     """Keep the plans of a backward pass that was computed just now, unless one of its operators has none.
 
     `pull_back` says which operators these are: it is called with functions that note calls and compute nothing.
@@ -111,14 +111,14 @@ def keep(remembered: Remembered, saved: tuple[Tensor, Tensor], needed: tuple[boo
         return note
 
     applies = {name: noting(name) for name in OPERATOR_NAMES}
-    noted: list[Any] = pull_back(remembered, applies, saved, needed, gradient, sum_bias=lambda *_: SUM)
+    noted: list[Any] = pull_back(saved_call, applies, saved, needed, gradient, sum_bias=lambda *_: SUM)
     operands, steps = [*map(id, saved), id(gradient)], []
     for number, call in enumerate(calls):
-        plan = plan_cache.kept(call)
+        plan = plan_cache.find(call)
         if plan is None:
             return
         one, other = (operands.index(id(factor)) for factor in call.factors)
         inputs = tuple(noted.index((number, result)) for result in range(plan.results))
         steps.append(Step(plan, (one, other), inputs))
-    backward = Backward(steps, sums_bias=noted[2] is SUM)
-    backwards.add(key(remembered, needed, *saved, gradient), backward, generation)
+    backward = KeptBackward(steps, sums_bias=noted[2] is SUM)
+    kept_backwards.add(key(saved_call, needed, *saved, gradient), backward, generation)

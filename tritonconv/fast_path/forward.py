@@ -1,7 +1,7 @@
 """Repeat the forward pass of a call that was made before, without checking its arguments again."""
 
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,56 +11,34 @@ from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.dispatch import requested
 from tritonconv.fast_path import guards
-from tritonconv.fast_path.function import Convolution, Forward, repeat
+from tritonconv.fast_path.function import Convolution, KeptForward, repeat
 from tritonconv.fast_path.guards import is_plain
-from tritonconv.geometry import Operator
+from tritonconv.fast_path.long_way import ConvFunction, Options, Tensors, checked_and_computed
 from tritonconv.launch import bounded_cache, plan_cache
 from tritonconv.launch.bounded_cache import BoundedCache, uses
-from tritonconv.operators import compute
-from tritonconv.operators.autograd import Remembered
-from tritonconv.reference.torch_rules.arguments import Checked
+from tritonconv.operators.autograd import SavedCall
 from tritonconv.reference.torch_rules.formats import autocast
-from tritonconv.settings import Settings
 
-# Input, weight and bias.
-Tensors = tuple[Tensor, Tensor, Tensor | None]
-# Stride, padding and so on, as the user passed them.
-Numbers = tuple[Any, ...]
-
-
-class Form(NamedTuple):
-    """A function of `tritonconv.functional`: the operator that computes it, and the letters its weight varies over."""
-
-    operator: Operator
-    varies: str
-
-
-# Checks the arguments of a call and computes it by its operator. It returns the checked arguments and the result.
-LongWay = Callable[[Form, Tensors, Numbers, str], tuple[Checked, Tensor]]
-
-forwards: BoundedCache[Forward] = BoundedCache()
+kept_forwards: BoundedCache[KeptForward] = BoundedCache()
 
 # Bound once, because looking them up takes longer than calling them.
-_is_compiling, _is_grad_enabled = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
+_is_grad_enabled = torch.is_grad_enabled
 _float32 = torch.float32
 # `Function.apply` looks for transforms of functorch, which `is_plain` has ruled out, and then calls this.
 _apply = super(Function, Convolution).apply
 
 
-def convolution(
-    long_way: LongWay, form: Form, tensors: Tensors, numbers: Numbers, implementation: str | None
-) -> Tensor:
+def convolution(function: ConvFunction, tensors: Tensors, options: Options, implementation: str | None) -> Tensor:
     """Return the result of a call: by what an equal call has kept, if there is that and the call is plain.
 
-    Otherwise return that of `long_way`, and keep what is found out. The arguments are the user's, and not checked.
+    Otherwise the call goes the long way, and what that finds out is kept. The arguments are the user's, not checked.
     """
     implementation = requested(implementation)
-    if _is_compiling():
-        return long_way(form, tensors, numbers, implementation)[1]
-    plain = is_plain(*tensors) and not compute.observers
-    if plain and forwards.entries:
+    plain = is_plain(*tensors)
+    if plain and kept_forwards.entries:
         input, weight, bias = operands = autocast(*tensors) if guards.in_any_autocast() else tensors
-        kept = forwards.entries.get(key(form, operands, numbers, implementation))
+        # `BoundedCache.get`, written out, because a call of it takes longer. Nothing is kept under the key None.
+        kept = kept_forwards.entries.get(key(function, operands, options, implementation))
         if kept is not None:
             kept.used = next(uses)
             if _is_grad_enabled() and (
@@ -69,22 +47,22 @@ def convolution(
                 found: Tensor = _apply(input, weight, bias, kept)
                 return found
             return repeat(kept, input, weight, bias)
-    checked, result = long_way(form, tensors, numbers, implementation)
+    for_operator, result = checked_and_computed(function, tensors, options, implementation)
     if plain:
-        keep(form, tensors, numbers, implementation, checked)
+        keep(function, tensors, options, implementation, for_operator)
     return result
 
 
-def key(form: Form, operands: Tensors, numbers: Numbers, implementation: str) -> Hashable:
+def key(function: ConvFunction, operands: Tensors, options: Options, implementation: str) -> Hashable:
     """Return all that the checks of a call and its plan depend on.
 
-    Return None if a number is something else than an int, a tuple of ints or a string. It could equal one of those, as
+    Return None if an option is something else than an int, a tuple of ints or a string. It could equal one of those, as
     True equals 1, and still be refused.
     """
-    for number in numbers:
-        kind = type(number)
+    for option in options:
+        kind = type(option)
         if kind is tuple:
-            for each in number:
+            for each in option:
                 if type(each) is not int:
                     return None
         elif kind is not int and kind is not str:
@@ -92,8 +70,8 @@ def key(form: Form, operands: Tensors, numbers: Numbers, implementation: str) ->
     input, weight, bias = operands
     dtype = input.dtype
     return (  # flat, because each tuple inside takes time
-        form,
-        numbers,
+        function,
+        options,
         implementation,
         dtype is _float32 and runtime.tf32_allowed(),
         input.device,
@@ -110,17 +88,21 @@ def key(form: Form, operands: Tensors, numbers: Numbers, implementation: str) ->
     )
 
 
-def keep(form: Form, tensors: Tensors, numbers: Numbers, implementation: str, checked: Checked) -> None:
+def keep(
+    function: ConvFunction, tensors: Tensors, options: Options, implementation: str, for_operator: tuple[Any, ...]
+) -> None:
     """Keep a call that was computed just now, if Triton has run it and its checks changed no shape.
 
-    `checked` are its arguments after all checks. They change the shape of an input without a batch, and of a weight
-    without channels.
+    `for_operator` are the arguments of its operator. The checks change the shape of an input without a batch, and of a
+    weight without channels.
     """
-    input, weight, bias = checked[:3]
+    input, weight, bias = for_operator[:3]
     if not plan_cache.plans.entries or tensors[0].ndim != 4 or weight.shape != tensors[1].shape:
         return
-    generation, under = bounded_cache.generation(), key(form, (input, weight, bias), numbers, implementation)
-    call = Call(form.operator, (input, weight, bias, *Settings(*checked[3:], implementation).packed))
-    plan = plan_cache.kept(call)
+    generation = bounded_cache.generation()
+    under = key(function, (input, weight, bias), options, implementation)
+    call = Call(function.operator, for_operator)
+    plan = plan_cache.find(call)
     if under is not None and plan is not None:
-        forwards.add(under, Forward(plan, Remembered.of(form.operator, call.settings, bias)), generation)
+        kept = KeptForward(plan, SavedCall.of(function.operator, call.settings, bias))
+        kept_forwards.add(under, kept, generation)

@@ -1,4 +1,4 @@
-"""Whether a call is plain: whether it may take the fast path, which torch's dispatcher does not see."""
+"""Whether a call is plain: whether it may take the fast path, which bypasses torch's dispatcher."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.utils._device import DeviceContext
 
+from tritonconv.operators import compute
+
 TYPES = (Tensor, Parameter)
+_is_compiling = torch.compiler.is_dynamo_compiling
 
 
 def dispatch_keys(*names: str) -> int:
@@ -19,8 +22,8 @@ def dispatch_keys(*names: str) -> int:
     return found.raw_repr()
 
 
-# What is asked of torch is private to it. Were a version without one of these, no call would be plain there. They are
-# bound once, because looking them up takes longer than calling them.
+# These functions are private to torch. If a version lacks one, no call is plain. They are bound once, because looking
+# them up takes longer than calling them.
 try:
     # The dispatch keys of torch's own dense tensors: those made in inference mode, without autograd, and all others.
     PLAIN_KEYS = frozenset(
@@ -32,9 +35,9 @@ try:
     _in_functorch = torch._C._are_functorch_transforms_active
     _tracing_state = torch._C._get_tracing_state
     _is_profiling = torch._C._autograd._profiler_enabled
-    _dispatch_modes = torch._C._len_torch_dispatch_stack
-    _function_modes = torch._C._len_torch_function_stack
-    _function_mode = torch._C._get_function_stack_at
+    _dispatch_mode_count = torch._C._len_torch_dispatch_stack
+    _function_mode_count = torch._C._len_torch_function_stack
+    _function_mode_at = torch._C._get_function_stack_at
     _is_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
     _is_grad_enabled = torch.is_grad_enabled
     _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
@@ -45,24 +48,29 @@ except AttributeError:
 
 
 def is_plain(first: Any, second: Any, third: Any) -> bool:
-    """Whether a call on these tensors does no more than compute its result, and its gradients later.
+    """Whether a call on these tensors may take the fast path. The third tensor may be None.
 
-    It is not plain if a tensor has another type than torch's own two, or other dispatch keys than a dense tensor: those
-    of subclasses, of batches of vmap, of negative and conjugate views, of zero tensors, and of fake or sparse ones. Nor
-    is it if a functorch transform, forward-mode AD, a mode, `torch.jit.trace` or a profiler is active, because these
-    must see the operator. A default device is no such mode. Nor is it plain if gradients are enabled, but autograd is
-    excluded from torch's dispatch. In inference mode autograd is excluded, too, but gradients are not enabled, so that
-    nothing is recorded either way. The third tensor may be None.
+    It may not if
+
+    - a tensor is of another type than Tensor and Parameter
+    - the dispatch keys of a tensor are not those of a dense one: batches of vmap, negative and conjugate views, zero
+      tensors, fake tensors and sparse ones have others
+    - a functorch transform, forward-mode AD, `torch.compile`, `torch.jit.trace` or a profiler is active
+    - a mode is active that sees torch's functions or operators, other than that of a default device
+    - `tritonconv.verify` checks calls
+    - gradients are enabled, but autograd is excluded from torch's dispatch, as in the body of a custom operator
     """
     if (
-        not AVAILABLE
+        _is_compiling()  # first, because torch.compile can not trace the other questions
+        or not AVAILABLE
+        or compute.observers
         or _in_functorch()
         or forward_ad._current_level >= 0
-        or _dispatch_modes()
+        or _dispatch_mode_count()
         or _tracing_state() is not None
         or _is_profiling()
         or (_is_excluded(_AUTOGRAD) and _is_grad_enabled())
-        or (_function_modes() and not only_default_devices())
+        or (_function_mode_count() and not only_default_devices())
     ):
         return False
     return (
@@ -76,4 +84,4 @@ def is_plain(first: Any, second: Any, third: Any) -> bool:
 
 def only_default_devices() -> bool:
     """Whether all modes that see torch's functions are those of `torch.set_default_device` and `with torch.device`."""
-    return all(type(_function_mode(i)) is DeviceContext for i in range(_function_modes()))
+    return all(type(_function_mode_at(i)) is DeviceContext for i in range(_function_mode_count()))

@@ -1,4 +1,4 @@
-"""`BoundedCache`: a mapping with a bound, whose least recently used entries leave. A failure empties all of them."""
+"""`BoundedCache`: a cache that evicts its least recently used entries. `clear` empties every such cache."""
 
 import os
 import threading
@@ -7,12 +7,12 @@ from heapq import nsmallest
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
-# At most this many entries are in each cache.
-MOST = 4096
+# How many entries each cache holds at most.
+CAPACITY = 4096
 
 
 class Entry(Protocol):
-    """A value of a cache. `used` is greater the later it was last used."""
+    """A value of a cache. `used` grows with each use, so the least recently used entry has the smallest."""
 
     used: int
 
@@ -47,7 +47,7 @@ def clear() -> None:
 
 
 class BoundedCache(Generic[T]):
-    """A cache of at most MOST entries. `entries` are the entries by their keys."""
+    """A cache of at most CAPACITY entries. `entries` are the entries by their keys."""
 
     def __init__(self) -> None:
         self.entries: dict[Hashable, T] = {}
@@ -60,18 +60,18 @@ class BoundedCache(Generic[T]):
             found.used = next(uses)
         return found
 
-    def add(self, key: Hashable, entry: T, made_in: int) -> None:
-        """Add an entry, unless the generation that it was made in is over. If there are too many, remove some.
+    def add(self, key: Hashable, entry: T, generation: int) -> None:
+        """Add an entry, unless the generation that it was made in is over.
 
-        Those that were not used for the longest time leave, a sixty-fourth of all at once, because each search for them
-        looks at all entries.
+        If there are then too many, the least recently used ones are evicted: a sixty-fourth of all at once, because the
+        search for them looks at all entries.
         """
         with _changing:
-            if made_in != _generation:
+            if generation != _generation:
                 return
             entry.used = next(uses)
             self.entries[key] = entry
-            if len(self.entries) > MOST:
-                oldest = nsmallest(max(1, MOST // 64), self.entries.items(), key=lambda item: item[1].used)
-                for unused, _ in oldest:
-                    del self.entries[unused]
+            if len(self.entries) > CAPACITY:
+                evicted = nsmallest(max(1, CAPACITY // 64), self.entries.items(), key=lambda item: item[1].used)
+                for old, _ in evicted:
+                    del self.entries[old]

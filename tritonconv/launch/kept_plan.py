@@ -18,9 +18,10 @@ Allocate = Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
 
 
 def allocator_of(kind: str) -> Allocate:
-    """Return the function that allocates memory on this kind of device: on the CPU, or on the current GPU.
+    """Return a function that allocates memory on this kind of device: on the CPU, or on the current GPU.
 
-    It is the one in the code that `torch.compile` generates, or `torch.empty_strided`, which takes twice as long.
+    It is the function by which code that `torch.compile` generates allocates. If torch lacks it, it is
+    `torch.empty_strided`, which takes twice as long.
     """
 
     def allocate(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -45,9 +46,10 @@ class Allocation(NamedTuple):
 class KeptLaunch(NamedTuple):
     """A launch without its tensors.
 
-    `start` starts it with the values of its arguments, in their order. `launcher`, `function` and `metadata` are those
-    of a compiled kernel, for `Direct`. `values` are the arguments, with None in the place of tensors. `pointers` has
-    the positions of the tensors among them, each with the tensor's number in the plan.
+    `start` starts it by Triton's public interface, or in the interpreter. It takes the values of all arguments, in
+    their order. `launcher`, `function` and `metadata` are those of the compiled kernel, or None if its launcher must
+    not be called. `values` are the arguments, with None in the place of tensors. `pointers` has the positions of the
+    tensors among them, each with the tensor's number in the plan.
     """
 
     start: Callable[[list[Any]], object]
@@ -59,12 +61,11 @@ class KeptLaunch(NamedTuple):
     pointers: list[tuple[int, int]]
 
 
-class Direct(NamedTuple):
-    """What it takes to call the launchers of compiled kernels without Triton's code around them.
+class TritonRuntime(NamedTuple):
+    """What calling the launchers of compiled kernels takes beside these.
 
-    `stream_of` returns the current stream of a GPU. `hooks` are Triton's settings, which launch hooks are among.
-    `allocator` is the variable in which Triton looks for the function that allocates memory for kernels. `scratch` is
-    our function for that.
+    `stream_of` returns the current stream of a GPU, by its index. `hooks` has the launch hooks. `allocator` is the
+    context variable with the function that Triton calls for memory that a kernel needs. `scratch` is ours.
     """
 
     stream_of: Callable[[int | None], int]
@@ -80,11 +81,10 @@ class KeptPlan:
     The numbers count the call's two factors and its bias, then the results, the workspaces and the copies of operands.
     `allocations` has one for each result and then for each workspace. `results` is the number of results. `copies` has
     for each copy the number of its original, and the function that makes it. `remainders` has the addresses of results,
-    workspaces and copies modulo 16, which the kernels were compiled for. `direct` is None if the launches can only be
-    started by their `start`.
+    workspaces and copies modulo 16, which the kernels were compiled for.
 
-    `kind` and `index` are those of the device, for example "cuda" and 0. `used` is greater the later the plan was last
-    used.
+    `kind` and `index` are those of the device, for example "cuda" and 0. `triton` is None if the launchers must not be
+    called. `used` grows with each use. `tile` and `request` say what was planned, and are not read in a call.
     """
 
     tile: Tile
@@ -92,7 +92,7 @@ class KeptPlan:
     kind: str
     index: int | None
     launches: list[KeptLaunch]
-    direct: Direct | None
+    triton: TritonRuntime | None
     allocations: list[Allocation]
     results: int
     copies: list[tuple[int, Callable[[Tensor], Tensor]]]

@@ -4,7 +4,7 @@ Choosing an implementation and a tile, and planning, takes the host longer than 
 loop makes the same calls again and again. So a plan is kept, under a key of all that it depends on, with the kernels
 that Triton has compiled for it. A later call fills in its own tensors.
 
-Triton's own switches, and hooks that were added to a kernel, are read only when a call is made for the first time.
+Triton's knobs, and pre-run hooks of a kernel, are read when a call is planned. Launch hooks are read at each start.
 """
 
 from collections.abc import Hashable, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tritonconv import runtime
 from tritonconv.call import Call
-from tritonconv.launch import start
+from tritonconv.launch import launchers
 from tritonconv.launch.bounded_cache import BoundedCache
 from tritonconv.launch.kept_plan import Allocation, KeptPlan
 from tritonconv.launch.plan import Plan
@@ -49,48 +49,51 @@ def described(tensor: Tensor) -> tuple[Hashable, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.data_ptr() % 16
 
 
-def kept(call: Call) -> KeptPlan | None:
+def find(call: Call) -> KeptPlan | None:
     """Return the plan that is kept under the key of `call`. None if none is, or if kernels do not run on the device."""
     if not plans.entries or not (runtime.is_gpu(call.device) or runtime.interpreted()):
         return None
     return plans.get(key(call))
 
 
-def keep(call: Call, plan: Plan, compiled: Sequence[Any], chosen_in: int) -> None:
+def keep(call: Call, plan: Plan, compiled: Sequence[Any], generation: int) -> None:
     """Keep a plan of `call` that has run, with what starting each of its launches returned.
 
-    `chosen_in` is what `bounded_cache.generation` returned before the plan was chosen. The plan is not kept if that
-    generation is over, if lack of memory reduced SPLIT_K, or if Triton still compiles a kernel in the background. Nor
-    is it kept if two of its tensors have the same address, or if it was planned for the other position of torch's
-    switch for TF32.
+    `generation` is what `bounded_cache.generation` returned before the plan was chosen. The plan is not kept if
+
+    - that generation is over
+    - lack of memory reduced SPLIT_K
+    - Triton still compiles a kernel in the background
+    - two of its tensors have the same address
+    - it was planned for the other position of torch's switch for TF32
     """
-    if plan.reduced or not (runtime.interpreted() or all(map(start.is_compiled, compiled))):
+    if plan.reduced or not (runtime.interpreted() or all(map(launchers.is_compiled, compiled))):
         return
     copied = [copy for copy, *_ in plan.copies]
     tensors = (*call.factors, call.bias, *plan.results, *plan.workspaces, *copied)
-    numbers = {tensor.data_ptr(): i for i, tensor in enumerate(tensors) if tensor is not None}
-    if len(numbers) < sum(tensor is not None for tensor in tensors):
+    number_of = {tensor.data_ptr(): i for i, tensor in enumerate(tensors) if tensor is not None}
+    if len(number_of) < sum(tensor is not None for tensor in tensors):
         return  # some tensors share an address, which does not tell them apart
     allocated = (*plan.results, *plan.workspaces)
-    direct = bool(compiled) and all(map(start.is_direct, compiled))
-    launches = [
-        start.kept_launch(*each, call.device, numbers, direct) for each in zip(plan.launches, compiled, strict=True)
-    ]
-    plan_to_keep = KeptPlan(
+    by_launcher = bool(compiled) and all(map(launchers.has_proven_launcher, compiled))
+    kept = KeptPlan(
         tile=plan.tile,
         request=plan.request,
         kind=call.device.type,
         index=call.device.index,
-        launches=launches,
-        direct=start.direct_way(call.device) if direct else None,
+        launches=[
+            launchers.kept_launch(*each, call.device, number_of, by_launcher)
+            for each in zip(plan.launches, compiled, strict=True)
+        ],
+        triton=launchers.triton_runtime(call.device) if by_launcher else None,
         allocations=[Allocation(tuple(each.shape), each.stride(), each.dtype) for each in allocated],
         results=len(plan.results),
-        copies=[(numbers[original.data_ptr()], how) for _, original, how in plan.copies],
+        copies=[(number_of[original.data_ptr()], how) for _, original, how in plan.copies],
         remainders=[tensor.data_ptr() % 16 for tensor in (*allocated, *copied)],
     )
-    _, _, tf32, *_ = under = key(call)
-    if follows_switch(plan, tf32):
-        plans.add(under, plan_to_keep, chosen_in)
+    under = key(call)
+    if follows_switch(plan, tf32=under[2]):
+        plans.add(under, kept, generation)
 
 
 def follows_switch(plan: Plan, tf32: object) -> bool:

@@ -52,11 +52,12 @@ def contract(
 
 
 @dataclass(slots=True, eq=False)
-class Remembered:
+class SavedCall:
     """What backward needs of a call beside its tensors: the operator's name, its settings, and what its bias is.
 
     `takes_bias` says that the operator takes a bias, which may be None. `bias_letters` are the letters that the bias
-    varies over, "" also if there is none. Equal ones are different keys, which is quicker than to compare them.
+    varies over, "" also if there is none. It is a part of keys, and compared by its identity, which takes less time
+    than comparing its fields.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Remembered:
     bias_letters: str
 
     @classmethod
-    def of(cls, name: str, settings: Settings, bias: Tensor | None) -> "Remembered":
+    def of(cls, name: str, settings: Settings, bias: Tensor | None) -> "SavedCall":
         return cls(name, settings, name in ADD_BIAS, "" if bias is None else letters_of(bias))
 
     def by_name(self, tensors: Sequence[Tensor]) -> dict[Factor, Tensor]:
@@ -74,18 +75,18 @@ class Remembered:
 
 
 def remember(ctx: Any, name: str, tensors: Sequence[Any], settings: Settings) -> None:
-    """Keep in `ctx` what backward needs: the two factors and, as `ctx.remembered`, everything else.
+    """Keep in `ctx` what backward needs: the two factors and, as `ctx.saved_call`, everything else.
 
     `tensors` are the two factors and, for fprop and dgrad, the bias or None. The factors are saved as they were passed,
     never as copies in another memory order.
     """
     first, second, *bias = tensors
-    ctx.remembered = Remembered.of(name, settings, bias[0] if bias else None)
+    ctx.saved_call = SavedCall.of(name, settings, bias[0] if bias else None)
     ctx.save_for_backward(first, second)
 
 
 def pull_back(
-    remembered: Remembered,
+    saved_call: SavedCall,
     applies: dict[str, Apply],
     saved: Sequence[Tensor],
     needs: Sequence[bool],
@@ -104,23 +105,23 @@ def pull_back(
     The weight's gradient is computed first. So its partial sums are freed before the other gradient, which usually is
     larger, is allocated.
     """
-    name, forward = remembered.name, remembered.settings
-    held = remembered.by_name(saved)
+    name, forward = saved_call.name, saved_call.settings
+    held = saved_call.by_name(saved)
     factors = {LEAVES_OUT[OPERATOR_OF[name]]: gradient} | {factor: tensor.conj() for factor, tensor in held.items()}
     needed = dict(zip((*held, "bias"), needs, strict=False))
     found: dict[str, Tensor] = {}
     if name == "fprop" and needed["weight"] and needed["bias"] and not forward.varies:
         settings = forward._replace(size=held["weight"].shape[-2:])
         found["weight"], found["bias"] = applies["wgrad_with_bias"](factors["x"], factors["y"], *settings.packed)
-    elif remembered.takes_bias and needed["bias"]:
-        found["bias"] = sum_bias(remembered.bias_letters, gradient)
+    elif saved_call.takes_bias and needed["bias"]:
+        found["bias"] = sum_bias(saved_call.bias_letters, gradient)
     for factor in sorted(held, key=lambda factor: factor != "weight"):
         if needed[factor] and factor not in found:
             settings = forward._replace(size=held[factor].shape[-2:])
             # wgrad_with_bias also returns the sum of y, so the gradient of that sum is added at every position of y.
             added = bias_gradient if factor == "y" else None
             found[factor] = contract(applies, factor, factors, settings, added)
-    return [found.get(factor) for factor in (*held, *["bias"] * remembered.takes_bias)]
+    return [found.get(factor) for factor in (*held, *["bias"] * saved_call.takes_bias)]
 
 
 def push_forward(applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -> Tensor:
@@ -128,14 +129,14 @@ def push_forward(applies: dict[str, Apply], ctx: Any, tangents: Sequence[Any]) -
 
     torch passes zeros for an input without a tangent. Only the tangent of a missing bias is None.
     """
-    remembered: Remembered = ctx.remembered
-    held, settings = remembered.by_name(ctx.saved_tensors), remembered.settings
+    saved_call: SavedCall = ctx.saved_call
+    held, settings = saved_call.by_name(ctx.saved_tensors), saved_call.settings
     first, second, *others = tangents
     terms = [
-        contract(applies, LEAVES_OUT[OPERATOR_OF[remembered.name]], held | {factor: tangent}, settings)
+        contract(applies, LEAVES_OUT[OPERATOR_OF[saved_call.name]], held | {factor: tangent}, settings)
         for factor, tangent in zip(held, (first, second), strict=True)
     ]
-    if remembered.takes_bias and others[0] is not None:
+    if saved_call.takes_bias and others[0] is not None:
         batch = ctx.saved_tensors[0].shape[0]
         terms.append(broadcastable(others[0]).expand(batch, -1, *settings.size).clone())
     return reduce(torch.add, terms)
@@ -172,6 +173,7 @@ def autograd_kernel(name: str) -> Apply:
     Its forward calls the operator below autograd. Its backward calls the operators by way of `DIRECT`.
     """
 
+    # It is called as the Function of the fast path, so that `y.grad_fn` has the same name both ways.
     class Convolution(Function):
         # There is no setup_context, because with one `apply` would look up forward's signature on every call.
         @staticmethod
@@ -183,7 +185,7 @@ def autograd_kernel(name: str) -> Apply:
 
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-            return *pull_back(ctx.remembered, DIRECT, ctx.saved_tensors, ctx.needs_input_grad, *gradients), None
+            return *pull_back(ctx.saved_call, DIRECT, ctx.saved_tensors, ctx.needs_input_grad, *gradients), None
 
     return applied(name, Convolution)
 
@@ -214,7 +216,7 @@ def for_transforms(name: str) -> Apply:
         @staticmethod
         def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
             return (
-                *pull_back(ctx.remembered, TRANSFORMABLE, ctx.saved_tensors, ctx.needs_input_grad, *gradients),
+                *pull_back(ctx.saved_call, TRANSFORMABLE, ctx.saved_tensors, ctx.needs_input_grad, *gradients),
                 None,
             )
 

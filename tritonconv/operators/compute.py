@@ -24,17 +24,18 @@ observers: list[Callable[[Call, tuple[Tensor, ...]], None]] = []
 
 def compute(call: Call) -> tuple[Tensor, ...]:
     """Return the result of a call and, if the call `finds_bias`, the gradient of the bias as a second tensor."""
-    plan = plan_cache.kept(call)
-    tensors = None if plan is None else start.run_again(plan, *call.factors, call.bias)
-    if plan is None or tensors is None:
-        return compute_first(call)
-    results = plan.results_in(tensors)
-    del tensors  # frees its copies and workspaces, because an observer may need the memory
-    return observed(call, results) if observers else results
+    plan = plan_cache.find(call)
+    if plan is not None:
+        tensors = start.run_again(plan, *call.factors, call.bias)
+        if tensors is not None:
+            results = plan.results_in(tensors)
+            del tensors  # frees copies and workspaces, because an observer may need the memory
+            return observed(call, results) if observers else results
+    return compute_anew(call)
 
 
-def compute_first(call: Call) -> tuple[Tensor, ...]:
-    """Return what `compute` returns, for a call that has no plan in the plan cache."""
+def compute_anew(call: Call) -> tuple[Tensor, ...]:
+    """Return what `compute` returns, without a kept plan: none is kept, or it can not be filled."""
     results = compute_in_triton(call)
     return compute_by_reference(call) if results is None else observed(call, results)
 
