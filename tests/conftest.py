@@ -59,7 +59,7 @@ def guarded_memory() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start every test with an empty plan cache and without recorded failures, and empty the cache after it.
+    """Start every test with empty caches and without recorded failures, and empty the caches after it.
 
     A test may plant errors, and the cache would keep the plans that have them.
     """

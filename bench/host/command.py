@@ -20,11 +20,11 @@ from bench.host import idle_gpu, measure
 from bench.results import RESULTS, Row
 
 COMMITTED = RESULTS / "host.json"
-# What a row is of. The other fields are what was found.
+# The fields that identify a row. The others are measured.
 KEYS = ("call", "torch", "triton", "python")
 LEGEND = """\
 ratio      the host's time of a call, over that of torch's convolution of one pixel. Medians.
-functions  the Python functions that a call enters, torch's included.
+functions  the Python functions that a call enters, torch's included. "no grad" enters and leaves torch.no_grad, too.
 A step is forward and backward. The layers have 64 channels, 64 filters of 3 x 3 taps and a bias, in bfloat16."""
 
 

@@ -26,7 +26,8 @@ class IdleGpu:
     def get_current_device(self) -> int:
         return 0
 
-    get_current_stream = staticmethod(bool)  # 0 for any device, and built into Python, as torch's is into torch
+    # Stream 0 for device 0 and for None. A function that is built in adds no Python function, as torch's own adds none.
+    get_current_stream = staticmethod(bool)
 
     def get_device_properties(self, device: int) -> dict[str, int]:
         return {"max_shared_mem": 232_448}

@@ -20,11 +20,11 @@ from bench.results import Row
 
 Work = Callable[[], object]
 
-# So many calls are timed at once, and so many are made before.
+# AT_ONCE calls are timed together, after BEFORE calls that are not timed.
 AT_ONCE, BEFORE = 50, 20
 # Images are small, because what torch itself computes of them, on the CPU, would count as the host's time.
 CHANNELS, SIZE = 64, 4
-# The layers, by what their rows have behind the call.
+# The layers, by the suffix of their rows' names.
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     "": partial(tritonconv.Conv2d, CHANNELS, CHANNELS, 3, padding=1),
     ", transposed": partial(tritonconv.ConvTranspose2d, CHANNELS, CHANNELS, 3, padding=1),

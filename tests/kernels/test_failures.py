@@ -44,7 +44,7 @@ def call(
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 def test_only_what_failed_is_remembered(failure: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is remembered until it is removed. Either change empties the plan cache."""
+    """It is remembered until it is removed. Either change empties all caches of plans."""
     assert not any(map(failures.happened, FAILURES))
     monkeypatch.setitem(plan_cache.plans.entries, "a key", "a plan")
     failures.add(failure, "why")

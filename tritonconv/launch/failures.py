@@ -1,6 +1,6 @@
 """What has failed in this process and is not tried again: a tile, TMA, a kernel, or all of Triton on a device.
 
-Kept plans were chosen without knowing of a new failure, so each change here empties the plan cache.
+Kept plans were chosen without knowing of a new failure, so each change here empties all caches of plans.
 """
 
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ class Trial:
 
 
 _trials: dict[Hashable, Trial] = {}
-# Held while changes are made, counted or undone. It is taken before the plan cache's lock, also by a fork.
+# Held while changes are made, counted or undone. It is taken before the caches' lock, also by a fork.
 _changing = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_changing.acquire, after_in_parent=_changing.release, after_in_child=_changing.release)
