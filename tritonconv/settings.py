@@ -69,7 +69,7 @@ def to_text(stride: Sizes, pad: Sizes, dilation: Sizes, varies: str, channels_la
     letters = varies.replace(" ", "")
     return (
         f"stride={pairs[0]} pad={pairs[1]} dilation={pairs[2]} "
-        f"varies={letters} channels_last={channels_last} implementation={implementation}"
+        f"varies={letters} channels_last={bool(channels_last)} implementation={implementation}"
     )
 
 
@@ -81,4 +81,4 @@ def from_text(text: str) -> tuple[Any, ...]:
 
 
 # A training loop packs and unpacks the same settings again and again.
-cached_to_text, cached_from_text = lru_cache(4096)(to_text), lru_cache(4096)(from_text)
+cached_to_text, cached_from_text = lru_cache(4096, typed=True)(to_text), lru_cache(4096)(from_text)

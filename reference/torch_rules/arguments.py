@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.nn.functional import pad as torch_pad
 from torch.nn.modules.conv import _ConvTransposeNd
-from torch.nn.modules.utils import _single
 
 from tritonconv.reference.torch_rules.checks import (
     Ints,
@@ -254,9 +253,9 @@ def output_padding(layer: Any, input: Tensor, output_size: list[int] | None) -> 
     if layer.padding_mode != "zeros":
         raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")
     assert isinstance(layer.padding, tuple), "self.padding must be a tuple"
-    if output_size is None and type(layer)._output_padding is _ConvTransposeNd._output_padding:
-        # torch's method returns this, too, after a few more calls.
-        own: Any = layer.output_padding
-        return own if isinstance(own, tuple) else _single(own)
+    own: Any = layer.output_padding
+    inherited = type(layer)._output_padding is _ConvTransposeNd._output_padding and "_output_padding" not in vars(layer)
+    if output_size is None and inherited and isinstance(own, tuple):
+        return own  # as torch's method does after a few more calls
     sizes: Any = (layer.stride, layer.padding, layer.kernel_size, 2, layer.dilation)
     return tuple(layer._output_padding(input, output_size, *sizes))

@@ -44,7 +44,13 @@ SUM = "sum"
 kept_backwards: BoundedCache[KeptBackward] = BoundedCache()
 
 
-def key(saved_call: SavedCall, needed: tuple[bool, ...], first: Tensor, weight: Tensor, gradient: Tensor) -> Hashable:
+# Where a key has torch's switch for TF32, which counts in float32 only.
+TF32 = 2
+
+
+def key(
+    saved_call: SavedCall, needed: tuple[bool, ...], first: Tensor, weight: Tensor, gradient: Tensor
+) -> tuple[Hashable, ...]:
     """Return all that the plans of a backward pass depend on, as `plan_cache.key` does for one operator."""
     dtype = gradient.dtype
     return (  # flat, because each tuple inside takes time
@@ -97,9 +103,15 @@ def gradients(
 def keep(saved_call: SavedCall, saved: tuple[Tensor, Tensor], needed: tuple[bool, ...], gradient: Tensor) -> None:
     """Keep the plans of a backward pass that was computed just now, unless one of its operators has none.
 
-    `pull_back` says which operators these are: it is called with functions that note calls and compute nothing.
+    `pull_back` says which operators these are: it is called with functions that note calls and compute nothing. A pass
+    in which one tensor has two roles is not kept, because a call then does not say which role it reads.
     """
     generation, calls = bounded_cache.generation(), list[Call]()
+    # `pull_back` takes the conjugate of the factors. That of a real tensor is the tensor itself.
+    operands = [*map(id, saved), id(gradient)]
+    if len(set(operands)) < len(operands):
+        return
+    under = key(saved_call, needed, *saved, gradient)
 
     def noting(name: str) -> Any:
         def note(*arguments: Any) -> Any:
@@ -112,13 +124,13 @@ def keep(saved_call: SavedCall, saved: tuple[Tensor, Tensor], needed: tuple[bool
 
     applies = {name: noting(name) for name in OPERATOR_NAMES}
     noted: list[Any] = pull_back(saved_call, applies, saved, needed, gradient, sum_bias=lambda *_: SUM)
-    operands, steps = [*map(id, saved), id(gradient)], []
+    steps = []
     for number, call in enumerate(calls):
         plan = plan_cache.find(call)
-        if plan is None:
+        if plan is None or not plan.follows_switch(tf32=under[TF32]):
             return
         one, other = (operands.index(id(factor)) for factor in call.factors)
         inputs = tuple(noted.index((number, result)) for result in range(plan.results))
         steps.append(Step(plan, (one, other), inputs))
     backward = KeptBackward(steps, sums_bias=noted[2] is SUM)
-    kept_backwards.add(key(saved_call, needed, *saved, gradient), backward, generation)
+    kept_backwards.add(under, backward, generation)

@@ -53,7 +53,13 @@ def convolution(function: ConvFunction, tensors: Tensors, options: Options, impl
     return result
 
 
-def key(function: ConvFunction, operands: Tensors, options: Options, implementation: str) -> Hashable:
+# Where a key has torch's switch for TF32, which counts in float32 only.
+TF32 = 3
+
+
+def key(
+    function: ConvFunction, operands: Tensors, options: Options, implementation: str
+) -> tuple[Hashable, ...] | None:
     """Return all that the checks of a call and its plan depend on.
 
     Return None if an option is something else than an int, a tuple of ints or a string. It could equal one of those, as
@@ -103,6 +109,6 @@ def keep(
     under = key(function, (input, weight, bias), options, implementation)
     call = Call(function.operator, for_operator)
     plan = plan_cache.find(call)
-    if under is not None and plan is not None:
+    if under is not None and plan is not None and plan.follows_switch(tf32=under[TF32]):
         kept = KeptForward(plan, SavedCall.of(function.operator, call.settings, bias))
         kept_forwards.add(under, kept, generation)

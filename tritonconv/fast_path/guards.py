@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.autograd import forward_ad, profiler
 from torch.nn import Parameter
 from torch.utils._device import DeviceContext
 
@@ -25,12 +25,11 @@ def dispatch_keys(*names: str) -> int:
 # These functions are private to torch. If a version lacks one, no call is plain. They are bound once, because looking
 # them up takes longer than calling them.
 try:
-    # The dispatch keys of torch's own dense tensors: those made in inference mode, without autograd, and all others.
-    PLAIN_KEYS = frozenset(
-        dispatch_keys(device, f"Autocast{device}", *autograd)
-        for device in ("CPU", "CUDA")
-        for autograd in ((), ("ADInplaceOrView", f"Autograd{device}"))
+    # The dispatch keys of torch's own dense tensors: with autograd, and also those of tensors made in inference mode.
+    WITH_AUTOGRAD = frozenset(
+        dispatch_keys(device, f"Autocast{device}", "ADInplaceOrView", f"Autograd{device}") for device in ("CPU", "CUDA")
     )
+    PLAIN_KEYS = WITH_AUTOGRAD | {dispatch_keys(device, f"Autocast{device}") for device in ("CPU", "CUDA")}
     _keys_of = torch._C._dispatch_keys
     _in_functorch = torch._C._are_functorch_transforms_active
     _tracing_state = torch._C._get_tracing_state
@@ -42,6 +41,7 @@ try:
     _is_grad_enabled = torch.is_grad_enabled
     _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
     in_any_autocast = torch._C._is_any_autocast_enabled
+    _ = profiler._is_profiler_enabled
     AVAILABLE = True
 except AttributeError:
     AVAILABLE = False
@@ -58,7 +58,8 @@ def is_plain(first: Any, second: Any, third: Any) -> bool:
     - a functorch transform, forward-mode AD, `torch.compile`, `torch.jit.trace` or a profiler is active
     - a mode is active that sees torch's functions or operators, other than that of a default device
     - `tritonconv.verify` checks calls
-    - gradients are enabled, but autograd is excluded from torch's dispatch, as in the body of a custom operator
+    - gradients are enabled, but autograd is excluded from torch's dispatch, as in the body of a custom operator, or a
+      tensor was made in inference mode
     """
     if (
         _is_compiling()  # first, because torch.compile can not trace the other questions
@@ -69,16 +70,21 @@ def is_plain(first: Any, second: Any, third: Any) -> bool:
         or _dispatch_mode_count()
         or _tracing_state() is not None
         or _is_profiling()
-        or (_is_excluded(_AUTOGRAD) and _is_grad_enabled())
+        or profiler._is_profiler_enabled  # also where other threads are profiled
         or (_function_mode_count() and not only_default_devices())
     ):
         return False
+    keys = PLAIN_KEYS
+    if _is_grad_enabled():
+        if _is_excluded(_AUTOGRAD):
+            return False
+        keys = WITH_AUTOGRAD
     return (
         type(first) in TYPES
         and type(second) in TYPES
-        and _keys_of(first).raw_repr() in PLAIN_KEYS
-        and _keys_of(second).raw_repr() in PLAIN_KEYS
-        and (third is None or (type(third) in TYPES and _keys_of(third).raw_repr() in PLAIN_KEYS))
+        and _keys_of(first).raw_repr() in keys
+        and _keys_of(second).raw_repr() in keys
+        and (third is None or (type(third) in TYPES and _keys_of(third).raw_repr() in keys))
     )
 
 

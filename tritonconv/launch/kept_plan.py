@@ -97,6 +97,7 @@ class KeptPlan:
     results: int
     copies: list[tuple[int, Callable[[Tensor], Tensor]]]
     remainders: list[int]
+    multiplies_in_tf32: bool
     used: int = 0
 
     def filled(self, first: Tensor, second: Tensor, bias: Tensor | None) -> list[Any] | None:
@@ -121,6 +122,15 @@ class KeptPlan:
                 return None
             number += 1
         return tensors
+
+    def follows_switch(self, tf32: object) -> bool:
+        """Whether the tile and the products are those for this position of torch's switch for TF32.
+
+        They are not if another thread has set the switch after the plan was chosen. Other dtypes than float32 ignore
+        it.
+        """
+        operands = self.request.operands
+        return self.multiplies_in_tf32 == tf32 and operands.exact == (operands.itemsize == 4 and not tf32)
 
     def results_in(self, tensors: list[Any]) -> tuple[Tensor, ...]:
         """Return the results among the tensors that `filled` returned."""

@@ -26,11 +26,12 @@ def is_compiled(kernel: Any) -> bool:
 
 
 def has_proven_launcher(compiled: Any) -> bool:
-    """Whether a compiled kernel has a launcher of one of the PROVEN versions."""
+    """Whether a compiled kernel has a launcher of one of the PROVEN versions, for NVIDIA's GPUs."""
     from triton import __version__
     from triton.compiler import CompiledKernel
 
-    return isinstance(compiled, CompiledKernel) and __version__.startswith(PROVEN)
+    proven = isinstance(compiled, CompiledKernel) and __version__.startswith(PROVEN)
+    return proven and compiled.metadata.target.backend == "cuda"
 
 
 def kept_launch(
@@ -42,7 +43,7 @@ def kept_launch(
     plan have proven launchers.
     """
     kernel, programs, arguments = launch
-    start: Callable[[list[Any]], object]
+    start: Callable[[list[Any]], object]  # holds the compiled kernel, which Triton unloads when nothing else does
     if is_compiled(compiled):
         # A compiled kernel takes all parameters, constants included, and no launch options.
         names = kernel.arg_names

@@ -23,6 +23,10 @@ from tritonconv.launch.plan import Plan
 plans: BoundedCache[KeptPlan] = BoundedCache()
 
 
+# Where a key has torch's switch for TF32, which counts in float32 only.
+TF32 = 2
+
+
 def key(call: Call) -> tuple[Hashable, ...]:
     """Return the key of `call` in the cache: all that its plan depends on.
 
@@ -90,17 +94,8 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], generation: int) -> No
         results=len(plan.results),
         copies=[(number_of[original.data_ptr()], how) for _, original, how in plan.copies],
         remainders=[tensor.data_ptr() % 16 for tensor in (*allocated, *copied)],
+        multiplies_in_tf32=any(launch.arguments.get("PRECISION") == "tf32" for launch in plan.launches),
     )
     under = key(call)
-    if follows_switch(plan, tf32=under[2]):
+    if kept.follows_switch(tf32=under[TF32]):
         plans.add(under, kept, generation)
-
-
-def follows_switch(plan: Plan, tf32: object) -> bool:
-    """Whether the plan's tile and products are those for this position of torch's switch for TF32.
-
-    They are not if another thread has set the switch after the plan was chosen. Other dtypes than float32 ignore it.
-    """
-    operands = plan.request.operands
-    in_tf32 = any(launch.arguments.get("PRECISION") == "tf32" for launch in plan.launches)
-    return in_tf32 == tf32 and operands.exact == (operands.itemsize == 4 and not tf32)
