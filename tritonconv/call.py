@@ -24,8 +24,8 @@ def split_arguments(name: str, arguments: Sequence[Any]) -> tuple[tuple[Any, ...
     The tensors are the two factors, in the order of `geometry.TAKES`. For an operator in ADD_BIAS the bias, or None,
     comes third.
     """
-    *tensors, height, width, groups, text = arguments
-    return tuple(tensors), Settings.unpacked(height, width, groups, text)
+    tensors = 3 if name in ADD_BIAS else 2
+    return tuple(arguments[:tensors]), Settings.unpacked(*arguments[tensors:])
 
 
 def join_arguments(name: str, factors: tuple[Any, Any], bias: Tensor | None, settings: Settings) -> tuple[Any, ...]:

@@ -42,42 +42,42 @@ class Settings(NamedTuple):
 
     @property
     def packed(self) -> tuple[Any, ...]:
-        """The arguments of the operators in `torch.ops.tritonconv`: the two of `size`, `groups`, and the rest as text.
+        """The arguments of the operators in `torch.ops.tritonconv`: `size`, `pad`, `groups`, and the rest as text.
 
-        torch takes longer to convert twelve values for an operator than for the rest of a call. Sizes and groups may be
-        symbolic in a graph of `torch.compile` or `torch.export`. The rest are constants there.
+        torch takes longer to convert twelve values for an operator than for the rest of a call. Sizes, padding and
+        groups may be symbolic in a graph of `torch.compile` or `torch.export`. The rest are constants there.
         """
-        (height, width), stride, pad, dilation, groups, *others = self
-        rest: tuple[Any, ...] = (stride, pad, dilation, *others)
+        size, stride, pad, dilation, groups, *others = self
+        rest: tuple[Any, ...] = (stride, dilation, *others)
         if torch.compiler.is_dynamo_compiling():  # which can not trace a cached function
-            return height, width, groups, to_text(*rest)
+            return *size, *pad, groups, to_text(*rest)
         try:
-            return height, width, groups, cached_to_text(*rest)
+            return *size, *pad, groups, cached_to_text(*rest)
         except TypeError:  # symbolic numbers can not be hashed
-            return height, width, groups, to_text(*rest)
+            return *size, *pad, groups, to_text(*rest)
 
     @classmethod
-    def unpacked(cls, height: int, width: int, groups: int, text: str) -> "Settings":
+    def unpacked(cls, *arguments: Any) -> "Settings":
         """Return the settings that were packed into these arguments."""
-        stride, pad, dilation, *others = cached_from_text(text)
-        return cls((height, width), stride, pad, dilation, groups, *others)
+        height, width, pad_h, pad_w, groups, text = arguments
+        stride, dilation, *others = cached_from_text(text)
+        return cls((height, width), stride, (pad_h, pad_w), dilation, groups, *others)
 
 
-def to_text(stride: Sizes, pad: Sizes, dilation: Sizes, varies: str, channels_last: bool, implementation: str) -> str:
-    """Return settings as text: "stride=2,2 pad=1,1 dilation=1,1 varies= channels_last=True implementation=auto"."""
-    pairs = [f"{int(rows)},{int(columns)}" for rows, columns in (stride, pad, dilation)]
-    letters = varies.replace(" ", "")
+def to_text(stride: Sizes, dilation: Sizes, varies: str, channels_last: bool, implementation: str) -> str:
+    """Return settings as text: "stride=2,2 dilation=1,1 varies= channels_last=True implementation=auto"."""
+    strides, dilations = (f"{int(rows)},{int(columns)}" for rows, columns in (stride, dilation))
     return (
-        f"stride={pairs[0]} pad={pairs[1]} dilation={pairs[2]} "
-        f"varies={letters} channels_last={bool(channels_last)} implementation={implementation}"
+        f"stride={strides} dilation={dilations} varies={varies.replace(' ', '')} "
+        f"channels_last={bool(channels_last)} implementation={implementation}"
     )
 
 
 def from_text(text: str) -> tuple[Any, ...]:
     """Return the settings in a text of `to_text`, in the order of its arguments."""
     values = dict(each.split("=") for each in text.split(" "))
-    pairs = (tuple(map(int, values[name].split(","))) for name in ("stride", "pad", "dilation"))
-    return *pairs, " ".join(values["varies"]), values["channels_last"] == "True", values["implementation"]
+    stride, dilation = (tuple(map(int, values[name].split(","))) for name in ("stride", "dilation"))
+    return stride, dilation, " ".join(values["varies"]), values["channels_last"] == "True", values["implementation"]
 
 
 # A training loop packs and unpacks the same settings again and again.

@@ -31,13 +31,18 @@ def test_the_arguments_of_a_call_give_it_again(name: str) -> None:
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("varies", VARIES)
 def test_settings_survive_torchs_arguments(varies: str, channels_last: bool, implementation: str) -> None:
-    """Each number is another one, so that none can take another's place. The size and groups may be symbolic."""
+    """Each number is another one, so that none can take another's place."""
     settings = Settings((11, 12), (1, 2), (0, 3), (4, 5), 6, varies, channels_last, implementation)
-    height, width, groups, text = settings.packed
-    assert (height, width, groups) == (11, 12, 6)
-    assert text.startswith("stride=1,2 pad=0,3 dilation=4,5 ")
-    assert Settings.unpacked(height, width, groups, text) == settings
-    assert text == to_text((1, 2), (0, 3), (4, 5), varies, channels_last, implementation)
+    *numbers, text = settings.packed
+    assert numbers == [11, 12, 0, 3, 6]
+    assert text.startswith("stride=1,2 dilation=4,5 ")
+    assert Settings.unpacked(*settings.packed) == settings
+    assert text == to_text((1, 2), (4, 5), varies, channels_last, implementation)
+
+
+def test_settings_that_are_equal_have_the_same_text() -> None:
+    assert Settings((1, 1), (1, 1), (0, 0), (1, 1), 1, "", 1, "auto").packed[-1].count("channels_last=True") == 1  # type: ignore[arg-type]
+    assert Settings((1, 1), (1, 1), (0, 0), (1, 1), 1, "", True, "auto").packed[-1].count("channels_last=True") == 1
 
 
 @pytest.mark.parametrize("varies", VARIES)

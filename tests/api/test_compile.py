@@ -99,41 +99,40 @@ def test_opcheck(first: str, second: str, varies: str) -> None:
         opcheck(OPERATORS.wgrad_with_bias.default, (*factors("x", "y"), *of_taps))
 
 
-def test_compiled_numbers_may_change() -> None:
-    """A stride, a padding or a dilation is compiled anew. Sizes and groups, which may be as many as the batch, are not.
-
-    Filters that a network makes for each sample are often convolved in groups, one for each sample.
-    """
-    compilations: list[Any] = []
+def compiled(function: Any) -> tuple[Any, list[Any]]:
+    """Return a function that is compiled for symbolic numbers, and the list of its graphs."""
+    graphs: list[Any] = []
 
     def backend(graph: Any, inputs: Any) -> Any:
-        compilations.append(graph)
+        graphs.append(graph)
         return graph.forward
+
+    return torch.compile(function, fullgraph=True, dynamic=True, backend=backend), graphs
+
+
+def test_sizes_groups_and_padding_may_be_symbolic() -> None:
+    """They are not compiled anew, as filters that a network makes for each sample need, and padding by size."""
 
     def of_samples(images: Tensor, weight: Tensor) -> Tensor:
         B, C, H, W = images.shape
-        return tritonconv.conv2d(images.reshape(1, B * C, H, W), weight.flatten(0, 1), padding=1, groups=B)
+        return tritonconv.conv2d(images.reshape(1, B * C, H, W), weight.flatten(0, 1), padding=H // 4, groups=B)
 
-    compiled = torch.compile(of_samples, fullgraph=True, dynamic=True, backend=backend)
-    for B, H in ((2, 5), (3, 6), (4, 7), (5, 8)):
+    function, graphs = compiled(of_samples)
+    for B, H in ((2, 5), (3, 8), (4, 9), (5, 13), (6, 17)):
         images, weight = torch.randn(B, 2, H, H), torch.randn(B, 4, 2, 3, 3)
-        expected = torch.nn.functional.conv2d(images.reshape(1, 2 * B, H, H), weight.flatten(0, 1), padding=1, groups=B)
-        assert_close(compiled(images, weight), expected.double(), "float32")
-    assert len(compilations) <= 2  # for four batches
+        flat = images.double().reshape(1, 2 * B, H, H), weight.double().flatten(0, 1)
+        expected = torch.nn.functional.conv2d(*flat, padding=H // 4, groups=B)
+        assert_close(function(images, weight), expected, "float32")
+    assert len(graphs) <= 2
 
-    compilations.clear()
-    strided = torch.compile(
-        lambda x, w, stride, pad: tritonconv.conv2d(x, w, stride=stride, padding=pad),
-        fullgraph=True,
-        dynamic=True,
-        backend=backend,
-    )
+
+def test_strides_are_compiled_anew() -> None:
+    function, graphs = compiled(lambda x, w, stride: tritonconv.conv2d(x, w, stride=stride))
     x, w = torch.randn(1, 2, 9, 9), torch.randn(3, 2, 3, 3)
-    for stride, pad in ((2, 1), (3, 2), (2, 1)):
-        assert_close(
-            strided(x, w, stride, pad), torch.nn.functional.conv2d(x.double(), w.double(), None, stride, pad), "float32"
-        )
-    assert len(compilations) == 2
+    for stride in (2, 3, 2):
+        expected = torch.nn.functional.conv2d(x.double(), w.double(), stride=stride)
+        assert_close(function(x, w, stride), expected, "float32")
+    assert len(graphs) == 2
 
 
 @pytest.mark.parametrize("transposed", [False, True])

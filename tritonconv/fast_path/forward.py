@@ -35,7 +35,7 @@ def convolution(function: ConvFunction, tensors: Tensors, options: Options, impl
     """
     implementation = requested(implementation)
     plain = is_plain(*tensors)
-    if plain and kept_forwards.entries:
+    if plain and kept_forwards.entries and tensors[0].ndim == 4:
         input, weight, bias = operands = autocast(*tensors) if guards.in_any_autocast() else tensors
         # `BoundedCache.get`, written out, because a call of it takes longer. Nothing is kept under the key None.
         kept = kept_forwards.entries.get(key(function, operands, options, implementation))
@@ -47,6 +47,7 @@ def convolution(function: ConvFunction, tensors: Tensors, options: Options, impl
                 found: Tensor = _apply(input, weight, bias, kept)
                 return found
             return repeat(kept, input, weight, bias)
+        del input, weight, bias, operands  # which autocast may have copied, as it will again
     for_operator, result = checked_and_computed(function, tensors, options, implementation)
     if plain:
         keep(function, tensors, options, implementation, for_operator)

@@ -15,7 +15,7 @@ from tritonconv.geometry import TAKES
 from tritonconv.launch.layout import allocate_results
 from tritonconv.settings import Sizes
 
-SCHEMA_OF_SETTINGS = "SymInt height, SymInt width, SymInt groups, str settings"
+SCHEMA_OF_SETTINGS = "SymInt height, SymInt width, SymInt pad_h, SymInt pad_w, SymInt groups, str settings"
 
 library = torch.library.Library("tritonconv", "DEF")
 torch_operators = torch.ops.tritonconv
