@@ -2,10 +2,11 @@
 
 Kernels are compiled for a fake GPU, and do nothing when they are started. So a call takes as long as it takes the host.
 The unit is torch's own convolution of one pixel on the CPU, which takes the host nearly all of its time, too. Both run
-in turns in one process, so that a slow machine slows both. Under autocast, the unit is torch's under the same autocast.
+in turns in one process, so that a slow machine slows both.
 
-The fake GPU leaves out CUDA's allocator and Triton's launcher. On a GPU, `pytest bench` measures the host's time of the
-whole call (`host_us`).
+The fake GPU leaves out Triton's launcher, of which the rows "launcher" count the part in Python. It also leaves out
+CUDA's allocator, the questions for the current device and stream, and the thread that runs backward. On a GPU, `pytest
+bench` measures the host's time of the whole call (`host_us`).
 
 The exit status is 1 if --against finds something worse, or nothing to compare with. It is 2 if the arguments are not
 usable. Otherwise it is 0.
@@ -24,8 +25,14 @@ COMMITTED = RESULTS / "host.json"
 KEYS = ("call", "torch", "triton", "python")
 LEGEND = """\
 ratio      the host's time of a call, over that of torch's convolution of one pixel. Medians.
-functions  the Python functions that a call enters, torch's included. "no grad" enters and leaves torch.no_grad, too.
-A step is forward and backward. The layers have 64 channels, 64 filters of 3 x 3 taps and a bias, in bfloat16."""
+functions  the Python functions that a call enters, torch's included.
+A step is forward and backward. The layers have 64 channels, 64 filters of 3 x 3 taps and a bias, in bfloat16 and
+channels_last. The names of other rows end with what is different:
+autocast    a float32 layer in autocast to bfloat16. The unit is torch's step in autocast.
+transposed  a transposed convolution, and so is the unit.
+local       a locally connected layer. torch has none, so the unit is a convolution.
+float32, contiguous  another dtype or memory format, with 8 channels. Operands are copied.
+launcher    the launchers of kernels do in Python what Triton's own do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +55,9 @@ def main(args: argparse.Namespace) -> int:
     if args.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, not {args.rounds}")
     committed = results.read_rows(args.against) if args.against else []
-    idle_gpu.install(idle_gpu.IdleGpu())
-    rows = measure.measured(args.rounds)
+    gpu = idle_gpu.IdleGpu()
+    idle_gpu.install(gpu)
+    rows = measure.measured(args.rounds, gpu)
     print(f"{table.columns(list(rows[0]), [list(row.values()) for row in rows])}\n\n{LEGEND}")
     if args.json:
         results.write(args.json, f"{results.lines(rows)}\n")

@@ -13,10 +13,14 @@ H100 = Gpu.of("sm_90", 132, "NVIDIA H100")
 
 
 class IdleGpu:
-    """It takes the place of Triton's driver, of the driver's functions in C, and of CUDA. It is an H100."""
+    """It takes the place of Triton's driver, of the driver's functions in C, and of CUDA. It is an H100.
+
+    `as_triton` says that the launchers of kernels do as much in Python as Triton's own, and not as little as possible.
+    """
 
     def __init__(self) -> None:
         self.utils, self.launcher_cls = self, self.launcher
+        self.as_triton = False
 
     def get_current_target(self) -> Any:
         from triton.backends.compiler import GPUTarget
@@ -36,15 +40,28 @@ class IdleGpu:
         return "module", name, 32, 0, 1024
 
     def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
-        """Return the function that starts this compiled kernel. It allocates the kernel's scratch, as Triton's does."""
+        """Return the function that starts this compiled kernel. It allocates the kernel's scratch memory.
+
+        With `as_triton` it enters the Python functions that Triton's own launcher enters: one for that memory, and one
+        for the memory of profilers.
+        """
         from triton.runtime import _allocation
 
         # torch aligns memory of the CPU to 64 bytes, where that of a GPU is aligned to 512.
         size, alignment = metadata.global_scratch_size, min(metadata.global_scratch_align, 64)
 
         def start(x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
-            if size:
+            if self.as_triton:
+                started_as_triton(x * y * z, stream)
+            elif size:
                 _allocation._allocator.get()(x * y * z * size, alignment, stream)
+
+        def started_as_triton(programs: int, stream: int) -> None:
+            def allocate_scratch(size: int, alignment: int, allocator: Any) -> Any:
+                return allocator.get()(programs * size, alignment, stream) if size else None
+
+            allocate_scratch(size, alignment, _allocation._allocator)
+            allocate_scratch(0, 1, _allocation._profile_allocator)
 
         return start
 

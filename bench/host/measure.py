@@ -5,17 +5,19 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from types import FrameType
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor, nn
 
 import tritonconv
+from bench.host.idle_gpu import IdleGpu
 from bench.results import Row
 
 Work = Callable[[], object]
@@ -24,11 +26,16 @@ Work = Callable[[], object]
 AT_ONCE, BEFORE = 50, 20
 # Images are small, because what torch itself computes of them, on the CPU, would count as the host's time.
 CHANNELS, SIZE = 64, 4
+# Where operands are copied, channels are few, too.
+FEW = 8
 # The layers, by the suffix of their rows' names.
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     "": partial(tritonconv.Conv2d, CHANNELS, CHANNELS, 3, padding=1),
     ", transposed": partial(tritonconv.ConvTranspose2d, CHANNELS, CHANNELS, 3, padding=1),
     ", local": partial(tritonconv.LocallyConnected2d, CHANNELS, CHANNELS, 3, SIZE, padding=1),
+    ", float32": partial(tritonconv.Conv2d, FEW, FEW, 3, padding=1),
+    ", contiguous": partial(tritonconv.Conv2d, FEW, FEW, 3, padding=1),
+    ", launcher": partial(tritonconv.Conv2d, CHANNELS, CHANNELS, 3, padding=1),
 }
 
 
@@ -52,11 +59,6 @@ def forward(problem: Problem) -> None:
     problem.layer(problem.x)
 
 
-def forward_without_gradient(problem: Problem) -> None:
-    with torch.no_grad():
-        problem.layer(problem.x)
-
-
 def step(problem: Problem) -> None:
     """Run forward and backward, and drop the gradients."""
     problem.layer(problem.x).backward(problem.gradient)
@@ -73,49 +75,56 @@ def step_in_autocast(problem: Problem) -> None:
         leaf.grad = None
 
 
-CALLS: dict[str, Callable[[Problem], None]] = {
-    "forward no grad": forward_without_gradient,
-    "forward grad": forward,
-    "step": step,
-    "step autocast": step_in_autocast,
+# What is measured, by its name in the rows: a function, and the context that is entered once for all its calls.
+CALLS: dict[str, tuple[Callable[[Problem], None], Callable[[], AbstractContextManager[Any]]]] = {
+    "forward no grad": (forward, torch.no_grad),
+    "forward grad": (forward, nullcontext),
+    "step": (step, nullcontext),
+    "step autocast": (step_in_autocast, nullcontext),
 }
 
 
-def unit(call: str) -> Problem:
-    """Return torch's own layer on one pixel, for a call of CALLS."""
-    dtype = torch.bfloat16 if "autocast" in call else torch.float32
-    return Problem.of(nn.Conv2d(1, 1, 1), torch.ones(1, 1, 1, 1), dtype)
+def unit(call: str, kind: str) -> Problem:
+    """Return torch's own layer on one pixel: the transposed one beside ours, and else a convolution."""
+    layer = nn.ConvTranspose2d(1, 1, 1) if "transposed" in kind else nn.Conv2d(1, 1, 1)
+    return Problem.of(layer, torch.ones(1, 1, 1, 1), torch.bfloat16 if "autocast" in call else torch.float32)
 
 
 def ours(call: str, kind: str) -> Problem:
     """Return a layer of tritonconv, for a call of CALLS. `kind` is a key of LAYERS."""
-    dtype = torch.float32 if "autocast" in call else torch.bfloat16
-    layer, x = LAYERS[kind](dtype=dtype), torch.ones(1, CHANNELS, SIZE, SIZE, dtype=dtype)
-    for parameter in layer.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return Problem.of(layer, x.contiguous(memory_format=torch.channels_last), torch.bfloat16)
+    dtype = torch.float32 if "autocast" in call or "float32" in kind else torch.bfloat16
+    layer: Any = LAYERS[kind](dtype=dtype)
+    x = torch.ones(1, layer.in_channels, SIZE, SIZE, dtype=dtype)
+    if "contiguous" not in kind:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for parameter in layer.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return Problem.of(layer, x, torch.bfloat16 if "autocast" in call else dtype)
 
 
-def measured(rounds: int) -> list[Row]:
+def measured(rounds: int, gpu: IdleGpu) -> list[Row]:
     """Return a row for each call of each layer: its time in units of torch's, and the functions that it enters."""
-    rows = []
+    rows: list[Row] = []
     for kind in LAYERS:
-        for call, run in CALLS.items():
+        gpu.as_triton = "launcher" in kind
+        for call, (run, context) in CALLS.items():
             if kind and "autocast" in call:
                 continue
-            work, other = partial(run, ours(call, kind)), partial(run, unit(call))
-            rows.append(
-                {
-                    "call": f"{call}{kind}",
-                    "ratio": round(ratio(work, other, rounds), 2),
-                    "functions": len(functions(work)),
-                    "torch": torch.__version__.partition("+")[0],
-                    "triton": triton.__version__,
-                    "python": ".".join(platform.python_version_tuple()[:2]),
-                }
-            )
+            work, other = partial(run, ours(call, kind)), partial(run, unit(call, kind))
+            with context():
+                found = round(ratio(work, other, rounds), 2), len(functions(work))
+            rows.append({"call": f"{call}{kind}", "ratio": found[0], "functions": found[1], **versions()})
     return rows
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of which rows are compared."""
+    return {
+        "torch": torch.__version__.partition("+")[0],
+        "triton": triton.__version__,
+        "python": ".".join(platform.python_version_tuple()[:2]),
+    }
 
 
 def ratio(work: Work, other: Work, rounds: int) -> float:

@@ -28,10 +28,11 @@ def limit(call: str) -> float:
 def test_what_is_committed_keeps_the_limits() -> None:
     """The layers are dense, transposed and locally connected. Only the dense one is measured in autocast."""
     calls = [f"{call}{kind}" for kind in ("", ", transposed", ", local") for call in LIMITS]
-    assert list(COMMITTED) == [call for call in calls if call == "step autocast" or "autocast" not in call]
-    for call, row in COMMITTED.items():
-        assert row["ratio"] <= limit(call), row
-        assert "autocast" in call or row["functions"] <= MOST_FUNCTIONS, row
+    for call in calls:
+        if call == "step autocast" or "autocast" not in call:
+            row = COMMITTED[call]
+            assert row["ratio"] <= limit(call), row
+            assert "autocast" in call or row["functions"] <= MOST_FUNCTIONS, row
 
 
 @pytest.mark.skipif(
@@ -40,14 +41,14 @@ def test_what_is_committed_keeps_the_limits() -> None:
     reason="the functions of torch, Triton and Python 3.11 that a call enters were counted with the pinned versions",
 )
 def test_a_call_enters_as_many_functions_and_takes_as_long_as_committed(tmp_path: Path) -> None:
-    """Times are noisy on a busy machine, so a call may take up to half as long again."""
+    """Times are noisy on a busy machine, so a call may take up to two fifths longer."""
     done = python("-m", "bench", "host", "--rounds", "20", "--json", str(tmp_path / "host.json"))
     assert done.returncode == 0, done.stderr
     found = {row["call"]: row for row in results.read_rows(tmp_path / "host.json")}
     assert {call: row["functions"] for call, row in found.items()} == {
         call: row["functions"] for call, row in COMMITTED.items()
     }
-    slow = {call: row["ratio"] for call, row in found.items() if row["ratio"] > 1.5 * limit(call)}
+    slow = {call: row["ratio"] for call, row in found.items() if row["ratio"] > 1.4 * COMMITTED[call]["ratio"]}
     assert not slow
 
 

@@ -17,6 +17,9 @@ _starting = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
 
+# `torch.cuda.current_device` calls this, and before that it initialises CUDA, as any tensor on a GPU has done.
+_current_device = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+
 
 def run(plan: Plan) -> tuple[Tensor, ...]:
     """Start the kernels of `plan`, and return its results."""
@@ -47,7 +50,7 @@ def run_again(plan: KeptPlan, first: Tensor, second: Tensor, bias: Tensor | None
     """
     index = plan.index
     # Ask first, because `torch.cuda.device` takes much longer than the question.
-    if index is not None and torch.cuda.current_device() != index:
+    if index is not None and _current_device() != index:
         with torch.cuda.device(index):
             return run_again(plan, first, second, bias)
     tensors = plan.filled(first, second, bias)
