@@ -123,7 +123,7 @@ def test_a_profiler_of_all_threads_sees_the_operators(kept_conv2d: Kept) -> None
     config = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
     with (
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], experimental_config=config) as profile,
-        repeated() as count,
+        repeated() as passes,
     ):
         kept_conv2d.step()
     assert passes == Repeated()
