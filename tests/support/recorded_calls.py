@@ -3,10 +3,8 @@
 Use it in a process of its own (`processes.ran`), because Triton really compiles kernels for the fake GPU.
 """
 
-import gc
 import json
 import random
-import tracemalloc
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,8 +19,7 @@ from tests.support.cases import DTYPES, Case
 from tests.support.neighbours import shifted
 from tests.support.oracle import convolution_precision, hostile
 from tests.support.ways import noted_long_ways
-from tritonconv.fast_path import backward, forward
-from tritonconv.launch import bounded_cache, kept_plan, layout, plan_cache
+from tritonconv.launch import bounded_cache, kept_plan, layout
 
 # Kernel, hash of what Triton compiled, grid, and arguments by name.
 Launch = tuple[str, str, tuple[int, int, int], dict[str, Any]]
@@ -253,29 +250,3 @@ def compare(draws: int, seed: int) -> dict[str, Any]:
 def main(draws: int, seed: int) -> None:
     torch.set_num_threads(1)
     print(json.dumps(compare(draws, seed)))
-
-
-def kept_bytes(calls: int) -> float:
-    """Return how many bytes of memory each of several calls keeps, with its backward pass and the plans of both.
-
-    The calls differ in the width of their images. Kernels are compiled before, and shared by all calls. Their operands
-    and results are freed before the memory is measured.
-    """
-    install(IdleGpu())
-    problems = [Problem(case(batch=1, size=(4, 100 + i), padding=1)) for i in range(calls)]
-
-    def keep_all() -> None:
-        for problem in problems:
-            for _ in range(2):
-                problem.step(0)
-
-    keep_all()
-    bounded_cache.clear()
-    gc.collect()
-    tracemalloc.start()
-    keep_all()
-    gc.collect()
-    size, _ = tracemalloc.get_traced_memory()
-    kept = [len(cache.entries) for cache in (forward.kept_forwards, backward.kept_backwards, plan_cache.plans)]
-    assert kept == [calls, calls, 3 * calls], kept
-    return size / calls
