@@ -39,7 +39,7 @@ class Trained(NamedTuple):
     long_ways: list[list[int]]
 
     def same_bits(self, other: "Trained") -> bool:
-        """Whether both have the same bits after each step, which are those of more than one tensor."""
+        """Whether both have the same bits after each step. A step must have more than one tensor."""
         assert len(self.tensors) == STEPS
         return all(len(a) > 1 and same_bits(a, b) for a, b in zip(self.tensors, other.tensors, strict=True))
 
