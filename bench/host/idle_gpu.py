@@ -1,15 +1,11 @@
 """A fake GPU whose kernels do nothing, so that the time of a call is the host's time alone.
 
 Triton really compiles kernels for the fake GPU, and loads them. Tensors that are said to be on it lie on the CPU.
+Importing this module does not import Triton, which `tests/support/pretend.py` must not do so early.
 """
 
 from collections.abc import Callable
 from typing import Any
-
-from tritonconv import dispatch, runtime
-from tritonconv.gpu import Gpu
-
-H100 = Gpu.of("sm_90", 132, "NVIDIA H100")
 
 
 class IdleGpu:
@@ -70,7 +66,11 @@ def install(gpu: IdleGpu) -> None:
     """Make tritonconv treat CPU tensors as tensors on `gpu`. Tiles are picked as for an H100."""
     from triton.runtime import driver
 
+    from tritonconv import dispatch, runtime
+    from tritonconv.gpu import Gpu
+
     driver.set_active(gpu)
-    runtime.gpu_of = lambda device: H100  # type: ignore[assignment]
+    h100 = Gpu.of("sm_90", 132, "NVIDIA H100")
+    runtime.gpu_of = lambda device: h100  # type: ignore[assignment]
     runtime.is_gpu = lambda device: True
     dispatch._why_not_device = lambda device: None

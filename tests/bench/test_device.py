@@ -140,7 +140,9 @@ LEFT_OUT = {
     "tests/bench/test_check.py",
     "tests/bench/test_memory.py",
 }
-# Files whose tests find the device without the `device` fixture.
+# The fixture `device`, and those that take it (`tests/fast_path/conftest.py`).
+ON_DEVICE = {"device", "kept", "kept_conv2d"}
+# Files whose tests find the device without these fixtures.
 FIND_IT = {
     "tests/kernels/test_every_tile.py",
     "tests/kernels/test_large_images.py",
@@ -158,7 +160,8 @@ def test_what_a_gpu_runs_is_marked() -> None:
         if any(mark.startswith("pytestmark = ") and "pytest.mark.gpu" in mark for mark in marks):
             marked.add(name)
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-        if any(argument.arg == "device" for f in functions if f.name.startswith("test_") for argument in f.args.args):
+        tests = [f for f in functions if f.name.startswith("test_")]
+        if any(argument.arg in ON_DEVICE for each in tests for argument in each.args.args):
             on_device.add(name)
     assert on_device >= LEFT_OUT
     assert marked == on_device - LEFT_OUT | FIND_IT

@@ -3,13 +3,10 @@
 Most tests leave out the kernels, so results are not computed.
 """
 
-import json
 import random
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +14,7 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests.support.processes import python
+from tests.support.switches import many_switches
 from tests.support.ways import noted_long_ways
 from tritonconv.fast_path import backward, forward
 from tritonconv.fast_path.backward import KeptBackward
@@ -221,16 +218,7 @@ def test_what_leaves_while_it_is_found_is_used(module: Any, device: str, monkeyp
     assert not cache.entries
 
 
-@pytest.fixture
-def many_switches() -> Iterator[None]:
-    """Let Python switch between threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.usefixtures("no_kernels", "many_switches")
+@pytest.mark.usefixtures("no_kernels")
 def test_threads_find_keep_and_clear_at_once(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread fails, each gets results and gradients of its own shapes, and the bound holds."""
     monkeypatch.setattr(bounded_cache, "CAPACITY", 4)
@@ -245,20 +233,9 @@ def test_threads_find_keep_and_clear_at_once(device: str, monkeypatch: pytest.Mo
             if rng.random() < 0.02:
                 bounded_cache.clear()
 
-    with noted_long_ways() as noted, ThreadPoolExecutor(8) as threads:
+    with noted_long_ways() as noted, many_switches(), ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
     for cache in (forward.kept_forwards, backward.kept_backwards, plan_cache.plans):
         assert len(cache.entries) <= 4
     assert noted.count("forward") < 8 * 60, "no call took the fast path"
     assert noted.count("backward") < 8 * 60 - noted.count("forward"), "no backward pass took the fast path"
-
-
-def test_a_kept_call_takes_little_memory(tmp_path: Path) -> None:
-    """A call, its backward pass and their three plans take less than 30,000 bytes, on a fake GPU.
-
-    That is 120 MB for 4,096 calls. It was 18,500 bytes when this was written.
-    """
-    code = "import json\nfrom tests.support.recorded_calls import kept_bytes\nprint(json.dumps(kept_bytes(50)))"
-    done = python("-c", code, TRITON_CACHE_DIR=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert 5_000 < json.loads(done.stdout) < 30_000

@@ -1,6 +1,6 @@
 """The fast path beside `torch.compile` and compiled autograd, which trace the operators, and must see each of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import tritonconv
+from tests.support.compiled import nothing_compiled  # noqa: F401
+from tests.support.fast_path import same_bits
+from tests.support.training import network
 from tests.support.ways import without_fast_path
-from tritonconv.launch import bounded_cache
 
 pytest.importorskip("triton")
 
@@ -24,14 +25,6 @@ pytestmark = [
 BACKENDS = ("eager", "aot_eager")
 
 
-@pytest.fixture(autouse=True)
-def nothing_compiled() -> Iterator[None]:
-    """Start and end with nothing compiled."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 class Backend:
     """Compiles as the backend of this name does. `called` lists the operators of tritonconv in the graphs so far."""
 
@@ -42,12 +35,6 @@ class Backend:
     def __call__(self, graph: torch.fx.GraphModule, inputs: Any, **more: Any) -> Any:
         self.called += [str(node.target) for node in graph.graph.nodes if "tritonconv" in str(node.target)]
         return self.compiler(graph, inputs, **more)
-
-
-def network(device: str) -> nn.Sequential:
-    """Return two layers with an activation between them, always with the same weights."""
-    torch.manual_seed(0)
-    return nn.Sequential(tritonconv.Conv2d(3, 4, 3), nn.ReLU(), tritonconv.ConvTranspose2d(4, 2, 2)).to(device)
 
 
 def images(device: str, number: int = 0) -> Tensor:
@@ -93,10 +80,6 @@ def assert_fast(model: nn.Module, device: str, long_ways: list[str]) -> None:
     long_ways.clear()
     step(model, model, images(device))
     assert not long_ways
-
-
-def same_bits(found: list[Tensor], expected: list[Tensor]) -> bool:
-    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def compiled_autograd(backend: Any, fullgraph: bool = True) -> AbstractContextManager[Any]:
@@ -180,93 +163,6 @@ def test_between_graphs_it_is_fast(backend: str, device: str, long_ways: list[st
     assert "tritonconv.fprop.default" in compiler.called
     assert "forward" not in long_ways
     assert_fast(model, device, long_ways)
-
-
-def in_place(model: Any) -> None:
-    with torch.no_grad():
-        model[0].weight.mul_(2)
-
-
-def replaced(model: Any) -> None:
-    model[0].weight = nn.Parameter(torch.flip(model[0].weight.detach(), (0,)))
-
-
-def another_layout(model: Any) -> None:
-    model[0].weight = nn.Parameter(model[0].weight.detach().contiguous(memory_format=torch.channels_last))
-
-
-def another_stride(model: Any) -> None:
-    model[0].stride = (2, 2)
-
-
-def another_padding(model: Any) -> None:
-    model[2].padding = (1, 1)
-
-
-def frozen(model: Any) -> None:
-    model[0].weight.requires_grad_(False)
-
-
-def trainable(model: Any) -> None:
-    """Let the weight be trained, which is frozen before this change alone."""
-    model[0].weight.requires_grad_()
-
-
-def forgotten(model: Any) -> None:
-    bounded_cache.clear()
-
-
-CHANGES = (in_place, replaced, another_layout, another_stride, another_padding, frozen, trainable, forgotten)
-
-
-@pytest.mark.parametrize(
-    ("change", "kept_out"),
-    [*((change, True) for change in CHANGES), *((change, False) for change in (replaced, another_stride, forgotten))],
-    ids=lambda value: value if isinstance(value, bool) else value.__name__,
-)
-def test_nothing_stale_is_compiled(change: Callable[[Any], None], kept_out: bool, device: str) -> None:
-    """A change of a layer after it was compiled takes effect, as it does in eager mode, also if it is kept out."""
-    model: Any = network(device)
-    model[0].weight.requires_grad_(change is not trainable)
-    x, inner = images(device), torch.compiler.disable(model) if kept_out else model
-    compiled = torch.compile(lambda t: inner(t) * 1, backend="eager")
-
-    def gradients(y: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(y.square().mean(), [t for t in (x, *model.parameters()) if t.requires_grad])
-
-    for _ in range(3):
-        before = compiled(x)
-        gradients(before)
-    change(model)
-    with without_fast_path():
-        expected = model(x)
-    assert (expected.shape == before.shape and torch.equal(expected, before)) == (
-        change in (another_layout, frozen, trainable, forgotten)
-    )
-    assert torch.equal(compiled(x), expected)
-    assert all(map(torch.equal, gradients(compiled(x)), gradients(expected)))
-
-
-@pytest.mark.parametrize("name", ["using", "autocast"])
-def test_modes_are_not_compiled_in(name: str, device: str, long_ways: list[str]) -> None:
-    """A layer that is kept out of the graph follows the modes of the moment."""
-    modes: dict[str, Callable[[], Any]] = {
-        "using": lambda: tritonconv.using("reference"),
-        "autocast": lambda: torch.autocast(device, torch.bfloat16),
-    }
-    model, x = network(device), images(device)
-    eager = torch.compiler.disable(model)
-    compiled = torch.compile(lambda t: eager(t) * 1, backend="eager")
-    outside = compiled(x)
-    with modes[name]():
-        inside, expected = compiled(x), model(x)
-        long_ways.clear()
-        again = compiled(x)
-    assert torch.equal(inside, expected)
-    assert torch.equal(again, expected)
-    assert inside.dtype == expected.dtype == (torch.bfloat16 if name == "autocast" else torch.float32)
-    assert long_ways == (["forward"] * 2 if name == "using" else [])
-    assert torch.equal(compiled(x), outside)
 
 
 def doubled() -> AbstractContextManager[Any]:

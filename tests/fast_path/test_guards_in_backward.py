@@ -5,7 +5,7 @@ All that forward has asked is asked again. Either way the gradients have the sam
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -16,11 +16,10 @@ from tests.support.fast_path import (
     Kept,
     SeesFunctions,
     SeesOperators,
-    Wrapper,
     assert_as_the_long_way,
     assert_identical,
     assert_same_error,
-    drawn,
+    gradients,
 )
 from tests.support.ways import Repeated, repeated
 
@@ -29,96 +28,12 @@ pytest.importorskip("triton")
 pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 
 
-class Subclass(Tensor):
-    """A subclass with torch's default `__torch_function__`."""
-
-
-class WithoutFunction(Tensor):
-    """A subclass whose functions return plain tensors."""
-
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-
-def gradients(kept: Kept, y: Tensor, gradient: Tensor) -> list[Tensor]:
-    """Return the gradients of all operands. They can be computed again."""
-    return [*torch.autograd.grad(y, kept.operands, gradient, retain_graph=True)]
-
-
-@pytest.mark.parametrize("kind", [Subclass, WithoutFunction])
-def test_gradients_of_other_types_go_the_long_way(kept_conv2d: Kept, kind: type[Tensor]) -> None:
-    y, gradient = kept_conv2d.forward(), kept_conv2d.gradient.as_subclass(kind)
-    found = assert_as_the_long_way(lambda: gradients(kept_conv2d, y, gradient))
-    assert_identical([t.as_subclass(Tensor) for t in found], kept_conv2d.step()[1:])
-
-
-def test_wrapped_gradients_see_the_operators(kept_conv2d: Kept) -> None:
-    y, gradient = kept_conv2d.forward(), Wrapper(kept_conv2d.gradient)
-
-    def run() -> list[Tensor]:
-        found = gradients(kept_conv2d, y, gradient)
-        assert {type(t) for t in found} == {Wrapper}
-        return [t.held for t in found]
-
-    assert_identical(assert_as_the_long_way(run), kept_conv2d.step()[1:])
-
-
-def test_a_gradient_that_is_a_parameter_takes_the_fast_path(kept_conv2d: Kept) -> None:
-    y, gradient = kept_conv2d.forward(), nn.Parameter(kept_conv2d.gradient)
-    assert_as_the_long_way(lambda: gradients(kept_conv2d, y, gradient), backward=1)
-
-
-def test_fake_gradients_go_the_long_way(kept_conv2d: Kept) -> None:
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        gradient = mode.from_tensor(kept_conv2d.gradient)
-        y = mode.from_tensor(kept_conv2d.forward().detach())
-    assert type(y) is type(gradient)
-    y = kept_conv2d.forward()
-    with mode:
-        found = assert_as_the_long_way(lambda: gradients(kept_conv2d, y, gradient))
-        assert {type(t) for t in found} == {type(gradient)}
-
-
 def test_the_mode_of_fake_tensors_sees_backward_alone(kept_conv2d: Kept) -> None:
     y = kept_conv2d.forward()
     with FakeTensorMode(allow_non_fake_inputs=True), repeated() as count:
         found = gradients(kept_conv2d, y, kept_conv2d.gradient)
     assert count == Repeated()
     assert {type(t) for t in found} == {torch._subclasses.FakeTensor}
-
-
-def test_negative_gradients_go_the_long_way(device: str) -> None:
-    """The memory of an imaginary part of a conjugate tensor holds the numbers with the other sign."""
-    operands, complex_one = CONV2D.operands(device), CONV2D.gradient(device, torch.complex64)
-    CONV2D.keep(operands, complex_one.imag)
-    negative = complex_one.conj().imag
-    assert negative.is_neg()
-    assert (negative.data_ptr(), negative.stride()) == (complex_one.imag.data_ptr(), complex_one.imag.stride())
-    y = CONV2D(*operands)
-    found = assert_as_the_long_way(lambda: [*torch.autograd.grad(y, operands, negative, retain_graph=True)])
-    opposite = torch.autograd.grad(y, operands, complex_one.imag)
-    assert_identical([-t for t in found], [t + 0 for t in opposite])
-
-
-def test_zero_gradients_go_the_long_way(kept_conv2d: Kept, device: str) -> None:
-    """Tensors that have no memory."""
-    y, gradient = kept_conv2d.forward(), torch._efficientzerotensor(kept_conv2d.problem.shapes[3], device=device)
-    found = assert_as_the_long_way(lambda: gradients(kept_conv2d, y, gradient))
-    assert not any(t.any() for t in found)
-
-
-def test_sparse_gradients_are_refused_as_before(kept_conv2d: Kept) -> None:
-    y, gradient = kept_conv2d.forward(), kept_conv2d.gradient.to_sparse()
-    assert_same_error(lambda: gradients(kept_conv2d, y, gradient), "[Ss]parse|storage|layout")
-
-
-def test_gradients_that_have_left_their_transform_go_the_long_way(kept_conv2d: Kept) -> None:
-    """What a function in a transform has leaked is a wrapper of functorch, though its type is Tensor."""
-    leaked: list[Tensor] = []
-    torch.func.grad(lambda t: leaked.append(t) or t.sum())(kept_conv2d.gradient)
-    assert type(leaked[0]) is Tensor
-    y = kept_conv2d.forward()
-    found = assert_as_the_long_way(lambda: gradients(kept_conv2d, y, leaked[0]))
-    assert_identical(found, kept_conv2d.step()[1:])
 
 
 def test_batches_of_gradients_go_the_long_way(kept: Kept) -> None:
@@ -226,14 +141,6 @@ def test_a_default_device_leaves_the_fast_path_of_backward(kept_conv2d: Kept) ->
             assert_as_the_long_way(lambda: gradients(kept_conv2d, y, kept_conv2d.gradient), backward=1)
 
 
-def test_a_dual_gradient_is_refused_as_before(kept_conv2d: Kept) -> None:
-    """Forward mode over backward, where forward did not know of it, is refused by torch."""
-    y = kept_conv2d.forward()
-    with forward_ad.dual_level():
-        gradient = forward_ad.make_dual(kept_conv2d.gradient, torch.ones_like(kept_conv2d.gradient))
-        assert_same_error(lambda: gradients(kept_conv2d, y, gradient), "forward mode AD|jvp")
-
-
 def test_a_level_of_forward_mode_around_backward_alone(kept_conv2d: Kept) -> None:
     """Also without a tangent."""
     y = kept_conv2d.forward()
@@ -305,44 +212,3 @@ def test_autograd_may_be_excluded_around_backward(kept: Kept) -> None:
     y = kept.forward()
     with torch._C._AutoDispatchBelowAutograd():
         assert_as_the_long_way(lambda: gradients(kept, y, kept.gradient), backward=1)
-
-
-@pytest.mark.parametrize("layout", ["expanded", "channels_last", "transposed", "offset"])
-def test_gradients_in_each_memory_order_are_kept_by_themselves(kept: Kept, layout: str, device: str) -> None:
-    """The gradient of a sum is expanded, and has strides of 0. Another may be transposed, or start elsewhere."""
-    shape = kept.problem.shapes[3]
-    gradient = {
-        "expanded": lambda: torch.ones((), device=device).expand(shape),
-        "channels_last": lambda: drawn(*shape, device=device).to(memory_format=torch.channels_last),
-        "transposed": lambda: drawn(*shape[::-1], device=device).permute(3, 2, 1, 0),
-        "offset": lambda: torch.cat([kept.gradient.new_zeros(1), kept.gradient.flatten()])[1:].view(shape),
-    }[layout]()
-    y = kept.forward()
-    assert_as_the_long_way(lambda: gradients(kept, y, gradient))
-    assert_as_the_long_way(lambda: gradients(kept, y, gradient), backward=1)
-    assert_as_the_long_way(lambda: gradients(kept, y, kept.gradient), backward=1)
-
-
-def test_gradients_of_some_operands_alone(kept: Kept) -> None:
-    """`inputs` asks for fewer gradients than forward has said."""
-    y, expected = kept.forward(), kept.step()[1:]
-    for operand, gradient in zip(kept.operands, expected, strict=True):
-
-        def run(operand: Tensor = operand) -> list[Tensor]:
-            return [*torch.autograd.grad(y, operand, kept.gradient, retain_graph=True)]
-
-        assert_identical(assert_as_the_long_way(run, backward=1), [gradient])
-
-
-def test_accumulated_gradients(kept: Kept) -> None:
-    """`backward` adds the gradients of two steps in the leaves' `grad`, and none shares memory with another."""
-
-    def run() -> list[Tensor]:
-        leaves = [t.detach().requires_grad_() for t in kept.operands]
-        for _ in range(2):
-            kept.problem(*leaves).backward(kept.gradient)
-        return [t.grad for t in leaves]
-
-    found = assert_as_the_long_way(run, forward=2, backward=2)
-    assert all(torch.equal(t, 2 * each) for t, each in zip(found, kept.step()[1:], strict=True))
-    assert len({t.untyped_storage().data_ptr() for t in found}) == 3

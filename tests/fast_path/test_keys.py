@@ -13,24 +13,17 @@ import torch
 
 from tests.support.fast_path_keys import (
     BACKWARD,
-    BACKWARD_PAIRS,
     DULL_OF,
     FORWARD,
-    FORWARD_PAIRS,
-    NOT_NEEDED,
-    alone,
     differing,
-    outcome,
-    pairs,
     parts_of_backward,
     parts_of_forward,
-    plain,
-    plain_pass,
-    same,
-    transposed,
     without,
 )
+from tests.support.fast_path_pairs import BACKWARD_PAIRS, FORWARD_PAIRS, plain, plain_pass, transposed
+from tests.support.neighbours import NOT_NEEDED, pairs
 from tests.support.oracle import convolution_precision
+from tests.support.outcomes import alone, outcome, same
 from tests.support.ways import noted_long_ways
 from tritonconv import runtime
 from tritonconv.fast_path import backward, forward, function

@@ -11,8 +11,8 @@ import torch
 
 import tritonconv
 from tests.support.cases import DTYPES, Case
-from tests.support.fast_path_keys import same
 from tests.support.oracle import hostile
+from tests.support.outcomes import same
 from tests.support.processes import python
 from tests.support.recorded_calls import POOL, ROUNDS
 from tests.support.ways import noted_long_ways

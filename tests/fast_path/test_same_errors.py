@@ -11,7 +11,8 @@ from torch.nn import functional
 
 import tritonconv
 from tests.support.cases import Case
-from tests.support.fast_path_keys import DULL_OF, alone, outcome, same
+from tests.support.fast_path_keys import DULL_OF
+from tests.support.outcomes import alone, outcome, same
 from tests.support.ways import noted_long_ways
 from tritonconv.fast_path import forward
 from tritonconv.launch import bounded_cache
@@ -73,7 +74,7 @@ WRONG: dict[str, list[Any]] = {
 
 
 class Made:
-    """A call that `fast_path_keys.outcome` runs: a function, or a layer, and its arguments by their names."""
+    """A call that `outcomes.outcome` runs: a function, or a layer, and its arguments by their names."""
 
     def __init__(self, function: Callable[..., Tensor], arguments: dict[str, Any]) -> None:
         self.function, self.arguments = function, arguments
@@ -177,7 +178,7 @@ WRONG_ATTRIBUTES: dict[str, list[Any]] = {
 
 
 class Layer:
-    """A call of a layer that `fast_path_keys.outcome` runs, perhaps with another value of one of its attributes."""
+    """A call of a layer that `outcomes.outcome` runs, perhaps with another value of one of its attributes."""
 
     def __init__(self, layer: nn.Module, x: Tensor, name: str = "", wrong: Any = None, **named: Any) -> None:
         self.layer, self.x, self.named = copy.deepcopy(layer), x, named
@@ -260,7 +261,7 @@ def after_a_change(y: Tensor) -> None:
 
 
 class Backward:
-    """A call and a backward pass that `fast_path_keys.outcome` runs."""
+    """A call and a backward pass that `outcomes.outcome` runs."""
 
     def __init__(self, name: str, backward: Callable[[Tensor], None], device: str) -> None:
         self.call, self.backward = good(name, device), backward

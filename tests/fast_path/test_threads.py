@@ -1,13 +1,11 @@
-"""The fast path in several threads at once, in replicas of a module, and in forked processes."""
+"""The fast path in several threads at once, and in replicas and copies of a module."""
 
 import copy
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import tritonconv
+from tests.support.fast_path import same_bits
 from tests.support.oracle import assert_close
-from tests.support.processes import seen
+from tests.support.switches import many_switches
 from tests.support.ways import without_fast_path
 
 pytest.importorskip("triton")
@@ -26,24 +25,15 @@ pytestmark = [pytest.mark.gpu, pytest.mark.oldest]
 THREADS = 4
 
 
-@pytest.fixture
-def restless() -> Iterator[None]:
-    """Let Python switch between threads often."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
 def at_once(work: Callable[[int], Any], threads: int = THREADS) -> list[Any]:
-    """Return what `work` returns for each number, each in a thread of its own, all of which begin together."""
+    """Return what `work` returns for each number, each in a thread of its own. All begin together, and often switch."""
     together = threading.Barrier(threads)
 
     def begin(number: int) -> Any:
         together.wait()
         return work(number)
 
-    with ThreadPoolExecutor(threads) as executor:
+    with many_switches(), ThreadPoolExecutor(threads) as executor:
         return list(executor.map(begin, range(threads)))
 
 
@@ -71,10 +61,6 @@ def step(module: nn.Module, number: int, device: str) -> list[Tensor]:
     return [y.detach(), *torch.autograd.grad(y.square().mean(), [x, *module.parameters()])]
 
 
-def same_bits(found: Any, expected: Any) -> bool:
-    return all(map(torch.equal, found, expected))
-
-
 def warm_up(layers: list[nn.Module], device: str, long_ways: list[str]) -> None:
     """Take the steps after which all that a step needs is kept, and assert that it is."""
     for each in layers:
@@ -85,7 +71,6 @@ def warm_up(layers: list[nn.Module], device: str, long_ways: list[str]) -> None:
         assert not long_ways
 
 
-@pytest.mark.usefixtures("restless")
 @pytest.mark.parametrize("alike", [True, False])
 def test_threads_compute_what_one_does(alike: bool, device: str, long_ways: list[str]) -> None:
     """Each thread trains on images of its own, all by the same layer, or each by another one."""
@@ -101,7 +86,6 @@ def test_threads_compute_what_one_does(alike: bool, device: str, long_ways: list
         assert all(map(same_bits, mine, right))
 
 
-@pytest.mark.usefixtures("restless")
 def test_threads_keep_calls_at_once(device: str, long_ways: list[str]) -> None:
     """Nothing is kept when they begin. Each thread computes the right bits, and later steps are fast."""
     layers = [layer(number, device) for number in range(THREADS)]
@@ -126,7 +110,6 @@ def modes(device: str) -> dict[str, Callable[[], Any]]:
     }
 
 
-@pytest.mark.usefixtures("restless")
 def test_modes_hold_for_one_thread(device: str, long_ways: list[str]) -> None:
     """Threads in different modes call the same layer in turn. Each gets what it gets alone in its mode."""
     module, x, entered = layer(0, device), images(0, device).detach(), [*modes(device)]
@@ -182,7 +165,6 @@ def test_backward_in_another_thread(mode: str, device: str, long_ways: list[str]
     assert not long_ways
 
 
-@pytest.mark.usefixtures("restless")
 def test_one_graph_in_two_threads(device: str, long_ways: list[str]) -> None:
     """The same graph is differentiated in all threads at once."""
     module = layer(0, device)
@@ -208,7 +190,6 @@ def replicas(module: Any) -> list[Any]:
     return found
 
 
-@pytest.mark.usefixtures("restless")
 def test_replicas_in_threads(device: str, long_ways: list[str]) -> None:
     """Each replica computes a part of the batch in its thread. One backward pass adds their gradients up."""
     module = layer(0, device)
@@ -230,7 +211,6 @@ def test_replicas_in_threads(device: str, long_ways: list[str]) -> None:
     assert not long_ways
 
 
-@pytest.mark.usefixtures("restless")
 def test_deep_copies_in_threads(device: str, long_ways: list[str]) -> None:
     """Copies of a layer find what the layer has kept, and keep weights of their own."""
     module = layer(0, device)
@@ -244,97 +224,3 @@ def test_deep_copies_in_threads(device: str, long_ways: list[str]) -> None:
     found = at_once(lambda number: step(copies[number], 0, device))
     assert all(map(same_bits, found, expected))
     assert not long_ways
-
-
-def test_a_forked_process_takes_the_fast_path(tmp_path: Path) -> None:
-    """It is forked while threads of its parent call layers, and finds the plans that its parent has kept."""
-    code = """
-import os, signal, threading
-import tritonconv
-from tests.fast_path import test_threads
-from tritonconv.fast_path import forward, function
-layers = [test_threads.layer(number, "cpu") for number in range(2)]
-expected = [[test_threads.step(each, 0, "cpu") for _ in range(3)] for each in layers]
-def long(*_): raise AssertionError("the long way")
-def in_child():
-    signal.alarm(60)
-    forward.checked_and_computed = function.pull_back = long
-    found = [test_threads.step(each, 0, "cpu") for each in layers]
-    return all(test_threads.same_bits(a, b[0]) for a, b in zip(found, expected))
-def forked():
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if in_child() else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-def while_threads_run():
-    ended, begun = threading.Event(), threading.Barrier(3)
-    def work(number):
-        begun.wait()
-        while not ended.is_set():
-            test_threads.step(layers[number], 0, "cpu")
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-    for each in threads: each.start()
-    begun.wait()
-    found = forked()
-    ended.set()
-    for each in threads: each.join()
-    return found
-observe(forked, while_threads_run)
-"""
-    found = seen(code, tmp_path, TRITON_INTERPRET="1")
-    assert found["results"] == [0, 0]
-    assert not [each for each in found["warnings"] if each.startswith("FallbackWarning")]
-
-
-def test_locks_have_an_order(tmp_path: Path) -> None:
-    """Wherever a thread takes a lock while it holds another, a fork takes the two in the same order.
-
-    Otherwise a fork and a thread could wait for each other. Here calls are kept, find kernels too large, and fork.
-    """
-    code = """
-import os, sys, threading
-taken, held, real = set(), threading.local(), threading.RLock
-class Noting:
-    def __init__(self, name):
-        self.name, self.lock = name, real()
-    def acquire(self, *arguments, **more):
-        stack = vars(held).setdefault("stack", [])
-        taken.update((kind, outer, self.name) for outer in stack if outer != self.name)
-        stack.append(self.name)
-        return self.lock.acquire(*arguments, **more)
-    def release(self):
-        held.stack.remove(self.name)
-        self.lock.release()
-    def __enter__(self): return self.acquire()
-    def __exit__(self, *_): self.release()
-def noting():
-    module = sys._getframe(1).f_globals["__name__"]
-    return Noting(module) if module.startswith("tritonconv.") else real()
-threading.RLock = noting
-import tritonconv
-from tritonconv.launch import bounded_cache, remedies, start
-threading.RLock = real
-kind = "call"
-gpu = install(Gpu(shared=16_000))
-def calls():
-    return [forward(), forward()]
-def fork():
-    global kind
-    kind = "fork"
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-def found(): return sorted(taken)
-observe(calls, fork, found)
-"""
-    *results, taken = seen(code, tmp_path)["results"]
-    assert results == [[True] * 2, 0]
-    by_calls = {(outer, inner) for kind, outer, inner in taken if kind == "call"}
-    by_fork = {(outer, inner) for kind, outer, inner in taken if kind == "fork"}
-    cache, remedies, starts = (f"tritonconv.launch.{name}" for name in ("bounded_cache", "remedies", "start"))
-    assert {frozenset(pair) for pair in by_fork} == {
-        frozenset(pair) for pair in ((cache, remedies), (cache, starts), (remedies, starts))
-    }
-    assert (remedies, cache) in by_calls
-    assert by_calls <= by_fork

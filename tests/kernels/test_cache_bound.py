@@ -1,8 +1,6 @@
 """How many plans are kept, which one leaves, and what threads may do at the same time. Nothing is computed here."""
 
 import random
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from tests.support.kept import FakeCompiled, find, keep, row_call
 from tests.support.oracle import convolution_precision
 from tests.support.plans import planned
+from tests.support.switches import many_switches
 from tritonconv.launch import bounded_cache, launchers, plan_cache, start
 from tritonconv.launch.kept_plan import KeptLaunch
 from tritonconv.launch.plan import Plan
@@ -66,16 +65,6 @@ def test_layers_that_are_used_again_and_again_stay(device: str, monkeypatch: pyt
     assert len(missed) == 6 + 8 * 3
 
 
-@pytest.fixture
-def many_switches() -> Iterator[None]:
-    """Let Python switch between threads as often as it can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.usefixtures("many_switches")
 def test_threads_find_keep_and_clear_at_once(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread fails, each finds the plan of its own call, and the bound holds."""
     monkeypatch.setattr(bounded_cache, "CAPACITY", 4)
@@ -96,7 +85,7 @@ def test_threads_find_keep_and_clear_at_once(device: str, monkeypatch: pytest.Mo
                 bounded_cache.clear()
         return found
 
-    with ThreadPoolExecutor(8) as threads:
+    with many_switches(), ThreadPoolExecutor(8) as threads:
         assert sum(threads.map(work, range(8))) > 0
     assert len(kept_widths()) <= 4
 

@@ -56,7 +56,7 @@ def test_these_are_all_fields(device: str) -> None:
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_calls_that_differ_in_one_field_have_plans_of_their_own(field: str, device: str) -> None:
-    for first, second in pairs(field, device):
+    for first, second in pairs(CALLS[field], device):
         with switched(field, False):
             keep(first)
             of_first = plan_cache.key(first)
@@ -70,7 +70,7 @@ def test_calls_that_differ_in_one_field_have_plans_of_their_own(field: str, devi
 
 @pytest.mark.parametrize("field", [field for field in FIELDS if field not in HIDDEN])
 def test_the_second_call_is_right_after_the_first(field: str, device: str) -> None:
-    for first, second in pairs(field, device):
+    for first, second in pairs(CALLS[field], device):
         bounded_cache.clear()
         expected = compute(second)
         bounded_cache.clear()
@@ -91,7 +91,7 @@ def test_without_the_field_the_second_call_is_wrong(field: str, device: str, mon
     """If the key lacked the field, the second call of each pair would get the wrong plan of the first."""
     key = plan_cache.key
     monkeypatch.setattr(plan_cache, "key", lambda call: without(key(call), field))
-    for first, second in pairs(field, device):
+    for first, second in pairs(CALLS[field], device):
         bounded_cache.clear()
         if field in HIDDEN:
             assert is_wrong_plan(field, first, second) == (field != NOT_NEEDED)

@@ -39,11 +39,21 @@ DIRECT = {
     "tritonconv/launch/kept_plan.py": ("tests/kernels/test_plan_cache.py", "tests/kernels/test_alignment.py"),
     "tritonconv/fast_path/guards.py": (
         "tests/fast_path/test_guards.py",
+        "tests/fast_path/test_guards_of_tensors.py",
+        "tests/fast_path/test_guards_of_transforms.py",
         "tests/fast_path/test_guards_in_backward.py",
+        "tests/fast_path/test_guards_of_gradients.py",
     ),
-    "tritonconv/fast_path/forward.py": ("tests/fast_path/test_keys.py", "tests/fast_path/test_guards.py"),
+    "tritonconv/fast_path/forward.py": (
+        "tests/fast_path/test_keys.py",
+        "tests/fast_path/test_guards.py",
+        "tests/fast_path/test_guards_of_tensors.py",
+        "tests/fast_path/test_guards_of_transforms.py",
+    ),
     "tritonconv/fast_path/function.py": (
+        "tests/fast_path/test_gradients.py",
         "tests/fast_path/test_guards_in_backward.py",
+        "tests/fast_path/test_guards_of_gradients.py",
         "tests/fast_path/test_bounds.py",
     ),
     "tritonconv/fast_path/backward.py": ("tests/fast_path/test_keys.py", "tests/fast_path/test_bounds.py"),

@@ -1,6 +1,6 @@
 """Which way calls take, the fast path or the long one, and comparisons of what the two ways return."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,21 @@ class Kept:
         return torch.autograd.grad(y, self.operands, self.gradient)
 
 
+def gradients(kept: Kept, y: Tensor, gradient: Tensor) -> list[Tensor]:
+    """Return the gradients of all operands. They can be computed again."""
+    return [*torch.autograd.grad(y, kept.operands, gradient, retain_graph=True)]
+
+
+class Subclass(Tensor):
+    """A subclass with torch's default `__torch_function__`."""
+
+
+class WithoutFunction(Tensor):
+    """A subclass whose functions return plain tensors."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
 class Wrapper(Tensor):
     """A subclass that sees torch's operators, as quantized and distributed tensors do, and passes them on."""
 
@@ -127,6 +142,11 @@ class SeesFunctions(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen.append(str(function))
         return function(*args, **(kwargs or {}))
+
+
+def same_bits(found: Iterable[Tensor], expected: Iterable[Tensor]) -> bool:
+    """Whether each two tensors have the same dtype and the same numbers."""
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def assert_identical(found: Any, expected: Any) -> None:

@@ -53,6 +53,13 @@ def guard_bands_intact(result: Tensor, storage: Tensor) -> bool:
     return bool((storage[:start] == IN_GUARD_BANDS).all() and (storage[start + span :] == IN_GUARD_BANDS).all())
 
 
+def fill_with_nan() -> None:
+    """Fill new results and workspaces with NaN from now on. Use it in a process of a test's own."""
+    allocate, allocate_again = layout.allocate, kept_plan.allocators["cpu"]
+    layout.allocate = lambda *of: allocate(*of).fill_(float("nan"))
+    kept_plan.allocators["cpu"] = lambda *of: allocate_again(*of).fill_(-1 if of[-1] == torch.int8 else float("nan"))
+
+
 @contextmanager
 def guarded_memory() -> Iterator[None]:
     """Within this block, fill each new result and workspace with NaN, and put guard bands around it.

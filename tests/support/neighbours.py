@@ -186,9 +186,9 @@ HIDDEN = {"settings.implementation", "tf32", "bias.shape"} | {
 }
 
 
-def pairs(field: str, device: str) -> list[tuple[Call, Call]]:
-    """Return the pairs of calls that differ in this field."""
+def pairs(made: Callable[[], Iterable[Any]], device: str) -> list[tuple[Any, Any]]:
+    """Return the pairs of calls, or of backward passes, that are made for a field, on this device."""
     with torch.device(device):
-        calls = list(CALLS[field]())
-    assert calls
-    return list(zip(calls[::2], calls[1::2], strict=True))
+        each = list(made())
+    assert each
+    return list(zip(each[::2], each[1::2], strict=True))

@@ -21,6 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.host import idle_gpu
+from bench.host.idle_gpu import IdleGpu
+
 torch.set_num_threads(1)
 
 
@@ -64,8 +67,8 @@ def interpreted(module: str, name: str, programs: int, arguments: dict[str, Any]
 INTERPRETER = interpreter()
 
 
-class Gpu:
-    """A fake sm_90 GPU. It takes the place of Triton's driver, of the driver's functions in C, and of CUDA.
+class Gpu(IdleGpu):
+    """A fake sm_90 GPU. It differs from `IdleGpu` in that its launches are computed, and that faults can be planted.
 
     - `shared` is the shared memory of one block, in bytes.
     - `hook` is called with "build", "load" or "start" before that happens, and may raise an error to fake a fault.
@@ -74,21 +77,10 @@ class Gpu:
     """
 
     def __init__(self, shared: int = 232_448, hook: Callable[[str], None] = lambda _: None) -> None:
+        super().__init__()
         self.shared, self.hook = shared, hook
-        self.utils, self.launcher_cls = self, self.launcher
         self.started: list[str] = []
         self.busy = threading.Lock()
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
 
     def get_device_properties(self, device: int) -> dict[str, int]:
         return {"max_shared_mem": self.shared}
@@ -97,7 +89,7 @@ class Gpu:
         self.hook("load")
         if not binary.startswith(b"\x7fELF"):
             raise RuntimeError("Triton Error [CUDA]: device kernel image is invalid")
-        return "module", name, 32, 0, 1024
+        return super().load_binary(name, binary, shared, device)
 
     def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
         """Return the function that starts this compiled kernel. It asserts that only one thread starts kernels."""
@@ -129,19 +121,10 @@ def install(gpu: Gpu) -> Gpu:
 
     Tiles are picked as for an H100. Return `gpu`.
     """
-    from triton.runtime import driver
+    from tests.support.guards import fill_with_nan
 
-    from tests.support.gpus import H100
-    from tritonconv import dispatch, runtime
-    from tritonconv.launch import kept_plan, layout
-
-    driver.set_active(gpu)
-    runtime.gpu_of = lambda _: H100
-    runtime.is_gpu = lambda _: True
-    dispatch._why_not_device = lambda _: None
-    allocate, allocate_again = layout.allocate, kept_plan.allocators["cpu"]
-    layout.allocate = lambda *arguments: allocate(*arguments).fill_(float("nan"))
-    kept_plan.allocators["cpu"] = lambda *of: allocate_again(*of).fill_(-1 if of[-1] == torch.int8 else float("nan"))
+    idle_gpu.install(gpu)
+    fill_with_nan()
     return gpu
 
 

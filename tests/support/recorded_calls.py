@@ -1,13 +1,10 @@
-"""Calls on a fake GPU that records launches instead of computing them, and comparisons of the fast path with plans.
+"""Random calls on a GPU that records launches: what the fast path starts, compared with what plans made anew start.
 
-Use it in a process of its own (`processes.ran`), because Triton really compiles kernels for the fake GPU.
+Use it in a process of its own (`processes.python`), because Triton really compiles kernels for the fake GPU.
 """
 
-import gc
 import json
 import random
-import tracemalloc
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,35 +13,12 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from bench.host.idle_gpu import IdleGpu, install
 from tests.support.cases import DTYPES, Case
 from tests.support.neighbours import shifted
 from tests.support.oracle import convolution_precision, hostile
+from tests.support.recording import RecordingGpu, described, installed, recorded
 from tests.support.ways import noted_long_ways
-from tritonconv.fast_path import backward, forward
-from tritonconv.launch import bounded_cache, kept_plan, layout, plan_cache
-
-# Kernel, hash of what Triton compiled, grid, and arguments by name.
-Launch = tuple[str, str, tuple[int, int, int], dict[str, Any]]
-
-
-class RecordingGpu(IdleGpu):
-    """An idle GPU that records each launch. It keeps the tensors alive, so that no two have the same address."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches: list[Launch] = []
-
-    def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
-        allocate_scratch = super().launcher(src, metadata)
-        names = src.fn.arg_names
-
-        def start(x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
-            allocate_scratch(x, y, z, stream, function, *rest)
-            arguments = dict(zip(names, rest[-len(names) :], strict=True))
-            self.launches.append((function, metadata.hash, (x, y, z), arguments))
-
-        return start
+from tritonconv.launch import bounded_cache
 
 
 @dataclass(frozen=True)
@@ -112,44 +86,6 @@ class Problem:
         return y
 
 
-def recorded(launches: list[Launch], roles: dict[str, Tensor]) -> list[Any]:
-    """Return the launches as values that can be compared. A tensor becomes its role, size, dtype and alignment.
-
-    Kernels see no shapes and strides of tensors but those among the other arguments. The role of a tensor that is no
-    operand and no result is the operand that it is a copy of, or "workspace", and the number of other tensors before.
-    """
-    names = {tensor.data_ptr(): role for role, tensor in roles.items()}
-    found: list[Any] = []
-    for kernel, compiled, grid, arguments in launches:
-        values = {}
-        for name, value in arguments.items():
-            if isinstance(value, Tensor):
-                address = value.data_ptr()
-                if address not in names:
-                    names[address] = f"{other_role(value, roles)} {len(names)}"
-                values[name] = (names[address], value.numel(), value.dtype, address % 16)
-            else:
-                values[name] = str(value)
-        found.append((kernel, compiled, grid, values))
-    return found
-
-
-def other_role(tensor: Tensor, roles: dict[str, Tensor]) -> str:
-    """Return the name of the operand that a tensor is a copy of, perhaps with zeros between, or "workspace"."""
-    values = tensor[tensor != 0].sort().values
-    for role in ("input", "weight", "bias", "gradient"):
-        if role in roles:
-            original = roles[role].to(tensor.dtype)
-            if torch.equal(original[original != 0].sort().values, values):
-                return f"copy of {role}"
-    return "workspace"
-
-
-def described(tensor: Tensor) -> tuple[Any, ...]:
-    """Return what can be said of a tensor apart from its numbers, and its address modulo 16."""
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.data_ptr() % 16
-
-
 LAST = dict(x="channels_last", weight="channels_last")
 SMALL = dict(channels=(16, 16), size=(6, 5), **LAST)
 
@@ -204,19 +140,6 @@ POOL = [
 ]
 
 
-def installed() -> RecordingGpu:
-    """Make tritonconv use a recording GPU, and return it.
-
-    New results and workspaces are filled with NaN, so that none looks like a copy of an operand that was there before.
-    """
-    gpu = RecordingGpu()
-    install(gpu)
-    allocate, allocate_again = layout.allocate, kept_plan.allocators["cpu"]
-    layout.allocate = lambda *of: allocate(*of).fill_(float("nan"))
-    kept_plan.allocators["cpu"] = lambda *of: allocate_again(*of).fill_(-1 if of[-1] == torch.int8 else float("nan"))
-    return gpu
-
-
 # How often the caches are empty. If the key lacked a field, only some orders of calls would show it.
 ROUNDS = 4
 
@@ -253,29 +176,3 @@ def compare(draws: int, seed: int) -> dict[str, Any]:
 def main(draws: int, seed: int) -> None:
     torch.set_num_threads(1)
     print(json.dumps(compare(draws, seed)))
-
-
-def kept_bytes(calls: int) -> float:
-    """Return how many bytes of memory each of several calls keeps, with its backward pass and the plans of both.
-
-    The calls differ in the width of their images. Kernels are compiled before, and shared by all calls. Their operands
-    and results are freed before the memory is measured.
-    """
-    install(IdleGpu())
-    problems = [Problem(case(batch=1, size=(4, 100 + i), padding=1)) for i in range(calls)]
-
-    def keep_all() -> None:
-        for problem in problems:
-            for _ in range(2):
-                problem.step(0)
-
-    keep_all()
-    bounded_cache.clear()
-    gc.collect()
-    tracemalloc.start()
-    keep_all()
-    gc.collect()
-    size, _ = tracemalloc.get_traced_memory()
-    kept = [len(cache.entries) for cache in (forward.kept_forwards, backward.kept_backwards, plan_cache.plans)]
-    assert kept == [calls, calls, 3 * calls], kept
-    return size / calls

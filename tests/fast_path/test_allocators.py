@@ -1,0 +1,91 @@
+"""How memory is allocated for the results of a kept plan, and for the scratch of its kernels."""
+
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tritonconv.launch import kept_plan, launchers
+
+pytest.importorskip("triton")
+
+pytestmark = pytest.mark.oldest
+
+# What `Allocate` is passed, for tensors of torch's memory formats, of odd strides, and without elements.
+ALLOCATIONS: list[tuple[tuple[int, ...], tuple[int, ...], torch.dtype]] = [
+    ((2, 3, 4, 5), (60, 20, 5, 1), torch.float32),
+    ((2, 3, 4, 5), (60, 1, 15, 3), torch.bfloat16),
+    ((2, 3), (1, 8), torch.float16),
+    ((0, 3), (3, 1), torch.float32),
+    ((384,), (1,), torch.int8),
+]
+MODES: dict[str, Any] = {
+    "no mode": nullcontext,
+    "without gradients": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "default device": partial(torch.device, "meta"),
+}
+
+
+def about(tensor: Tensor) -> tuple[Any, ...]:
+    """Return all that torch knows of a new tensor but its address."""
+    return (
+        type(tensor),
+        tensor.shape,
+        tensor.stride(),
+        tensor.storage_offset(),
+        tensor.untyped_storage().nbytes(),
+        tensor.dtype,
+        tensor.device,
+        tensor.layout,
+        tensor.requires_grad,
+        tensor.is_leaf,
+        tensor.is_inference(),
+        tensor._version if not tensor.is_inference() else None,
+        torch._C._dispatch_keys(tensor).raw_repr(),
+    )
+
+
+@pytest.mark.parametrize("mode", MODES, ids=[*MODES])
+def test_both_allocators_return_equal_tensors(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch lacks the quick function, `torch.empty_strided` takes its place. Modes change both alike."""
+    quick = kept_plan.allocator_of("cpu")
+    assert quick is torch._C._dynamo.guards._empty_strided_cpu
+    monkeypatch.delattr(torch._C._dynamo.guards, "_empty_strided_cpu")
+    slow = kept_plan.allocator_of("cpu")
+    assert slow is not quick
+    for allocation in ALLOCATIONS:
+        with MODES[mode]():
+            found, expected = quick(*allocation), slow(*allocation)
+        assert about(found) == about(expected)
+        assert found.device.type == "cpu"
+        assert (found.shape, found.stride(), found.dtype) == allocation
+        assert found.is_inference() == (mode == "inference mode")
+
+
+def test_memory_of_a_gpu_is_asked_for_by_the_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an index, torch allocates on the current GPU."""
+    asked: list[Any] = []
+    monkeypatch.delattr(torch._C._dynamo.guards, "_empty_strided_cuda", raising=False)
+    monkeypatch.setattr(torch, "empty_strided", lambda *values, **more: asked.append((values, more)))
+    kept_plan.allocator_of("cuda")((2, 3), (3, 1), torch.float16)
+    assert asked == [(((2, 3), (3, 1)), dict(dtype=torch.float16, device="cuda"))]
+
+
+@pytest.mark.parametrize("offset", [0, 16, 64])
+@pytest.mark.parametrize("alignment", [16, 128, 4096])
+def test_memory_for_kernels_is_aligned(offset: int, alignment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the size that is asked for, however the memory is aligned that torch allocates."""
+
+    def allocate(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        wide = torch.empty(shape[0] + 8192, dtype=dtype)
+        begin = -wide.data_ptr() % 4096 + offset
+        return wide[begin : begin + shape[0]]
+
+    monkeypatch.setitem(kept_plan.allocators, "cpu", allocate)
+    memory = launchers.scratch("cpu", 384, alignment, None)
+    assert (memory.numel(), memory.dtype, memory.device.type) == (384, torch.int8, "cpu")
+    assert memory.data_ptr() % alignment == 0
