@@ -64,13 +64,12 @@ def plan_of(launcher: Launcher, direct: bool) -> KeptPlan:
         kind="cuda",
         index=1,
         launches=[KeptLaunch(lambda passed: launcher(*passed), launcher, "function", "metadata", 4, values, pointers)],
-        triton=TritonRuntime(lambda index: 100 + (index or 0), hooks, ContextVar("allocator"), unused)
-        if direct
-        else None,
+        triton=TritonRuntime(stream_of, hooks, ContextVar("allocator"), unused) if direct else None,
         allocations=[Allocation((2, 2), (1, 2), torch.float32)],
         results=1,
         copies=[],
         remainders=[0],
+        multiplies_in_tf32=False,
     )
 
 
@@ -87,7 +86,7 @@ def test_the_device_of_the_plan_is_current_while_it_runs(
         allocated.append(devices.current)
         return torch.empty_strided(shape, strides, dtype=dtype)
 
-    monkeypatch.setattr(torch.cuda, "current_device", devices.current_device)
+    monkeypatch.setattr(start, "_current_device", devices.current_device)
     monkeypatch.setattr(torch.cuda, "device", devices.device)
     monkeypatch.setitem(kept_plan.allocators, "cuda", allocate)
     x, weight = torch.ones(2), torch.ones(3)
