@@ -147,8 +147,8 @@ ROUNDS = 4
 def compare(draws: int, seed: int) -> dict[str, Any]:
     """Repeat random problems of POOL in ROUNDS, and return how often they agreed with plans made anew.
 
-    Each round begins with empty caches. "differing" has the numbers of the problems that did not agree, "long" how many
-    forward and backward passes took the long way, "launches" counts all launches, and "drawn" the problems.
+    Each round begins with empty caches. "differing" has the numbers of the problems that did not agree. "long" says how
+    many forward and backward passes took the long way. "launches" counts all launches, and "drawn" the problems.
     """
     gpu = installed()
     expected = []
