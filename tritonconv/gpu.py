@@ -66,6 +66,8 @@ class Architecture:
     - `accumulators` is the most accumulators that a thread may hold in fprop and dgrad, `wgrad_accumulators` in wgrad.
       None is no limit.
     - `tma` says that the GPU has TMA.
+    - `host_descriptors` says that the host makes TMA descriptors where it can (`tiling.descriptors`). It is true only
+      if a record in `bench/results` shows that the results are exact on such a GPU.
     - `products_from_shared` says that tensor cores read operands from shared memory (WGMMA, tcgen05).
     - `halves_share` says that TMA copies both halves of a block of results out through the same buffer in shared
       memory. `Tile.halves` says whether a tile has halves.
@@ -81,6 +83,7 @@ class Architecture:
     accumulators: int | None = 64
     wgrad_accumulators: int | None = 64
     tma: bool = False
+    host_descriptors: bool = False
     products_from_shared: bool = False
     halves_share: bool = True
     stages: int | None = None
@@ -213,7 +216,8 @@ def architecture(name: str) -> Architecture:
 
     A name that begins with "sm_" is one of NVIDIA's. Without a row, it gets the row of the highest capability below its
     own, or sm_80 if there is none. Its shared memory, accumulators and `halves_share` are those of sm_86, whose limits
-    are the lowest of NVIDIA's rows. Any other name without a row gets the row of gfx942. A guess has no data sheet.
+    are the lowest of NVIDIA's rows. Its `host_descriptors` is false. Any other name without a row gets the row of
+    gfx942. A guess has no data sheet.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -230,6 +234,7 @@ def architecture(name: str) -> Architecture:
         accumulators=least.accumulators,
         wgrad_accumulators=least.wgrad_accumulators,
         halves_share=least.halves_share,
+        host_descriptors=False,
         data_sheet=None,
     )
 
@@ -260,6 +265,7 @@ INTERPRETER = Gpu(
         multiprocessor=ARCHITECTURES["sm_90"].multiprocessor._replace(shared_bytes=None),
         accumulators=None,
         wgrad_accumulators=None,
+        host_descriptors=False,
         data_sheet=None,
     ),
     multiprocessors=1,

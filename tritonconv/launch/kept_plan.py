@@ -46,10 +46,12 @@ class Allocation(NamedTuple):
 class KeptLaunch(NamedTuple):
     """A launch without its tensors.
 
-    `start` starts it by Triton's public interface, or in the interpreter. It takes the values of all arguments, in
-    their order. `launcher`, `function` and `metadata` are those of the compiled kernel, or None if its launcher must
-    not be called. `values` are the arguments, with None in the place of tensors. `pointers` has the positions of the
-    tensors among them, each with the tensor's number in the plan.
+    `start` starts it by Triton's public interface, or in the interpreter. It takes the plan's tensors, by their
+    numbers. The other fields are for the compiled kernel's launcher, and are None or empty if that must not be called.
+
+    `values` are the arguments of the launcher, with None in the place of tensors and TMA descriptors. `pointers` has
+    the positions of the tensors among them, each with the tensor's number. `descriptors` has the positions of the
+    descriptors, each with the number of its tensor, and the function that returns the descriptor of an address.
     """
 
     start: Callable[[list[Any]], object]
@@ -59,6 +61,7 @@ class KeptLaunch(NamedTuple):
     programs: int
     values: list[Any]
     pointers: list[tuple[int, int]]
+    descriptors: list[tuple[int, int, Callable[[int], Any]]]
 
 
 class TritonRuntime(NamedTuple):

@@ -1,13 +1,17 @@
 """How a kernel that has run is started again: by its launcher, by Triton's public interface, or by the interpreter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from functools import partial
-from typing import Any
+from copy import copy
+from functools import lru_cache, partial
+from inspect import getclosurevars, signature
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tritonconv.launch.descriptors import HostDescriptor
 from tritonconv.launch.kept_plan import KeptLaunch, TritonRuntime, allocators
 from tritonconv.launch.layout import aligned_bytes
 from tritonconv.launch.plan import Launch
@@ -15,6 +19,10 @@ from tritonconv.launch.plan import Launch
 # A compiled kernel's launcher is private to Triton. Tests have compared how `start.run_again` calls it with how Triton
 # does, for these versions. With others, kernels are started by Triton's public interface.
 PROVEN = ("3.6.", "3.7.", "3.8.", "3.9.")
+
+# How many descriptors are kept for each descriptor argument of a launch of a plan. When there would be more, the least
+# recently used one is freed. It should exceed the number of equal layers in a model, which use the same plan.
+KEPT_DESCRIPTORS = 128
 
 
 def is_compiled(kernel: Any) -> bool:
@@ -47,33 +55,115 @@ def kept_launch(
     if is_compiled(compiled):
         # A compiled kernel takes all parameters, constants included, and no launch options.
         names = kernel.arg_names
-        start = partial(start_compiled, device, compiled[(programs, 1, 1)])
+        form = Form.of([arguments[name] for name in names], number_of)
+        start = partial(start_compiled, device, compiled[(programs, 1, 1)], form)
     else:
         names = list(arguments)
-        start = partial(start_interpreted, kernel, programs, names)
-    values = [arguments[name] for name in names]
-    pointers = [(i, number_of[value.data_ptr()]) for i, value in enumerate(values) if isinstance(value, Tensor)]
-    for i, _ in pointers:
-        values[i] = None
+        form = Form.of(list(arguments.values()), number_of)
+        start = partial(start_interpreted, kernel, programs, names, form)
+    if not by_launcher:
+        return KeptLaunch(start, None, None, None, programs, [], [], [])
+    values, pointers, descriptors = launcher_arguments(form, getattr(compiled.metadata, "tensordesc_meta", None))
     return KeptLaunch(
         start=start,
-        launcher=compiled.run if by_launcher else None,
-        function=compiled.function if by_launcher else None,
-        metadata=compiled.packed_metadata if by_launcher else None,
+        launcher=without_filling(compiled.run) if descriptors else compiled.run,
+        function=compiled.function,
+        metadata=compiled.packed_metadata,
         programs=programs,
         values=values,
         pointers=pointers,
+        descriptors=descriptors,
     )
 
 
-def start_compiled(device: torch.device, start: Callable[..., None], values: list[Any]) -> None:
+class Form(NamedTuple):
+    """The arguments of a launch by Triton's public interface, without tensors.
+
+    `values` has None in the place of tensors, and descriptors without tensors. `numbers` has the number of the tensor
+    for the position of each of these.
+    """
+
+    values: list[Any]
+    numbers: dict[int, int]
+
+    @classmethod
+    def of(cls, values: list[Any], number_of: dict[int, int]) -> "Form":
+        """Return the form of these arguments. `number_of` has the number of each tensor by its address."""
+        numbers = {}
+        for i, value in enumerate(values):
+            tensor = value.tensor if isinstance(value, HostDescriptor) else value
+            if isinstance(tensor, Tensor):
+                numbers[i] = number_of[tensor.data_ptr()]
+        bare = [value._replace(tensor=None) if isinstance(value, HostDescriptor) else value for value in values]
+        return cls([None if isinstance(value, Tensor) else value for value in bare], numbers)
+
+    def filled(self, tensors: list[Any]) -> list[Any]:
+        """Return the arguments with these tensors, which are given by their numbers."""
+        arguments = self.values.copy()
+        for i, number in self.numbers.items():
+            value, tensor = arguments[i], tensors[number]
+            arguments[i] = tensor if value is None else value._replace(tensor=tensor).in_triton()
+        return arguments
+
+
+def start_compiled(device: torch.device, start: Callable[..., None], form: Form, tensors: list[Any]) -> None:
     """Start a compiled kernel by Triton's public interface."""
-    copy_context().run(with_scratch, device, start, *values)
+    copy_context().run(with_scratch, device, start, *form.filled(tensors))
 
 
-def start_interpreted(kernel: Any, programs: int, names: list[str], values: list[Any]) -> None:
+def start_interpreted(kernel: Any, programs: int, names: list[str], form: Form, tensors: list[Any]) -> None:
     """Start a kernel in the interpreter. `names` are those of its arguments and launch options."""
-    kernel[(programs,)](**dict(zip(names, values, strict=True)))
+    kernel[(programs,)](**dict(zip(names, form.filled(tensors), strict=True)))
+
+
+def launcher_arguments(
+    form: Form, layouts: Sequence[Any] | None
+) -> tuple[list[Any], list[tuple[int, int]], list[tuple[int, int, Callable[[int], Any]]]]:
+    """Return the fields `values`, `pointers` and `descriptors` of a `KeptLaunch`.
+
+    `layouts` is what Triton's compiler found out about each descriptor: its swizzle, for example. A launcher takes a
+    descriptor as several arguments: the descriptor itself, its shape and its strides.
+    """
+    values: list[Any] = []
+    pointers: list[tuple[int, int]] = []
+    descriptors: list[tuple[int, int, Callable[[int], Any]]] = []
+    for i, value in enumerate(form.values):
+        if isinstance(value, HostDescriptor):
+            layout = (layouts or [])[len(descriptors)]
+            descriptor_at = lru_cache(KEPT_DESCRIPTORS)(partial(filled_descriptor, value, layout))
+            descriptors.append((len(values), form.numbers[i], descriptor_at))
+            values += [None, *value.shape, *value.strides]
+        else:
+            if i in form.numbers:
+                pointers.append((len(values), form.numbers[i]))
+            values.append(value)
+    return values, pointers, descriptors
+
+
+def filled_descriptor(descriptor: HostDescriptor, layout: Any, address: int) -> Any:
+    """Return the 128 bytes that tell TMA hardware of a tensor at `address`, in Triton's object for them."""
+    from triton.backends.nvidia import driver
+
+    make = driver.make_tensordesc_arg
+    described = SimpleNamespace(
+        base=SimpleNamespace(data_ptr=lambda: address),
+        shape=descriptor.shape,
+        strides=descriptor.strides,
+        padding="zero",
+        round_f32_to_tf32=False,
+    )
+    # From 3.8 on, there is a third parameter, which is not used.
+    return make(*[described, layout, None][: len(signature(make).parameters)])[0]
+
+
+def without_filling(launcher: Any) -> Any:
+    """Return a copy of a launcher that takes descriptors as `launcher_arguments` returns them.
+
+    Triton's own fills every descriptor anew at each launch, in a function that it wraps around the launch.
+    """
+    bare = copy(launcher)
+    bare.launch = getclosurevars(launcher.launch).nonlocals["launcher"]
+    return bare
 
 
 def with_scratch(device: torch.device, start: Callable[..., Any], *arguments: Any) -> Any:

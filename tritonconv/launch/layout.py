@@ -196,14 +196,3 @@ def dense_rows(side: Tensor) -> Tensor:
     _, channels, _, _ = side.shape
     dense = side.stride(1) == 1 and side.stride(3) == channels
     return side if dense else aligned(side.contiguous(memory_format=torch.channels_last))
-
-
-def can_fold(geometry: ConvGeometry, channels: int, block: int) -> bool:
-    """Whether one TMA descriptor can describe all sub-images of the stride at once (`describe_folded`).
-
-    The descriptor counts the columns that the stride skips as further channels of those that it keeps. The rows that
-    the stride skips are an axis. So the stride must divide H and W, there must be one group, and `channels` must be a
-    multiple of `block`.
-    """
-    divided = geometry.H % geometry.stride_h == 0 and geometry.W % geometry.stride_w == 0
-    return geometry.G == 1 and divided and channels % block == 0

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.gpu import Gpu
+from tritonconv.launch.descriptors import HostDescriptor
 from tritonconv.tiling.tile import Operands, Tile
 
 
@@ -16,6 +17,13 @@ class Launch(NamedTuple):
     kernel: Any
     programs: int
     arguments: dict[str, Any]
+
+    def in_triton(self) -> dict[str, Any]:
+        """Return the arguments as Triton's public interface takes them."""
+        described = {
+            name: value.in_triton() for name, value in self.arguments.items() if isinstance(value, HostDescriptor)
+        }
+        return self.arguments | described
 
     @property
     def variant(self) -> tuple[Any, ...]:
@@ -28,9 +36,12 @@ def compiled_for(name: str, value: Any) -> Any:
 
     For a tensor that is its dtype, and whether its address is a multiple of 16 bytes. A bias counts as aligned, because
     Triton ignores its alignment (`do_not_specialize_on_alignment`). For None and for constants it is the value itself.
-    Constants have names of two or more capitals, or names that begin with "num_". Other arguments are integers: "i32"
-    below 2^31, or else "i64".
+    For a descriptor it is the dtype of its tensor, and the shape of a block. Constants have names of two or more
+    capitals, or names that begin with "num_". Other arguments are integers: "i32" below 2^31, or else "i64".
     """
+    if isinstance(value, HostDescriptor):
+        assert value.tensor is not None
+        return str(value.tensor.dtype), value.block_shape
     if isinstance(value, Tensor):
         return str(value.dtype), name == "bias_ptr" or value.data_ptr() % 16 == 0
     if value is None or name.startswith("num_") or (name.isupper() and len(name) > 1):

@@ -15,6 +15,7 @@ from tritonconv.call import Call
 from tritonconv.geometry import LEAVES_OUT, TAKES, ConvGeometry, Operator
 from tritonconv.gpu import Gpu
 from tritonconv.launch import layout
+from tritonconv.launch.descriptors import dgrad_descriptors, fprop_descriptors, wgrad_descriptors
 from tritonconv.launch.kernel_arguments import (
     block_shape_arguments,
     described_operands,
@@ -29,7 +30,6 @@ from tritonconv.launch.kernel_arguments import (
 from tritonconv.launch.layout import (
     adjacent_channels,
     alignment,
-    can_fold,
     dense_rows,
     is_evenly_spaced,
     is_wide,
@@ -42,6 +42,7 @@ from tritonconv.launch.layout import (
 from tritonconv.launch.plan import Copies, Launch, Plan, TileRequest
 from tritonconv.launch.split_k import sum_of_partials, workspace
 from tritonconv.launch.tile_choice import tile_for
+from tritonconv.tiling.descriptors import can_fold, host_describes
 from tritonconv.tiling.tile import Tile
 
 
@@ -148,9 +149,10 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     folded = tile.uses_tma and geometry.subimages_seen > 1 and can_fold(geometry, geometry.C, tile.BLOCK_K)
     if folded:  # also if x is a slice of a wider tensor, so that its products are added up as those of a copy are
         x = sides.copies.lay(x, dense_rows)
+    weight = sides.copies.lay(weight, weight_channels_last)
     arguments = dict(
         x_ptr=x,
-        weight_ptr=sides.copies.lay(weight, weight_channels_last),
+        weight_ptr=weight,
         bias_ptr=sides.bias,
         y_ptr=y,
         **integers(geometry, x, y, sides.load_vector, sides.store_vector),
@@ -160,6 +162,10 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     if tile.uses_tma:
         more = period_arguments(geometry) | tma_arguments(geometry, tile)
         more |= dict(ONE_SUBIMAGE=geometry.subimages_seen == 1, LOADS_FOLDED=folded)
+        if host_describes(tile, geometry, "fprop", gpu.architecture):
+            more |= fprop_descriptors(geometry, tile, x, weight, y, folded, copies_out=sides.store_vector > 1)
+        else:
+            more |= dict(image=None, weight=None, result=None)
         return sides.plan_launch(fprop_tma_kernel, arguments | more)
     more = gather_arguments(geometry, x, sides.load_vector, sides.bias, y.shape, tile)
     return sides.plan_launch(fprop_kernel, arguments | more)
@@ -186,13 +192,19 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         transposed = y.element_size() == 2
         folded = geometry.phases > 1 and sides.store_vector > 1 and can_fold(geometry, geometry.C, tile.BLOCK_N)
         filters_last = partial(weight_filters_last, groups=geometry.G, multiple=tile.BLOCK_K)
+        weight = sides.copies.lay(weight, weight_channels_last if transposed else filters_last)
         arguments |= dict(
-            weight_ptr=sides.copies.lay(weight, weight_channels_last if transposed else filters_last),
+            weight_ptr=weight,
             **tma_arguments(geometry, tile),
             TRANSPOSED=transposed,
             STRIDED=geometry.phases > 1,
             STORES_FOLDED=folded,
         )
+        if host_describes(tile, geometry, "dgrad", gpu.architecture):
+            copies_out = sides.store_vector > 1 and geometry.phases == 1
+            arguments |= dgrad_descriptors(geometry, tile, y, weight, x, transposed, folded, copies_out)
+        else:
+            arguments |= dict(features=None, weight=None, result=None)
         return sides.plan_launch(dgrad_tma_kernel, arguments)
     how = weight_channels_last if geometry.varies else partial(weight_filters_last, groups=geometry.G)
     arguments |= dict(
@@ -239,7 +251,10 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         **tile_arguments(x, tile),
     )
     if tile.uses_tma:
-        kernel, more = wgrad_tma_kernel, block_shape_arguments(tile)
+        by_host = host_describes(tile, geometry, "wgrad", gpu.architecture)
+        folded = by_host and max(geometry.stride_h, geometry.stride_w) > 1
+        described = wgrad_descriptors(geometry, tile, x, y, folded) if by_host else dict(image=None, features=None)
+        kernel, more = wgrad_tma_kernel, dict(LOADS_FOLDED=folded, **block_shape_arguments(tile), **described)
     else:
         # The offset from the first window to one beyond the last.
         steps = (x.stride(0), geometry.stride_h * x.stride(2), geometry.stride_w * x.stride(3))

@@ -40,7 +40,7 @@ def start_kernels(plan: Plan) -> list[Any]:
 
 
 def start_each(launches: list[Launch]) -> list[Any]:
-    return [kernel[(programs,)](**arguments) for kernel, programs, arguments in launches]
+    return [each.kernel[(each.programs,)](**each.in_triton()) for each in launches]
 
 
 def run_again(plan: KeptPlan, first: Tensor, second: Tensor, bias: Tensor | None) -> list[Any] | None:
@@ -64,24 +64,18 @@ def run_again(plan: KeptPlan, first: Tensor, second: Tensor, bias: Tensor | None
             or getattr(triton.hooks.launch_enter_hook, "calls", True)
             or getattr(triton.hooks.launch_exit_hook, "calls", True)
         ):
-            for start, *_, values, pointers in plan.launches:
-                start(filled_in(values, pointers, tensors))
+            for each in plan.launches:
+                each.start(tensors)
             return tensors
         stream, before = triton.stream_of(index), triton.allocator.set(triton.scratch)
         try:
-            for _, launcher, function, metadata, programs, values, pointers in plan.launches:
-                arguments = values.copy()  # written out, because a call of `filled_in` takes longer
+            for _, launcher, function, metadata, programs, values, pointers, descriptors in plan.launches:
+                arguments = values.copy()
                 for position, number in pointers:
                     arguments[position] = tensors[number]
+                for position, number, descriptor_at in descriptors:
+                    arguments[position] = descriptor_at(tensors[number].data_ptr())
                 launcher(programs, 1, 1, stream, function, metadata, None, None, None, *arguments)
         finally:
             triton.allocator.reset(before)
     return tensors
-
-
-def filled_in(values: list[Any], pointers: list[tuple[int, int]], tensors: list[Any]) -> list[Any]:
-    """Return the arguments of a launch: its values, with the tensors at their positions."""
-    arguments = values.copy()
-    for position, number in pointers:
-        arguments[position] = tensors[number]
-    return arguments

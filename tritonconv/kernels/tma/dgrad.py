@@ -22,6 +22,9 @@ def dgrad_tma_kernel(
     weight_ptr,
     bias_ptr,
     x_ptr,
+    features,
+    weight,
+    result,
     B,
     C,
     H,
@@ -73,6 +76,10 @@ def dgrad_tma_kernel(
     (group, F, R, S, C) without gaps. Otherwise it lies as (group, C, R, S, F), with zeros behind F up to a multiple of
     BLOCK_K. The bias lies as (group, C), and `bias_ptr` may be None.
 
+    `features`, `weight` and `result` are TMA descriptors that the host has made of y, the weight and x. Then `y_ptr`,
+    `weight_ptr` and `x_ptr` are None. Otherwise these are pointers, and the descriptors are None: each program builds
+    its own. The host makes no `result` if threads store the results, through `x_ptr`.
+
     Filters are adjacent in y. F, and the strides of y over b, p and q, are passed divided by VECTOR_Y. C, and the
     strides of x over b, h and w, are passed divided by VECTOR_X. If VECTOR_X > 1, channels are adjacent in x.
 
@@ -97,42 +104,41 @@ def dgrad_tma_kernel(
     wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
     wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
 
-    features = tl.make_tensor_descriptor(
-        y_ptr,
-        [B, P, Q, groups, F],
-        [wide_yb, wide_yp, wide_yq, wide_F, 1],
-        [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_K],
-    )
-    if TRANSPOSED:
-        pitch = C
-        columns = R * S * wide_C
-        weight = tl.make_tensor_descriptor(
-            weight_ptr, [groups, F, R * S * C], [F * columns, columns, 1], [1, BLOCK_K, BLOCK_N]
+    pitch = C if TRANSPOSED else tl.cdiv(F, BLOCK_K) * BLOCK_K
+    if weight is None:
+        features = tl.make_tensor_descriptor(
+            y_ptr,
+            [B, P, Q, groups, F],
+            [wide_yb, wide_yp, wide_yq, wide_F, 1],
+            [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_K],
         )
-    else:
-        pitch = tl.cdiv(F, BLOCK_K) * BLOCK_K
         columns = R * S * pitch.to(tl.int64)
-        weight = tl.make_tensor_descriptor(
-            weight_ptr, [groups, C, R * S * pitch], [C * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
-        )
-    if STORES_FOLDED:
-        result = describe_folded(
-            x_ptr=x_ptr,
-            strides=(wide_xb, wide_xh, wide_xw),
-            images=B,
-            extent=(H, W),
-            C=C,
-            stride=(stride_h, stride_w),
-            BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
-            BLOCK_C=BLOCK_N // 2 if HALVES else BLOCK_N,
-        )
-    elif VECTOR_X > 1 and not STRIDED:
-        result = tl.make_tensor_descriptor(
-            x_ptr,
-            [B, H, W, groups, C],
-            [wide_xb, wide_xh, wide_xw, wide_C, 1],
-            [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
-        )
+        if TRANSPOSED:
+            weight = tl.make_tensor_descriptor(
+                weight_ptr, [groups, F, R * S * pitch], [F * columns, columns, 1], [1, BLOCK_K, BLOCK_N]
+            )
+        else:
+            weight = tl.make_tensor_descriptor(
+                weight_ptr, [groups, C, R * S * pitch], [C * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
+            )
+        if STORES_FOLDED:
+            result = describe_folded(
+                x_ptr=x_ptr,
+                strides=(wide_xb, wide_xh, wide_xw),
+                images=B,
+                extent=(H, W),
+                C=C,
+                stride=(stride_h, stride_w),
+                BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+                BLOCK_C=BLOCK_N // 2 if HALVES else BLOCK_N,
+            )
+        elif VECTOR_X > 1 and not STRIDED:
+            result = tl.make_tensor_descriptor(
+                x_ptr,
+                [B, H, W, groups, C],
+                [wide_xb, wide_xh, wide_xw, wide_C, 1],
+                [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
+            )
 
     # Each phase gets as many tiles as the largest one needs. Tiles beyond the pixels of a smaller one store nothing.
     most_pixels_h = tl.cdiv(H, stride_h)
@@ -186,7 +192,7 @@ def dgrad_tma_kernel(
         if STORES_FOLDED or (VECTOR_X > 1 and not STRIDED):
             copy_block_out(
                 result=result,
-                dtype=x_ptr.dtype.element_ty,
+                dtype=result.dtype,
                 bias_ptr=bias_ptr,
                 accumulator=accumulator,
                 corner=(b, i, j),

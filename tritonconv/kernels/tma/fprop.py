@@ -38,6 +38,9 @@ def fprop_tma_kernel(
     weight_ptr,
     bias_ptr,
     y_ptr,
+    image,
+    weight,
+    result,
     B,
     C,
     H,
@@ -87,6 +90,11 @@ def fprop_tma_kernel(
     The formula holds for each group: c and f count its C channels and F filters. The weight lies as
     (group, F, R, S, C) without gaps, and the bias as (group, F). `bias_ptr` may be None.
 
+    `image`, `weight` and `result` are TMA descriptors that the host has made of x, the weight and y. Then `x_ptr`,
+    `weight_ptr` and `y_ptr` are None. Otherwise these are pointers, and the descriptors are None: each program builds
+    its own. The host makes none if each sub-image has a descriptor. It makes no `result` if elements are stored one by
+    one, through `y_ptr`.
+
     Channels are adjacent in x. C, and the strides of x over b, h and w, are passed divided by VECTOR_X. F, and the
     strides of y over b, p and q, are passed divided by VECTOR_Y. If VECTOR_Y > 1, filters are adjacent in y, and TMA
     copies blocks of results out (`copy_block_out`, which explains HALVES). Otherwise elements are stored one by one
@@ -111,44 +119,45 @@ def fprop_tma_kernel(
     wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
     wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
 
-    columns = R * S * wide_C
-    weight = tl.make_tensor_descriptor(
-        weight_ptr, [groups, F, R * S * C], [F * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
-    )
-    if LOADS_FOLDED:
-        image = describe_folded(
-            x_ptr=x_ptr,
-            strides=(wide_xb, wide_xh, wide_xw),
-            images=B,
-            extent=(H, W),
-            C=C,
-            stride=(stride_h, stride_w),
-            BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
-            BLOCK_C=BLOCK_K,
+    if weight is None:
+        columns = R * S * wide_C
+        weight = tl.make_tensor_descriptor(
+            weight_ptr, [groups, F, R * S * C], [F * columns, columns, 1], [1, BLOCK_N, BLOCK_K]
         )
-    elif ONE_SUBIMAGE:
-        start_h, start_w, at_h, at_w = subimage_of(
-            tap=(0, 0), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
-        )
-        image = describe_subimage(
-            x_ptr=x_ptr,
-            strides=(wide_xb, wide_xh, wide_xw, wide_C),
-            images=B,
-            extent=(H, W),
-            groups=groups,
-            C=C,
-            start=(start_h, start_w),
-            stride=(stride_h, stride_w),
-            BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
-            BLOCK_C=BLOCK_K,
-        )
-    if VECTOR_Y > 1:
-        result = tl.make_tensor_descriptor(
-            y_ptr,
-            [B, P, Q, groups, F],
-            [wide_yb, wide_yp, wide_yq, wide_F, 1],
-            [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
-        )
+        if LOADS_FOLDED:
+            image = describe_folded(
+                x_ptr=x_ptr,
+                strides=(wide_xb, wide_xh, wide_xw),
+                images=B,
+                extent=(H, W),
+                C=C,
+                stride=(stride_h, stride_w),
+                BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+                BLOCK_C=BLOCK_K,
+            )
+        elif ONE_SUBIMAGE:
+            start_h, start_w, at_h, at_w = subimage_of(
+                tap=(0, 0), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
+            )
+            image = describe_subimage(
+                x_ptr=x_ptr,
+                strides=(wide_xb, wide_xh, wide_xw, wide_C),
+                images=B,
+                extent=(H, W),
+                groups=groups,
+                C=C,
+                start=(start_h, start_w),
+                stride=(stride_h, stride_w),
+                BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W),
+                BLOCK_C=BLOCK_K,
+            )
+        if VECTOR_Y > 1:
+            result = tl.make_tensor_descriptor(
+                y_ptr,
+                [B, P, Q, groups, F],
+                [wide_yb, wide_yp, wide_yq, wide_F, 1],
+                [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_N // 2 if HALVES else BLOCK_N],
+            )
 
     tiles_m = blocks_of(images=B, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     tiles_n = tl.cdiv(F, BLOCK_N)
@@ -223,7 +232,7 @@ def fprop_tma_kernel(
         if VECTOR_Y > 1:
             copy_block_out(
                 result=result,
-                dtype=y_ptr.dtype.element_ty,
+                dtype=result.dtype,
                 bias_ptr=bias_ptr,
                 accumulator=accumulator,
                 corner=(b, p, q),

@@ -23,6 +23,8 @@ def wgrad_tma_kernel(
     y_ptr,
     partials_ptr,
     bias_partials_ptr,
+    image,
+    features,
     B,
     C,
     H,
@@ -49,6 +51,7 @@ def wgrad_tma_kernel(
     splits,
     VECTOR_X: tl.constexpr,
     VECTOR_Y: tl.constexpr,
+    LOADS_FOLDED: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -99,47 +102,57 @@ def wgrad_tma_kernel(
 
     start_h, at_h = in_subimage(tap // S * dilation_h - pad_h, stride_h)
     start_w, at_w = in_subimage(tap % S * dilation_w - pad_w, stride_w)
-    # The rows and columns of the sub-image. It ends with x, or with the pixel that the last position sees.
-    extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)
-    extent_w = tl.minimum(tl.cdiv(W - start_w, stride_w), Q + at_w)
-    wide_xb = stride_xb.to(tl.int64) * VECTOR_X
-    wide_yb = stride_yb.to(tl.int64) * VECTOR_Y
-    wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
-    wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
-    first_x = x_ptr + g * C + start_h * stride_xh + start_w * stride_xw
-    # No axis of a descriptor may be empty.
-    shape_h = tl.maximum(extent_h, 1)
-    shape_w = tl.maximum(extent_w, 1)
-    if BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W:
-        image = tl.make_tensor_descriptor(
-            first_x,
-            [B, shape_h, shape_w, C],
-            [wide_xb, stride_h * stride_xh, stride_w * stride_xw, 1],
-            [BLOCK_B, BLOCK_H, BLOCK_W, BLOCK_N],
-        )
-        features = tl.make_tensor_descriptor(y_ptr + g * F, [B * P * Q, F], [wide_yq, 1], [BLOCK_K, BLOCK_M])
-    elif BLOCK_B > 1:
-        image = tl.make_tensor_descriptor(
-            first_x,
-            [shape_h, shape_w, B, C],
-            [stride_h * stride_xh, stride_w * stride_xw, wide_xb, 1],
-            [1, 1, BLOCK_B, BLOCK_N],
-        )
-        features = tl.make_tensor_descriptor(
-            y_ptr + g * F, [P, Q, B, F], [wide_yp, wide_yq, wide_yb, 1], [1, 1, BLOCK_B, BLOCK_M]
-        )
+    WHOLE_ROWS: tl.constexpr = BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W
+    if image is None:
+        # The rows and columns of the sub-image. It ends with x, or with the pixel that the last position sees.
+        extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)
+        extent_w = tl.minimum(tl.cdiv(W - start_w, stride_w), Q + at_w)
+        wide_xb = stride_xb.to(tl.int64) * VECTOR_X
+        wide_yb = stride_yb.to(tl.int64) * VECTOR_Y
+        wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
+        wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
+        first_x = x_ptr + g * C + start_h * stride_xh + start_w * stride_xw
+        # No axis of a descriptor may be empty.
+        shape_h = tl.maximum(extent_h, 1)
+        shape_w = tl.maximum(extent_w, 1)
+        if WHOLE_ROWS:
+            image = tl.make_tensor_descriptor(
+                first_x,
+                [B, shape_h, shape_w, C],
+                [wide_xb, stride_h * stride_xh, stride_w * stride_xw, 1],
+                [BLOCK_B, BLOCK_H, BLOCK_W, BLOCK_N],
+            )
+            features = tl.make_tensor_descriptor(y_ptr + g * F, [B * P * Q, F], [wide_yq, 1], [BLOCK_K, BLOCK_M])
+        elif BLOCK_B > 1:
+            image = tl.make_tensor_descriptor(
+                first_x,
+                [shape_h, shape_w, B, C],
+                [stride_h * stride_xh, stride_w * stride_xw, wide_xb, 1],
+                [1, 1, BLOCK_B, BLOCK_N],
+            )
+            features = tl.make_tensor_descriptor(
+                y_ptr + g * F, [P, Q, B, F], [wide_yp, wide_yq, wide_yb, 1], [1, 1, BLOCK_B, BLOCK_M]
+            )
+        else:
+            image = tl.make_tensor_descriptor(
+                first_x,
+                [B, shape_h, shape_w, C],
+                [wide_xb, stride_h * stride_xh, stride_w * stride_xw, 1],
+                [1, 1, BLOCK_W, BLOCK_N],
+            )
+            features = tl.make_tensor_descriptor(
+                y_ptr + g * F, [B, P, Q, F], [wide_yb, wide_yp, wide_yq, 1], [1, 1, BLOCK_W, BLOCK_M]
+            )
+        # For a tap that sees nothing but padding, channels beyond the last are copied: these are zeros.
+        c_copied = tl.where((extent_h > 0) & (extent_w > 0), first_c, C)
+        f_copied = first_f
     else:
-        image = tl.make_tensor_descriptor(
-            first_x,
-            [B, shape_h, shape_w, C],
-            [wide_xb, stride_h * stride_xh, stride_w * stride_xw, 1],
-            [1, 1, BLOCK_W, BLOCK_N],
-        )
-        features = tl.make_tensor_descriptor(
-            y_ptr + g * F, [B, P, Q, F], [wide_yb, wide_yp, wide_yq, 1], [1, 1, BLOCK_W, BLOCK_M]
-        )
-    # For a tap that sees nothing but padding, channels beyond the last are copied: these are zeros.
-    c_copied = tl.where((extent_h > 0) & (extent_w > 0), first_c, C)
+        # The host's descriptors have all groups, one behind the other. Channels beyond those of the group are copied,
+        # too, and their products are not stored.
+        c_copied = (g * C).to(tl.int32) + first_c
+        f_copied = (g * F).to(tl.int32) + first_f
+        if LOADS_FOLDED:
+            c_copied += start_w * stride_xw.to(tl.int32)
     steps = blocks_of(images=B, extent=(P, Q), BLOCK_SHAPE=(BLOCK_B, BLOCK_H, BLOCK_W))
     steps_per_split = tl.cdiv(steps, splits)
     first_step = split * steps_per_split
@@ -148,15 +161,22 @@ def wgrad_tma_kernel(
     bias = tl.zeros((BLOCK_M,), dtype=tl.float32)
     turn = 0
     for _ in tl.range(tl.minimum(steps_per_split, steps - first_step)):
-        if BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W:
-            x = image.load([b, p + at_h, q + at_w, c_copied]).reshape(BLOCK_K, BLOCK_N)
-            y = features.load([(b * P + p) * Q + q, first_f])
-        elif BLOCK_B > 1:
-            x = image.load([p + at_h, q + at_w, b, c_copied]).reshape(BLOCK_K, BLOCK_N)
-            y = features.load([p, q, b, first_f]).reshape(BLOCK_K, BLOCK_M)
+        if BLOCK_B > 1 and not WHOLE_ROWS:
+            if LOADS_FOLDED:
+                block = image.load([p + at_h, start_h, q + at_w, b, c_copied])
+            else:
+                block = image.load([p + at_h, q + at_w, b, c_copied])
+        elif LOADS_FOLDED:
+            block = image.load([b, p + at_h, start_h, q + at_w, c_copied])
         else:
-            x = image.load([b, p + at_h, q + at_w, c_copied]).reshape(BLOCK_K, BLOCK_N)
-            y = features.load([b, p, q, first_f]).reshape(BLOCK_K, BLOCK_M)
+            block = image.load([b, p + at_h, q + at_w, c_copied])
+        x = block.reshape(BLOCK_K, BLOCK_N)
+        if WHOLE_ROWS:
+            y = features.load([(b * P + p) * Q + q, f_copied])
+        elif BLOCK_B > 1:
+            y = features.load([p, q, b, f_copied]).reshape(BLOCK_K, BLOCK_M)
+        else:
+            y = features.load([b, p, q, f_copied]).reshape(BLOCK_K, BLOCK_M)
         accumulator = tl.dot(y.to(DOT_DTYPE).T, x.to(DOT_DTYPE), accumulator, input_precision=PRECISION)
         if bias_partials_ptr is not None:
             bias, turn = add_in_turn(bias=bias, turn=turn, y=y, tile_n=tile_n, tiles_n=tiles_n)

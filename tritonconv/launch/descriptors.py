@@ -1,0 +1,180 @@
+"""The TMA descriptors that the host makes, of the same blocks as those that programs build (`tritonconv.kernels.tma`).
+
+`tiling.descriptors.host_describes` says which launches have them. A descriptor says where a tensor lies. So the host
+makes one for each address, and keeps it with the plan (`launch.kept_plan`).
+"""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from tritonconv.geometry import ConvGeometry
+from tritonconv.tiling.tile import Tile
+
+
+class HostDescriptor(NamedTuple):
+    """A TMA descriptor of `tensor`, whose first element is at index 0. `shape` and `strides` are in elements.
+
+    A copy has `block_shape` elements. The last axis has a stride of 1. `tensor` is None in a plan that is kept.
+    """
+
+    tensor: Tensor | None
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    block_shape: tuple[int, ...]
+
+    def in_triton(self) -> Any:
+        """Return it as kernels take it by Triton's public interface, which fills a descriptor at each launch."""
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        return TensorDescriptor(self.tensor, list(self.shape), list(self.strides), list(self.block_shape))
+
+
+def fprop_descriptors(
+    geometry: ConvGeometry, tile: Tile, x: Tensor, weight: Tensor, y: Tensor, folded: bool, copies_out: bool
+) -> dict[str, Any]:
+    """Return the arguments of fprop that are pointers, all None, and the descriptors that take their place.
+
+    If `folded`, one descriptor has all sub-images of x. `copies_out` says that TMA copies blocks of y out. Otherwise y
+    is a pointer.
+    """
+    stride = (geometry.stride_h, geometry.stride_w)
+    return dict(
+        x_ptr=None,
+        weight_ptr=None,
+        y_ptr=None if copies_out else y,
+        image=describe_folded(x, stride, tile, tile.BLOCK_K)
+        if folded
+        else describe_side(x, geometry.G, tile, tile.BLOCK_K, stride),
+        weight=describe_matrix(weight, geometry.G, geometry.F, (tile.BLOCK_N, tile.BLOCK_K)),
+        result=describe_side(y, geometry.G, tile, copied_out(tile)) if copies_out else None,
+    )
+
+
+def dgrad_descriptors(
+    geometry: ConvGeometry,
+    tile: Tile,
+    y: Tensor,
+    weight: Tensor,
+    x: Tensor,
+    transposed: bool,
+    folded: bool,
+    copies_out: bool,
+) -> dict[str, Any]:
+    """Return the arguments of dgrad that are pointers, all None, and the descriptors that take their place.
+
+    `transposed` says that the weight lies as (group, F, R, S, C). If `folded`, one descriptor has all phases of x.
+    `copies_out` says that TMA copies blocks of x out. Otherwise x is a pointer.
+    """
+    result = None
+    if folded:
+        result = describe_folded(x, (geometry.stride_h, geometry.stride_w), tile, copied_out(tile))
+    elif copies_out:
+        result = describe_side(x, geometry.G, tile, copied_out(tile))
+    rows, block = geometry.C, (tile.BLOCK_N, tile.BLOCK_K)
+    if transposed:
+        rows, block = geometry.F, (tile.BLOCK_K, tile.BLOCK_N)
+    return dict(
+        y_ptr=None,
+        weight_ptr=None,
+        x_ptr=x if result is None else None,
+        features=describe_side(y, geometry.G, tile, tile.BLOCK_K),
+        weight=describe_matrix(weight, geometry.G, rows, block),
+        result=result,
+    )
+
+
+def wgrad_descriptors(geometry: ConvGeometry, tile: Tile, x: Tensor, y: Tensor, folded: bool) -> dict[str, Any]:
+    """Return the arguments of wgrad that are pointers, all None, and the descriptors that take their place.
+
+    The channels of all groups are one axis. If `folded`, one descriptor has all sub-images of x. A block is one
+    position of several images, or positions of one row, or whole rows.
+    """
+    stride_h, stride_w = geometry.stride_h, geometry.stride_w
+    along_b, _, along_h, along_w = x.stride()
+    rows = [(geometry.H // stride_h, stride_h * along_h, tile.BLOCK_H)]
+    columns = [(geometry.W // stride_w, stride_w * along_w, tile.BLOCK_W)]
+    images = [(geometry.B, along_b, tile.BLOCK_B)]
+    channels = [(geometry.C, 1, tile.BLOCK_N)]
+    if folded:
+        rows.append((stride_h, along_h, 1))
+        channels = [((stride_w - 1) * along_w + geometry.C, 1, tile.BLOCK_N)]
+    over_b, _, over_p, over_q = y.stride()
+    filters = (geometry.F, 1, tile.BLOCK_M)
+    whole_rows = tile.BLOCK_K not in (tile.BLOCK_B, tile.BLOCK_W)
+    of_images = tile.BLOCK_B > 1 and not whole_rows
+    if whole_rows:
+        positions = [(geometry.B * geometry.P * geometry.Q, over_q, tile.BLOCK_K)]
+    elif of_images:
+        positions = [(geometry.P, over_p, 1), (geometry.Q, over_q, 1), (geometry.B, over_b, tile.BLOCK_B)]
+    else:
+        positions = [(geometry.B, over_b, 1), (geometry.P, over_p, 1), (geometry.Q, over_q, tile.BLOCK_W)]
+    axes = [*rows, *columns, *images, *channels] if of_images else [*images, *rows, *columns, *channels]
+    return dict(x_ptr=None, y_ptr=None, image=describe(x, axes), features=describe(y, [*positions, filters]))
+
+
+def describe(tensor: Tensor, axes: list[tuple[int, int, int]]) -> HostDescriptor:
+    """Return a descriptor of these axes of `tensor`, each with its size, its stride and its part of a block."""
+    shape, strides, block_shape = zip(*axes, strict=True)
+    return HostDescriptor(tensor, shape, strides, block_shape)
+
+
+def describe_side(
+    side: Tensor, groups: int, tile: Tile, block: int, stride: tuple[int, int] = (1, 1)
+) -> HostDescriptor:
+    """Return a descriptor (B, rows, columns, G, N) of a side: of every stride-th pixel, from the first on.
+
+    A block has the pixels of a block of `tile`, and `block` channels.
+    """
+    B, N, H, W = side.shape
+    along_b, _, along_h, along_w = side.stride()
+    stride_h, stride_w = stride
+    return describe(
+        side,
+        [
+            (B, along_b, tile.BLOCK_B),
+            (-(-H // stride_h), stride_h * along_h, tile.BLOCK_H),
+            (-(-W // stride_w), stride_w * along_w, tile.BLOCK_W),
+            (groups, N // groups, 1),
+            (N // groups, 1, block),
+        ],
+    )
+
+
+def describe_folded(side: Tensor, stride: tuple[int, int], tile: Tile, block: int) -> HostDescriptor:
+    """Return the descriptor that `tritonconv.kernels.tma.descriptors.describe_folded` builds of a side.
+
+    A block has the pixels of a block of `tile`, and `block` channels.
+    """
+    B, N, H, W = side.shape
+    along_b, _, along_h, along_w = side.stride()
+    stride_h, stride_w = stride
+    return describe(
+        side,
+        [
+            (B, along_b, tile.BLOCK_B),
+            (H // stride_h, stride_h * along_h, tile.BLOCK_H),
+            (stride_h, along_h, 1),
+            (W // stride_w, stride_w * along_w, tile.BLOCK_W),
+            (stride_w * N, 1, block),
+        ],
+    )
+
+
+def describe_matrix(weight: Tensor, groups: int, rows: int, block: tuple[int, int]) -> HostDescriptor:
+    """Return a descriptor (G, rows of a group, columns) of a weight that lies without gaps. All groups have `rows`."""
+    columns = weight.numel() // rows
+    block_rows, block_columns = block
+    return describe(
+        weight,
+        [
+            (groups, rows // groups * columns, 1),
+            (rows // groups, columns, block_rows),
+            (columns, 1, block_columns),
+        ],
+    )
+
+
+def copied_out(tile: Tile) -> int:
+    """Return how many channels of a block of results TMA copies out at once."""
+    return tile.BLOCK_N // 2 if tile.halves else tile.BLOCK_N
