@@ -1,11 +1,24 @@
 """What the kernels run on: a GPU or Triton's interpreter. Also whether torch allows TF32 for float32."""
 
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 
 import torch
 
 from tritonconv.gpu import INTERPRETER, Gpu
+
+# The launchers of compiled kernels are private to Triton, and so is how the host fills TMA descriptors. Tests have
+# compared how `launch.start.run_again` calls launchers with how Triton does, for these versions. With others, kernels
+# are started by Triton's public interface.
+PROVEN = ("3.6.", "3.7.", "3.8.", "3.9.")
+
+
+def launchers_are_proven() -> bool:
+    """Whether this is one of the PROVEN versions of Triton."""
+    from triton import __version__
+
+    return bool(__version__.startswith(PROVEN))
 
 
 def tf32_allowed() -> bool:
@@ -51,11 +64,15 @@ def interpreted() -> bool:
 def gpu_of(device: torch.device) -> Gpu:
     """Return the GPU that a kernel on `device` runs on, or INTERPRETER if kernels run in Triton's interpreter.
 
-    Raise torch's error if there is no GPU.
+    The host makes no TMA descriptors for it if Triton's launchers are not proven, because Triton's public interface
+    would fill them at each launch. Raise torch's error if there is no GPU.
     """
     if interpreted():
         return INTERPRETER
     properties = torch.cuda.get_device_properties(device)
     # AMD's name is followed by the features of its configuration: gfx942:sramecc+:xnack-.
     amd = properties.gcnArchName.partition(":")[0] if torch.version.hip else None
-    return Gpu.of(amd or f"sm_{properties.major}{properties.minor}", properties.multi_processor_count, properties.name)
+    gpu = Gpu.of(amd or f"sm_{properties.major}{properties.minor}", properties.multi_processor_count, properties.name)
+    if launchers_are_proven():
+        return gpu
+    return replace(gpu, architecture=replace(gpu.architecture, host_descriptors=False))

@@ -35,31 +35,46 @@ class IdleGpu:
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[str, str, int, int, int]:
         return "module", name, 32, 0, 1024
 
-    def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
-        """Return the function that starts this compiled kernel. It allocates the kernel's scratch memory.
+    def fill_tma_descriptor(self, address: int, *layout: Any) -> object:
+        """Return what stands for a TMA descriptor that the host makes: in Triton 3.6, as in later versions."""
+        return object()
 
-        With `as_triton` it enters the Python functions that Triton's own launcher enters: one for that memory, and one
-        for the memory of profilers.
-        """
+    def fill_tma_descriptor_tiled(self, *about: Any) -> object:
+        return self.fill_tma_descriptor(*about)
+
+    def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
+        return IdleLauncher(self, src, metadata)
+
+
+class IdleLauncher:
+    """The launcher of a compiled kernel, which allocates the kernel's scratch memory and starts nothing.
+
+    If the GPU is `as_triton`, it enters the Python functions that Triton's own launcher enters: one for that memory,
+    and one for the memory of profilers. `launch` is where Triton's own fills descriptors.
+    """
+
+    def __init__(self, gpu: IdleGpu, src: Any, metadata: Any) -> None:
+        from triton.backends.nvidia import driver
         from triton.runtime import _allocation
 
+        self.gpu, self.allocation = gpu, _allocation
         # torch aligns memory of the CPU to 64 bytes, where that of a GPU is aligned to 512.
-        size, alignment = metadata.global_scratch_size, min(metadata.global_scratch_align, 64)
+        self.size, self.alignment = metadata.global_scratch_size, min(metadata.global_scratch_align, 64)
+        layouts = getattr(metadata, "tensordesc_meta", None)
+        self.launch = driver.wrap_handle_tensordesc(bool, src.signature, layouts)
 
-        def start(x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
-            if self.as_triton:
-                started_as_triton(x * y * z, stream)
-            elif size:
-                _allocation._allocator.get()(x * y * z * size, alignment, stream)
+    def __call__(self, x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
+        if self.gpu.as_triton:
+            self.start_as_triton(x * y * z, stream)
+        elif self.size:
+            self.allocation._allocator.get()(x * y * z * self.size, self.alignment, stream)
 
-        def started_as_triton(programs: int, stream: int) -> None:
-            def allocate_scratch(size: int, alignment: int, allocator: Any) -> Any:
-                return allocator.get()(programs * size, alignment, stream) if size else None
+    def start_as_triton(self, programs: int, stream: int) -> None:
+        def allocate_scratch(size: int, alignment: int, allocator: Any) -> Any:
+            return allocator.get()(programs * size, alignment, stream) if size else None
 
-            allocate_scratch(size, alignment, _allocation._allocator)
-            allocate_scratch(0, 1, _allocation._profile_allocator)
-
-        return start
+        allocate_scratch(self.size, self.alignment, self.allocation._allocator)
+        allocate_scratch(0, 1, self.allocation._profile_allocator)
 
 
 def install(gpu: IdleGpu) -> None:

@@ -21,6 +21,7 @@ from tritonconv.call import Call
 from tritonconv.geometry import LEAVES_OUT, OPERATORS, ConvGeometry, Factor, Operator, taken
 from tritonconv.gpu import ARCHITECTURES, INTERPRETER, Architecture, Gpu
 from tritonconv.launch import planners
+from tritonconv.launch.descriptors import HostDescriptor
 from tritonconv.launch.layout import allocate, paired_vectors
 from tritonconv.launch.plan import Launch, Plan
 from tritonconv.tiling import fits, pick
@@ -274,7 +275,11 @@ def source_of(kernel: Any, arguments: dict[str, Any]) -> tuple[ASTSource, dict[s
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, HostDescriptor):
+            assert value.tensor is not None
+            block = list(value.block_shape)
+            signature[parameter.name] = f"tensordesc<{TRITON_DTYPES[value.tensor.dtype]}{block}>"
+        elif isinstance(value, torch.Tensor):
             signature[parameter.name] = "*" + TRITON_DTYPES[value.dtype]
             attributes[(index,)] = [] if parameter.do_not_specialize_on_alignment else [["tt.divisibility", 16]]
         elif parameter.is_constexpr or value is None:

@@ -1,7 +1,7 @@
 """Kernels that are launched directly get what Triton's own code around their launchers passes. A fake GPU is launched.
 
 What runs is Triton's own launcher for NVIDIA, up to the function in C, which a fake takes the place of. So these tests
-say for which versions of Triton `launchers.PROVEN` holds.
+say for which versions of Triton `runtime.PROVEN` holds.
 """
 
 from pathlib import Path

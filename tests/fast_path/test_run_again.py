@@ -58,12 +58,15 @@ def plan_of(launcher: Launcher, direct: bool) -> KeptPlan:
     def stream_of(index: int | None) -> int:
         return 100 + (index or 0)
 
+    def publicly(tensors: list[Any]) -> None:
+        launcher(tensors[1], 7, tensors[3], tensors[0])
+
     return KeptPlan(
         tile=unused,
         request=unused,
         kind="cuda",
         index=1,
-        launches=[KeptLaunch(lambda passed: launcher(*passed), launcher, "function", "metadata", 4, values, pointers)],
+        launches=[KeptLaunch(publicly, launcher, "function", "metadata", 4, values, pointers, descriptors=[])],
         triton=TritonRuntime(stream_of, hooks, ContextVar("allocator"), unused) if direct else None,
         allocations=[Allocation((2, 2), (1, 2), torch.float32)],
         results=1,

@@ -13,7 +13,6 @@ from tritonconv.gpu import Gpu
 from tritonconv.launch import bounded_cache, plan_cache
 from tritonconv.launch.kept_plan import KeptPlan
 from tritonconv.launch.plan import Plan
-from tritonconv.launch.start import filled_in
 from tritonconv.tiling.tile import Tile
 
 
@@ -79,8 +78,8 @@ def started(found: Found, new: Plan) -> list[Started]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeCompiled, "note", lambda _, kernel, grid, arguments: noted.append((kernel, grid, arguments)))
         noted: list[Any] = []
-        for start, *_, values, pointers in found.plan.launches:
-            start(filled_in(values, pointers, found.tensors))
+        for each in found.plan.launches:
+            each.start(found.tensors)
     for (kernel, grid, arguments), named in zip(noted, new.launches, strict=True):
         assert kernel is named.kernel
         starts.append(Started(grid[0], dict(zip(named.kernel.arg_names, arguments, strict=True))))

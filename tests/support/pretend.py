@@ -6,9 +6,11 @@ forked process, because kernels that were imported to be interpreted can not be 
 Use it in a process of its own (`processes.seen`), and import it before anything that imports Triton.
 """
 
+import ctypes
 import json
 import os
 import pickle
+import re
 import threading
 import traceback
 import warnings
@@ -16,13 +18,13 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench.host import idle_gpu
-from bench.host.idle_gpu import IdleGpu
+from bench.host.idle_gpu import IdleGpu, IdleLauncher
 
 torch.set_num_threads(1)
 
@@ -61,7 +63,59 @@ def interpreted(module: str, name: str, programs: int, arguments: dict[str, Any]
             tl.float32
         )  # the dtype that tritonconv.launch.kernel_arguments passes in the interpreter
     getattr(import_module(module), name)[(programs,)](**arguments)
-    return {name: value for name, value in arguments.items() if isinstance(value, Tensor)}
+    return tensors_of(arguments)
+
+
+def tensors_of(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the arguments that are tensors, and the tensors of those that are TMA descriptors."""
+    bases = {name: getattr(value, "base", value) for name, value in arguments.items()}
+    return {name: value for name, value in bases.items() if isinstance(value, Tensor)}
+
+
+class Filled(NamedTuple):
+    """What stands for the 128 bytes of a TMA descriptor: what the driver was asked to put into them."""
+
+    address: int
+    swizzle: int
+    itemsize: int
+    kind: int
+    block: tuple[int, ...]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: int
+
+    def in_triton(self, of: str) -> Any:
+        """Return the descriptor as kernels in the interpreter take it. `of` is its type: `tensordesc<fp16[1, 8, 64]>`.
+
+        Its tensor is memory at that address, up to the last element.
+        """
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        dtype, block = re.findall(r"<(\w+)\[([\d, ]+)\]", of)[0]
+        last = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+        there = (ctypes.c_uint8 * ((last + 1) * self.itemsize)).from_address(self.address)
+        known = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+        return TensorDescriptor(
+            torch.frombuffer(there, dtype=known[dtype]), self.shape, self.strides, [*map(int, block.split(","))]
+        )
+
+
+def named_arguments(src: Any, values: Sequence[Any]) -> dict[str, Any]:
+    """Return the arguments of a kernel by their names, from what its launcher was passed.
+
+    A descriptor that the caller has filled is followed by its shape and its strides.
+    """
+    passed, found = list(values), {}
+    for name in src.fn.arg_names:
+        value = passed.pop(0)
+        if isinstance(value, Filled):
+            expected = [*value.shape, *value.strides]
+            assert passed[: len(expected)] == expected, "a descriptor is followed by its shape and strides"
+            del passed[: len(expected)]
+            value = value.in_triton(src.signature[name])
+        found[name] = value
+    assert not passed, "there are too many arguments"
+    return found
 
 
 INTERPRETER = interpreter()
@@ -71,7 +125,8 @@ class Gpu(IdleGpu):
     """A fake sm_90 GPU. It differs from `IdleGpu` in that its launches are computed, and that faults can be planted.
 
     - `shared` is the shared memory of one block, in bytes.
-    - `hook` is called with "build", "load" or "start" before that happens, and may raise an error to fake a fault.
+    - `hook` is called with "build", "load", "describe" or "start" before that happens, and may raise an error to fake a
+      fault. "describe" is the filling of a TMA descriptor.
     - `started` lists the kernels that were started, each with its block sizes: "fprop_kernel 64x16x32". If a kernel
       has an argument `splits`, its value follows a slash.
     """
@@ -91,29 +146,43 @@ class Gpu(IdleGpu):
             raise RuntimeError("Triton Error [CUDA]: device kernel image is invalid")
         return super().load_binary(name, binary, shared, device)
 
+    def fill_tma_descriptor(self, *about: Any) -> object:
+        self.hook("describe")
+        return Filled(*about)
+
     def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
-        """Return the function that starts this compiled kernel. It asserts that only one thread starts kernels."""
         self.hook("build")
-
-        def start(x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
-            assert function == src.fn.__name__, "the kernel was started before it was loaded"
-            assert self.busy.acquire(blocking=False), "two threads started kernels at the same time"
-            try:
-                self.hook("start")
-                self.start(src.fn, x, dict(zip(src.fn.arg_names, rest[-len(src.fn.arg_names) :], strict=True)))
-            finally:
-                self.busy.release()
-
-        return start
+        return Launcher(self, src, metadata)
 
     def start(self, kernel: Any, programs: int, arguments: dict[str, Any]) -> None:
         """Have the interpreter compute a launch, copy what it stored into `arguments`, and note it in `started`."""
         INTERPRETER.send_bytes(pickle.dumps((kernel.__module__, kernel.__name__, programs, arguments)))
+        tensors = tensors_of(arguments)
         for name, computed in pickle.loads(INTERPRETER.recv_bytes()).items():
-            arguments[name].untyped_storage().copy_(computed.untyped_storage())
+            tensors[name].untyped_storage().copy_(computed.untyped_storage())
         blocks = "x".join(str(arguments[f"BLOCK_{axis}"]) for axis in "MNK" if f"BLOCK_{axis}" in arguments)
         splits = f"/{arguments['splits']}" if "splits" in arguments else ""
         self.started.append(f"{kernel.__name__} {blocks}{splits}")
+
+
+class Launcher(IdleLauncher):
+    """The launcher of a compiled kernel, which the interpreter computes. Only one thread may start kernels."""
+
+    gpu: Gpu
+
+    def __init__(self, gpu: Gpu, src: Any, metadata: Any) -> None:
+        super().__init__(gpu, src, metadata)
+        self.src = src
+
+    def __call__(self, x: int, y: int, z: int, stream: int, function: str, *rest: Any) -> None:
+        assert function == self.src.fn.__name__, "the kernel was started before it was loaded"
+        assert self.gpu.busy.acquire(blocking=False), "two threads started kernels at the same time"
+        try:
+            self.gpu.hook("start")
+            # Before the arguments come the metadata and the launch hooks.
+            self.gpu.start(self.src.fn, x, named_arguments(self.src, rest[4:]))
+        finally:
+            self.gpu.busy.release()
 
 
 def install(gpu: Gpu) -> Gpu:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import tritonconv
 from tests.support.pretend import Gpu, install
+from tritonconv import runtime
 from tritonconv.launch import bounded_cache, launchers
 
 
@@ -39,19 +40,22 @@ class Recording(Gpu):
     def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
         from triton.backends.nvidia.driver import CudaLauncher
 
-        computed, real = super().launcher(src, metadata), CudaLauncher(src, metadata)
+        gpu, computed = self, super().launcher(src, metadata)
 
-        def started(*values: Any) -> None:
-            real(*values)
-            name, (about, enter, leave) = src.fn.__name__, values[6:9]
-            if enter is not None:
-                enter(about)
-            self.events.append(["launch", name, values[3]])
-            computed(*values)
-            if leave is not None:
-                leave(about)
+        class Started(CudaLauncher):  # type: ignore[misc]
+            """Triton's launcher for NVIDIA. When it has launched, the interpreter computes."""
 
-        return started
+            def __call__(self, *values: Any) -> None:
+                super().__call__(*values)
+                name, (about, enter, leave) = src.fn.__name__, values[6:9]
+                if enter is not None:
+                    enter(about)
+                gpu.events.append(["launch", name, values[3]])
+                computed(*values)
+                if leave is not None:
+                    leave(about)
+
+        return Started(src, metadata)  # type: ignore[no-any-return]
 
 
 def described(value: Any) -> Any:
@@ -90,12 +94,12 @@ def recording_gpu() -> Recording:
 
 
 def public() -> None:
-    launchers.PROVEN = ()
+    runtime.PROVEN = ()
     bounded_cache.clear()
 
 
 def direct() -> None:
-    launchers.PROVEN = ("",)
+    runtime.PROVEN = ("",)
     bounded_cache.clear()
 
 

@@ -11,14 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tritonconv import runtime
 from tritonconv.launch.descriptors import HostDescriptor
 from tritonconv.launch.kept_plan import KeptLaunch, TritonRuntime, allocators
 from tritonconv.launch.layout import aligned_bytes
 from tritonconv.launch.plan import Launch
-
-# A compiled kernel's launcher is private to Triton. Tests have compared how `start.run_again` calls it with how Triton
-# does, for these versions. With others, kernels are started by Triton's public interface.
-PROVEN = ("3.6.", "3.7.", "3.8.", "3.9.")
 
 # How many descriptors are kept for each descriptor argument of a launch of a plan. When there would be more, the least
 # recently used one is freed. It should exceed the number of equal layers in a model, which use the same plan.
@@ -34,11 +31,10 @@ def is_compiled(kernel: Any) -> bool:
 
 
 def has_proven_launcher(compiled: Any) -> bool:
-    """Whether a compiled kernel has a launcher of one of the PROVEN versions, for NVIDIA's GPUs."""
-    from triton import __version__
+    """Whether a compiled kernel has a launcher of one of Triton's PROVEN versions, for NVIDIA's GPUs."""
     from triton.compiler import CompiledKernel
 
-    proven = isinstance(compiled, CompiledKernel) and __version__.startswith(PROVEN)
+    proven = isinstance(compiled, CompiledKernel) and runtime.launchers_are_proven()
     return proven and compiled.metadata.target.backend == "cuda"
 
 
