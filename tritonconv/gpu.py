@@ -66,6 +66,7 @@ class Architecture:
     - `accumulators` is the most accumulators that a thread may hold in fprop and dgrad, `wgrad_accumulators` in wgrad.
       None is no limit.
     - `tma` says that the GPU has TMA.
+    - `host_descriptors` says that the host makes TMA descriptors where it can (`tiling.descriptors`).
     - `products_from_shared` says that tensor cores read operands from shared memory (WGMMA, tcgen05).
     - `halves_share` says that TMA copies both halves of a block of results out through the same buffer in shared
       memory. `Tile.halves` says whether a tile has halves.
@@ -81,6 +82,7 @@ class Architecture:
     accumulators: int | None = 64
     wgrad_accumulators: int | None = 64
     tma: bool = False
+    host_descriptors: bool = False
     products_from_shared: bool = False
     halves_share: bool = True
     stages: int | None = None
