@@ -19,10 +19,10 @@ are in clock cycles. With n programs on a multiprocessor at the same time:
 - moving: the DRAM is read and written while programs work. It moves each tensor once. If SPLIT_K > 1, it moves the
   weight's partial sums twice.
 
-The constants that are called fitted give the smallest errors for the 800 times in bench/results/h200-tiles.json. These
-are tiles of dense layers on an H200 in bfloat16. The model is off by 17 % in the root mean square. The tile that it
-expects to be fastest takes 2.6 % longer than the fastest one in the geometric mean, and 28 % at worst. These errors
-count 1.74 cycles as a nanosecond, which is fitted too. For other GPUs the constants are estimates.
+The constants that are called fitted were fitted to the 800 times in bench/results/h200-tiles.json. These are tiles of
+dense layers on an H200 in bfloat16, with descriptors that programs build. The model is off by 17 % in the root mean
+square, if 1.74 cycles count as a nanosecond, which is fitted too. The tile that it expects to be fastest takes 2.6 %
+longer than the fastest one in the geometric mean, and 28 % at worst. For other GPUs the constants are estimates.
 """
 
 from math import ceil
@@ -65,13 +65,13 @@ class StartUp(NamedTuple):
     host_descriptors: int
 
 
-# The first two are fitted. They are equal because the times do not tell them apart: only 70 of the 800 are of tiles
-# that gather, all of wgrad. With a number for each, the error is less than 0.2 % smaller, and it grows for most layers
-# that the fit has not seen.
-# The third is 5,000 cycles less, rounded to hundreds. That is what bench/results/h200-descriptors.json shows: fprop of
-# three layers took 2.9, 3.0 and 0.7 microseconds less with descriptors of the host. As in the fit, errors count
-# relative to the time, so the first two, which are short, decide. wgrad was not measured. Its programs would build
-# descriptors in every wave, and what the host saves after the first wave does not count here.
+# The first two are fitted. They are equal, because the times do not tell them apart: 70 of the 800 are of tiles that
+# gather, all of wgrad. With a number for each, the error of 17 % falls by less than 0.2 %, and for layers that the fit
+# has not seen it grows.
+# The third is the second less what bench/results/h200-descriptors.json shows, 5,000 cycles in hundreds. With
+# descriptors of the host, fprop of three layers took 2.9, 3.0 and 0.7 microseconds less. Errors count relative to the
+# time, as above, so the two short layers decide. wgrad was not measured. Its programs build descriptors in every wave,
+# but here the host saves time in the first wave only.
 START_UP = StartUp(gather=12_000, own_descriptors=12_000, host_descriptors=7_000)
 
 
