@@ -116,6 +116,7 @@ THIRD_PARTY = {
     "tritonconv.fallback_warning": set(),
     "tritonconv.runtime": {"torch", "triton"},
     "tritonconv.launch.launchers": {"torch", "triton"},
+    "tritonconv.launch.descriptors": {"torch", "triton"},
     "tritonconv.launch.kernel_arguments": {"torch", "triton"},
     "tritonconv.launch.recovery": {"torch", "triton"},
     "tritonconv.launch.remedies": {"torch", "triton"},
@@ -215,6 +216,7 @@ def test_folders_that_stand_alone(folder: str) -> None:
 # The modules of operators/, launch/ and fast_path/ that the table in docs/design.md leaves out. They define the values
 # that are passed on and kept, or are called by `launch.planners` only, or have the rules for `torch.vmap`.
 LEFT_OUT = {
+    "launch.descriptors",
     "launch.kept_plan",
     "launch.kernel_arguments",
     "launch.layout",

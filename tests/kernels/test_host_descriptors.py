@@ -1,0 +1,128 @@
+"""TMA descriptors that the host makes give the same bits as those that programs build, and are made where they can be.
+
+In the interpreter, kernels take the host's descriptors as on a GPU, by Triton's public interface.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.blocks import LEAST, PROBLEMS, expected, factors, guarded_call, tile_in
+from tests.support.oracle import convolution_precision
+from tests.support.plans import planned
+from tritonconv import runtime
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.gpu import Gpu
+from tritonconv.launch import start
+from tritonconv.launch.descriptors import HostDescriptor
+from tritonconv.launch.plan import Plan
+from tritonconv.tiling.block_shapes import BlockShape, candidate_shapes, whole_rows, with_shape
+from tritonconv.tiling.descriptors import host_describes
+from tritonconv.tiling.tile import Tile
+
+pytestmark = [pytest.mark.gpu, pytest.mark.oldest, *[pytest.mark.first] * torch.cuda.is_available()]
+
+# Where all programs can share the descriptors although there is a stride, or groups, or a block has several rows.
+STRIDED = dict(stride_h=2, stride_w=2)
+MORE = {
+    "groups_of_one_tap": ConvGeometry(B=2, C=32, H=4, W=4, F=48, P=4, Q=4, R=1, S=1, G=2),
+    "strided_groups": ConvGeometry(*(LEAST, 32, 4, 6, 48, 2, 3, 3, 3), **STRIDED, pad_h=1, pad_w=1, G=2),
+    "strided_line": ConvGeometry(*(2, 24, 6, 2 * LEAST, 8, 3, LEAST, 3, 2), **STRIDED, pad_h=1),
+    "strided_rows": ConvGeometry(*(3, 16, 4, 16, 24, 2, 8, 3, 3), **STRIDED, pad_h=1, pad_w=1),
+    "padded_by_strides": ConvGeometry(*(2, 16, 4, 6, 16, 4, 5, 1, 1), **STRIDED, pad_h=2, pad_w=2),
+}
+EVERY = PROBLEMS | MORE
+
+
+def on_gpu(device: str, by_host: bool) -> Gpu:
+    """Return the GPU or interpreter of this process, with or without descriptors that the host makes."""
+    gpu = runtime.gpu_of(torch.device(device))
+    return replace(gpu, architecture=replace(gpu.architecture, host_descriptors=by_host))
+
+
+def descriptors(plan: Plan) -> dict[str, HostDescriptor]:
+    """Return the descriptors that the host makes for the plan, by the names of the arguments."""
+    return {k: v for each in plan.launches for k, v in each.arguments.items() if isinstance(v, HostDescriptor)}
+
+
+def cases() -> list[Any]:
+    """Return each operator's problems with the block shapes for which the host makes descriptors.
+
+    For fprop and dgrad, each problem has one shape. For wgrad, it has all candidate shapes, and whole rows.
+    """
+    there = on_gpu("cuda" if torch.cuda.is_available() else "cpu", True).architecture
+    found = []
+    for operator in OPERATORS:
+        every = candidate_shapes(LEAST, operator)
+        for index, (name, geometry) in enumerate(EVERY.items()):
+            geometry = geometry.flattened() if geometry.pointwise else geometry
+            some = [every[index % len(every)]] if operator != "wgrad" else every + whole_rows(LEAST, geometry)
+            found += [
+                pytest.param(operator, name, shape, id=f"{operator}-{name}-{'.'.join(map(str, shape))}")
+                for shape in some
+                if host_describes(tile_in(operator, shape), geometry, operator, there)
+            ]
+    return found
+
+
+def both(operator: Operator, name: str, tile: Tile, device: str, operands: tuple[Tensor, Tensor, Tensor]) -> list[Any]:
+    """Return the results with descriptors that programs build, and with the host's, and the plan of these."""
+    geometry, (x, weight, y) = EVERY[name], operands
+    sides = {"fprop": y, "dgrad": x, "wgrad": weight}
+    added = None if operator == "wgrad" else (torch.arange(sides[operator].shape[1], device=device) % 7).to(x.dtype)
+    call = guarded_call(operator, geometry, x, weight, y, bias=added, finds_bias=operator == "wgrad")
+    own, made = (planned(call, tile, on_gpu(device, by_host)) for by_host in (False, True))
+    assert not descriptors(own)
+    assert descriptors(made)
+    return [start.run(own), start.run(made), made]
+
+
+def same_bits(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
+    return all(
+        torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("operator", "name", "shape"), cases())
+def test_the_same_bits(operator: Operator, name: str, shape: BlockShape, device: str) -> None:
+    """Operands are random, so another order of sums would show. NaN lies at edges of both sides."""
+    x, weight, y = (torch.randn(each.shape, device=device).to(each) for each in factors(EVERY[name], device))
+    x, weight, y = (each.contiguous(memory_format=torch.channels_last) for each in (x, weight, y))
+    x[-1, 3, -1, -1] = x[0, 1, 0, 0] = y[-1, 5, -1, -1] = float("nan")
+    own, made, plan = both(operator, name, tile_in(operator, shape), device, (x, weight, y))
+    assert same_bits(own, made)
+    assert all(plan.launches[0].arguments[each] is None for each in ("x_ptr", "y_ptr") if operator == "wgrad")
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_integers_are_exact(operator: Operator, device: str) -> None:
+    x, weight, y = factors(PROBLEMS["whole_rows"], device)
+    shape = whole_rows(LEAST, PROBLEMS["whole_rows"])[0] if operator == "wgrad" else None
+    _, (result, *_), _ = both(operator, "whole_rows", tile_in(operator, shape), device, (x, weight, y))
+    wanted = expected(PROBLEMS["whole_rows"], x, weight, y)[operator]
+    if operator != "wgrad":
+        wanted = wanted + (torch.arange(wanted.shape[1], device=device) % 7).double()[:, None, None]
+    assert torch.equal(result.double(), wanted)
+
+
+@pytest.mark.parametrize("name", ["plain", "folded"])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_the_same_bits_in_halves(operator: Operator, name: str, device: str) -> None:
+    tile = with_shape(Tile(LEAST, 2 * LEAST, LEAST, LEAST // 16, num_stages=2), candidate_shapes(LEAST, operator)[0])
+    own, made, plan = both(operator, name, tile, device, factors(PROBLEMS[name], device))
+    assert same_bits(own, made)
+    assert descriptors(plan)["result"].block_shape[-1] == LEAST
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_the_same_bits_in_tf32(operator: Operator, device: str) -> None:
+    x, weight, y = (each.float() for each in factors(PROBLEMS["whole_images"], device))
+    shape = whole_rows(LEAST // 2, PROBLEMS["whole_images"])[0] if operator == "wgrad" else None
+    tile = replace(tile_in(operator, shape), BLOCK_K=LEAST // 2)
+    with convolution_precision("tf32"):
+        own, made, _ = both(operator, "whole_images", tile, device, (x, weight, y))
+    assert same_bits(own, made)
