@@ -26,6 +26,7 @@ gpu = recording_gpu()
 STARTED = {
     "gather": ["fprop_kernel", "wgrad_kernel", "sum_partials_kernel", "dgrad_kernel"],
     "tma": ["fprop_tma_kernel", "wgrad_kernel", "sum_partials_kernel", "dgrad_tma_kernel"],
+    "host": ["fprop_tma_kernel", "wgrad_tma_kernel", "sum_partials_kernel", "dgrad_tma_kernel"],
 }
 FAMILIES = tuple(STARTED)
 
@@ -49,6 +50,8 @@ def computed(code: str, cache: Path) -> Any:
 def test_both_ways_pass_the_same(family: str, cache: Path) -> None:
     """Three steps each way start the same kernels, in the same order, with the same arguments, results and memory."""
     code = f"""
+def descriptors(values):
+    return sum(isinstance(v, list) and (v[:1] == ["descriptor"] or descriptors(v)) for v in values)
 def steps(way):
     way()
     looked_up.clear()
@@ -60,20 +63,24 @@ def steps(way):
         found.append([right, gpu.events.copy(), gpu.passed.copy()])
     return found, len(looked_up)
 def compared():
+    if "{family}" == "host":
+        host_describes()
     (publicly, through_triton), (directly, not_directly) = steps(public), steps(direct)
     first = publicly[0]
     scratch = [value for launch in first[2] for value in launch if value[0] == "scratch"]
+    described = [descriptors(launch) for launch in first[2]]
     equal = [step == first for step in publicly + directly]
-    return [*first[:2], len(first[2]), scratch, equal, through_triton, not_directly]
+    return [*first[:2], len(first[2]), scratch, described, equal, through_triton, not_directly]
 observe(compared)
 """
-    right, events, launches, scratch, equal, through_triton, not_directly = computed(code, cache)
+    right, events, launches, scratch, described, equal, through_triton, not_directly = computed(code, cache)
     assert right
     kernels = STARTED[family]
     assert events == [["launch", name, 5] for name in kernels]
     assert launches == len(kernels)
-    # One program of each kernel that uses TMA asks for three descriptors of 128 bytes.
-    assert scratch == [["scratch", "cpu", 3 * 128, 0] for name in kernels if "tma" in name]
+    # One program of each kernel that uses TMA asks for three descriptors of 128 bytes, unless the host makes them.
+    assert scratch == [["scratch", "cpu", 3 * 128, 0] for name in kernels if "tma" in name and family == "tma"]
+    assert described == ([3, 2, 0, 3] if family == "host" else [0] * 4)
     assert equal == [True] * 6
     assert (through_triton, not_directly) == (2 * len(kernels), 0)  # in the second and the third step
 
@@ -137,7 +144,7 @@ observe(compared)
         "none": [["launch"]],
         "none_before": [["launch"]],
     }
-    kernels = [name for names in STARTED.values() for name in names]
+    kernels = [*STARTED["gather"], *STARTED["tma"]]
     for name, publicly, equal, looked_up in computed(code, cache):
         expected = [
             [what, kernel, 5] if what == "launch" else [what, kernel, kernel, "5"]

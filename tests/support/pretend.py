@@ -84,6 +84,12 @@ class Filled(NamedTuple):
     strides: tuple[int, ...]
     padding: int
 
+    @property
+    def bytes(self) -> int:
+        """How many bytes there are from the address up to the last element."""
+        last = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * self.itemsize
+
     def in_triton(self, of: str) -> Any:
         """Return the descriptor as kernels in the interpreter take it. `of` is its type: `tensordesc<fp16[1, 8, 64]>`.
 
@@ -92,8 +98,7 @@ class Filled(NamedTuple):
         from triton.tools.tensor_descriptor import TensorDescriptor
 
         dtype, block = re.findall(r"<(\w+)\[([\d, ]+)\]", of)[0]
-        last = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
-        there = (ctypes.c_uint8 * ((last + 1) * self.itemsize)).from_address(self.address)
+        there = (ctypes.c_uint8 * self.bytes).from_address(self.address)
         known = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
         return TensorDescriptor(
             torch.frombuffer(there, dtype=known[dtype]), self.shape, self.strides, [*map(int, block.split(","))]
@@ -148,7 +153,8 @@ class Gpu(IdleGpu):
 
     def fill_tma_descriptor(self, *about: Any) -> object:
         self.hook("describe")
-        return Filled(*about)
+        address, swizzle, itemsize, kind, *sizes, padding = about
+        return Filled(address, swizzle, itemsize, kind, *map(tuple, sizes), padding)
 
     def launcher(self, src: Any, metadata: Any) -> Callable[..., None]:
         self.hook("build")

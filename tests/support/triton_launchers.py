@@ -5,8 +5,10 @@
 Use it in a process of its own (`processes.seen`), which imports `tests.support.pretend` before anything else.
 """
 
+import ctypes
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from tests.support.pretend import Gpu, install
+from tests.support.pretend import Filled, Gpu, install
 from tritonconv import runtime
 from tritonconv.launch import bounded_cache, launchers
 
@@ -67,6 +69,9 @@ def described(value: Any) -> Any:
             return ["scratch", value.device.type, *value.shape, value.data_ptr() % 128]
         raw = torch.empty(0, dtype=torch.uint8).set_(value.untyped_storage()).numpy()
         return [str(value.dtype), value.storage_offset(), value.data_ptr() % 16, len(raw), zlib.crc32(raw.tobytes())]
+    if isinstance(value, Filled):
+        address, *about = value
+        return ["descriptor", *about, address % 16, zlib.crc32(ctypes.string_at(address, value.bytes))]
     if isinstance(value, (tuple, list)):
         return [described(each) for each in value]
     if type(value).__name__ == "LazyDict" or (isinstance(value, knobs.HookChain) and not value.calls):
@@ -103,6 +108,14 @@ def direct() -> None:
     bounded_cache.clear()
 
 
+def host_describes() -> None:
+    """Let the host make TMA descriptors from now on."""
+    h100 = runtime.gpu_of(torch.device("cpu"))
+    described = replace(h100, architecture=replace(h100.architecture, host_descriptors=True))
+    runtime.gpu_of = lambda device: described  # type: ignore[assignment]
+    bounded_cache.clear()
+
+
 def drawn(*shape: int) -> Tensor:
     generator = torch.Generator().manual_seed(len(shape) + sum(shape))
     return torch.randint(-2, 3, shape, generator=generator).half()
@@ -120,6 +133,12 @@ def tma() -> tuple[Tensor, Tensor, Tensor]:
     """Return operands for the kernels that use TMA."""
     last = torch.channels_last
     return drawn(1, 64, 4, 4).to(memory_format=last), drawn(64, 64, 1, 1).to(memory_format=last), drawn(64)
+
+
+def host() -> tuple[Tensor, Tensor, Tensor]:
+    """Return operands for three kernels that use TMA, whose descriptors the host makes after `host_describes`."""
+    last = torch.channels_last
+    return drawn(1, 64, 8, 8).to(memory_format=last), drawn(64, 64, 1, 1).to(memory_format=last), drawn(64)
 
 
 def trained(operands: Operands) -> list[Tensor]:
