@@ -5,6 +5,7 @@ Importing this module does not import Triton, which `tests/support/pretend.py` m
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 
@@ -12,11 +13,12 @@ class IdleGpu:
     """It takes the place of Triton's driver, of the driver's functions in C, and of CUDA. It is an H100.
 
     `as_triton` says that the launchers of kernels do as much in Python as Triton's own, and not as little as possible.
+    `host_descriptors` is that of its architecture. Whoever changes it empties the caches of plans.
     """
 
     def __init__(self) -> None:
         self.utils, self.launcher_cls = self, self.launcher
-        self.as_triton = False
+        self.as_triton = self.host_descriptors = False
 
     def get_current_target(self) -> Any:
         from triton.backends.compiler import GPUTarget
@@ -86,6 +88,7 @@ def install(gpu: IdleGpu) -> None:
 
     driver.set_active(gpu)
     h100 = Gpu.of("sm_90", 132, "NVIDIA H100")
-    runtime.gpu_of = lambda device: h100  # type: ignore[assignment]
+    described = replace(h100, architecture=replace(h100.architecture, host_descriptors=True))
+    runtime.gpu_of = lambda device: described if gpu.host_descriptors else h100  # type: ignore[assignment]
     runtime.is_gpu = lambda device: True
     dispatch._why_not_device = lambda device: None

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.processes import seen
 from tritonconv.launch import launchers
+from tritonconv.launch.descriptors import HostDescriptor
+from tritonconv.launch.plan import Launch
 
 pytest.importorskip("triton")
 
@@ -63,8 +65,7 @@ def steps(way):
         found.append([right, gpu.events.copy(), gpu.passed.copy()])
     return found, len(looked_up)
 def compared():
-    if "{family}" == "host":
-        host_describes()
+    gpu.host_descriptors = "{family}" == "host"
     (publicly, through_triton), (directly, not_directly) = steps(public), steps(direct)
     first = publicly[0]
     scratch = [value for launch in first[2] for value in launch if value[0] == "scratch"]
@@ -224,6 +225,8 @@ def test_only_proven_versions_are_launched_directly(monkeypatch: pytest.MonkeyPa
         def __del__(self) -> None:
             """Unload nothing."""
 
+    plain = Launch(kernel=None, programs=1, arguments={})
+    described = Launch(kernel=None, programs=1, arguments=dict(image=HostDescriptor(None, (1,), (1,), (1,))))
     compiled, for_amd = Compiled("cuda"), Compiled("hip")
     for version, proven in [
         ("3.5.1", False),
@@ -236,6 +239,7 @@ def test_only_proven_versions_are_launched_directly(monkeypatch: pytest.MonkeyPa
         ("4.0.0", False),
     ]:
         monkeypatch.setattr(triton, "__version__", version)
-        assert launchers.has_proven_launcher(compiled) == proven, version
-        assert not launchers.has_proven_launcher(for_amd)
-        assert not launchers.has_proven_launcher(None)
+        assert launchers.has_proven_launcher(plain, compiled) == proven, version
+        assert not launchers.has_proven_launcher(described, compiled)  # a kernel that was not compiled for TMA
+        assert not launchers.has_proven_launcher(plain, for_amd)
+        assert not launchers.has_proven_launcher(plain, None)

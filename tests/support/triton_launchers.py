@@ -8,7 +8,6 @@ Use it in a process of its own (`processes.seen`), which imports `tests.support.
 import ctypes
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -108,14 +107,6 @@ def direct() -> None:
     bounded_cache.clear()
 
 
-def host_describes() -> None:
-    """Let the host make TMA descriptors from now on."""
-    h100 = runtime.gpu_of(torch.device("cpu"))
-    described = replace(h100, architecture=replace(h100.architecture, host_descriptors=True))
-    runtime.gpu_of = lambda device: described  # type: ignore[assignment]
-    bounded_cache.clear()
-
-
 def drawn(*shape: int) -> Tensor:
     generator = torch.Generator().manual_seed(len(shape) + sum(shape))
     return torch.randint(-2, 3, shape, generator=generator).half()
@@ -136,7 +127,7 @@ def tma() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def host() -> tuple[Tensor, Tensor, Tensor]:
-    """Return operands for three kernels that use TMA, whose descriptors the host makes after `host_describes`."""
+    """Return operands for three kernels that use TMA. The host makes their descriptors if `gpu.host_descriptors`."""
     last = torch.channels_last
     return drawn(1, 64, 8, 8).to(memory_format=last), drawn(64, 64, 1, 1).to(memory_format=last), drawn(64)
 

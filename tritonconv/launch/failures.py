@@ -1,4 +1,4 @@
-"""What has failed in this process and is not tried again: a tile, TMA, a kernel, or all of Triton on a device.
+"""What has failed in this process and is not tried again: a tile, TMA or its descriptors, a kernel, or all of Triton.
 
 Kept plans were chosen without knowing of a new failure, so each change here empties all caches of plans.
 """
@@ -34,6 +34,14 @@ class NoTma:
 
 
 @dataclass(frozen=True, slots=True)
+class NoHostDescriptors:
+    """The operator's TMA kernel did not run for the GPU with descriptors that the host makes."""
+
+    operator: Operator
+    gpu: Gpu
+
+
+@dataclass(frozen=True, slots=True)
 class NoKernel:
     """The operator's kernel did not compile for this dtype and device, and for weights that vary over these letters."""
 
@@ -55,7 +63,7 @@ class NoTriton:
     device: torch.device
 
 
-Failure = TileTooLarge | NoTma | NoKernel | NoTriton
+Failure = TileTooLarge | NoTma | NoHostDescriptors | NoKernel | NoTriton
 
 # The reason of each failure, in the words that the user reads.
 _reasons: dict[Failure, str] = {}

@@ -2,10 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from copy import copy
-from functools import lru_cache, partial
-from inspect import getclosurevars, signature
-from types import SimpleNamespace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,13 +10,10 @@ from torch import Tensor
 
 from tritonconv import runtime
 from tritonconv.launch.descriptors import HostDescriptor
+from tritonconv.launch.kept_descriptors import filled_descriptors, layouts_of, without_filling
 from tritonconv.launch.kept_plan import KeptLaunch, TritonRuntime, allocators
 from tritonconv.launch.layout import aligned_bytes
 from tritonconv.launch.plan import Launch
-
-# How many descriptors are kept for each descriptor argument of a launch of a plan. When there would be more, the least
-# recently used one is freed. It should exceed the number of equal layers in a model, which use the same plan.
-KEPT_DESCRIPTORS = 128
 
 
 def is_compiled(kernel: Any) -> bool:
@@ -30,12 +24,17 @@ def is_compiled(kernel: Any) -> bool:
     return hasattr(type(kernel), "__getitem__")
 
 
-def has_proven_launcher(compiled: Any) -> bool:
-    """Whether a compiled kernel has a launcher of one of Triton's PROVEN versions, for NVIDIA's GPUs."""
+def has_proven_launcher(launch: Launch, compiled: Any) -> bool:
+    """Whether the compiled kernel of a launch has a launcher of one of Triton's PROVEN versions, for NVIDIA's GPUs.
+
+    If the kernel takes descriptors, it must have been compiled to copy by TMA.
+    """
     from triton.compiler import CompiledKernel
 
     proven = isinstance(compiled, CompiledKernel) and runtime.launchers_are_proven()
-    return proven and compiled.metadata.target.backend == "cuda"
+    if not proven or compiled.metadata.target.backend != "cuda":
+        return False
+    return len(layouts_of(compiled)) == len(launch.descriptors)
 
 
 def kept_launch(
@@ -59,7 +58,7 @@ def kept_launch(
         start = partial(start_interpreted, kernel, programs, names, form)
     if not by_launcher:
         return KeptLaunch(start, None, None, None, programs, [], [], [])
-    values, pointers, descriptors = launcher_arguments(form, getattr(compiled.metadata, "tensordesc_meta", None))
+    values, pointers, descriptors = launcher_arguments(form, layouts_of(compiled))
     return KeptLaunch(
         start=start,
         launcher=without_filling(compiled.run) if descriptors else compiled.run,
@@ -113,20 +112,19 @@ def start_interpreted(kernel: Any, programs: int, names: list[str], form: Form, 
 
 
 def launcher_arguments(
-    form: Form, layouts: Sequence[Any] | None
+    form: Form, layouts: Sequence[Any]
 ) -> tuple[list[Any], list[tuple[int, int]], list[tuple[int, int, Callable[[int], Any]]]]:
     """Return the fields `values`, `pointers` and `descriptors` of a `KeptLaunch`.
 
-    `layouts` is what Triton's compiler found out about each descriptor: its swizzle, for example. A launcher takes a
-    descriptor as several arguments: the descriptor itself, its shape and its strides.
+    `layouts` are those of `layouts_of`. A launcher takes a descriptor as several arguments: the descriptor itself, its
+    shape and its strides.
     """
     values: list[Any] = []
     pointers: list[tuple[int, int]] = []
     descriptors: list[tuple[int, int, Callable[[int], Any]]] = []
     for i, value in enumerate(form.values):
         if isinstance(value, HostDescriptor):
-            layout = (layouts or [])[len(descriptors)]
-            descriptor_at = lru_cache(KEPT_DESCRIPTORS)(partial(filled_descriptor, value, layout))
+            descriptor_at = filled_descriptors(value, layouts[len(descriptors)])
             descriptors.append((len(values), form.numbers[i], descriptor_at))
             values += [None, *value.shape, *value.strides]
         else:
@@ -134,32 +132,6 @@ def launcher_arguments(
                 pointers.append((len(values), form.numbers[i]))
             values.append(value)
     return values, pointers, descriptors
-
-
-def filled_descriptor(descriptor: HostDescriptor, layout: Any, address: int) -> Any:
-    """Return the 128 bytes that tell TMA hardware of a tensor at `address`, in Triton's object for them."""
-    from triton.backends.nvidia import driver
-
-    make = driver.make_tensordesc_arg
-    described = SimpleNamespace(
-        base=SimpleNamespace(data_ptr=lambda: address),
-        shape=descriptor.shape,
-        strides=descriptor.strides,
-        padding="zero",
-        round_f32_to_tf32=False,
-    )
-    # From 3.8 on, there is a third parameter, which is not used.
-    return make(*[described, layout, None][: len(signature(make).parameters)])[0]
-
-
-def without_filling(launcher: Any) -> Any:
-    """Return a copy of a launcher that takes descriptors as `launcher_arguments` returns them.
-
-    Triton's own fills every descriptor anew at each launch, in a function that it wraps around the launch.
-    """
-    bare = copy(launcher)
-    bare.launch = getclosurevars(launcher.launch).nonlocals["launcher"]
-    return bare
 
 
 def with_scratch(device: torch.device, start: Callable[..., Any], *arguments: Any) -> Any:

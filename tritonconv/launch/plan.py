@@ -18,12 +18,14 @@ class Launch(NamedTuple):
     programs: int
     arguments: dict[str, Any]
 
+    @property
+    def descriptors(self) -> dict[str, HostDescriptor]:
+        """The arguments that are TMA descriptors of the host, by their names."""
+        return {name: value for name, value in self.arguments.items() if isinstance(value, HostDescriptor)}
+
     def in_triton(self) -> dict[str, Any]:
         """Return the arguments as Triton's public interface takes them."""
-        described = {
-            name: value.in_triton() for name, value in self.arguments.items() if isinstance(value, HostDescriptor)
-        }
-        return self.arguments | described
+        return self.arguments | {name: value.in_triton() for name, value in self.descriptors.items()}
 
     @property
     def variant(self) -> tuple[Any, ...]:

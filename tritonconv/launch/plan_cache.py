@@ -79,7 +79,7 @@ def keep(call: Call, plan: Plan, compiled: Sequence[Any], generation: int) -> No
     if len(number_of) < sum(tensor is not None for tensor in tensors):
         return  # some tensors share an address, which does not tell them apart
     allocated = (*plan.results, *plan.workspaces)
-    by_launcher = bool(compiled) and all(map(launchers.has_proven_launcher, compiled))
+    by_launcher = bool(compiled) and all(map(launchers.has_proven_launcher, plan.launches, compiled))
     kept = KeptPlan(
         tile=plan.tile,
         request=plan.request,

@@ -14,8 +14,9 @@ from torch import Tensor
 from tritonconv.call import Call
 from tritonconv.geometry import LEAVES_OUT, TAKES, ConvGeometry, Operator
 from tritonconv.gpu import Gpu
-from tritonconv.launch import layout
+from tritonconv.launch import failures, layout
 from tritonconv.launch.descriptors import dgrad_descriptors, fprop_descriptors, wgrad_descriptors
+from tritonconv.launch.failures import NoHostDescriptors
 from tritonconv.launch.kernel_arguments import (
     block_shape_arguments,
     described_operands,
@@ -134,6 +135,12 @@ class SideToSide(NamedTuple):
         )
 
 
+def by_host(tile: Tile, geometry: ConvGeometry, operator: Operator, gpu: Gpu) -> bool:
+    """Whether the host makes the TMA descriptors of this launch: if it can, and that has not failed before."""
+    tried = failures.any_happened() and failures.happened(NoHostDescriptors(operator, gpu))
+    return host_describes(tile, geometry, operator, gpu.architecture) and not tried
+
+
 def nonempty(*launches: Launch) -> list[Launch]:
     """Return those of the launches that start programs. A launch whose result is empty starts none."""
     return [each for each in launches if each.programs > 0]
@@ -162,7 +169,7 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     if tile.uses_tma:
         more = period_arguments(geometry) | tma_arguments(geometry, tile)
         more |= dict(ONE_SUBIMAGE=geometry.subimages_seen == 1, LOADS_FOLDED=folded)
-        if host_describes(tile, geometry, "fprop", gpu.architecture):
+        if by_host(tile, geometry, "fprop", gpu):
             more |= fprop_descriptors(geometry, tile, x, weight, y, folded, copies_out=sides.store_vector > 1)
         else:
             more |= dict(image=None, weight=None, result=None)
@@ -200,7 +207,7 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
             STRIDED=geometry.phases > 1,
             STORES_FOLDED=folded,
         )
-        if host_describes(tile, geometry, "dgrad", gpu.architecture):
+        if by_host(tile, geometry, "dgrad", gpu):
             copies_out = sides.store_vector > 1 and geometry.phases == 1
             arguments |= dgrad_descriptors(geometry, tile, y, weight, x, transposed, folded, copies_out)
         else:
@@ -251,9 +258,9 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         **tile_arguments(x, tile),
     )
     if tile.uses_tma:
-        by_host = host_describes(tile, geometry, "wgrad", gpu.architecture)
-        folded = by_host and max(geometry.stride_h, geometry.stride_w) > 1
-        described = wgrad_descriptors(geometry, tile, x, y, folded) if by_host else dict(image=None, features=None)
+        hosted = by_host(tile, geometry, "wgrad", gpu)
+        folded = hosted and max(geometry.stride_h, geometry.stride_w) > 1
+        described = wgrad_descriptors(geometry, tile, x, y, folded) if hosted else dict(image=None, features=None)
         kernel, more = wgrad_tma_kernel, dict(LOADS_FOLDED=folded, **block_shape_arguments(tile), **described)
     else:
         # The offset from the first window to one beyond the last.

@@ -23,6 +23,8 @@ PREPARING = {"compile", "_init_handles", "_raise_error"}
 BUILDING = {"compile_module_from_src", "_create_driver"}
 # What the GPU's driver says of a binary that was damaged on disk. Its other errors are raised.
 DAMAGED = ("kernel image", "named symbol not found")
+# Triton's function that makes a TMA descriptor on the host, before the kernel is started.
+DESCRIBING = {"make_tensordesc_arg"}
 
 
 class Recovery:
@@ -80,15 +82,17 @@ class Recovery:
 
 
 def fault_of(error: Exception) -> str | None:
-    """Return what is to blame: the "size" of the tile, the "cache", the "kernel" or the "driver".
+    """Return what is to blame: the "size" of the tile, "descriptors", the "cache", the "kernel" or the "driver".
 
     None means that the error must not be hidden: the caller raises it.
     """
     from triton.runtime.errors import OutOfResources
 
     where = functions_of_triton(error)
-    if isinstance(error, torch.AcceleratorError | MemoryError) or not where & (PREPARING | BUILDING):
+    if isinstance(error, torch.AcceleratorError | MemoryError) or not where & (PREPARING | BUILDING | DESCRIBING):
         return None
+    if where & DESCRIBING:
+        return "descriptors"
     if isinstance(error, OutOfResources):
         return "size"
     if str(error).startswith(("Triton Error [", "CUDA error", "HIP error")):

@@ -1,4 +1,4 @@
-"""What may let a plan succeed after a fault: another tile, no TMA, or another folder for Triton's cache.
+"""What may let a plan succeed after a fault: another tile, no TMA or other descriptors, or another cache for Triton.
 
 A remedy is a change that all threads see, so several calls may need the same one at once. The first of them makes it.
 It is undone once all of them have given it up, unless one of them has succeeded with it.
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tritonconv.call import Call
 from tritonconv.launch import failures
-from tritonconv.launch.failures import Failure, NoTma, TileTooLarge
+from tritonconv.launch.failures import Failure, NoHostDescriptors, NoTma, TileTooLarge
 from tritonconv.launch.plan import Plan
 from tritonconv.tiling.catalogue import smallest_tile
 
@@ -87,8 +87,9 @@ def try_out(change: Hashable, make: Callable[[], Callable[[], object] | None]) -
 def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy | None:
     """Change something that may let another plan succeed, and return the remedy. None if nothing can be changed.
 
-    A tile that was too large is avoided, unless it is the smallest. A TMA kernel that did not compile is avoided. A
-    cache that failed is replaced by a temporary folder, if one can be made.
+    A tile that was too large is avoided, unless it is the smallest. A TMA kernel that did not compile is avoided. If it
+    takes descriptors that the host makes, only these are avoided at first, and also if they can not be made. A cache
+    that failed is replaced by a temporary folder, if one can be made.
     """
     operator, gpu = call.operator, plan.request.gpu
     if fault == "size":
@@ -98,6 +99,9 @@ def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy
             return None
         reason = f"{operator} runs with tile {smallest}, the smallest, because {tile} does not fit this GPU: {error}"
         return avoid(TileTooLarge(operator, gpu, tile), reason)
+    if fault == "descriptors" or (fault == "kernel" and plan.launches[0].descriptors):
+        reason = f"the programs of {operator} build their TMA descriptors, because the host's fail: {short(error)}"
+        return avoid(NoHostDescriptors(operator, gpu), reason)
     if fault == "kernel" and plan.tile.uses_tma:
         reason = f"{operator} gathers pixels one by one, because its TMA kernel can not be compiled: {short(error)}"
         return avoid(NoTma(operator, gpu), reason)
