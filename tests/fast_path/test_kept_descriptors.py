@@ -164,3 +164,25 @@ observe(*[lambda: right(tritonconv.conv2d(x, weight, bias), x)] * 3, gpu=gpu)
     assert [name.split()[0] for name in found["started"]] == ["fprop_tma_kernel"] * 3
     (warning,) = found["warnings"]
     assert "the programs of fprop build their TMA descriptors, because the host's fail: " in warning
+
+
+def test_warmup_compiles_kernels_that_take_descriptors(tmp_path: Path) -> None:
+    """Another process compiles them, and the first step finds them in Triton's cache."""
+    code = """
+from contextlib import redirect_stdout
+from triton import knobs
+from tritonconv.tools.parallel_compile import count_misses
+layer = tritonconv.Conv2d(64, 64, 1).half().to(memory_format=torch.channels_last)
+image = x.requires_grad_()
+with redirect_stdout(None):
+    tritonconv.warmup(layer, image, processes=1)
+missed = count_misses(knobs)
+def step():
+    filled.clear()
+    layer(image).sum().backward()
+    return [len(missed), len(filled)]
+observe(step)
+"""
+    found = seen(HOST.replace("out = ", "# out = ") + code, tmp_path)
+    # fprop and dgrad have three descriptors each, and wgrad has two.
+    assert (found["results"], found["warnings"]) == ([[0, 8]], [])

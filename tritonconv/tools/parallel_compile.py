@@ -59,7 +59,7 @@ def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]
         missed = count_misses(knobs)
         for job in jobs:
             try:
-                job.kernel.warmup(grid=(job.programs,), **job.arguments)
+                job.kernel.warmup(grid=(job.programs,), **job.in_triton())
             except Exception as error:
                 said = (str(error).strip().splitlines() or [""])[0]
                 failures.append(f"{job.kernel.__name__}: {type(error).__name__}: {said}")
@@ -144,7 +144,7 @@ def worker() -> None:
     for module, name, arguments in jobs:
         kernel = getattr(import_module(module), name)
         tensors = tree_map_only(torch.dtype, lambda dtype: torch.empty(0, dtype=dtype, device="meta"), arguments)
-        kernel.warmup(grid=(1,), **tensors)
+        kernel.warmup(grid=(1,), **Launch(kernel, 1, tensors).in_triton())
     Path(sys.argv[1]).write_text(str(len(missed)))
 
 
