@@ -126,3 +126,44 @@ def test_the_same_bits_in_tf32(operator: Operator, device: str) -> None:
     with convolution_precision("tf32"):
         own, made, _ = both(operator, "whole_images", tile, device, (x, weight, y))
     assert same_bits(own, made)
+
+
+def test_programs_build_descriptors_that_they_can_not_share(device: str) -> None:
+    """Each case differs in one thing from a launch whose descriptors the host makes."""
+    there = on_gpu(device, True).architecture
+    plain = ConvGeometry(B=4, C=LEAST, H=8, W=8, F=LEAST, P=8, Q=8, R=3, S=3, pad_h=1, pad_w=1)
+    strided = ConvGeometry(*(4, LEAST, 8, 8, LEAST, 4, 4, 3, 3), **STRIDED, pad_h=1, pad_w=1)
+    one_tap = replace(strided, R=1, S=1, pad_h=0, pad_w=0)
+    tiles = {operator: tile_in(operator, (LEAST, 1, 1)) for operator in OPERATORS}
+
+    def made(operator: Operator, geometry: ConvGeometry, **other: Any) -> bool:
+        return host_describes(replace(tiles[operator], **other), geometry, operator, there)
+
+    assert all(made(operator, geometry) for operator in OPERATORS for geometry in (plain, strided, one_tap))
+    for operator in OPERATORS:
+        assert not host_describes(tiles[operator], plain, operator, on_gpu(device, False).architecture)
+        assert not made(operator, plain, BLOCK_B=0, BLOCK_H=0, BLOCK_W=0)
+        assert not any(made(operator, replace(plain, **{empty: 0})) for empty in ("B", "C", "F"))
+    # Each sub-image has a descriptor: the stride does not divide the image, or a step takes channels of two sub-images.
+    assert not any(made("fprop", replace(strided, **{size: 7})) for size in ("H", "W"))
+    assert not made("fprop", replace(strided, C=LEAST + 8))
+    assert not made("fprop", replace(strided, G=2))
+    # The only sub-image begins with the second row or column.
+    assert not any(made("fprop", replace(one_tap, **{pad: 1})) for pad in ("pad_h", "pad_w"))
+    assert made("fprop", replace(one_tap, H=7, W=7))
+    # A block of positions overhangs, or the stride does not divide the image.
+    rows = dict(BLOCK_B=1, BLOCK_H=2, BLOCK_W=8)
+    assert made("wgrad", plain, **rows)
+    assert not any(made("wgrad", replace(plain, **{size: 7}), **rows) for size in ("P", "Q"))
+    assert not any(made("wgrad", replace(strided, **{size: 7})) for size in ("H", "W"))
+    assert made("wgrad", replace(strided, G=2, C=LEAST + 8))
+    assert made("dgrad", replace(strided, H=7, W=7, G=2))
+
+
+@pytest.mark.parametrize(("operator", "empty"), [("fprop", "F"), ("dgrad", "C")])
+def test_nothing_is_described_where_nothing_is_computed(operator: Operator, empty: str, device: str) -> None:
+    geometry = replace(PROBLEMS["whole_rows"], **{empty: 0})
+    call = guarded_call(operator, geometry, *factors(geometry, device))
+    plan = planned(call, tile_in(operator), on_gpu(device, True))
+    assert not any(each.descriptors for each in plan.launches)
+    assert start.run(plan)[0].numel() == 0
