@@ -6,6 +6,7 @@ from torch import Tensor
 
 from tritonconv.geometry import ConvGeometry
 from tritonconv.launch import layout
+from tritonconv.tiling.descriptors import can_fold
 
 pytestmark = pytest.mark.first
 
@@ -43,7 +44,7 @@ def test_evenly_spaced(shape: tuple[int, ...], strides: tuple[int, ...], evenly:
 )
 def test_folds(sizes: dict[str, int], channels: int, block: int, folds: bool) -> None:
     geometry = ConvGeometry(**dict(B=1, C=128, F=8, P=2, Q=2, R=3, S=3, stride_h=3, stride_w=4) | sizes)
-    assert layout.can_fold(geometry, channels, block) == folds
+    assert can_fold(geometry, channels, block) == folds
 
 
 def test_dense_rows() -> None:

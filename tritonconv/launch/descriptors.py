@@ -31,7 +31,7 @@ class HostDescriptor(NamedTuple):
 
 
 def fprop_descriptors(
-    geometry: ConvGeometry, tile: Tile, x: Tensor, weight: Tensor, y: Tensor, folded: bool, copies_out: bool
+    geometry: ConvGeometry, tile: Tile, x: Tensor, weight: Tensor, y: Tensor, *, folded: bool, copies_out: bool
 ) -> dict[str, Any]:
     """Return the arguments of fprop that are pointers, all None, and the descriptors that take their place.
 
@@ -39,15 +39,14 @@ def fprop_descriptors(
     is a pointer.
     """
     stride = (geometry.stride_h, geometry.stride_w)
+    image = describe_side(x, geometry.G, tile, tile.BLOCK_K, stride)
     return dict(
         x_ptr=None,
         weight_ptr=None,
         y_ptr=None if copies_out else y,
-        image=describe_folded(x, stride, tile, tile.BLOCK_K)
-        if folded
-        else describe_side(x, geometry.G, tile, tile.BLOCK_K, stride),
+        image=describe_folded(x, stride, tile, tile.BLOCK_K) if folded else image,
         weight=describe_matrix(weight, geometry.G, geometry.F, (tile.BLOCK_N, tile.BLOCK_K)),
-        result=describe_side(y, geometry.G, tile, copied_out(tile)) if copies_out else None,
+        result=describe_result(geometry, tile, y, folded=False) if copies_out else None,
     )
 
 
@@ -57,6 +56,7 @@ def dgrad_descriptors(
     y: Tensor,
     weight: Tensor,
     x: Tensor,
+    *,
     transposed: bool,
     folded: bool,
     copies_out: bool,
@@ -66,25 +66,20 @@ def dgrad_descriptors(
     `transposed` says that the weight lies as (group, F, R, S, C). If `folded`, one descriptor has all phases of x.
     `copies_out` says that TMA copies blocks of x out. Otherwise x is a pointer.
     """
-    result = None
-    if folded:
-        result = describe_folded(x, (geometry.stride_h, geometry.stride_w), tile, copied_out(tile))
-    elif copies_out:
-        result = describe_side(x, geometry.G, tile, copied_out(tile))
     rows, block = geometry.C, (tile.BLOCK_N, tile.BLOCK_K)
     if transposed:
         rows, block = geometry.F, (tile.BLOCK_K, tile.BLOCK_N)
     return dict(
         y_ptr=None,
         weight_ptr=None,
-        x_ptr=x if result is None else None,
+        x_ptr=None if copies_out else x,
         features=describe_side(y, geometry.G, tile, tile.BLOCK_K),
         weight=describe_matrix(weight, geometry.G, rows, block),
-        result=result,
+        result=describe_result(geometry, tile, x, folded) if copies_out else None,
     )
 
 
-def wgrad_descriptors(geometry: ConvGeometry, tile: Tile, x: Tensor, y: Tensor, folded: bool) -> dict[str, Any]:
+def wgrad_descriptors(geometry: ConvGeometry, tile: Tile, x: Tensor, y: Tensor, *, folded: bool) -> dict[str, Any]:
     """Return the arguments of wgrad that are pointers, all None, and the descriptors that take their place.
 
     The channels of all groups are one axis. If `folded`, one descriptor has all sub-images of x. A block is one
@@ -175,6 +170,12 @@ def describe_matrix(weight: Tensor, groups: int, rows: int, block: tuple[int, in
     )
 
 
-def copied_out(tile: Tile) -> int:
-    """Return how many channels of a block of results TMA copies out at once."""
-    return tile.BLOCK_N // 2 if tile.halves else tile.BLOCK_N
+def describe_result(geometry: ConvGeometry, tile: Tile, side: Tensor, folded: bool) -> HostDescriptor:
+    """Return a descriptor of a result that TMA copies out: in halves if the tile has `halves`.
+
+    If `folded`, the result has several phases.
+    """
+    copied = tile.BLOCK_N // 2 if tile.halves else tile.BLOCK_N
+    if folded:
+        return describe_folded(side, (geometry.stride_h, geometry.stride_w), tile, copied)
+    return describe_side(side, geometry.G, tile, copied)

@@ -170,7 +170,7 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         more = period_arguments(geometry) | tma_arguments(geometry, tile)
         more |= dict(ONE_SUBIMAGE=geometry.subimages_seen == 1, LOADS_FOLDED=folded)
         if by_host(tile, geometry, "fprop", gpu):
-            more |= fprop_descriptors(geometry, tile, x, weight, y, folded, copies_out=sides.store_vector > 1)
+            more |= fprop_descriptors(geometry, tile, x, weight, y, folded=folded, copies_out=sides.store_vector > 1)
         else:
             more |= dict(image=None, weight=None, result=None)
         return sides.plan_launch(fprop_tma_kernel, arguments | more)
@@ -208,8 +208,9 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
             STORES_FOLDED=folded,
         )
         if by_host(tile, geometry, "dgrad", gpu):
-            copies_out = sides.store_vector > 1 and geometry.phases == 1
-            arguments |= dgrad_descriptors(geometry, tile, y, weight, x, transposed, folded, copies_out)
+            copies_out = folded or (sides.store_vector > 1 and geometry.phases == 1)
+            flags = dict(transposed=transposed, folded=folded, copies_out=copies_out)
+            arguments |= dgrad_descriptors(geometry, tile, y, weight, x, **flags)
         else:
             arguments |= dict(features=None, weight=None, result=None)
         return sides.plan_launch(dgrad_tma_kernel, arguments)
@@ -260,7 +261,9 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     if tile.uses_tma:
         hosted = by_host(tile, geometry, "wgrad", gpu)
         folded = hosted and max(geometry.stride_h, geometry.stride_w) > 1
-        described = wgrad_descriptors(geometry, tile, x, y, folded) if hosted else dict(image=None, features=None)
+        described = (
+            wgrad_descriptors(geometry, tile, x, y, folded=folded) if hosted else dict(image=None, features=None)
+        )
         kernel, more = wgrad_tma_kernel, dict(LOADS_FOLDED=folded, **block_shape_arguments(tile), **described)
     else:
         # The offset from the first window to one beyond the last.
