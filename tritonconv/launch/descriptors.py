@@ -33,7 +33,7 @@ class HostDescriptor(NamedTuple):
 def fprop_descriptors(
     geometry: ConvGeometry, tile: Tile, x: Tensor, weight: Tensor, y: Tensor, *, folded: bool, copies_out: bool
 ) -> dict[str, Any]:
-    """Return the arguments of fprop that are pointers, all None, and the descriptors that take their place.
+    """Return the descriptors that fprop takes, by their names, and None for the pointers whose place they take.
 
     If `folded`, one descriptor has all sub-images of x. `copies_out` says that TMA copies blocks of y out. Otherwise y
     is a pointer.
@@ -61,7 +61,7 @@ def dgrad_descriptors(
     folded: bool,
     copies_out: bool,
 ) -> dict[str, Any]:
-    """Return the arguments of dgrad that are pointers, all None, and the descriptors that take their place.
+    """Return the descriptors that dgrad takes, by their names, and None for the pointers whose place they take.
 
     `transposed` says that the weight lies as (group, F, R, S, C). If `folded`, one descriptor has all phases of x.
     `copies_out` says that TMA copies blocks of x out. Otherwise x is a pointer.
@@ -80,7 +80,7 @@ def dgrad_descriptors(
 
 
 def wgrad_descriptors(geometry: ConvGeometry, tile: Tile, x: Tensor, y: Tensor, *, folded: bool) -> dict[str, Any]:
-    """Return the arguments of wgrad that are pointers, all None, and the descriptors that take their place.
+    """Return the descriptors that wgrad takes, by their names, and None for the pointers whose place they take.
 
     The channels of all groups are one axis. If `folded`, one descriptor has all sub-images of x. A block is one
     position of several images, or positions of one row, or whole rows.
