@@ -72,6 +72,8 @@ class Architecture:
     - `stages` is the only `num_stages` that Triton's pipeliner accepts, or None if it accepts others.
     - `products` and `bandwidth` are the rates, or None if they are not known.
     - `rates_from` names the architecture whose rates the cost model takes, or None for the row's own.
+    - `dependent_launch` says that wgrad's second kernel is a programmatic dependent launch (PDL), which starts while
+      programs of the first still run. sm_90 and newer have it. It is on only where a GPU has run it: nowhere yet.
     - `data_sheet` is the GPU that `bench lowering` compiles for. It compiles for no architecture without one.
     """
 
@@ -87,6 +89,7 @@ class Architecture:
     products: Products | None = None
     bandwidth: Bandwidth | None = None
     rates_from: str | None = None
+    dependent_launch: bool = False
     data_sheet: DataSheet | None = None
 
     def __repr__(self) -> str:
@@ -213,7 +216,8 @@ def architecture(name: str) -> Architecture:
 
     A name that begins with "sm_" is one of NVIDIA's. Without a row, it gets the row of the highest capability below its
     own, or sm_80 if there is none. Its shared memory, accumulators and `halves_share` are those of sm_86, whose limits
-    are the lowest of NVIDIA's rows. Any other name without a row gets the row of gfx942. A guess has no data sheet.
+    are the lowest of NVIDIA's rows. Any other name without a row gets the row of gfx942. A guess has no dependent
+    launches, and no data sheet.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -230,6 +234,7 @@ def architecture(name: str) -> Architecture:
         accumulators=least.accumulators,
         wgrad_accumulators=least.wgrad_accumulators,
         halves_share=least.halves_share,
+        dependent_launch=False,
         data_sheet=None,
     )
 
@@ -260,6 +265,7 @@ INTERPRETER = Gpu(
         multiprocessor=ARCHITECTURES["sm_90"].multiprocessor._replace(shared_bytes=None),
         accumulators=None,
         wgrad_accumulators=None,
+        dependent_launch=False,
         data_sheet=None,
     ),
     multiprocessors=1,

@@ -56,6 +56,7 @@ def wgrad_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
+    DEPENDENT_LAUNCH: tl.constexpr,
 ):
     """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]
 
@@ -74,6 +75,7 @@ def wgrad_kernel(
     Loads take VECTOR_X channels of x and VECTOR_Y filters of y at once. If that is more than one, they are adjacent in
     memory. C, and the strides of x over b, h and w, are passed divided by VECTOR_X. F, and the strides of y over b, p
     and q, are passed divided by VECTOR_Y. If WIDE, the offsets of positions in x and y are 64-bit, or else 32-bit.
+    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start when each program has left its main loop.
     `multiply_sum` and `raster` explain the other constants.
     """
     C *= VECTOR_X
@@ -180,6 +182,8 @@ def wgrad_kernel(
         b += tl.where(p >= P, step_b + 1, step_b)
         p = tl.where(p >= P, p - P, p)
 
+    if DEPENDENT_LAUNCH:
+        tl.extra.cuda.gdc_launch_dependents()
     rows = row_of_part(part=split, groups=products, g=product, F=F, f=f)
     partials = accumulator.to(partials_ptr.dtype.element_ty)
     tl.store(partials_ptr + rows[:, None] * columns + n[None, :], partials, mask=valid_f[:, None] & valid_n[None, :])

@@ -58,6 +58,7 @@ def wgrad_tma_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    DEPENDENT_LAUNCH: tl.constexpr,
 ):
     """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]
 
@@ -77,6 +78,7 @@ def wgrad_tma_kernel(
 
     A block of BLOCK_K positions has BLOCK_B images, BLOCK_H rows and BLOCK_W columns. It is one position of BLOCK_K
     images, BLOCK_K positions of one row, or whole rows. For whole rows, the positions of y lie at equal distances.
+    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start when each program has left its main loop.
     `multiply_sum_blocks` and `raster` explain the other constants.
     """
     C *= VECTOR_X
@@ -166,6 +168,8 @@ def wgrad_tma_kernel(
         b = tl.where(p >= P, b + BLOCK_B, b)
         p = tl.where(p >= P, 0, p)
 
+    if DEPENDENT_LAUNCH:
+        tl.extra.cuda.gdc_launch_dependents()
     f = first_f + tl.arange(0, BLOCK_M)
     c = first_c + tl.arange(0, BLOCK_N)
     rows = row_of_part(part=split, groups=groups, g=g, F=F, f=f)
