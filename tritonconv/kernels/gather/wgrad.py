@@ -75,9 +75,12 @@ def wgrad_kernel(
     Loads take VECTOR_X channels of x and VECTOR_Y filters of y at once. If that is more than one, they are adjacent in
     memory. C, and the strides of x over b, h and w, are passed divided by VECTOR_X. F, and the strides of y over b, p
     and q, are passed divided by VECTOR_Y. If WIDE, the offsets of positions in x and y are 64-bit, or else 32-bit.
-    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start when each program has left its main loop.
+    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start as soon as each program has started.
     `multiply_sum` and `raster` explain the other constants.
     """
+    if DEPENDENT_LAUNCH:
+        # Called first, where it costs nothing. After the main loop it would change the registers of the loop.
+        tl.extra.cuda.gdc_launch_dependents()
     C *= VECTOR_X
     F *= VECTOR_Y
     stride_xc = 1 if VECTOR_X > 1 else stride_xc.to(tl.int64)
@@ -182,8 +185,6 @@ def wgrad_kernel(
         b += tl.where(p >= P, step_b + 1, step_b)
         p = tl.where(p >= P, p - P, p)
 
-    if DEPENDENT_LAUNCH:
-        tl.extra.cuda.gdc_launch_dependents()
     rows = row_of_part(part=split, groups=products, g=product, F=F, f=f)
     partials = accumulator.to(partials_ptr.dtype.element_ty)
     tl.store(partials_ptr + rows[:, None] * columns + n[None, :], partials, mask=valid_f[:, None] & valid_n[None, :])

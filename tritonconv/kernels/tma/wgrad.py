@@ -78,9 +78,12 @@ def wgrad_tma_kernel(
 
     A block of BLOCK_K positions has BLOCK_B images, BLOCK_H rows and BLOCK_W columns. It is one position of BLOCK_K
     images, BLOCK_K positions of one row, or whole rows. For whole rows, the positions of y lie at equal distances.
-    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start when each program has left its main loop.
+    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start as soon as each program has started.
     `multiply_sum_blocks` and `raster` explain the other constants.
     """
+    if DEPENDENT_LAUNCH:
+        # Called first, where it costs nothing. After the main loop it would change the registers of the loop.
+        tl.extra.cuda.gdc_launch_dependents()
     C *= VECTOR_X
     F *= VECTOR_Y
     stride_xh = stride_xh.to(tl.int64) * VECTOR_X
@@ -168,8 +171,6 @@ def wgrad_tma_kernel(
         b = tl.where(p >= P, b + BLOCK_B, b)
         p = tl.where(p >= P, 0, p)
 
-    if DEPENDENT_LAUNCH:
-        tl.extra.cuda.gdc_launch_dependents()
     f = first_f + tl.arange(0, BLOCK_M)
     c = first_c + tl.arange(0, BLOCK_N)
     rows = row_of_part(part=split, groups=groups, g=g, F=F, f=f)
