@@ -50,6 +50,7 @@ class Problem(NamedTuple):
         return f"{self.dtype} {self.tile}{' with a bias' * self.bias}"
 
 
+# Split, the programs do not all fit on a GPU at once. Then the second kernel starts only with the last of them.
 PROBLEMS = [
     Problem(dtype, replace(tile, SPLIT_K=split), bias, channels_last)
     for dtype, tile, channels_last in (
@@ -57,7 +58,7 @@ PROBLEMS = [
         (torch.bfloat16, TMA, True),
         (torch.float32, EXACT, False),
     )
-    for split in (1, 8)
+    for split in (1, 32)
     for bias in (False, True)
 ]
 
