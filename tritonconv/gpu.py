@@ -74,6 +74,8 @@ class Architecture:
     - `stages` is the only `num_stages` that Triton's pipeliner accepts, or None if it accepts others.
     - `products` and `bandwidth` are the rates, or None if they are not known.
     - `rates_from` names the architecture whose rates the cost model takes, or None for the row's own.
+    - `dependent_launch` says that wgrad's second kernel is a programmatic dependent launch (PDL), which starts while
+      programs of the first still run. sm_90 and newer have it. It is on only where a GPU has run it: nowhere yet.
     - `data_sheet` is the GPU that `bench lowering` compiles for. It compiles for no architecture without one.
     """
 
@@ -90,6 +92,7 @@ class Architecture:
     products: Products | None = None
     bandwidth: Bandwidth | None = None
     rates_from: str | None = None
+    dependent_launch: bool = False
     data_sheet: DataSheet | None = None
 
     def __repr__(self) -> str:
@@ -216,8 +219,8 @@ def architecture(name: str) -> Architecture:
 
     A name that begins with "sm_" is one of NVIDIA's. Without a row, it gets the row of the highest capability below its
     own, or sm_80 if there is none. Its shared memory, accumulators and `halves_share` are those of sm_86, whose limits
-    are the lowest of NVIDIA's rows. Its `host_descriptors` is false. Any other name without a row gets the row of
-    gfx942. A guess has no data sheet.
+    are the lowest of NVIDIA's rows. Any other name without a row gets the row of gfx942. A guess has no data sheet, and
+    neither host descriptors nor dependent launches.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -235,6 +238,7 @@ def architecture(name: str) -> Architecture:
         wgrad_accumulators=least.wgrad_accumulators,
         halves_share=least.halves_share,
         host_descriptors=False,
+        dependent_launch=False,
         data_sheet=None,
     )
 
@@ -266,6 +270,7 @@ INTERPRETER = Gpu(
         accumulators=None,
         wgrad_accumulators=None,
         host_descriptors=False,
+        dependent_launch=False,
         data_sheet=None,
     ),
     multiprocessors=1,

@@ -23,7 +23,7 @@ from tritonconv.gpu import ARCHITECTURES, INTERPRETER, Architecture, Gpu
 from tritonconv.launch import planners
 from tritonconv.launch.descriptors import HostDescriptor
 from tritonconv.launch.layout import allocate, paired_vectors
-from tritonconv.launch.plan import Launch, Plan
+from tritonconv.launch.plan import LAUNCH_OPTIONS, Launch, Plan
 from tritonconv.tiling import fits, pick
 from tritonconv.tiling.tile import Operands, Tile
 from tritonconv.tools.parallel_compile import compile_all, cpus
@@ -231,11 +231,17 @@ def for_memory(job: Job) -> Launch:
     """
     geometry = small_geometry(job.varies, job.memory, DTYPES[job.dtype].itemsize)
     bias = job.operator != "wgrad" or job.kernel in ("wgrad_with_bias", "sum_partials")
-    plan = plan_for(job.operator, job.dtype, geometry, INTERPRETER, job.tile, bias=bias)
+    gpu = without_limits(job.architecture.dependent_launch)
+    plan = plan_for(job.operator, job.dtype, geometry, gpu, job.tile, bias=bias)
     if job.tile is None:
         return plan.launches[-1]
     assert of_plan(plan, job.kernel, job.dtype, job.arch) == job
     return plan.launches[0]
+
+
+def without_limits(dependent_launch: bool) -> Gpu:
+    """Return the description of the interpreter, on which every tile fits, with or without dependent launches."""
+    return replace(INTERPRETER, architecture=replace(INTERPRETER.architecture, dependent_launch=dependent_launch))
 
 
 def small_geometry(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
@@ -267,11 +273,11 @@ def compiled(kernel: Any, arguments: dict[str, Any], target: GPUTarget) -> Any:
 
 
 def source_of(kernel: Any, arguments: dict[str, Any]) -> tuple[ASTSource, dict[str, Any]]:
-    """Return what Triton compiles for these arguments, and the options `num_warps` and `num_stages` among them.
+    """Return what Triton compiles for these arguments, and the LAUNCH_OPTIONS among them.
 
     Tensors count as aligned to 16 bytes, unless the kernel forbids it. Integers are general: not even 1 is a constant.
     """
-    options: dict[str, Any] = {name: arguments[name] for name in ("num_warps", "num_stages") if name in arguments}
+    options: dict[str, Any] = {name: arguments[name] for name in LAUNCH_OPTIONS if name in arguments}
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]

@@ -31,8 +31,12 @@ def hashes() -> dict[str, dict[str, str]]:
 
 
 def specialized(launch: Launch) -> list[tuple[bool, bool]]:
-    """Return for each parameter whether the kernel forbids specializing on its value and on its alignment."""
-    return [(p.do_not_specialize, p.do_not_specialize_on_alignment) for p in launch.kernel.params]
+    """Return for each parameter whether the kernel forbids specializing on its value and on its alignment.
+
+    Constants are left out: Triton compiles a kernel anew for each of their values, which the TTIR shows.
+    """
+    parameters = [each for each in launch.kernel.params if not each.is_constexpr]
+    return [(each.do_not_specialize, each.do_not_specialize_on_alignment) for each in parameters]
 
 
 def ttir(launch: Launch) -> str:

@@ -7,9 +7,8 @@ changes the TTIR. The list is short because the tests compile all of it. `bench/
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from bench.lowering.offline import plan_for
+from bench.lowering.offline import plan_for, without_limits
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
-from tritonconv.gpu import INTERPRETER
 from tritonconv.launch.plan import Launch
 from tritonconv.tiling.tile import Tile
 
@@ -18,7 +17,7 @@ class Variant(NamedTuple):
     """One variant: `operator` for `geometry` in `dtype` with `tile`.
 
     With `bias`, fprop and dgrad add a bias, and wgrad also computes the gradient of one. Without `channels_last`, the
-    operands are contiguous (NCHW).
+    operands are contiguous (NCHW). With `dependent`, wgrad's second launch is a dependent launch.
     """
 
     operator: Operator
@@ -27,12 +26,14 @@ class Variant(NamedTuple):
     dtype: str = "bfloat16"
     bias: bool = False
     channels_last: bool = True
+    dependent: bool = False
 
     @property
     def launches(self) -> list[Launch]:
         """The launches of the variant's plan."""
         how = dict(bias=self.bias, channels_last=self.channels_last)
-        return plan_for(self.operator, self.dtype, self.geometry, INTERPRETER, self.tile, **how).launches
+        gpu = without_limits(self.dependent)
+        return plan_for(self.operator, self.dtype, self.geometry, gpu, self.tile, **how).launches
 
 
 def dense(C: int, F: int, size: int = 8, taps: int = 3, B: int = 2, **other: Any) -> ConvGeometry:
@@ -103,10 +104,11 @@ def sides(operator: Operator) -> dict[str, Variant]:
 def wgrad() -> dict[str, Variant]:
     """Return the variants of wgrad, by name. Most of them also launch the kernel that adds up partial sums."""
     split, whole, few = Tile(128, 64, 32, 8, 3, SPLIT_K=2), Tile(64, 32, 16, 4, 3), Tile(16, 64, 1, 4, 2)
-    tma = dict(SPLIT_K=2, BLOCK_H=1)
+    tma, whole_rows = dict(SPLIT_K=2, BLOCK_H=1), Tile(64, 128, 16, 4, 3, BLOCK_B=1, BLOCK_H=2, BLOCK_W=8)
     return {
         "vectors": Variant("wgrad", EVEN, split),
         "vectors, bias": Variant("wgrad", GROUPS, split, bias=True),
+        "vectors, dependent": Variant("wgrad", EVEN, split, dependent=True),
         "pairs": Variant("wgrad", dense(62, 62), split),
         "scalars": Variant("wgrad", dense(63, 63), SCALARS, bias=True),
         "vectors of the image": Variant("wgrad", dense(64, 63), SCALARS),
@@ -122,7 +124,8 @@ def wgrad() -> dict[str, Variant]:
         "samples and locations": Variant("wgrad", varying("b p q"), few),
         "tma rows": Variant("wgrad", dense(64, 64, 64), Tile(128, 64, 32, 4, 3, BLOCK_B=1, BLOCK_W=32, **tma)),
         "tma images": Variant("wgrad", GROUPS, Tile(64, 128, 32, 4, 3, BLOCK_B=32, BLOCK_W=1, **tma), bias=True),
-        "tma whole rows": Variant("wgrad", EVEN, Tile(64, 128, 16, 4, 3, BLOCK_B=1, BLOCK_H=2, BLOCK_W=8), bias=True),
+        "tma whole rows": Variant("wgrad", EVEN, whole_rows, bias=True),
+        "tma whole rows, dependent": Variant("wgrad", EVEN, whole_rows, bias=True, dependent=True),
     }
 
 

@@ -57,8 +57,10 @@ def test_the_kernels_of_the_checkout_are_known() -> None:
 
 @pinned
 def test_other_names_keep_the_results(checkout: Path) -> None:
-    """Renaming arguments, functions that kernels call, and a file."""
+    """Renaming arguments, functions that kernels call, and a file, and adding a constant without effect."""
     kernels = checkout / "tritonconv"
+    replace(kernels, " DEPENDENT_LAUNCH: tl.constexpr,", " DEPENDENT_LAUNCH: tl.constexpr,\n    UNUSED: tl.constexpr,")
+    replace(kernels, " DEPENDENT_LAUNCH=False,", " DEPENDENT_LAUNCH=False,\n        UNUSED=False,")
     replace(kernels, "stride_xb", "pitch_xb")
     replace(kernels, "first_position", "start_position")
     replace(kernels, "multiply_sum", "add_products")

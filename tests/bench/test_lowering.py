@@ -1,6 +1,7 @@
 """`python -m bench lowering`: its jobs and rows, the bounds in them, and what counts as worse."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,6 +155,13 @@ def test_kernels_are_named_by_operator_and_what_the_weight_varies_over() -> None
     names = ("wgrad_with_bias", "sum_partials", "dgrad_local", "fprop_per_sample", "wgrad_dynamic")
     assert [offline.operator_of(name) for name in names] == ["wgrad", "wgrad", "dgrad", "fprop", "wgrad"]
     assert [offline.varies_of(name) for name in names] == ["", "", "p q", "b", "b p q"]
+
+
+def test_dependent_launches_are_compiled_where_the_row_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "sm_90", replace(ARCHITECTURES["sm_90"], dependent_launch=True))
+    launches = [offline.for_memory(offline.adding("bfloat16", arch)) for arch in ("sm_90", "sm_80")]
+    assert [each.arguments.get("launch_pdl", False) for each in launches] == [True, False]
+    assert [each.arguments["DEPENDENT_LAUNCH"] for each in launches] == [True, False]
 
 
 @pytest.mark.parametrize("how", list(offline.VARYING))

@@ -153,6 +153,7 @@ def test_what_tma_copies(sizes: dict[str, Any], possible: bool) -> None:
         ("B", 3, "i32"),  # one capital
         ("BLOCK_M", 3, 3),
         ("num_warps", 3, 3),
+        ("launch_pdl", True, True),
         ("groups", 3, "i32"),
         ("STAGES", None, None),
         ("bias_ptr", None, None),

@@ -62,6 +62,8 @@ def interpreted(module: str, name: str, programs: int, arguments: dict[str, Any]
         arguments["DOT_DTYPE"] = (
             tl.float32
         )  # the dtype that tritonconv.launch.kernel_arguments passes in the interpreter
+    if "DEPENDENT_LAUNCH" in arguments:
+        arguments["DEPENDENT_LAUNCH"] = False  # the interpreter has no dependent launches
     getattr(import_module(module), name)[(programs,)](**arguments)
     return tensors_of(arguments)
 

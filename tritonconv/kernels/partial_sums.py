@@ -67,6 +67,7 @@ def sum_partials_kernel(
     bias_splits,
     IN_ORDER: tl.constexpr,
     BLOCK: tl.constexpr,
+    DEPENDENT_LAUNCH: tl.constexpr,
 ):
     """weight[f,c,r,s] = sum over split < splits of partials[split,f,r,s,c]
 
@@ -75,9 +76,23 @@ def sum_partials_kernel(
     f counts the `filters` of all groups, samples and locations, and c counts the C channels of one group. `weight_ptr`
     or `bias_ptr` is None if that sum is not wanted. If IN_ORDER, the weight is stored as its partial sums lie: as
     (f, r, s, c) without gaps. Otherwise it is stored by its strides. The bias is stored without gaps.
+
+    If DEPENDENT_LAUNCH, this is a programmatic dependent launch (PDL). Its programs may start as soon as each program
+    of wgrad has started, and so before the partial sums are in memory. `gdc_wait` returns when all of wgrad has ended
+    and its stores are visible.
+
+    - No partial sum is loaded before `gdc_wait`, because it may not be there yet.
+    - Nothing is stored before `gdc_wait`. The allocator hands memory out again in the order of the stream. So a store
+      is right only when all earlier kernels have ended: wgrad, and those before it, for which wgrad has waited.
+    - Every program calls `gdc_wait`, even one that stores nothing. The next kernel of the stream may load what wgrad
+      has stored, and may store to the memory of the partial sums. An ordinary launch waits for every program of this
+      kernel, and so for wgrad. A dependent launch starts no sooner, because `gdc_launch_dependents` is not called here.
+    - This kernel can not keep programs of wgrad from starting, because all of these have started before.
     """
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     filters = filters.to(tl.int64)
+    if DEPENDENT_LAUNCH:
+        tl.extra.cuda.gdc_wait()
     if weight_ptr is not None:
         count = filters * C * R * S
         total = sum_of_parts(partials_ptr=partials_ptr, index=index, count=count, parts=splits)

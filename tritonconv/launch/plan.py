@@ -10,6 +10,10 @@ from tritonconv.gpu import Gpu
 from tritonconv.launch.descriptors import HostDescriptor
 from tritonconv.tiling.tile import Operands, Tile
 
+# What a launch passes to Triton's compiler, and not to the kernel. `launch_pdl` makes it a programmatic dependent
+# launch. Only compilers for NVIDIA's GPUs know that option, so other launches leave it out.
+LAUNCH_OPTIONS = ("num_warps", "num_stages", "launch_pdl")
+
 
 class Launch(NamedTuple):
     """One launch of a kernel: how many programs, and with which arguments."""
@@ -39,14 +43,14 @@ def compiled_for(name: str, value: Any) -> Any:
     For a tensor that is its dtype, and whether its address is a multiple of 16 bytes. A bias counts as aligned, because
     Triton ignores its alignment (`do_not_specialize_on_alignment`). For None and for constants it is the value itself.
     For a descriptor it is the dtype of its tensor, and the shape of a block. Constants have names of two or more
-    capitals, or names that begin with "num_". Other arguments are integers: "i32" below 2^31, or else "i64".
+    capitals, or are LAUNCH_OPTIONS. Other arguments are integers: "i32" below 2^31, or else "i64".
     """
     if isinstance(value, HostDescriptor):
         assert value.tensor is not None
         return str(value.tensor.dtype), value.block_shape
     if isinstance(value, Tensor):
         return str(value.dtype), name == "bias_ptr" or value.data_ptr() % 16 == 0
-    if value is None or name.startswith("num_") or (name.isupper() and len(name) > 1):
+    if value is None or name in LAUNCH_OPTIONS or (name.isupper() and len(name) > 1):
         return value
     return "i32" if value < 2**31 else "i64"
 

@@ -41,7 +41,7 @@ from tritonconv.launch.layout import (
     width_of_stores,
 )
 from tritonconv.launch.plan import Copies, Launch, Plan, TileRequest
-from tritonconv.launch.split_k import sum_of_partials, workspace
+from tritonconv.launch.split_k import sum_of_partials, with_dependent_launch, workspace
 from tritonconv.launch.tile_choice import tile_for
 from tritonconv.tiling.descriptors import can_fold, host_describes
 from tritonconv.tiling.tile import Tile
@@ -256,6 +256,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         bias_partials_ptr=bias_partials,
         **integers(geometry, x, y, vector_x, vector_y),
         splits=tile.SPLIT_K,
+        DEPENDENT_LAUNCH=False,
         **tile_arguments(x, tile),
     )
     if tile.uses_tma:
@@ -275,9 +276,12 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     launches = [Launch(kernel, tile.programs(geometry, "wgrad", x.element_size(), gpu), arguments | more)]
     if partials is not weight or bias is not None:
         launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile))
+    launches = nonempty(*launches)
+    if gpu.architecture.dependent_launch and len(launches) == 2:
+        launches = with_dependent_launch(*launches)
     return Plan(
         results=results,
-        launches=nonempty(*launches),
+        launches=launches,
         tile=tile,
         request=request,
         copies=copies,

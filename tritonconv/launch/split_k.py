@@ -94,5 +94,17 @@ def sum_of_partials(
         bias_splits=tile.SPLIT_K * tile.columns(geometry, "wgrad"),
         IN_ORDER=is_weight_channels_last(weight),
         BLOCK=SUM_BLOCK,
+        DEPENDENT_LAUNCH=False,
     )
     return Launch(sum_partials_kernel, ceildiv(filters if there else weight.numel(), SUM_BLOCK), add)
+
+
+def with_dependent_launch(multiply: Launch, add: Launch) -> list[Launch]:
+    """Return the two launches of wgrad, the second as a programmatic dependent launch (PDL).
+
+    The second kernel then starts while programs of the first still run. `sum_partials_kernel` says why that is safe.
+    """
+    return [
+        multiply._replace(arguments=multiply.arguments | dict(DEPENDENT_LAUNCH=True)),
+        add._replace(arguments=add.arguments | dict(DEPENDENT_LAUNCH=True, launch_pdl=True)),
+    ]

@@ -56,6 +56,7 @@ def wgrad_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
+    DEPENDENT_LAUNCH: tl.constexpr,
 ):
     """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]
 
@@ -74,8 +75,12 @@ def wgrad_kernel(
     Loads take VECTOR_X channels of x and VECTOR_Y filters of y at once. If that is more than one, they are adjacent in
     memory. C, and the strides of x over b, h and w, are passed divided by VECTOR_X. F, and the strides of y over b, p
     and q, are passed divided by VECTOR_Y. If WIDE, the offsets of positions in x and y are 64-bit, or else 32-bit.
+    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start as soon as each program has started.
     `multiply_sum` and `raster` explain the other constants.
     """
+    if DEPENDENT_LAUNCH:
+        # Called first, where it costs nothing. After the main loop it would change the registers of the loop.
+        tl.extra.cuda.gdc_launch_dependents()
     C *= VECTOR_X
     F *= VECTOR_Y
     stride_xc = 1 if VECTOR_X > 1 else stride_xc.to(tl.int64)

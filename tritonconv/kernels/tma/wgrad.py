@@ -61,6 +61,7 @@ def wgrad_tma_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
+    DEPENDENT_LAUNCH: tl.constexpr,
 ):
     """partials[split,f,r,s,c] = sum over the split's b,p,q of y[b,f,p,q] * x[b,c,h,w]
 
@@ -80,8 +81,12 @@ def wgrad_tma_kernel(
 
     A block of BLOCK_K positions has BLOCK_B images, BLOCK_H rows and BLOCK_W columns. It is one position of BLOCK_K
     images, BLOCK_K positions of one row, or whole rows. For whole rows, the positions of y lie at equal distances.
+    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start as soon as each program has started.
     `multiply_sum_blocks` and `raster` explain the other constants.
     """
+    if DEPENDENT_LAUNCH:
+        # Called first, where it costs nothing. After the main loop it would change the registers of the loop.
+        tl.extra.cuda.gdc_launch_dependents()
     C *= VECTOR_X
     F *= VECTOR_Y
     stride_xh = stride_xh.to(tl.int64) * VECTOR_X
