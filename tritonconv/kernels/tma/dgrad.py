@@ -18,13 +18,13 @@ from tritonconv.kernels.tma.store import copy_block_out, store_block
     do_not_specialize=[*INTEGERS, "period_h", "period_w", "groups"], do_not_specialize_on_alignment=["bias_ptr"]
 )
 def dgrad_tma_kernel(
+    features,
+    weight,
+    result,
     y_ptr,
     weight_ptr,
     bias_ptr,
     x_ptr,
-    features,
-    weight,
-    result,
     B,
     C,
     H,

@@ -34,13 +34,13 @@ def subimage_of(tap, stride, pad, dilation):
     do_not_specialize=[*INTEGERS, "period_h", "period_w", "groups"], do_not_specialize_on_alignment=["bias_ptr"]
 )
 def fprop_tma_kernel(
+    image,
+    weight,
+    result,
     x_ptr,
     weight_ptr,
     bias_ptr,
     y_ptr,
-    image,
-    weight,
-    result,
     B,
     C,
     H,
