@@ -18,13 +18,13 @@ from tritonconv.kernels.tma.store import copy_block_out, store_block
     do_not_specialize=[*INTEGERS, "period_h", "period_w", "groups"], do_not_specialize_on_alignment=["bias_ptr"]
 )
 def dgrad_tma_kernel(
+    features,
+    weight,
+    result,
     y_ptr,
     weight_ptr,
     bias_ptr,
     x_ptr,
-    features,
-    weight,
-    result,
     B,
     C,
     H,
@@ -104,15 +104,16 @@ def dgrad_tma_kernel(
     wide_yp = stride_yp.to(tl.int64) * VECTOR_Y
     wide_yq = stride_yq.to(tl.int64) * VECTOR_Y
 
-    pitch = C if TRANSPOSED else tl.cdiv(F, BLOCK_K) * BLOCK_K
-    if weight is None:
+    if features is None:
         features = tl.make_tensor_descriptor(
             y_ptr,
             [B, P, Q, groups, F],
             [wide_yb, wide_yp, wide_yq, wide_F, 1],
             [BLOCK_B, BLOCK_H, BLOCK_W, 1, BLOCK_K],
         )
-        columns = R * S * pitch.to(tl.int64)
+    pitch = C if TRANSPOSED else tl.cdiv(F, BLOCK_K) * BLOCK_K
+    if weight is None:
+        columns = R * S * (wide_C if TRANSPOSED else pitch.to(tl.int64))
         if TRANSPOSED:
             weight = tl.make_tensor_descriptor(
                 weight_ptr, [groups, F, R * S * pitch], [F * columns, columns, 1], [1, BLOCK_K, BLOCK_N]

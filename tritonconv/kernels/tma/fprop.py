@@ -34,13 +34,13 @@ def subimage_of(tap, stride, pad, dilation):
     do_not_specialize=[*INTEGERS, "period_h", "period_w", "groups"], do_not_specialize_on_alignment=["bias_ptr"]
 )
 def fprop_tma_kernel(
+    image,
+    weight,
+    result,
     x_ptr,
     weight_ptr,
     bias_ptr,
     y_ptr,
-    image,
-    weight,
-    result,
     B,
     C,
     H,
@@ -196,8 +196,10 @@ def fprop_tma_kernel(
                 start_h, start_w, at_h, at_w = subimage_of(
                     tap=(r, s), stride=(stride_h, stride_w), pad=(pad_h, pad_w), dilation=(dilation_h, dilation_w)
                 )
-                if not ONE_SUBIMAGE:
-                    image = describe_subimage(
+                if ONE_SUBIMAGE:
+                    subimage = image
+                else:
+                    subimage = describe_subimage(
                         x_ptr=x_ptr,
                         strides=(wide_xb, wide_xh, wide_xw, wide_C),
                         images=B,
@@ -213,7 +215,7 @@ def fprop_tma_kernel(
                 has_pixels = (start_h < H) & (start_w < W)
                 accumulator = multiply_sum_blocks(
                     accumulator=accumulator,
-                    side=image,
+                    side=subimage,
                     weight=weight,
                     corner=(b, p + at_h, q + at_w),
                     g=g,

@@ -19,12 +19,12 @@ from tritonconv.kernels.tma.index import block_of, blocks_of, in_subimage
 
 @triton.jit(do_not_specialize=[*INTEGERS, "splits"])
 def wgrad_tma_kernel(
+    image,
+    features,
     x_ptr,
     y_ptr,
     partials_ptr,
     bias_partials_ptr,
-    image,
-    features,
     B,
     C,
     H,
