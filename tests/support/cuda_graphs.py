@@ -2,12 +2,14 @@
 
 `CHECKS` has all checks by name, in the order in which they are to run: the last one unloads kernels, which graphs that
 still exist would start. Each check takes a few seconds, most of them for compiling. It raises AssertionError if
-something is wrong. tests/api/test_cuda_graphs.py runs them. Without a GPU, it runs those of `REHEARSED` with eager
-calls in the place of graphs, which shows that the checks themselves are right.
+something is wrong. `python -m tests.support.cuda_graphs` and tests/api/test_cuda_graphs.py run them. Without a GPU, the
+latter runs those of `REHEARSED` with eager calls in the place of graphs, which shows that the checks are right.
 """
 
 import gc
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,10 +139,11 @@ def assert_ways_differ(device: str) -> None:
 def disturb(problem: Problem) -> None:
     """Overwrite whatever memory was freed that a graph still needs.
 
-    Kept plans are dropped and garbage is collected. Tensors of all sizes are filled with NaN. Steps of other sizes
-    then plan, and take more scratch memory.
+    Kept plans and buffers of scratch memory are dropped, and garbage is collected. Tensors of all sizes are filled with
+    NaN. Steps of other sizes then plan, and allocate new buffers.
     """
     bounded_cache.clear()
+    scratch.buffers.clear()
     gc.collect()
     sizes = [2**k for k in range(9, problem.overwritten.bit_length())]
     held = [torch.full((size // 4,), float("nan"), device=problem.device) for size in sizes for _ in range(4)]
@@ -403,3 +406,24 @@ CHECKS: dict[str, Callable[..., None]] = {
     )
 }
 REHEARSED = [name for name in CHECKS if "scratch" not in name]
+
+
+def run_all() -> dict[str, str]:
+    """Run all checks on the GPU. Return for each how many seconds it took, or its error."""
+    found = {}
+    for name, check in CHECKS.items():
+        torch.manual_seed(0)
+        begin = time.perf_counter()
+        try:
+            check()
+            found[name] = f"passed in {time.perf_counter() - begin:.1f} s"
+        except Exception as error:
+            traceback.print_exc()
+            found[name] = f"failed: {type(error).__name__}: {error}"
+    return found
+
+
+if __name__ == "__main__":
+    results = run_all()
+    print(*(f"{name}: {said}" for name, said in results.items()), sep="\n")
+    sys.exit(any(said.startswith("failed") for said in results.values()))
