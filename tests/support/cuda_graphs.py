@@ -408,6 +408,25 @@ CHECKS: dict[str, Callable[..., None]] = {
 REHEARSED = [name for name in CHECKS if "scratch" not in name]
 
 
+def loading_in_a_capture(problem: Problem = ON_GPU) -> str:
+    """Return what happens if kernels are loaded during a capture, which depends on the GPU's driver.
+
+    If that fails, the GPU can not be used again in this process.
+    """
+    layer, x = problem.layer(), problem.input()
+    with torch.no_grad():
+        expected = layer(x)
+        unload()
+        try:
+            replay, results = captured(lambda: [layer(x)])
+        except Exception as error:
+            first = error.__context__ or error  # ending the capture fails, too
+            return " ".join([f"{type(first).__name__}: {first}", *getattr(first, "__notes__", [])])
+        replay()
+        assert_same_bits(results, [expected], "replay")
+    return "works"
+
+
 def run_all() -> dict[str, str]:
     """Run all checks on the GPU. Return for each how many seconds it took, or its error."""
     found = {}
@@ -426,4 +445,5 @@ def run_all() -> dict[str, str]:
 if __name__ == "__main__":
     results = run_all()
     print(*(f"{name}: {said}" for name, said in results.items()), sep="\n")
+    print("loading kernels during a capture:", loading_in_a_capture())
     sys.exit(any(said.startswith("failed") for said in results.values()))

@@ -23,11 +23,11 @@ PREPARING = {"compile", "_init_handles", "_raise_error"}
 BUILDING = {"compile_module_from_src", "_create_driver"}
 # What the GPU's driver says of a binary that was damaged on disk. Its other errors are raised.
 DAMAGED = ("kernel image", "named symbol not found")
-# What it says if a kernel is loaded while a CUDA graph is captured, and what the user reads below that.
+# What some drivers say if a kernel is loaded while a CUDA graph is captured, and what the user reads below that.
 CAPTURING = "not permitted when stream is capturing"
 BEFORE_A_CAPTURE = (
-    "tritonconv: a kernel can not be loaded while a CUDA graph is captured. Run a few steps before the capture, with "
-    "inputs of the same shapes, or load the kernels by tritonconv.warmup"
+    "tritonconv: kernels must be loaded before a CUDA graph is captured. Run a few steps before the capture, with inputs "
+    "of the same shapes, or call tritonconv.warmup"
 )
 
 

@@ -79,8 +79,8 @@ def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]
 def load(job: Launch, compiled: Any) -> None:
     """Load a compiled kernel onto the current GPU, which Triton otherwise does when it starts the kernel.
 
-    The GPU's driver loads nothing while a CUDA graph is captured. If a kernel can not be loaded, the training step
-    tries again, and handles the error.
+    Some drivers load nothing while a CUDA graph is captured. If a kernel can not be loaded, the training step tries
+    again, and handles the error.
     """
     if is_compiled(compiled):
         try:

@@ -22,7 +22,7 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
 
     Without `warmup`, the first step compiles its kernels one after another. The compiled kernels stay in Triton's cache
     on disk, where the next start of the program finds them. They are also loaded onto the GPU of the model's first
-    layer, because the driver can not load them while a CUDA graph is captured.
+    layer, because some drivers can not load them while a CUDA graph is captured.
 
     Call `warmup` before the training loop, with a batch as the loop has them, and within the `torch.autocast` and
     `tritonconv.using` of the loop. A batch of another shape, dtype, memory format or alignment may need other kernels.
