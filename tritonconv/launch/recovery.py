@@ -26,8 +26,8 @@ DAMAGED = ("kernel image", "named symbol not found")
 # What some drivers say if a kernel is loaded while a CUDA graph is captured, and what the user reads below that.
 CAPTURING = "not permitted when stream is capturing"
 BEFORE_A_CAPTURE = (
-    "tritonconv: kernels must be loaded before a CUDA graph is captured. Run a few steps before that, with inputs of the "
-    "same shapes, or call tritonconv.warmup"
+    "tritonconv: kernels must be loaded before a CUDA graph is captured. Run a few steps before that, with inputs of "
+    "the same shapes, or call tritonconv.warmup"
 )
 
 
