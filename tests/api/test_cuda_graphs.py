@@ -211,7 +211,7 @@ def shares():
     return training.step()
 def replaces():
     scratch.is_capturing["cpu"] = bool
-    scratch.scratch(torch.device("cpu"), 2 * scratch.LEAST, 128, gpu.stream)
+    scratch.scratch(torch.device("cpu"), "cpu", 2 * scratch.LEAST, 128, gpu.stream)
     return []
 observe(*(lambda step=step: observed(captured, step, training.tensors()) for step in (
     asks, waits, loads, keeps, shares, replaces)))

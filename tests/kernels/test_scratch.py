@@ -34,7 +34,7 @@ def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(size: int = 64, alignment: int = 128, stream: int | None = 0, device: torch.device = CPU) -> Tensor:
-    return scratch.scratch(device, size, alignment, stream)
+    return scratch.scratch(device, device.type, size, alignment, stream)
 
 
 def test_launches_of_a_stream_share_a_buffer() -> None:

@@ -314,7 +314,7 @@ def scratch_in_a_capture_is_of_the_graph(problem: Problem = ON_GPU) -> None:
 
     def asked(size: int) -> Tensor:
         with start._starting:
-            return scratch.scratch(device, size, 128, torch.cuda.current_stream().cuda_stream)
+            return scratch.scratch(device, device.type, size, 128, torch.cuda.current_stream().cuda_stream)
 
     def lies_in(address: int, segments: list[dict[str, Any]]) -> bool:
         return any(each["address"] <= address < each["address"] + each["total_size"] for each in segments)

@@ -84,7 +84,7 @@ def with_scratch(device: torch.device, start: Callable[..., Any], *arguments: An
     """
     import triton
 
-    triton.set_allocator(partial(scratch, device))
+    triton.set_allocator(partial(scratch, device, device.type))
     return start(*arguments)
 
 
@@ -97,5 +97,5 @@ def triton_runtime(device: torch.device) -> TritonRuntime:
         stream_of=driver.active.get_current_stream,
         hooks=knobs.runtime,
         allocator=_allocation._allocator,
-        scratch=partial(scratch, device),
+        scratch=partial(scratch, device, device.type),
     )

@@ -29,14 +29,15 @@ buffers: dict[tuple[torch.device, int | None], Tensor] = {}
 is_capturing: dict[str, Callable[[], bool]] = {"cpu": bool, "cuda": torch._C._cuda_isCurrentStreamCapturing}
 
 
-def scratch(device: torch.device, size: int, alignment: int, stream: int | None) -> Tensor:
+def scratch(device: torch.device, kind: str, size: int, alignment: int, stream: int | None) -> Tensor:
     """Return at least `size` bytes on `device`, at a multiple of `alignment`, for a kernel on this stream.
 
-    The device and the stream are torch's current ones. If the stream is being captured into a CUDA graph, the memory is
-    new, and torch takes it from the pool of the graph, which lives as long as the graph. A buffer would not do: two
-    graphs that were captured on one stream may run at the same time on others.
+    The device and the stream are torch's current ones. `kind` is `device.type`, which takes longer than all the rest
+    here. If the stream is being captured into a CUDA graph, the memory is new, and torch takes it from the pool of the
+    graph, which lives as long as the graph. A buffer would not do: two graphs that were captured on one stream may run
+    at the same time on others.
     """
-    if not is_capturing[device.type]():
+    if not is_capturing[kind]():
         buffer = buffers.get((device, stream))
         if buffer is not None and buffer.numel() >= size and buffer.data_ptr() % alignment == 0:
             return buffer
@@ -44,7 +45,7 @@ def scratch(device: torch.device, size: int, alignment: int, stream: int | None)
         buffer = replaced(device, size, alignment, stream)
         if buffer is not None:
             return buffer
-    memory = allocators[device.type]((size,), (1,), torch.int8)
+    memory = allocators[kind]((size,), (1,), torch.int8)
     return memory if memory.data_ptr() % alignment == 0 else aligned_bytes(device, size, alignment)
 
 
