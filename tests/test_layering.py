@@ -47,6 +47,7 @@ ORDER = [
     "tritonconv.launch.plan_cache",
     "tritonconv.launch.start",
     "tritonconv.launch.launchers",
+    "tritonconv.launch.scratch",
     "tritonconv.launch.kept_descriptors",
     "tritonconv.launch.kept_plan",
     "tritonconv.launch.bounded_cache",

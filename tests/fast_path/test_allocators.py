@@ -1,4 +1,4 @@
-"""How memory is allocated for the results of a kept plan, and for the scratch of its kernels."""
+"""How memory is allocated for the results of a kept plan."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tritonconv.launch import kept_plan, launchers
+from tritonconv.launch import kept_plan
 
 pytest.importorskip("triton")
 
@@ -73,19 +73,3 @@ def test_memory_of_a_gpu_is_asked_for_by_the_kind_of_device(monkeypatch: pytest.
     monkeypatch.setattr(torch, "empty_strided", lambda *values, **more: asked.append((values, more)))
     kept_plan.allocator_of("cuda")((2, 3), (3, 1), torch.float16)
     assert asked == [(((2, 3), (3, 1)), dict(dtype=torch.float16, device="cuda"))]
-
-
-@pytest.mark.parametrize("offset", [0, 16, 64])
-@pytest.mark.parametrize("alignment", [16, 128, 4096])
-def test_memory_for_kernels_is_aligned(offset: int, alignment: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has the size that is asked for, however the memory is aligned that torch allocates."""
-
-    def allocate(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        wide = torch.empty(shape[0] + 8192, dtype=dtype)
-        begin = -wide.data_ptr() % 4096 + offset
-        return wide[begin : begin + shape[0]]
-
-    monkeypatch.setitem(kept_plan.allocators, "cpu", allocate)
-    memory = launchers.scratch("cpu", 384, alignment, None)
-    assert (memory.numel(), memory.dtype, memory.device.type) == (384, torch.int8, "cpu")
-    assert memory.data_ptr() % alignment == 0

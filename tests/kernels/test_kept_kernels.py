@@ -37,13 +37,13 @@ def test_a_compiled_kernel_is_started_without_looking_it_up(tmp_path: Path) -> N
 
 
 def test_kernels_in_blocks_are_given_memory_for_descriptors(tmp_path: Path) -> None:
-    """It is as large and as aligned as Triton wants it."""
+    """It is at least as large and as aligned as Triton wants it."""
     code = """
 from triton.runtime import _allocation
 asked = []
 def allocate():
     memory = _allocation._allocator.get()(64, 4096, None)
-    asked.append([memory.shape[0], memory.data_ptr() % 4096])
+    asked.append([memory.shape[0] >= 64, memory.data_ptr() % 4096])
 gpu.hook = lambda what: what == "start" and allocate()
 generator = torch.Generator().manual_seed(0)
 last = torch.channels_last
@@ -55,7 +55,7 @@ def blocks():
 observe(blocks, blocks, counts, lambda: asked, gpu=gpu)
 """
     found = seen(OBSERVED + code, tmp_path)
-    assert found["results"] == [True, True, [1, 2, 1], [[64, 0], [64, 0]]]
+    assert found["results"] == [True, True, [1, 2, 1], [[True, 0], [True, 0]]]
     assert {name.split()[0] for name in found["started"]} == {"fprop_tma_kernel"}
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from tritonconv import runtime
 from tritonconv.launch.descriptors import HostDescriptor
 from tritonconv.launch.kept_descriptors import filled_descriptors, layouts_of, without_filling
-from tritonconv.launch.kept_plan import KeptLaunch, TritonRuntime, allocators
-from tritonconv.launch.layout import aligned_bytes
+from tritonconv.launch.kept_plan import KeptLaunch, TritonRuntime
 from tritonconv.launch.plan import Launch
+from tritonconv.launch.scratch import scratch
 
 
 def is_compiled(kernel: Any) -> bool:
@@ -142,7 +142,7 @@ def with_scratch(device: torch.device, start: Callable[..., Any], *arguments: An
     """
     import triton
 
-    triton.set_allocator(partial(aligned_bytes, device))
+    triton.set_allocator(partial(scratch, device, device.type))
     return start(*arguments)
 
 
@@ -155,11 +155,5 @@ def triton_runtime(device: torch.device) -> TritonRuntime:
         stream_of=driver.active.get_current_stream,
         hooks=knobs.runtime,
         allocator=_allocation._allocator,
-        scratch=partial(scratch, device.type),
+        scratch=partial(scratch, device, device.type),
     )
-
-
-def scratch(kind: str, size: int, alignment: int, _stream: int | None) -> Tensor:
-    """Return memory on the current device, which is of this kind, as Triton asks for it."""
-    memory = allocators[kind]((size,), (1,), torch.int8)
-    return memory if memory.data_ptr() % alignment == 0 else aligned_bytes(torch.device(kind), size, alignment)

@@ -82,10 +82,8 @@ def aligned(tensor: Tensor) -> Tensor:
     return memory.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
 
 
-def aligned_bytes(device: torch.device, size: int, alignment: int, _stream: int | None = None) -> Tensor:
+def aligned_bytes(device: torch.device, size: int, alignment: int) -> Tensor:
     """Return `size` bytes of uninitialised memory on `device`, whose address is a multiple of `alignment`.
-
-    As Triton's allocator, it is also passed a stream. torch allocates for its current one, which is the same.
 
     What torch allocates is a multiple of 512 bytes on a GPU and of 64 on a CPU, but other allocators can replace
     torch's.

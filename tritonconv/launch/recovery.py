@@ -14,7 +14,7 @@ from tritonconv.call import Call
 from tritonconv.fallback_warning import warn_once
 from tritonconv.launch import failures
 from tritonconv.launch.failures import NoKernel, NoTriton
-from tritonconv.launch.plan import Plan
+from tritonconv.launch.plan import Launch, Plan
 from tritonconv.launch.remedies import CACHE, Remedy, apply_remedy, short
 
 # Functions of Triton that run before a kernel is started. If Triton renames them, their errors are raised.
@@ -25,6 +25,12 @@ BUILDING = {"compile_module_from_src", "_create_driver"}
 DAMAGED = ("kernel image", "named symbol not found")
 # Triton's function that makes a TMA descriptor on the host, before the kernel is started.
 DESCRIBING = {"make_tensordesc_arg"}
+# What some drivers say if a kernel is loaded while a CUDA graph is captured, and what the user reads below that.
+CAPTURING = "not permitted when stream is capturing"
+BEFORE_A_CAPTURE = (
+    "tritonconv: kernels must be loaded before a CUDA graph is captured. Run a few steps before that, with inputs of "
+    "the same shapes, or call tritonconv.warmup"
+)
 
 
 class Recovery:
@@ -54,9 +60,11 @@ class Recovery:
         """
         if runtime.interpreted():
             return False
-        forget_unfinished(plan)
+        forget_unfinished(plan.launches)
         fault = fault_of(error)
         if fault is None:
+            if CAPTURING in str(error):
+                error.add_note(BEFORE_A_CAPTURE)
             return False
         check_gpu(self.call.device)
         remedy = apply_remedy(fault, error, plan, self.call)
@@ -115,13 +123,13 @@ def check_gpu(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def forget_unfinished(plan: Plan) -> None:
-    """Drop from Triton's memory the kernels that were not loaded completely.
+def forget_unfinished(launches: list[Launch]) -> None:
+    """Drop from Triton's memory those kernels of these launches that were not loaded completely.
 
     Triton would load the same bytes again. If its launch hooks are set to None, it would start a kernel that is not
     there.
     """
-    for each in plan.launches:
+    for each in launches:
         for held, *_ in list(each.kernel.device_caches.values()):
             for key, compiled in list(held.items()):
                 if getattr(compiled, "module", None) is None:

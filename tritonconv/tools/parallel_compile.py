@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from tritonconv.launch.launchers import is_compiled
 from tritonconv.launch.plan import Launch
+from tritonconv.launch.recovery import forget_unfinished
 from tritonconv.tools.worker_process import WorkerProcess, started
 
 
@@ -59,10 +61,12 @@ def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]
         missed = count_misses(knobs)
         for job in jobs:
             try:
-                job.kernel.warmup(grid=(job.programs,), **job.in_triton())
+                compiled = job.kernel.warmup(grid=(job.programs,), **job.in_triton())
             except Exception as error:
                 said = (str(error).strip().splitlines() or [""])[0]
                 failures.append(f"{job.kernel.__name__}: {type(error).__name__}: {said}")
+            else:
+                load(job, compiled)
     if failures:
         message = (
             f"tritonconv.warmup: {len(failures)} of {len(jobs)} kernels can not be compiled. The training step tries "
@@ -70,6 +74,19 @@ def compile_all(jobs: list[Launch], processes: int) -> tuple[int, int, int, int]
         )
         warnings.warn(message, stacklevel=3)
     return elsewhere, len(shares), len(missed), len(failures)
+
+
+def load(job: Launch, compiled: Any) -> None:
+    """Load a compiled kernel onto the current GPU, which Triton otherwise does when it starts the kernel.
+
+    Some drivers load nothing while a CUDA graph is captured. If a kernel can not be loaded, the training step tries
+    again, and handles the error.
+    """
+    if is_compiled(compiled):
+        try:
+            compiled[(job.programs, 1, 1)]  # loads the kernel, and returns a function that would start it
+        except Exception:
+            forget_unfinished([job])
 
 
 def count_misses(knobs: Any) -> list[None]:

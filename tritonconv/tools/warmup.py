@@ -1,4 +1,4 @@
-"""`tritonconv.warmup`: compile the kernels of a training step in parallel processes, before the first step."""
+"""`tritonconv.warmup`: compile the kernels of a training step in parallel processes, and load them, before the step."""
 
 import copy
 import time
@@ -21,7 +21,8 @@ def warmup(model: nn.Module, *inputs: Any, processes: int | None = None, **kwarg
     """Compile every kernel that one training step launches, forward and backward, and print how many there were.
 
     Without `warmup`, the first step compiles its kernels one after another. The compiled kernels stay in Triton's cache
-    on disk, where the next start of the program finds them.
+    on disk, where the next start of the program finds them. They are also loaded onto the GPU of the model's first
+    layer, because some drivers can not load them while a CUDA graph is captured.
 
     Call `warmup` before the training loop, with a batch as the loop has them, and within the `torch.autocast` and
     `tritonconv.using` of the loop. A batch of another shape, dtype, memory format or alignment may need other kernels.

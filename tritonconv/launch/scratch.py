@@ -1,0 +1,101 @@
+"""Scratch: memory that kernels need while they run, and that Triton asks its allocator for at each launch.
+
+The programs of a kernel that uses TMA build their own descriptors there. The kernels of a stream run one after the
+other, so they share one buffer. It is allocated once, and again when a launch needs more. All functions here are called
+while `start` holds its lock.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from threading import Thread
+
+import torch
+from torch import Tensor
+
+from tritonconv.launch.kept_plan import allocators
+from tritonconv.launch.layout import aligned_bytes
+
+# A buffer has at least this many bytes: enough for three descriptors of each of 170 programs. Its size doubles until it
+# suffices, so that it is seldom replaced.
+LEAST = 2**16
+# At most this many buffers are kept. torch has a few dozen streams for each GPU, but a user may create more.
+MOST = 128
+
+# The buffers, by device and stream. The oldest comes first.
+buffers: dict[tuple[torch.device, int | None], Tensor] = {}
+
+# Whether the current stream is being captured into a CUDA graph, by the kind of device. `bool` always answers no. The
+# question may be asked during a capture, and takes a tenth of a microsecond.
+is_capturing: dict[str, Callable[[], bool]] = {"cpu": bool, "cuda": torch._C._cuda_isCurrentStreamCapturing}
+
+
+def scratch(device: torch.device, kind: str, size: int, alignment: int, stream: int | None) -> Tensor:
+    """Return at least `size` bytes on `device`, at a multiple of `alignment`, for a kernel on this stream.
+
+    The device and the stream are torch's current ones. `kind` is `device.type`, which takes longer than all the rest
+    here. If the stream is being captured into a CUDA graph, the memory is new, and torch takes it from the pool of the
+    graph, which lives as long as the graph. A buffer would not do: two graphs that were captured on one stream may run
+    at the same time on others.
+    """
+    if not is_capturing[kind]():
+        buffer = buffers.get((device, stream))
+        if buffer is not None and buffer.numel() >= size and buffer.data_ptr() % alignment == 0:
+            return buffer
+        del buffer  # which `replaced` frees
+        buffer = replaced(device, size, alignment, stream)
+        if buffer is not None:
+            return buffer
+    memory = allocators[kind]((size,), (1,), torch.int8)
+    return memory if memory.data_ptr() % alignment == 0 else aligned_bytes(device, size, alignment)
+
+
+def replaced(device: torch.device, size: int, alignment: int, stream: int | None) -> Tensor | None:
+    """Return a new buffer for the stream, which is kept in the place of one that does not suffice.
+
+    Kernels may still use the old one. torch reuses its memory only for later work on its stream. If too many buffers
+    are kept, the oldest is dropped. Return None, and keep none, if no thread can be started.
+    """
+    old = buffers.pop((device, stream), None)
+    enough = max(LEAST, size, 0 if old is None else old.numel())
+    del old  # frees it, because memory may be short
+    buffer = allocated_apart(device, 1 << (enough - 1).bit_length(), alignment)
+    if buffer is not None:
+        buffers[device, stream] = buffer
+        if len(buffers) > MOST:
+            del buffers[next(iter(buffers))]
+    return buffer
+
+
+def allocated_apart(device: torch.device, size: int, alignment: int) -> Tensor | None:
+    """Return memory for the current stream that can be kept, whatever is active in this thread.
+
+    A new thread allocates it, in which no mode of torch is active, and no memory pool: neither one of
+    `torch.cuda.use_mem_pool`, nor that of a CUDA graph, from which `torch.compile` lets a first call allocate before it
+    captures a second one. Memory from a pool must not be kept, because torch uses it again when it resets the pool.
+    Return None if no thread can be started, as in Python's last moments.
+    """
+    current: AbstractContextManager[object] = (
+        torch.cuda.stream(torch.cuda.current_stream(device)) if device.type == "cuda" else nullcontext()
+    )
+    done: list[Tensor | Exception] = []
+
+    def allocate() -> None:
+        try:
+            with current:
+                done.append(aligned_bytes(device, size, alignment))
+        except Exception as error:
+            done.append(error)
+
+    thread = Thread(target=allocate, name="tritonconv scratch")
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    thread.join()
+    memory = done.pop()
+    if isinstance(memory, Exception):
+        try:
+            raise memory
+        finally:
+            del memory  # a cycle of references, which would keep the tensors of all callers alive
+    return memory
