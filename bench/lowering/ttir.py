@@ -33,10 +33,13 @@ def hashes() -> dict[str, dict[str, str]]:
 def specialized(launch: Launch) -> list[tuple[bool, bool]]:
     """Return for each parameter whether the kernel forbids specializing on its value and on its alignment.
 
-    Constants are left out: Triton compiles a kernel anew for each of their values, which the TTIR shows.
+    Constants are left out, and so are arguments that are None: the TTIR shows their values.
     """
-    parameters = [each for each in launch.kernel.params if not each.is_constexpr]
-    return [(each.do_not_specialize, each.do_not_specialize_on_alignment) for each in parameters]
+    return [
+        (each.do_not_specialize, each.do_not_specialize_on_alignment)
+        for each in launch.kernel.params
+        if not each.is_constexpr and launch.arguments[each.name] is not None
+    ]
 
 
 def ttir(launch: Launch) -> str:
