@@ -1,7 +1,7 @@
-"""The TMA descriptors that the host makes, of the same blocks as those that programs build (`tritonconv.kernels.tma`).
+"""The TMA descriptors that the host makes. Their blocks are those of the descriptors that programs build.
 
-`tiling.descriptors.host_describes` says which launches have them. A descriptor says where a tensor lies. So the host
-makes one for each address, and keeps it with the plan (`launch.kept_plan`).
+`tiling.descriptors.host_describes` says which launches have them, and `tritonconv.kernels.tma` how programs build
+theirs. Here a descriptor is only planned. `launch.kept_descriptors` fills it for an address, and keeps it.
 """
 
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from tritonconv.tiling.tile import Tile
 
 
 class HostDescriptor(NamedTuple):
-    """A TMA descriptor of `tensor`, whose first element is at index 0. `shape` and `strides` are in elements.
+    """A TMA descriptor that begins with the first element of `tensor`. `shape` and `strides` are in elements.
 
-    A copy has `block_shape` elements. The last axis has a stride of 1. `tensor` is None in a plan that is kept.
+    Each load or store copies a block of `block_shape` elements. The last axis has a stride of 1. `tensor` is None in a
+    plan that is kept.
     """
 
     tensor: Tensor | None
@@ -83,7 +84,8 @@ def wgrad_descriptors(geometry: ConvGeometry, tile: Tile, x: Tensor, y: Tensor, 
     """Return the descriptors that wgrad takes, by their names, and None for the pointers whose place they take.
 
     The channels of all groups are one axis. If `folded`, one descriptor has all sub-images of x. A block is one
-    position of several images, or positions of one row, or whole rows.
+    position of several images, or positions of one row, or whole rows. The order of the axes is that of
+    `wgrad_tma_kernel`.
     """
     stride_h, stride_w = geometry.stride_h, geometry.stride_w
     along_b, _, along_h, along_w = x.stride()
@@ -157,7 +159,10 @@ def describe_folded(side: Tensor, stride: tuple[int, int], tile: Tile, block: in
 
 
 def describe_matrix(weight: Tensor, groups: int, rows: int, block: tuple[int, int]) -> HostDescriptor:
-    """Return a descriptor (G, rows of a group, columns) of a weight that lies without gaps. All groups have `rows`."""
+    """Return a descriptor (G, rows of a group, columns) of a weight that lies without gaps.
+
+    `rows` counts the rows of all groups. A block has one group, and the rows and columns in `block`.
+    """
     columns = weight.numel() // rows
     block_rows, block_columns = block
     return describe(

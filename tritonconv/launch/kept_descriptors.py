@@ -18,7 +18,7 @@ KEPT_DESCRIPTORS = 128
 
 
 def layouts_of(compiled: Any) -> Sequence[Any]:
-    """Return what Triton's compiler found out about each descriptor that a kernel takes: its swizzle, for example."""
+    """Return what Triton's compiler has chosen for each descriptor that a kernel takes: its swizzle, for example."""
     return getattr(compiled.metadata, "tensordesc_meta", None) or ()
 
 
@@ -40,7 +40,8 @@ def filled_descriptors(descriptor: HostDescriptor, layout: Any) -> Callable[[int
     from triton.backends.nvidia import driver
 
     make = driver.make_tensordesc_arg
-    rest = [layout, None][: len(signature(make).parameters) - 1]  # from Triton 3.8 on, the last one is not used
+    # Triton 3.8 and newer take a third argument, which they do not use.
+    rest = [layout, None][: len(signature(make).parameters) - 1]
 
     def filled(address: int) -> Any:
         described = SimpleNamespace(
@@ -56,9 +57,9 @@ def filled_descriptors(descriptor: HostDescriptor, layout: Any) -> Callable[[int
 
 
 def without_filling(launcher: Any) -> Any:
-    """Return a copy of a launcher that takes descriptors as `launcher_arguments` returns them.
+    """Return a copy of a launcher that takes descriptors which are filled, as `launchers.launcher_arguments` lays them.
 
-    Triton's own fills every descriptor anew at each launch, in a function that it wraps around the launch.
+    Triton's own launcher fills every descriptor anew at each launch, in a function that it wraps around the launch.
     """
     bare = copy(launcher)
     bare.launch = getclosurevars(launcher.launch).nonlocals["launcher"]

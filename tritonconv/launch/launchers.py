@@ -84,13 +84,16 @@ class Form(NamedTuple):
     @classmethod
     def of(cls, values: list[Any], number_of: dict[int, int]) -> "Form":
         """Return the form of these arguments. `number_of` has the number of each tensor by its address."""
-        numbers = {}
+        without_tensors, numbers = values.copy(), {}
         for i, value in enumerate(values):
-            tensor = value.tensor if isinstance(value, HostDescriptor) else value
-            if isinstance(tensor, Tensor):
-                numbers[i] = number_of[tensor.data_ptr()]
-        bare = [value._replace(tensor=None) if isinstance(value, HostDescriptor) else value for value in values]
-        return cls([None if isinstance(value, Tensor) else value for value in bare], numbers)
+            if isinstance(value, HostDescriptor):
+                tensor, without_tensors[i] = value.tensor, value._replace(tensor=None)
+            elif isinstance(value, Tensor):
+                tensor, without_tensors[i] = value, None
+            else:
+                continue
+            numbers[i] = number_of[tensor.data_ptr()]
+        return cls(without_tensors, numbers)
 
     def filled(self, tensors: list[Any]) -> list[Any]:
         """Return the arguments with these tensors, which are given by their numbers."""

@@ -135,10 +135,11 @@ class SideToSide(NamedTuple):
         )
 
 
-def by_host(tile: Tile, geometry: ConvGeometry, operator: Operator, gpu: Gpu) -> bool:
+def uses_host_descriptors(tile: Tile, geometry: ConvGeometry, operator: Operator, gpu: Gpu) -> bool:
     """Whether the host makes the TMA descriptors of this launch: if it can, and that has not failed before."""
-    tried = failures.any_happened() and failures.happened(NoHostDescriptors(operator, gpu))
-    return host_describes(tile, geometry, operator, gpu.architecture) and not tried
+    if failures.any_happened() and failures.happened(NoHostDescriptors(operator, gpu)):
+        return False
+    return host_describes(tile, geometry, operator, gpu.architecture)
 
 
 def nonempty(*launches: Launch) -> list[Launch]:
@@ -169,7 +170,7 @@ def plan_fprop(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     if tile.uses_tma:
         more = period_arguments(geometry) | tma_arguments(geometry, tile)
         more |= dict(ONE_SUBIMAGE=geometry.subimages_seen == 1, LOADS_FOLDED=folded)
-        if by_host(tile, geometry, "fprop", gpu):
+        if uses_host_descriptors(tile, geometry, "fprop", gpu):
             more |= fprop_descriptors(geometry, tile, x, weight, y, folded=folded, copies_out=sides.store_vector > 1)
         else:
             more |= dict(image=None, weight=None, result=None)
@@ -207,7 +208,7 @@ def plan_dgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
             STRIDED=geometry.phases > 1,
             STORES_FOLDED=folded,
         )
-        if by_host(tile, geometry, "dgrad", gpu):
+        if uses_host_descriptors(tile, geometry, "dgrad", gpu):
             copies_out = folded or (sides.store_vector > 1 and geometry.phases == 1)
             flags = dict(transposed=transposed, folded=folded, copies_out=copies_out)
             arguments |= dgrad_descriptors(geometry, tile, y, weight, x, **flags)
@@ -260,12 +261,13 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         **tile_arguments(x, tile),
     )
     if tile.uses_tma:
-        hosted = by_host(tile, geometry, "wgrad", gpu)
-        folded = hosted and max(geometry.stride_h, geometry.stride_w) > 1
-        described = (
-            wgrad_descriptors(geometry, tile, x, y, folded=folded) if hosted else dict(image=None, features=None)
-        )
-        kernel, more = wgrad_tma_kernel, dict(LOADS_FOLDED=folded, **block_shape_arguments(tile), **described)
+        by_host = uses_host_descriptors(tile, geometry, "wgrad", gpu)
+        folded = by_host and max(geometry.stride_h, geometry.stride_w) > 1
+        kernel, more = wgrad_tma_kernel, dict(LOADS_FOLDED=folded, **block_shape_arguments(tile))
+        if by_host:
+            more |= wgrad_descriptors(geometry, tile, x, y, folded=folded)
+        else:
+            more |= dict(image=None, features=None)
     else:
         # The offset from the first window to one beyond the last.
         steps = (x.stride(0), geometry.stride_h * x.stride(2), geometry.stride_w * x.stride(3))

@@ -24,24 +24,26 @@ MOST = 128
 # The buffers, by device and stream. The oldest comes first.
 buffers: dict[tuple[torch.device, int | None], Tensor] = {}
 
-# Whether the current stream is being captured into a CUDA graph, by the kind of device. `bool` always answers no. The
-# question may be asked during a capture, and takes a tenth of a microsecond.
+# Functions that say whether the current stream is being captured into a CUDA graph, by the kind of device. A CPU has no
+# graphs: `bool()` is False. CUDA allows the question during a capture, and answers in a tenth of a microsecond.
 is_capturing: dict[str, Callable[[], bool]] = {"cpu": bool, "cuda": torch._C._cuda_isCurrentStreamCapturing}
 
 
 def scratch(device: torch.device, kind: str, size: int, alignment: int, stream: int | None) -> Tensor:
     """Return at least `size` bytes on `device`, at a multiple of `alignment`, for a kernel on this stream.
 
-    The device and the stream are torch's current ones. `kind` is `device.type`, which takes longer than all the rest
-    here. If the stream is being captured into a CUDA graph, the memory is new, and torch takes it from the pool of the
-    graph, which lives as long as the graph. A buffer would not do: two graphs that were captured on one stream may run
-    at the same time on others.
+    The device and the stream are torch's current ones. `kind` is `device.type`: the caller reads it once, because that
+    takes longer than all the rest here.
+
+    If the stream is being captured into a CUDA graph, the memory is new. torch takes it from the pool of the graph,
+    which lives as long as the graph. A buffer would not do: two graphs that were captured on one stream may run at the
+    same time on others.
     """
     if not is_capturing[kind]():
         buffer = buffers.get((device, stream))
         if buffer is not None and buffer.numel() >= size and buffer.data_ptr() % alignment == 0:
             return buffer
-        del buffer  # which `replaced` frees
+        del buffer  # so that `replaced` can free it
         buffer = replaced(device, size, alignment, stream)
         if buffer is not None:
             return buffer
@@ -52,12 +54,13 @@ def scratch(device: torch.device, kind: str, size: int, alignment: int, stream: 
 def replaced(device: torch.device, size: int, alignment: int, stream: int | None) -> Tensor | None:
     """Return a new buffer for the stream, which is kept in the place of one that does not suffice.
 
-    Kernels may still use the old one. torch reuses its memory only for later work on its stream. If too many buffers
-    are kept, the oldest is dropped. Return None, and keep none, if no thread can be started.
+    The old one is freed, although kernels may still use it: torch gives its memory only to later work on the same
+    stream. If too many buffers are kept, the oldest is dropped. Return None, and keep none, if no thread can be
+    started.
     """
     old = buffers.pop((device, stream), None)
     enough = max(LEAST, size, 0 if old is None else old.numel())
-    del old  # frees it, because memory may be short
+    del old  # frees it before the new one is allocated, because memory may be short
     buffer = allocated_apart(device, 1 << (enough - 1).bit_length(), alignment)
     if buffer is not None:
         buffers[device, stream] = buffer

@@ -92,8 +92,8 @@ def fprop_tma_kernel(
 
     `image`, `weight` and `result` are TMA descriptors that the host has made of x, the weight and y. Then `x_ptr`,
     `weight_ptr` and `y_ptr` are None. Otherwise these are pointers, and the descriptors are None: each program builds
-    its own. The host makes none if each sub-image has a descriptor. It makes no `result` if elements are stored one by
-    one, through `y_ptr`.
+    its own. Programs also build them if each sub-image needs a descriptor. The host makes no `result` if elements are
+    stored one by one, through `y_ptr`.
 
     Channels are adjacent in x. C, and the strides of x over b, h and w, are passed divided by VECTOR_X. F, and the
     strides of y over b, p and q, are passed divided by VECTOR_Y. If VECTOR_Y > 1, filters are adjacent in y, and TMA

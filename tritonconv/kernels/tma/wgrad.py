@@ -1,7 +1,8 @@
 """wgrad in whole blocks of positions: rows of the product are filters, columns the channels of one tap.
 
-The pixels that the positions see with one tap are a sub-image: every stride-th pixel of each axis. Its descriptor ends
-with x, or with the pixel that the last position sees. So both the image and the features are zero where a block
+The pixels that the positions see with one tap are a sub-image: every stride-th pixel of each axis. If a program builds
+its descriptor, that ends with x, or with the pixel that the last position sees. So both the image and the features are
+zero where a block overhangs. A descriptor that the host makes is shared by all taps, and ends with x. Then no block
 overhangs.
 
 A step takes a block of positions from both the image and the features. The features are the left operand of the
@@ -76,11 +77,18 @@ def wgrad_tma_kernel(
     tiles_n columns of blocks: part = split*tiles_n + tile_n. The programs that share the filters and the split take
     turns in summing y (`add_in_turn`).
 
+    `image` and `features` are TMA descriptors that the host has made of x and y, with the channels of all groups. Then
+    `x_ptr` and `y_ptr` are None. Otherwise these are pointers, and the descriptors are None: each program builds its
+    own, of the sub-image of its tap and the channels of its group. If LOADS_FOLDED, the host's `image` has all
+    sub-images: the rows that the stride skips are an axis, and the columns count as further channels. The stride
+    divides H and W then.
+
     Channels are adjacent in x, and filters in y. C, and the strides of x over b, h and w, are passed divided by
     VECTOR_X. F, and the strides of y over b, p and q, are passed divided by VECTOR_Y.
 
     A block of BLOCK_K positions has BLOCK_B images, BLOCK_H rows and BLOCK_W columns. It is one position of BLOCK_K
     images, BLOCK_K positions of one row, or whole rows. For whole rows, the positions of y lie at equal distances.
+
     If DEPENDENT_LAUNCH, `sum_partials_kernel` may start as soon as each program has started.
     `multiply_sum_blocks` and `raster` explain the other constants.
     """
