@@ -32,7 +32,9 @@ autocast    a float32 layer in autocast to bfloat16. The unit is torch's step in
 transposed  a transposed convolution, and so is the unit.
 local       a locally connected layer. torch has none, so the unit is a convolution.
 float32, contiguous  another dtype or memory format, with 8 channels. Operands are copied.
-launcher    the launchers of kernels do in Python what Triton's own do."""
+launcher    the launchers of kernels do in Python what Triton's own do.
+programs' descriptors, host's descriptors  the same, for images of 8 x 8 pixels, whose three kernels use TMA. The last
+            words say who makes the TMA descriptors."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

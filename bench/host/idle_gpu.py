@@ -13,7 +13,7 @@ class IdleGpu:
     """It takes the place of Triton's driver, of the driver's functions in C, and of CUDA. It is an H100.
 
     `as_triton` says that the launchers of kernels do as much in Python as Triton's own, and not as little as possible.
-    `host_descriptors` is that of its architecture. Whoever changes it empties the caches of plans.
+    `host_descriptors` is that of its architecture. When it changes, the caches of plans must be emptied.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class IdleGpu:
         return "module", name, 32, 0, 1024
 
     def fill_tma_descriptor(self, address: int, *layout: Any) -> object:
-        """Return what stands for a TMA descriptor that the host makes: in Triton 3.6, as in later versions."""
+        """Return an object in the place of a TMA descriptor. Triton 3.6 calls this, and newer versions the next one."""
         return object()
 
     def fill_tma_descriptor_tiled(self, *about: Any) -> object:
@@ -52,7 +52,8 @@ class IdleLauncher:
     """The launcher of a compiled kernel, which allocates the kernel's scratch memory and starts nothing.
 
     If the GPU is `as_triton`, it enters the Python functions that Triton's own launcher enters: one for that memory,
-    and one for the memory of profilers. `launch` is where Triton's own fills descriptors.
+    and one for the memory of profilers. In Triton's own, `launch` fills TMA descriptors and calls a function in C.
+    Here `bool` takes the place of that function, and this launcher never calls `launch`.
     """
 
     def __init__(self, gpu: IdleGpu, src: Any, metadata: Any) -> None:

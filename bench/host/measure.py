@@ -25,8 +25,8 @@ Work = Callable[[], object]
 
 # AT_ONCE calls are timed together, after BEFORE calls that are not timed.
 AT_ONCE, BEFORE = 50, 20
-# The functions of a call are counted so often, and the fewest are taken. Others are entered for an address that a call
-# has for the first time.
+# How many times the functions of a call are counted. The lowest count is taken, because a call with a new address also
+# fills a TMA descriptor.
 COUNTED = 20
 # Images are small, because what torch itself computes of them, on the CPU, would count as the host's time.
 CHANNELS, SIZE = 64, 4
@@ -43,7 +43,7 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     ", programs' descriptors": partial(tritonconv.Conv2d, CHANNELS, CHANNELS, 3, padding=1),
     ", host's descriptors": partial(tritonconv.Conv2d, CHANNELS, CHANNELS, 3, padding=1),
 }
-# So large are images whose three kernels use TMA.
+# The height and width of images for which all three kernels use TMA.
 TILED = 8
 
 
