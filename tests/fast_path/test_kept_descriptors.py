@@ -50,7 +50,7 @@ def computed(code: str, cache: Path) -> Any:
 
 
 def test_a_descriptor_is_filled_once_for_each_address(cache: Path) -> None:
-    """With equal addresses none is filled again, with another image only that of the image, and all are right."""
+    """Equal addresses fill none again, and another image fills only its own. All results are right."""
     code = """
 from tritonconv.launch import kept_plan
 y = torch.empty_like(out)
@@ -122,7 +122,7 @@ observe(counts)
     assert computed(code, cache) == [3, True, 3, 0]
 
 
-def test_memory_is_not_asked_for(cache: Path) -> None:
+def test_no_scratch_memory_is_asked_for(cache: Path) -> None:
     """Kernels whose descriptors the host makes need no scratch memory, the first time or later."""
     code = """
 def refuse(*_):

@@ -49,8 +49,10 @@ print(json.dumps([[described(launch) for launch in plan.launches] for plan in pl
         pytest.param(100, "bfloat16", "TMA", "wgrad_tma_kernel", marks=pytest.mark.slow),
     ],
 )
-def test_what_is_compiled(capability: int, dtype: str, tile: str, kernel: str, tmp_path: Path) -> None:
-    """The first kernel launches the second at its start. The second loads and stores nothing before it has waited.
+def test_the_second_kernel_waits_before_it_loads_or_stores(
+    capability: int, dtype: str, tile: str, kernel: str, tmp_path: Path
+) -> None:
+    """The first kernel lets the second start as its first instruction. The second waits as its first instruction.
 
     The loop of the first does not grow, and nothing is spilled.
     """
@@ -109,7 +111,7 @@ observe(started)
     assert directly == [[True, 0, launches]] * 3
 
 
-def test_the_comparison_of_results(cache: Path) -> None:
+def test_the_comparison_finds_launches_without_effect(cache: Path) -> None:
     """It finds nothing on a GPU that orders kernels, and finds each problem if dependent launches have no effect."""
     code = """
 from tests.support.dependent_launch import EXACT, TMA, Problem, differences
