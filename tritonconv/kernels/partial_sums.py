@@ -77,8 +77,8 @@ def sum_partials_kernel(
     or `bias_ptr` is None if that sum is not wanted. If IN_ORDER, the weight is stored as its partial sums lie: as
     (f, r, s, c) without gaps. Otherwise it is stored by its strides. The bias is stored without gaps.
 
-    If DEPENDENT_LAUNCH, this is a programmatic dependent launch (PDL). Its programs may start as soon as each program
-    of wgrad has started, and so before the partial sums are in memory. `gdc_wait` returns when all of wgrad has ended
+    If DEPENDENT_LAUNCH, this is a programmatic dependent launch (PDL). Its programs may start as soon as all programs
+    of wgrad have started, and so before the partial sums are in memory. `gdc_wait` returns when all of wgrad has ended
     and its stores are visible.
 
     - No partial sum is loaded before `gdc_wait`, because it may not be there yet.

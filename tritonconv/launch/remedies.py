@@ -88,8 +88,8 @@ def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy
     """Change something that may let another plan succeed, and return the remedy. None if nothing can be changed.
 
     A tile that was too large is avoided, unless it is the smallest. A TMA kernel that did not compile is avoided. If it
-    takes descriptors that the host makes, only these are avoided at first, and also if they can not be made. A cache
-    that failed is replaced by a temporary folder, if one can be made.
+    takes descriptors that the host makes, these are avoided first, and the kernel only if it fails again. Descriptors
+    that the host can not make are avoided. A cache that failed is replaced by a temporary folder, if one can be made.
     """
     operator, gpu = call.operator, plan.request.gpu
     if fault == "size":

@@ -75,7 +75,7 @@ def wgrad_kernel(
     Loads take VECTOR_X channels of x and VECTOR_Y filters of y at once. If that is more than one, they are adjacent in
     memory. C, and the strides of x over b, h and w, are passed divided by VECTOR_X. F, and the strides of y over b, p
     and q, are passed divided by VECTOR_Y. If WIDE, the offsets of positions in x and y are 64-bit, or else 32-bit.
-    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start as soon as each program has started.
+    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start as soon as all programs of this kernel have started.
     `multiply_sum` and `raster` explain the other constants.
     """
     if DEPENDENT_LAUNCH:

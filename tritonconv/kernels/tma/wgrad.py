@@ -89,7 +89,7 @@ def wgrad_tma_kernel(
     A block of BLOCK_K positions has BLOCK_B images, BLOCK_H rows and BLOCK_W columns. It is one position of BLOCK_K
     images, BLOCK_K positions of one row, or whole rows. For whole rows, the positions of y lie at equal distances.
 
-    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start as soon as each program has started.
+    If DEPENDENT_LAUNCH, `sum_partials_kernel` may start as soon as all programs of this kernel have started.
     `multiply_sum_blocks` and `raster` explain the other constants.
     """
     if DEPENDENT_LAUNCH:
