@@ -29,22 +29,23 @@ def host_describes(tile: Tile, geometry: ConvGeometry, operator: Operator, archi
 
     It does if `architecture.host_descriptors` is true, the tile uses TMA, and all programs can share the descriptors:
 
-    - In fprop, all taps see one sub-image, which begins with the first pixel, or one descriptor has all sub-images.
-    - In wgrad, the same. Also, no block overhangs an edge of the positions, because only a descriptor for each tap can
-      end with the pixel that the last position sees.
+    - In fprop, if all taps see one sub-image, which begins with the first pixel, or if one descriptor has all
+      sub-images (`can_fold`).
     - In dgrad, always.
+    - In wgrad, if no block of positions overhangs an edge, and the stride is 1 or divides the image. Where a block
+      overhangs, the descriptor must end with the pixel that the last position sees, which differs from tap to tap.
 
     A descriptor has no empty axis, so the host makes none if nothing is computed.
     """
     if not (architecture.host_descriptors and tile.uses_tma and min(geometry.B, geometry.C, geometry.F) > 0):
         return False
-    strided = geometry.stride_h > 1 or geometry.stride_w > 1
     match operator:
         case "fprop":
-            starts = geometry.pad_h % geometry.stride_h == geometry.pad_w % geometry.stride_w == 0
-            return starts if geometry.subimages_seen == 1 else can_fold(geometry, geometry.C, tile.BLOCK_K)
+            if geometry.subimages_seen > 1:
+                return can_fold(geometry, geometry.C, tile.BLOCK_K)
+            return geometry.pad_h % geometry.stride_h == geometry.pad_w % geometry.stride_w == 0
         case "dgrad":
             return True
         case "wgrad":
             whole = geometry.P % tile.BLOCK_H == 0 and geometry.Q % tile.BLOCK_W == 0
-            return whole and (not strided or stride_divides(geometry))
+            return whole and stride_divides(geometry)
