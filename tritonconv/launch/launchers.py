@@ -86,13 +86,11 @@ class Form(NamedTuple):
         """Return the form of these arguments. `number_of` has the number of each tensor by its address."""
         without_tensors, numbers = values.copy(), {}
         for i, value in enumerate(values):
-            if isinstance(value, HostDescriptor):
-                tensor, without_tensors[i] = value.tensor, value._replace(tensor=None)
-            elif isinstance(value, Tensor):
-                tensor, without_tensors[i] = value, None
-            else:
-                continue
-            numbers[i] = number_of[tensor.data_ptr()]
+            described = isinstance(value, HostDescriptor)
+            tensor = value.tensor if described else value
+            if isinstance(tensor, Tensor):
+                numbers[i] = number_of[tensor.data_ptr()]
+                without_tensors[i] = value._replace(tensor=None) if described else None
         return cls(without_tensors, numbers)
 
     def filled(self, tensors: list[Any]) -> list[Any]:

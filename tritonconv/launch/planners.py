@@ -260,6 +260,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         DEPENDENT_LAUNCH=False,
         **tile_arguments(x, tile),
     )
+    more: dict[str, Any]
     if tile.uses_tma:
         by_host = uses_host_descriptors(tile, geometry, "wgrad", gpu)
         folded = by_host and max(geometry.stride_h, geometry.stride_w) > 1
