@@ -254,7 +254,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         by_host = host_describes(tile, geometry, "wgrad", gpu.architecture)
         folded = by_host and max(geometry.stride_h, geometry.stride_w) > 1
         described = wgrad_descriptors(geometry, tile, x, y, folded) if by_host else dict(image=None, features=None)
-        kernel, more = wgrad_tma_kernel, dict(LOADS_FOLDED=folded, **block_shape_arguments(tile), **described)
+        kernel, more = wgrad_tma_kernel, block_shape_arguments(tile) | described
     else:
         # The offset from the first window to one beyond the last.
         steps = (x.stride(0), geometry.stride_h * x.stride(2), geometry.stride_w * x.stride(3))
