@@ -19,6 +19,8 @@ from bench.lowering.variants import started
 from tritonconv.launch.plan import Launch
 
 TARGET = GPUTarget("cuda", 90, 32)
+# The parameters of kernels that take a TMA descriptor that the host has made, or None.
+DESCRIPTORS = ("image", "features", "weight", "result")
 
 
 def hashes() -> dict[str, dict[str, str]]:
@@ -31,8 +33,15 @@ def hashes() -> dict[str, dict[str, str]]:
 
 
 def specialized(launch: Launch) -> list[tuple[bool, bool]]:
-    """Return for each parameter whether the kernel forbids specializing on its value and on its alignment."""
-    return [(p.do_not_specialize, p.do_not_specialize_on_alignment) for p in launch.kernel.params]
+    """Return for each parameter whether the kernel forbids specializing on its value and on its alignment.
+
+    Triton does not specialize TMA descriptors. So parameters that take one, or None in its place, are left out.
+    """
+    return [
+        (p.do_not_specialize, p.do_not_specialize_on_alignment)
+        for p in launch.kernel.params
+        if p.name not in DESCRIPTORS
+    ]
 
 
 def ttir(launch: Launch) -> str:
