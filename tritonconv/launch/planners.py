@@ -260,12 +260,10 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         **tile_arguments(x, tile),
     )
     if tile.uses_tma:
-        hosted = by_host(tile, geometry, "wgrad", gpu)
-        folded = hosted and max(geometry.stride_h, geometry.stride_w) > 1
-        described = (
-            wgrad_descriptors(geometry, tile, x, y, folded=folded) if hosted else dict(image=None, features=None)
-        )
-        kernel, more = wgrad_tma_kernel, dict(LOADS_FOLDED=folded, **block_shape_arguments(tile), **described)
+        described = dict[str, Any](image=None, features=None)
+        if by_host(tile, geometry, "wgrad", gpu):
+            described = wgrad_descriptors(geometry, tile, x, y)
+        kernel, more = wgrad_tma_kernel, block_shape_arguments(tile) | described
     else:
         # The offset from the first window to one beyond the last.
         steps = (x.stride(0), geometry.stride_h * x.stride(2), geometry.stride_w * x.stride(3))

@@ -51,7 +51,6 @@ def wgrad_tma_kernel(
     splits,
     VECTOR_X: tl.constexpr,
     VECTOR_Y: tl.constexpr,
-    LOADS_FOLDED: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -108,6 +107,8 @@ def wgrad_tma_kernel(
     start_h, at_h = in_subimage(tap // S * dilation_h - pad_h, stride_h)
     start_w, at_w = in_subimage(tap % S * dilation_w - pad_w, stride_w)
     WHOLE_ROWS: tl.constexpr = BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W
+    # The host describes either one sub-image or all of them: then the rows that the stride skips are a fifth axis.
+    LOADS_FOLDED: tl.constexpr = False if image is None else len(image.block_shape) == 5
     if image is None:
         # The rows and columns of the sub-image. It ends with x, or with the pixel that the last position sees.
         extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)
