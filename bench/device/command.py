@@ -30,11 +30,12 @@ from types import FrameType
 
 import torch
 
-from bench.device import cache, correctness, speed
+from bench.device import cache, correctness, speed, switches
 from bench.device.schedule import Clock
 from bench.layers import select
 
 PARTS: dict[str, Callable[[argparse.Namespace, torch.device, Clock, Callable[[], None]], int]] = {
+    "switches": switches.run,
     "correctness": correctness.run,
     "layers": speed.run_layers,
     "profile": speed.run_profile,
