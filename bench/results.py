@@ -41,7 +41,7 @@ RESULTS = ROOT / "bench" / "results"
 # host's times on a fake GPU (`bench host`), now and at commit 5325bfc.
 NO_RUNS = ("lowering.json", "kernels.json", "host.json", "host-before-the-fast-path.json")
 # Records without times of layers by contenders: parts of `bench device`, and "tiles", which `bench tune` writes.
-WITHOUT_TIMES = ("correctness", "profile", "descriptors", "tiles")
+WITHOUT_TIMES = ("switches", "correctness", "profile", "descriptors", "tiles")
 # Fields of records that are left out where GPUs are compared: made-up samples, and layers at a batch of `--batch`.
 NO_EVIDENCE = {"sample", "batch"}
 

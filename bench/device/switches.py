@@ -3,7 +3,7 @@
 A switch is a field of `gpu.Architecture` that is off until a GPU has shown that it is right:
 
     host_descriptors   The host makes TMA descriptors.
-    dependent_launch   wgrad's second kernel is a programmatic dependent launch.
+    dependent_launch   wgrad's second kernel is a programmatic dependent launch. sm_90 and newer have them.
 
 The record has these rows, by the field `what`:
 
@@ -162,6 +162,18 @@ def name_of(row: Row) -> str:
     return str(row["unit"]) + (f", {row['switch']} {'on' if row['on'] else 'off'}" if "on" in row else "")
 
 
+def why_not(switch: str, architecture: Architecture) -> str | None:
+    """Return why a switch can not be on for this architecture. None if it can."""
+    if switch not in {each.name for each in fields(architecture)}:
+        return f"architectures have no {switch}"
+    if switch == "host_descriptors":
+        return None if architecture.tma else f"{architecture} has no TMA"
+    if runtime.interpreted():
+        return "the interpreter runs one kernel after another"
+    capability = architecture.capability
+    return None if capability is not None and capability >= 90 else f"{architecture} has no dependent launches"
+
+
 def exactness_units() -> list[exactness.Unit]:
     """Return the units of `exactness`: all of them on a GPU, a few in the interpreter."""
     if runtime.interpreted():
@@ -174,6 +186,11 @@ def check_exactness(
 ) -> None:
     """Add a row for each unit, as long as there is time. Raise an error only if the GPU is lost."""
     gpu = runtime.gpu_of(device)
+    reason = why_not(exactness.SWITCH, gpu.architecture)
+    if reason is not None:
+        for unit in units:
+            record.add(unit.name, [{"what": "exactness", "unit": unit.name, "status": "skipped", "reason": reason}])
+        return
     if device.type == "cuda":
         from bench.lowering.offline import precompile
 
@@ -243,9 +260,9 @@ def time_layers(
 
     Raise an error only if the GPU is lost.
     """
-    there = {each.name for each in fields(Architecture)}
     gpu = runtime.gpu_of(device)
-    if switch in there and device.type == "cuda":
+    reason = why_not(switch, gpu.architecture)
+    if reason is None and device.type == "cuda":
         from bench.lowering.offline import precompile
 
         plans = [both_plans(switch, gpu, layer, operator) for layer, operator in units]
@@ -256,10 +273,10 @@ def time_layers(
         about: Row = {"what": "times", "unit": name, "switch": switch, "layer": layer.name, "pass": operator}
         about |= {"dtype": DTYPE, "kernels": kernels_of([operator], kernels)}
         try:
-            if switch in there:
+            if reason is None:
                 rows = timed(switch, gpu, layer, operator, device)
             else:
-                rows = [{"status": "skipped", "reason": f"architectures have no {switch}"}]
+                rows = [{"status": "skipped", "reason": reason}]
         except Exception as error:
             rows = [{"status": "failed", "reason": in_short(error)}]
             record.add(name, [about | row for row in rows])
@@ -293,7 +310,9 @@ def timed(switch: str, gpu: Gpu, layer: Layer, operator: Operator, device: torch
     plans = both_plans(switch, gpu, layer, operator)
     if not differ(*plans):
         return [{"status": "skipped", "tile": str(plans[0].tile), "reason": f"{switch} makes no difference here"}]
-    rows: dict[bool, Row] = {on: {"on": on, "tile": str(plan.tile)} for on, plan in zip((False, True), plans, strict=True)}
+    rows: dict[bool, Row] = {
+        on: {"on": on, "tile": str(plan.tile)} for on, plan in zip((False, True), plans, strict=True)
+    }
     tiles = {operator: plans[0].tile} if runtime.interpreted() else {}
     problem = Problem.draw(layer, DTYPE, device)
     with at_its_best(DTYPE), taking_turns(), forced(tiles):
@@ -377,8 +396,9 @@ def concerns(row: Row, switch: str) -> bool:
 def complete(rows: Sequence[Row], switch: str) -> bool:
     """Whether these rows of a switch show all that they must.
 
-    For `host_descriptors`, each unit of `exactness` must be ok, with descriptors as the host makes them now. If the host
-    makes none, the unit is skipped. For `dependent_launch`, the tests must be ok, and at least one timed layer.
+    For `host_descriptors`, each unit of `exactness` must be ok, with descriptors as the host makes them now. If the
+    host makes none, the unit must be skipped. For `dependent_launch`, the tests must be ok, and at least one timed
+    layer.
     """
     ok = [row for row in rows if row["status"] == "ok"]
     if switch == "dependent_launch":

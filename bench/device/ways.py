@@ -43,12 +43,13 @@ def switched(**fields: Any) -> Iterator[None]:
 @contextmanager
 def forced(tiles: Mapping[Operator, Tile]) -> Iterator[None]:
     """Within this block, plan calls of these operators with these tiles. Other operators choose their tiles."""
-    choose: Callable[[TileRequest], Tile] = planners.tile_for
-    planners.tile_for = lambda request: tiles.get(request.operator) or choose(request)
+    planner: Any = planners
+    choose: Callable[[TileRequest], Tile] = planner.tile_for
+    planner.tile_for = lambda request: tiles.get(request.operator) or choose(request)
     try:
         yield
     finally:
-        planners.tile_for = choose
+        planner.tile_for = choose
 
 
 class Way:
@@ -87,6 +88,8 @@ def taking_turns() -> Iterator[None]:
 def same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     """Whether two lists of tensors are equal. NaN counts as equal to NaN."""
     return all(
-        a.dtype == b.dtype and torch.equal(a.isnan(), b.isnan()) and torch.equal(*(t.where(~t.isnan(), 0) for t in (a, b)))
+        a.dtype == b.dtype
+        and torch.equal(a.isnan(), b.isnan())
+        and torch.equal(*(t.where(~t.isnan(), 0) for t in (a, b)))
         for a, b in zip(one, other, strict=True)
     )

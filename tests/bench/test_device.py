@@ -63,18 +63,18 @@ def device(folder: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "bench", "device", "--out", str(folder), "--rows", "rn50_c5_1x1_s2_down", *options]
 
 
-@pytest.mark.parametrize("statuses", [[0, 0], [0, 1], [1, 0]])
+@pytest.mark.parametrize("statuses", [[0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
 def test_each_part_runs_alone_whatever_became_of_others(
     statuses: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exit status is the worst of the parts. By default, `correctness` runs first and then `layers`."""
+    """The exit status is the worst of the parts. By default these are `switches`, `correctness` and `layers`."""
     started: list[str] = []
     monkeypatch.setattr(command, "run_alone", lambda part: (started.append(part), statuses[len(started) - 1])[1])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     assert command.main(parser.parse_args(["--out", str(tmp_path)])) == max(statuses)
-    assert started == ["correctness", "layers"]
+    assert started == ["switches", "correctness", "layers"]
 
 
 @pytest.mark.long
