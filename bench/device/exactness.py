@@ -7,6 +7,7 @@ they must also agree with torch in float64.
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -216,7 +217,7 @@ def units(least: int) -> list[Unit]:
     everything = problems(least)
     pickers = [("wgrad", "tf32"), *((operator, "float32") for operator in OPERATORS)]
     found += [
-        Unit(f"{operator} plain, picked, {dtype}", dtype, everything["plain"], (operator,), by_programs=True)  # type: ignore[arg-type]
+        Unit(f"{operator} plain, picked, {dtype}", dtype, everything["plain"], (operator,), by_programs=True)
         for operator, dtype in pickers
     ]
     return found
@@ -413,7 +414,7 @@ def results_of(
     precision = "tf32" if unit.dtype == "tf32" else "ieee"
     for failure in list(failures._reasons):  # what failed in an earlier unit must not change this one
         failures.remove(failure)
-    with switched(**{SWITCH: on}), forced(unit.tiles), convolution_precision(precision):
+    with switched(**{SWITCH: on}), forced(unit.tiles), convolution_precision(precision), quiet():
         first = unit.draw("integers", 0, device)
         found["integers"] = unit.compute(first)
         found["the same tensors again"] = unit.compute(first)
@@ -445,6 +446,15 @@ def results_of(
     if any(unit.tiles.get(plan.request.operator, plan.tile) != plan.tile for plan in kept):
         raise NotKept(f"other tiles were run: {', '.join(str(plan.tile) for plan in kept)}")
     return found, {"reused": reused} | kept_descriptors(kept, on, many)
+
+
+def quiet() -> AbstractContextManager[object]:
+    """Return a block within which numpy, by which the interpreter computes, does not warn of infinity times zero."""
+    if not runtime.interpreted():
+        return nullcontext()
+    import numpy
+
+    return numpy.errstate(invalid="ignore")
 
 
 def kept_descriptors(plans: Sequence[Any], on: bool, many: int) -> dict[str, Any]:

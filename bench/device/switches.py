@@ -21,6 +21,7 @@ GPU's architecture (`decided`).
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Call
     )
 
     def tests(name: str, path: str, clock: Clock) -> None:
-        rows: Iterable[Row] = tests_of(path, clock.left() if device.type == "cuda" else REHEARSED_TESTS)
+        rows: Iterable[Row] = outcomes_of(path, clock.left() if device.type == "cuda" else REHEARSED_TESTS)
         last: list[Row] = []
         for row in rows:
             last = [{"what": "tests", "unit": name} | row]
@@ -217,7 +218,7 @@ def check_exactness(
             record.add(unit.name, [row])
 
 
-def tests_of(path: str, seconds: float) -> Iterator[Row]:
+def outcomes_of(path: str, seconds: float) -> Iterator[Row]:
     """Run the tests in a file that are for a GPU, and yield the row of their outcomes so far. The last row is final."""
     if not (results.ROOT / path).exists():
         yield {"file": path, "status": "skipped", "reason": f"there is no {path}"}
@@ -353,10 +354,11 @@ def medians(times: Times) -> Row:
     }
 
 
-def confirmed(record: Results) -> set[str]:
+def confirmed(record: Results, now: dict[str, str] | None = None) -> set[str]:
     """Return the switches that a record shows to be right on its architecture, with the kernels as they are now.
 
-    A rehearsal confirms nothing. A switch is confirmed if
+    `now` are the names of these kernels, by default as `kernel_identity` finds them. A rehearsal confirms nothing. A
+    switch is confirmed if
 
     - none of its rows is wrong or failed
     - all of its rows were made with the kernels as they are now
@@ -365,7 +367,7 @@ def confirmed(record: Results) -> set[str]:
     """
     if "rehearsal" in record or "sample" in record:
         return set()
-    now = kernel_identity.names()
+    now = now or kernel_identity.names()
     found = set()
     for switch in SWITCHES:
         rows = [row for row in record["rows"] if concerns(row, switch)]
@@ -376,9 +378,8 @@ def confirmed(record: Results) -> set[str]:
     return found
 
 
-def refuted(record: Results) -> set[str]:
-    """Return the switches that a record shows to be wrong on its architecture, with the kernels as they are now."""
-    now = kernel_identity.names()
+def refuted(record: Results, now: dict[str, str]) -> set[str]:
+    """Return the switches that a record shows to be wrong on its architecture, with the kernels of these names."""
     return {
         switch
         for switch in SWITCHES
@@ -403,16 +404,25 @@ def complete(rows: Sequence[Row], switch: str) -> bool:
     ok = [row for row in rows if row["status"] == "ok"]
     if switch == "dependent_launch":
         return {"tests", "times"} <= {row["what"] for row in ok}
-    gpu = Gpu.of("sm_90", 132)
-    done = {row["unit"]: row for row in ok if row["what"] == "exactness"}
+    done = {row["unit"]: row.get("descriptors") for row in ok if row["what"] == "exactness"}
     skipped = {row["unit"] for row in rows if row["status"] == "skipped"}
     return all(
-        unit.name in skipped
-        if unit.by_programs
-        else unit.name in done
-        and done[unit.name]["descriptors"] == exactness.described(unit.plans(with_fields(gpu, host_descriptors=True)))
-        for unit in exactness.units(ON_GPU)
+        name in skipped if descriptors is None else done.get(name) == descriptors
+        for name, descriptors in needed().items()
     )
+
+
+@cache
+def needed() -> dict[str, str | None]:
+    """Return the names of all units of `exactness` on a GPU, each with a hash of what the host describes for it now.
+
+    The hash is None if the host makes no descriptors.
+    """
+    gpu = with_fields(Gpu.of("sm_90", 132), host_descriptors=True)
+    return {
+        unit.name: None if unit.by_programs else exactness.described(unit.plans(gpu))
+        for unit in exactness.units(ON_GPU)
+    }
 
 
 def slowdown(rows: Iterable[Row]) -> float:
@@ -432,9 +442,10 @@ def committed(folder: Path = results.RESULTS) -> list[Results]:
 
 def decided(records: Iterable[Results]) -> dict[str, set[str]]:
     """Return, by the name of an architecture, the switches that records confirm for it and none refutes."""
+    now = kernel_identity.names()
     found: dict[str, set[str]] = {}
     wrong: dict[str, set[str]] = {}
     for record in records:
-        found.setdefault(record["architecture"], set()).update(confirmed(record))
-        wrong.setdefault(record["architecture"], set()).update(refuted(record))
+        found.setdefault(record["architecture"], set()).update(confirmed(record, now))
+        wrong.setdefault(record["architecture"], set()).update(refuted(record, now))
     return {name: switches - wrong[name] for name, switches in found.items()}
