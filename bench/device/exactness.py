@@ -278,9 +278,9 @@ def units_of_layers(dtype: str, least: int) -> list[Unit]:
         tiles: dict[Operator, Tile] = {
             operator: with_shape(side, candidate_shapes(least, operator)[1]) for operator in ("fprop", "dgrad")
         }
-        if dtype != "tf32":
-            split = Tile(least, least, least, num_warps=4, num_stages=2, GROUP_M=2, SPLIT_K=2)
-            tiles["wgrad"] = with_shape(split, whole_rows(least, case.geometry)[0])
+        split = Tile(least, least, least, num_warps=4, num_stages=2, GROUP_M=2, SPLIT_K=2)
+        rows, gathering = with_shape(split, whole_rows(least, case.geometry)[0]), Tile(64, 32, 16, 8, 4, SPLIT_K=2)
+        tiles["wgrad"] = gathering if dtype == "tf32" else rows
         found.append(
             Unit(
                 f"layer {case.name}, {dtype}",

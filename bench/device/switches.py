@@ -70,6 +70,7 @@ BUDGET = 0.1
 REHEARSED_TESTS = 10.0
 # A switch that makes the timed layers slower than this, in the geometric mean of their device times, is not confirmed.
 SLOWER = 1.01
+TESTS_STOPPED = "the time of the tests was up"
 # How many rows that are wrong or failed are printed. All of them are in the record.
 SHOWN = 20
 
@@ -133,6 +134,8 @@ def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Call
             if lost(device):
                 stopped = f"{name}: {in_short(error)}"
                 break
+    if stopped is None and any(row.get("reason") == TESTS_STOPPED for row in record.content["rows"]):
+        stopped = TESTS_STOPPED
     record.close(stopped)
     return told(record)
 
@@ -151,11 +154,7 @@ def told(record: Record) -> int:
         f"{len(content['remaining'])} not run: {content['stopped'] or 'complete'}"
     )
     print(f"switches: confirmed for {content['architecture']}: {', '.join(sorted(confirmed(content))) or 'none'}")
-    return int(bool(bad) or (content["stopped"] is not None and not out_of_time(content)))
-
-
-def out_of_time(content: Results) -> bool:
-    return bool(content["stopped"] == "the time was up")
+    return int(bool(bad) or content["stopped"] not in (None, "the time was up", TESTS_STOPPED))
 
 
 def name_of(row: Row) -> str:
@@ -233,7 +232,7 @@ def outcome(tests: Row) -> Row:
         names = ", ".join(failure["test"] for failure in tests["failures"])
         return {"status": "failed", "reason": f"these tests failed: {names}"}
     if not tests["finished"]:
-        return {"status": "skipped", "reason": "the time of the tests was up"}
+        return {"status": "skipped", "reason": TESTS_STOPPED}
     if not tests["outcomes"].get("passed"):
         return {"status": "skipped", "reason": f"no test ran: {', '.join(tests['skipped']) or 'there is none'}"}
     return {"status": "ok"}
@@ -398,12 +397,12 @@ def complete(rows: Sequence[Row], switch: str) -> bool:
     """Whether these rows of a switch show all that they must.
 
     For `host_descriptors`, each unit of `exactness` must be ok, with descriptors as the host makes them now. If the
-    host makes none, the unit must be skipped. For `dependent_launch`, the tests must be ok, and at least one timed
-    layer.
+    host makes none, the unit must be skipped. For `dependent_launch`, the tests must be ok, none of them skipped, and
+    at least one timed layer must be ok.
     """
     ok = [row for row in rows if row["status"] == "ok"]
     if switch == "dependent_launch":
-        return {"tests", "times"} <= {row["what"] for row in ok}
+        return {"tests", "times"} <= {row["what"] for row in ok if "skipped" not in row.get("outcomes", {})}
     done = {row["unit"]: row.get("descriptors") for row in ok if row["what"] == "exactness"}
     skipped = {row["unit"] for row in rows if row["status"] == "skipped"}
     return all(

@@ -77,6 +77,19 @@ def test_each_part_runs_alone_whatever_became_of_others(
     assert started == ["switches", "correctness", "layers"]
 
 
+@pytest.mark.parametrize(("part", "seconds"), [("switches", 170), ("layers", 7)])
+def test_the_time_of_a_part(part: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`switches` has a limit of its own, so that the default parts take less than ten minutes."""
+    given: list[float] = []
+    monkeypatch.setitem(command.PARTS, part, lambda args, device, clock, keep: (given.append(clock.left()), 3)[1])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command.main(parser.parse_args(["--out", str(tmp_path), "--part", part, "--seconds", "7"])) == 3
+    assert given[0] == pytest.approx(seconds, abs=2)
+    assert sum(command.LIMITS.get(each, command.SECONDS) for each in command.DEFAULT) < 600
+
+
 @pytest.mark.long
 def test_a_rehearsal(tmp_path: Path) -> None:
     """A part that is done leaves a record that is complete and says that it is a rehearsal."""

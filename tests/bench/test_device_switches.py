@@ -14,7 +14,7 @@ from bench import results
 from bench.device import correctness, exactness, switches
 from bench.device.exactness import IN_INTERPRETER, ON_GPU, NotKept, Unit, units
 from bench.device.schedule import Clock, Record
-from bench.device.switches import GRAPHS, outcome, outcomes_of
+from bench.device.switches import DEPENDENT, GRAPHS, outcome, outcomes_of
 from bench.device.ways import Way, forced, same_bits, switched, taking_turns, with_fields
 from bench.layers import select
 from tests.support.blocks import LEAST, tile_in
@@ -168,7 +168,14 @@ def planted():
 def publicly():
     launchers.has_proven_launcher = lambda _: False
     return status(3)
-observe(lambda: status(3), planted, publicly, gpu=gpu)
+def without_bound():
+    kept = launchers.lru_cache
+    launchers.lru_cache = lambda _: kept(None)
+    try:
+        return status(3)
+    finally:
+        launchers.lru_cache = kept
+observe(lambda: status(3), without_bound, planted, publicly, gpu=gpu)
 """
 
 
@@ -177,8 +184,9 @@ observe(lambda: status(3), planted, publicly, gpu=gpu)
 def test_kept_descriptors_on_a_fake_gpu(tmp_path: Path) -> None:
     """Descriptors are kept and evicted. It is found if one is used for another address, or if none is kept."""
     code = PRETENDED.format(name=WGRAD, kernels=dict.fromkeys(OPERATORS, "a"))
-    right, planted, publicly = seen(code, tmp_path)["results"]
+    right, without_bound, planted, publicly = seen(code, tmp_path)["results"]
     assert right == "ok['filled', 'found', 'reused']"
+    assert without_bound.startswith("NotKept: no descriptor was evicted")
     assert planted.startswith("wrong")
     assert "many addresses" in planted
     assert "integers, against" not in planted  # the first call is planned, and fills its own
@@ -316,6 +324,22 @@ def test_a_layer_is_timed_both_ways() -> None:
     assert row["status"] == "skipped"
 
 
+@needs_interpreter
+def test_a_layer_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is wrong if the two ways differ in a bit, and also if both are wrong."""
+    layer = switches.layers("host_descriptors", CPU)[0][0]
+    given = ("host_descriptors", runtime.gpu_of(CPU), layer, "fprop", CPU)
+    monkeypatch.setattr(switches, "same_bits", lambda *_: False)
+    off, on = switches.timed(*given)
+    assert (off["status"], on["status"], on["reason"]) == ("ok", "wrong", "other bits than with the switch off")
+    assert "wall" not in on
+    computation = Way.computation
+    monkeypatch.setattr(Way, "computation", lambda *call: lambda: (computation(*call)()[0] * 2,))
+    rows = switches.timed(*given)
+    assert [row["status"] for row in rows] == ["wrong", "wrong"]
+    assert "is off by" in rows[0]["reason"]
+
+
 @pytest.mark.parametrize("switch", switches.SWITCHES)
 def test_layers_that_are_timed_on_a_gpu(switch: str) -> None:
     """The switch makes a difference for most of them, and no operand takes more than a gigabyte."""
@@ -405,6 +429,27 @@ def test_the_record_has_everything_in_order(tmp_path: Path, quick: dict[str, Any
     assert switches.confirmed(record) == set()
     with pytest.raises(ValueError, match="holds no times of layers"):
         results.load(tmp_path / "switches.json")
+
+
+@needs_interpreter
+@pytest.mark.long
+def test_a_rehearsal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One unit is really computed, and one layer is really timed."""
+    monkeypatch.setattr(switches, "exactness_units", lambda: [small(WGRAD)])
+    monkeypatch.setattr(switches, "outcomes_of", lambda path, _: iter([PASSED | {"file": path, "status": "ok"}]))
+    status, record = ran(tmp_path)
+    assert (status, record["complete"]) == (0, True)
+    exact, graphs, off, on, dependent, _ = record["rows"]
+    assert (exact["unit"], exact["status"], graphs["file"], dependent["file"]) == (WGRAD, "ok", GRAPHS, DEPENDENT)
+    assert [(row["on"], row["status"], row["device"]) for row in (off, on)] == [(False, "ok", None), (True, "ok", None)]
+    assert off["kernels"] == on["kernels"] == {"fprop": record["environment"]["kernels"]["fprop"]}
+
+
+@needs_interpreter
+def test_tests_that_the_clock_stops(tmp_path: Path, quick: dict[str, Any]) -> None:
+    quick["tests"] = PASSED | {"finished": False}
+    status, record = ran(tmp_path)
+    assert (status, record["complete"], record["stopped"]) == (0, False, "the time of the tests was up")
 
 
 @needs_interpreter
@@ -503,6 +548,6 @@ def test_rows_without_tma(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_names_of_files_and_layers() -> None:
     """A name that is misspelt would only show on a GPU."""
     assert GRAPHS.startswith("tests/")
-    assert switches.DEPENDENT.startswith("tests/")
+    assert DEPENDENT.startswith("tests/")
     assert all(select(list(names)) for names in switches.TIMED.values())
     assert sum(switches.SHARES.values()) == pytest.approx(1)

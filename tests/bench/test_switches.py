@@ -34,7 +34,7 @@ def times(switch: str, off: float, on: float, layer: str = "a") -> list[dict[str
 
 def record(architecture: str = "sm_90") -> Record:
     """Return a record that confirms all switches."""
-    tests = {"what": "tests", "unit": "dependent launch", "file": DEPENDENT, "status": "ok"}
+    tests = {"what": "tests", "unit": "dependent launch", "file": DEPENDENT, "status": "ok", "outcomes": {"passed": 3}}
     rows = [*exact_rows(), *times("host_descriptors", 10, 9), tests, *times("dependent_launch", 10, 9)]
     return {"architecture": architecture, "rows": copy.deepcopy(rows)}
 
@@ -73,6 +73,13 @@ def test_a_row_that_is_missing_confirms_nothing(what: str, switch: str) -> None:
     found = record()
     found["rows"].remove(row_of(found, what, switch))
     assert confirmed(found) == set(SWITCHES) - {switch}
+
+
+def test_dependent_launches_need_all_tests() -> None:
+    """The one that compares results on a GPU is skipped without one, and the others pass."""
+    found = record()
+    row_of(found, "tests", "dependent_launch")["outcomes"] = {"passed": 3, "skipped": 1}
+    assert confirmed(found) == {"host_descriptors"}
 
 
 def test_dependent_launches_need_a_timed_layer() -> None:
