@@ -18,7 +18,7 @@ Each other part runs for --seconds at most, or a little longer if its last test 
 Each part writes DIR/PART.json as it goes. The file is valid JSON at any moment, so the command may be stopped at any
 moment. layers also writes a report, DIR/layers.md.
 
-Commit DIR/switches.json as bench/results/GPU-switches.json. tests/bench/test_switches.py then fails if it confirms a
+Commit DIR/switches.json as bench/results/<gpu>-switches.json. tests/bench/test_switches.py then fails if it confirms a
 switch that is off, or does not confirm one that is on: set the switch in tritonconv/gpu.py as the test says.
 
 Without a GPU this is a rehearsal: the same work on small problems in Triton's interpreter. It shows that the command
