@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from bench.device.ways import forced, same_bits, switched, with_fields
+from bench.device.ways import forced, forget_failures, same_bits, switched, with_fields
 from bench.results import Row, kernels_of
 from bench.run.contenders import DTYPES
 from tests.support.blocks import expected
@@ -26,7 +26,7 @@ from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator, taken
 from tritonconv.gpu import Gpu
-from tritonconv.launch import failures, launchers, plan_cache
+from tritonconv.launch import failures, kept_descriptors, plan_cache
 from tritonconv.launch.descriptors import HostDescriptor
 from tritonconv.launch.plan import Plan
 from tritonconv.operators.compute import compute
@@ -382,7 +382,8 @@ def check(unit: Unit, device: torch.device, row: Row, many: int) -> Row:
     The status is "ok" or "wrong", or "skipped" if the host makes no descriptors and should make none. Raise an error
     if a call fails, or if it is not computed as it should be.
     """
-    made = {operator for operator, names in row["host"].items() if names}
+    described = {operator: len(names) for operator, names in row["host"].items()}
+    made = {operator for operator, count in described.items() if count}
     if unit.by_programs:
         if made:
             raise NotKept(f"the host makes descriptors for {', '.join(sorted(made))}, where none were expected")
@@ -390,8 +391,8 @@ def check(unit: Unit, device: torch.device, row: Row, many: int) -> Row:
     by_choice = {"wgrad"} if unit.dtype == "tf32" else set()  # which gathers pixels
     if made != set(unit.operators) - by_choice:
         raise NotKept(f"the host makes descriptors only for {', '.join(sorted(made)) or 'no operator'}")
-    own, _ = results_of(unit, device, False, many)
-    host, kept = results_of(unit, device, True, many)
+    own, _ = results_of(unit, device, False, described, many)
+    host, kept = results_of(unit, device, True, described, many)
     wrong = [label for label in own if not same_bits(own[label], host[label])]
     exact = unit.in_float64(unit.draw("integers", 0, device))
     rounded = tuple(each.to(DTYPES[unit.dtype]) for each in exact)
@@ -403,17 +404,18 @@ def check(unit: Unit, device: torch.device, row: Row, many: int) -> Row:
 
 
 def results_of(
-    unit: Unit, device: torch.device, on: bool, many: int
+    unit: Unit, device: torch.device, on: bool, made: dict[Operator, int], many: int
 ) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, Any]]:
     """Return the results of a unit with the switch on or off, and how its plans and descriptors were kept.
+
+    `made` says how many descriptors the host makes for each operator if the switch is on.
 
     The first call is planned, and all later ones run its kept plan: with the same tensors, with tensors at other
     addresses, with more addresses than descriptors are kept for, and with new tensors after the first ones are freed.
     """
     found: dict[str, tuple[Tensor, ...]] = {}
     precision = "tf32" if unit.dtype == "tf32" else "ieee"
-    for failure in list(failures._reasons):  # what failed in an earlier unit must not change this one
-        failures.remove(failure)
+    forget_failures()
     with switched(**{SWITCH: on}), forced(unit.tiles), convolution_precision(precision), quiet():
         first = unit.draw("integers", 0, device)
         found["integers"] = unit.compute(first)
@@ -441,11 +443,13 @@ def results_of(
             torch.cuda.empty_cache()
             found["after their memory was returned"] = unit.compute(unit.draw("integers", 2, device))
         kept = list(plan_cache.plans.entries.values())
+    if failures.any_happened():
+        raise NotKept(f"this failed and was avoided: {'; '.join(failures._reasons.values())}")
     if len(plans) != len(unit.operators) or {id(each) for each in plans} != {id(each) for each in kept}:
         raise NotKept(f"plans of {len(unit.operators)} operators should be kept, and not {len(plans)} or others")
     if any(unit.tiles.get(plan.request.operator, plan.tile) != plan.tile for plan in kept):
         raise NotKept(f"other tiles were run: {', '.join(str(plan.tile) for plan in kept)}")
-    return found, {"reused": reused} | kept_descriptors(kept, on, many)
+    return found, {"reused": reused} | (use_of_descriptors(kept, made, many) if on else {})
 
 
 def quiet() -> AbstractContextManager[object]:
@@ -457,23 +461,23 @@ def quiet() -> AbstractContextManager[object]:
     return numpy.errstate(invalid="ignore")
 
 
-def kept_descriptors(plans: Sequence[Any], on: bool, many: int) -> dict[str, Any]:
-    """Return how often descriptors of the plans were filled, and how often one was found.
+def use_of_descriptors(plans: Sequence[Any], made: dict[Operator, int], many: int) -> dict[str, Any]:
+    """Return how often the plans' descriptors were filled, and how often one was found.
 
-    Raise NotKept if a compiled kernel is not started as it should be, or if many addresses evict no descriptor. In the
-    interpreter no descriptors are kept.
+    `made` says how many the host makes for each operator. Raise NotKept if compiled kernels are not started with these,
+    or if many addresses evict no descriptor. In the interpreter no descriptors are kept.
     """
-    if runtime.interpreted() or not on:
+    if runtime.interpreted():
         return {}
-    caches = [
-        descriptor_at.cache_info()
-        for plan in plans
-        for launch in plan.launches
-        for _, _, descriptor_at in launch.descriptors
-    ]
+    caches = []
+    for plan in plans:
+        kept = [descriptor_at.cache_info() for launch in plan.launches for _, _, descriptor_at in launch.descriptors]
+        if plan.triton is None or len(kept) != made[plan.request.operator]:
+            raise NotKept(f"{plan.request.operator} is not started with descriptors that are kept")
+        caches += kept
     filled, hits = sum(cache.misses for cache in caches), sum(cache.hits for cache in caches)
-    if any(plan.triton is None for plan in plans) or hits == 0:
-        raise NotKept("kernels are started by Triton's public interface, which keeps no descriptors")
-    if many > launchers.KEPT_DESCRIPTORS and all(cache.misses == cache.currsize for cache in caches):
-        raise NotKept(f"no descriptor was evicted: {caches}")
+    if hits == 0 or (
+        many > kept_descriptors.KEPT_DESCRIPTORS and all(cache.misses == cache.currsize for cache in caches)
+    ):
+        raise NotKept(f"no descriptor was used again, or none was evicted: {caches}")
     return {"filled": filled, "found": hits}

@@ -33,7 +33,7 @@ from bench import kernel_identity, results
 from bench.device import correctness, exactness
 from bench.device.exactness import IN_INTERPRETER, ON_GPU
 from bench.device.schedule import Clock, Record, in_time
-from bench.device.ways import Way, forced, same_bits, taking_turns, with_fields
+from bench.device.ways import Way, forced, forget_failures, same_bits, taking_turns, with_fields
 from bench.layers import Layer, select
 from bench.results import Results, Row, in_short, kernels_of, lost
 from bench.run import check
@@ -43,7 +43,7 @@ from tests.support.interpreter import interpreting
 from tritonconv import runtime
 from tritonconv.geometry import OPERATORS, Operator
 from tritonconv.gpu import Architecture, Gpu
-from tritonconv.launch import launchers
+from tritonconv.launch import failures, kept_descriptors
 from tritonconv.launch.plan import Plan
 
 SWITCHES = ("host_descriptors", "dependent_launch")
@@ -201,7 +201,7 @@ def check_exactness(
     for unit in in_time(units, clock):
         # The first unit of a kind has more addresses than descriptors are kept for. The interpreter keeps none.
         new = not unit.by_programs and (unit.operators, unit.dtype) not in begun
-        many = 0 if runtime.interpreted() else launchers.KEPT_DESCRIPTORS + 2 if new else 2
+        many = 0 if runtime.interpreted() else kept_descriptors.KEPT_DESCRIPTORS + 2 if new else 2
         begun |= {(unit.operators, unit.dtype)} if new else set()
         row: Row = {"what": "exactness", "switch": exactness.SWITCH, "unit": unit.name, "dtype": unit.dtype}
         before = clock.left()
@@ -317,9 +317,12 @@ def timed(switch: str, gpu: Gpu, layer: Layer, operator: Operator, device: torch
     problem = Problem.draw(layer, DTYPE, device)
     with at_its_best(DTYPE), taking_turns(), forced(tiles):
         call = problem.call(operator, implementation="triton")
+        forget_failures()
         ways = {on: Way(device, **{switch: on}) for on in rows}
         computations = {on: way.computation(call) for on, way in ways.items()}
         found = {on: computation() for on, computation in computations.items()}
+        if failures.any_happened():
+            raise RuntimeError(f"this failed and was avoided: {'; '.join(failures._reasons.values())}")
         expected = check.samples(operator, problem)
         for on, row in rows.items():
             row |= right(operator, problem, found[on], expected)

@@ -13,7 +13,7 @@ from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.geometry import Operator
 from tritonconv.gpu import Gpu
-from tritonconv.launch import bounded_cache, plan_cache, planners
+from tritonconv.launch import bounded_cache, failures, plan_cache, planners
 from tritonconv.launch.plan import TileRequest
 from tritonconv.operators.library import torch_operators
 from tritonconv.tiling.tile import Tile
@@ -50,6 +50,12 @@ def forced(tiles: Mapping[Operator, Tile]) -> Iterator[None]:
         yield
     finally:
         planner.tile_for = choose
+
+
+def forget_failures() -> None:
+    """Forget what failed so far, so that it is tried again. Otherwise another way is taken, without a word."""
+    for failure in list(failures._reasons):
+        failures.remove(failure)
 
 
 class Way:

@@ -25,7 +25,8 @@ from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import Gpu
-from tritonconv.launch import descriptors, launchers, plan_cache, planners
+from tritonconv.launch import descriptors, failures, kept_descriptors, plan_cache, planners, start
+from tritonconv.launch.failures import NoHostDescriptors
 from tritonconv.launch.plan import Plan
 
 CPU = torch.device("cpu")
@@ -138,6 +139,25 @@ def test_other_tiles_are_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_interpreter
+def test_descriptors_that_fail_are_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call whose host descriptors fail is computed without them. What failed in an earlier unit does not count."""
+    failures.add(NoHostDescriptors("wgrad", H100), "of an earlier unit")
+    start_kernels = start.start_kernels
+
+    def fails(plan: Plan) -> Any:
+        if exactness.descriptors(plan):
+            failures.add(NoHostDescriptors("wgrad", plan.request.gpu), "no descriptor can be filled")
+        return start_kernels(plan)
+
+    monkeypatch.setattr(start, "start_kernels", fails)
+    with pytest.raises(NotKept, match=r"avoided: no descriptor can be filled$"):
+        checked(small(WGRAD))
+    layer = switches.layers("host_descriptors", CPU)[0][0]
+    with pytest.raises(RuntimeError, match=r"avoided: no descriptor can be filled$"):
+        switches.timed("host_descriptors", runtime.gpu_of(CPU), layer, "fprop", CPU)
+
+
+@needs_interpreter
 def test_where_the_host_makes_no_descriptors() -> None:
     """Both ways are the same there. That is no evidence, and it must be known before."""
     row = checked(small(OVERHANGING))
@@ -154,31 +174,31 @@ PRETENDED = """
 gpu = install(Gpu())
 from bench.device import exactness
 from tritonconv import runtime
-from tritonconv.launch import launchers
-launchers.KEPT_DESCRIPTORS = 2
+from tritonconv.launch import kept_descriptors, launchers
+kept_descriptors.KEPT_DESCRIPTORS = 2
 cpu = torch.device("cpu")
 (unit,) = [each for each in exactness.units(16) if each.name == {name!r}]
 def status(many):
     row = exactness.about(unit, runtime.gpu_of(cpu), {kernels})
     row = exactness.check(unit, cpu, row, many)
     return row["status"] + str(sorted(row["kept"])) + row.get("reason", "")
-filled = launchers.filled_descriptor
-first = dict()
-def stale(descriptor, layout, address):
-    return first.setdefault((descriptor, str(layout)), filled(descriptor, layout, address))
+filled = launchers.filled_descriptors
+def stale(descriptor, layout):
+    fill, first = filled(descriptor, layout), []
+    return kept_descriptors.lru_cache(2)(lambda address: first.append(address) or fill(first[0]))
 def planted():
-    launchers.filled_descriptor = stale
+    launchers.filled_descriptors = stale
     return status(3)
 def publicly():
-    launchers.has_proven_launcher = lambda _: False
+    launchers.has_proven_launcher = lambda *_: False
     return status(3)
 def without_bound():
-    kept = launchers.lru_cache
-    launchers.lru_cache = lambda _: kept(None)
+    kept = kept_descriptors.lru_cache
+    kept_descriptors.lru_cache = lambda _: kept(None)
     try:
         return status(3)
     finally:
-        launchers.lru_cache = kept
+        kept_descriptors.lru_cache = kept
 observe(lambda: status(3), without_bound, planted, publicly, gpu=gpu)
 """
 
@@ -190,11 +210,11 @@ def test_kept_descriptors_on_a_fake_gpu(tmp_path: Path) -> None:
     code = PRETENDED.format(name=WGRAD, kernels=dict.fromkeys(OPERATORS, "a"))
     right, without_bound, planted, publicly = seen(code, tmp_path)["results"]
     assert right == "ok['filled', 'found', 'reused']"
-    assert without_bound.startswith("NotKept: no descriptor was evicted")
+    assert without_bound.startswith("NotKept: no descriptor was used again, or none was evicted")
     assert planted.startswith("wrong")
     assert "many addresses" in planted
     assert "integers, against" not in planted  # the first call is planned, and fills its own
-    assert publicly == "NotKept: kernels are started by Triton's public interface, which keeps no descriptors"
+    assert publicly == "NotKept: wgrad is not started with descriptors that are kept"
 
 
 @pytest.mark.parametrize("least", [IN_INTERPRETER, ON_GPU])
@@ -571,7 +591,7 @@ def test_both_ways_are_compiled_before(tmp_path: Path, h100: list[Plan], monkeyp
     gathered = sum(unit.dtype == "tf32" for unit in compared if "wgrad" in unit.operators)
     assert described.count(True) == sum(len(unit.operators) for unit in compared) - gathered
     assert len(described) == 2 * sum(len(unit.operators) for unit in compared)
-    assert {*many.values()} == {launchers.KEPT_DESCRIPTORS + 2, 2}
+    assert {*many.values()} == {kept_descriptors.KEPT_DESCRIPTORS + 2, 2}
     first = {unit.name for unit in every if many[unit.name] > 2}
     assert len(first) == len({(unit.operators, unit.dtype) for unit in compared}) == 12
     assert not first & {unit.name for unit in every if unit.by_programs}
