@@ -10,6 +10,7 @@ A record is an object with these fields:
   `part`         Only from `bench device` and `bench tune`: the part of the work.
   `complete`     Only from these two commands: whether everything that was planned is in the record. If not,
                  `stopped` says why.
+  `architecture` Only in the part "switches" of `bench device`: the architecture of the GPU, for example sm_90.
   `batch`        Only from `pytest bench --batch`: how many images every layer had.
   `rehearsal`    Only in a rehearsal: says so. Such a record is no evidence.
   `sample`       Only in the sample in `bench/sample/`: says so. Such a record is no evidence.

@@ -74,8 +74,6 @@ TESTS_STOPPED = "the time of the tests was up"
 # How many rows that are wrong or failed are printed. All of them are in the record.
 SHOWN = 20
 
-Unit = tuple[str, Callable[[], list[Row]]]
-
 
 def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
     """Write `switches.json`. Return the exit status: 1 if a result was wrong, a test failed, or the GPU was lost."""

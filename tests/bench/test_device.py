@@ -160,6 +160,7 @@ FIND_IT = {
     "tests/kernels/test_every_tile.py",
     "tests/kernels/test_large_images.py",
     "tests/kernels/test_large_offsets.py",
+    "tests/api/test_cuda_graphs.py",
     "tests/api/test_dispatch.py",
 }
 
