@@ -66,8 +66,8 @@ TIMED_OPERATORS: dict[str, tuple[Operator, ...]] = {"host_descriptors": OPERATOR
 DTYPE = "bfloat16"
 # Seconds that all runs of one call may take (`bench.run.timing`).
 BUDGET = 0.1
-# Seconds of each file of tests in a rehearsal.
-REHEARSED_TESTS = 10.0
+# Seconds of each file of tests in a rehearsal: it shows that the tests start, and most of them need a GPU.
+REHEARSED_TESTS = 3.0
 # A switch that makes the timed layers slower than this, in the geometric mean of their device times, is not confirmed.
 SLOWER = 1.01
 TESTS_STOPPED = "the time of the tests was up"
