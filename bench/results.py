@@ -10,6 +10,7 @@ A record is an object with these fields:
   `part`         Only from `bench device` and `bench tune`: the part of the work.
   `complete`     Only from these two commands: whether everything that was planned is in the record. If not,
                  `stopped` says why.
+  `architecture` Only in the part "switches" of `bench device`: the architecture of the GPU, for example sm_90.
   `batch`        Only from `pytest bench --batch`: how many images every layer had.
   `rehearsal`    Only in a rehearsal: says so. Such a record is no evidence.
   `sample`       Only in the sample in `bench/sample/`: says so. Such a record is no evidence.
@@ -37,11 +38,18 @@ from bench import kernel_identity
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 
-# Files in bench/results that are no records of runs: compiled kernels (`bench lowering`), the kernels' names, and the
-# host's times on a fake GPU (`bench host`), now and at commit 5325bfc.
-NO_RUNS = ("lowering.json", "kernels.json", "host.json", "host-before-the-fast-path.json")
+# Files in bench/results that are no records of runs: compiled kernels (`bench lowering`), with TMA descriptors that
+# programs build and with the host's; the kernels' names; and the host's times on a fake GPU (`bench host`), now and at
+# commit 5325bfc.
+NO_RUNS = (
+    "lowering.json",
+    "lowering-host-descriptors.json",
+    "kernels.json",
+    "host.json",
+    "host-before-the-fast-path.json",
+)
 # Records without times of layers by contenders: parts of `bench device`, and "tiles", which `bench tune` writes.
-WITHOUT_TIMES = ("correctness", "profile", "descriptors", "tiles")
+WITHOUT_TIMES = ("switches", "correctness", "profile", "descriptors", "tiles")
 # Fields of records that are left out where GPUs are compared: made-up samples, and layers at a batch of `--batch`.
 NO_EVIDENCE = {"sample", "batch"}
 

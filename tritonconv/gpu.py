@@ -259,6 +259,10 @@ class Gpu:
         """Return a GPU whose architecture is `architecture(arch)`. `arch` is a name like sm_90."""
         return cls(architecture(arch), multiprocessors, name)
 
+    def switched(self, **switches: bool) -> "Gpu":
+        """Return this GPU with other switches of its architecture: `host_descriptors` or `dependent_launch`."""
+        return replace(self, architecture=replace(self.architecture, **switches))  # type: ignore[arg-type]
+
 
 # Triton's interpreter counts as an H100 without limits of memory and registers.
 INTERPRETER = Gpu(

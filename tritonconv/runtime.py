@@ -1,6 +1,5 @@
 """What the kernels run on: a GPU or Triton's interpreter. Also whether torch allows TF32 for float32."""
 
-from dataclasses import replace
 from functools import cache
 from importlib import import_module
 
@@ -73,6 +72,4 @@ def gpu_of(device: torch.device) -> Gpu:
     # AMD's name is followed by the features of its configuration: gfx942:sramecc+:xnack-.
     amd = properties.gcnArchName.partition(":")[0] if torch.version.hip else None
     gpu = Gpu.of(amd or f"sm_{properties.major}{properties.minor}", properties.multi_processor_count, properties.name)
-    if launchers_are_proven():
-        return gpu
-    return replace(gpu, architecture=replace(gpu.architecture, host_descriptors=False))
+    return gpu if launchers_are_proven() else gpu.switched(host_descriptors=False)

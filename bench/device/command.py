@@ -2,6 +2,10 @@
 
 The parts are:
 
+  switches     Decides which switches of tritonconv/gpu.py may be on. It computes small problems with TMA descriptors
+               that programs build and with those of the host, and compares them bit by bit. Then it runs the tests of
+               CUDA graphs, and times eight layers both ways. At last it runs the tests of dependent launches, and times
+               wgrad of three layers with and without them.
   correctness  Runs the tests that need a GPU, among them every shipped tile in every dtype. Then it checks random
                problems until its time is up.
   layers       Times every pass of every layer beside torch, bfloat16 first. It leaves out passes that have a committed
@@ -9,9 +13,13 @@ The parts are:
   precision    Times twelve layers in float16, tf32 and bfloat16. Both channels_last and NCHW are timed.
   profile      Lists the kernels that torch (cuDNN) runs for each layer in bfloat16, and their times.
 
-Each part runs for --seconds at most, or a little longer if its last test or layer takes longer than expected. So the
-default parts, correctness and layers, take ten minutes. Each part writes DIR/PART.json as it goes. The file is valid
-JSON at any moment, so the command may be stopped at any moment. layers also writes a report, DIR/layers.md.
+The default parts are switches, correctness and layers, which take ten minutes. switches runs for 170 seconds at most.
+Each other part runs for --seconds at most, or a little longer if its last test or layer takes longer than expected.
+Each part writes DIR/PART.json as it goes. The file is valid JSON at any moment, so the command may be stopped at any
+moment. layers also writes a report, DIR/layers.md.
+
+Commit DIR/switches.json as bench/results/<gpu>-switches.json. tests/bench/test_switches.py then fails if it confirms a
+switch that is off, or does not confirm one that is on: set the switch in tritonconv/gpu.py as the test says.
 
 Without a GPU this is a rehearsal: the same work on small problems in Triton's interpreter. It shows that the command
 works. Its files say that they are a rehearsal, and they cannot be published.
@@ -30,17 +38,21 @@ from types import FrameType
 
 import torch
 
-from bench.device import cache, correctness, speed
+from bench.device import cache, correctness, speed, switches
 from bench.device.schedule import Clock
 from bench.layers import select
 
 PARTS: dict[str, Callable[[argparse.Namespace, torch.device, Clock, Callable[[], None]], int]] = {
+    "switches": switches.run,
     "correctness": correctness.run,
     "layers": speed.run_layers,
     "profile": speed.run_profile,
     "precision": speed.run_precision,
 }
-SECONDS = 285.0
+DEFAULT = ["switches", "correctness", "layers"]
+SECONDS = 200.0
+# The time of parts that do not take --seconds.
+LIMITS = {"switches": switches.LIMIT}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,16 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--part",
         nargs="+",
         choices=list(PARTS),
-        default=["correctness", "layers"],
+        default=DEFAULT,
         metavar="PART",
-        help=f"run these parts, one after another: some of {', '.join(PARTS)} (default: correctness layers)",
+        help=f"run these parts, one after another: some of {', '.join(PARTS)} (default: {' '.join(DEFAULT)})",
     )
     parser.add_argument(
         "--seconds",
         type=float,
         default=SECONDS,
         metavar="N",
-        help=f"the time for each part in seconds; inf is no limit (default: {SECONDS:g})",
+        help=f"the time for each part but switches in seconds; inf is no limit (default: {SECONDS:g})",
     )
     parser.add_argument(
         "--rows",
@@ -100,8 +112,9 @@ def main(args: argparse.Namespace) -> int:
     if not gpu:
         print("There is no GPU. This is a rehearsal on small problems in Triton's interpreter.", file=sys.stderr)
     with cache.kept(args.cache) as keep:
-        clock = Clock(args.seconds)
-        return PARTS[args.part[0]](args, torch.device("cuda" if gpu else "cpu"), clock, keep)
+        (part,) = args.part
+        clock = Clock(LIMITS.get(part, args.seconds))
+        return PARTS[part](args, torch.device("cuda" if gpu else "cpu"), clock, keep)
 
 
 def run_alone(part: str) -> int:

@@ -5,7 +5,6 @@ Importing this module does not import Triton, which `tests/support/pretend.py` m
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 
@@ -89,7 +88,7 @@ def install(gpu: IdleGpu) -> None:
 
     driver.set_active(gpu)
     h100 = Gpu.of("sm_90", 132, "NVIDIA H100")
-    described = replace(h100, architecture=replace(h100.architecture, host_descriptors=True))
+    described = h100.switched(host_descriptors=True)
     runtime.gpu_of = lambda device: described if gpu.host_descriptors else h100  # type: ignore[assignment]
     runtime.is_gpu = lambda device: True
     dispatch._why_not_device = lambda device: None

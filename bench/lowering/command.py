@@ -24,7 +24,7 @@ from bench.lowering import ttir
 from bench.lowering.bounds import ARCHS
 from bench.lowering.choices import shown
 from bench.lowering.offline import KERNELS, Job, gpu_of_data_sheet, jobs
-from bench.lowering.rows import Failure, compared, lower_all, regressions, unfit
+from bench.lowering.rows import Failure, compared, longer_steps, lower_all, regressions, unfit
 from bench.lowering.table import LEGEND, by_architecture, full
 from bench.results import RESULTS
 from bench.run.contenders import DTYPES
@@ -71,6 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compile each tile for every alignment of the operands that it ships for, not only for the best",
     )
     parser.add_argument(
+        "--descriptors",
+        choices=["programs", "host"],
+        default="programs",
+        help="who makes TMA descriptors: each program those that it needs, or the host where it can; with host, only "
+        "kernels that take the host's are compiled (default: programs)",
+    )
+    parser.add_argument(
         "--rows",
         default="all",
         metavar="LAYERS",
@@ -85,7 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=COMMITTED,
         metavar="FILE",
         help="compare with the rows in FILE, and fail if something got worse: spills, shared memory, occupancy, "
-        "opcodes, or more than 2 %% more instructions (without FILE: bench/results/lowering.json)",
+        "opcodes, or more than 2 %% more instructions; if FILE has programs' descriptors and --descriptors is host, so "
+        "many more instructions that the bound of a step is 15 %% longer (without FILE: bench/results/lowering.json)",
     )
     parser.add_argument(
         "--publish",
@@ -117,8 +125,12 @@ def main(args: argparse.Namespace) -> int:
 
     Return the exit status. Nothing is written or published unless all kernels compile and fit.
     """
-    if args.publish and (args.everywhere or args.tile or args.rows != "all"):
-        raise ValueError("--publish compiles all layers and tiles: leave out --everywhere, --tile and --rows")
+    host_descriptors = args.descriptors == "host"
+    if args.publish and (args.everywhere or args.tile or args.rows != "all" or host_descriptors):
+        raise ValueError(
+            "--publish compiles all layers and tiles, with programs' descriptors: "
+            "leave out --everywhere, --tile, --rows and --descriptors"
+        )
     if args.identify:
         return identify()
     archs, dtypes, kernels = (
@@ -130,7 +142,9 @@ def main(args: argparse.Namespace) -> int:
     if args.layers:
         print(shown(layers, dtypes, archs, map(gpu_of_data_sheet, archs)))
         return 0
-    wanted = of_tiles(args.tile, jobs(archs, dtypes, kernels, layers, args.everywhere))
+    wanted = of_tiles(args.tile, jobs(archs, dtypes, kernels, layers, args.everywhere, host_descriptors))
+    if not wanted:
+        raise ValueError("the host makes TMA descriptors for none of these kernels")
     rows, failures = [], []
     for done, row in enumerate(lower_all(wanted, layers, args.processes), start=1):
         if isinstance(row, Failure):
@@ -157,6 +171,8 @@ def main(args: argparse.Namespace) -> int:
         return 0
     worse, count = regressions(rows, committed), compared(rows, committed)
     print(f"{count} of {len(rows)} kernels compared with {args.against}: {len(worse)} figures are worse.")
+    if host_descriptors:
+        print(longer_steps(rows, committed))
     if not count:
         print("There is nothing to compare: only kernels compiled by the same version of Triton are compared.")
     if worse:

@@ -49,7 +49,8 @@ class Memory(NamedTuple):
 class Job:
     """One kernel to compile: for these operands, with this tile, for this architecture.
 
-    The kernel that adds up wgrad's partial sums has no tile, and `memory` is (1, 1) in its job.
+    The kernel that adds up wgrad's partial sums has no tile, and `memory` is (1, 1) in its job. `host_descriptors` says
+    that the kernel takes TMA descriptors that the host makes. Otherwise its programs build those that they need.
     """
 
     kernel: str
@@ -57,6 +58,7 @@ class Job:
     memory: Memory
     tile: Tile | None
     arch: str
+    host_descriptors: bool = False
 
     @property
     def operator(self) -> Operator:
@@ -113,18 +115,29 @@ def gpu_of_data_sheet(arch: str) -> Gpu:
 
 
 def jobs(
-    archs: Iterable[str], dtypes: Iterable[str], kernels: Iterable[str], layers: Sequence[Layer], everywhere: bool
+    archs: Iterable[str],
+    dtypes: Iterable[str],
+    kernels: Iterable[str],
+    layers: Sequence[Layer],
+    everywhere: bool,
+    host_descriptors: bool = False,
 ) -> list[Job]:
     """Return the jobs of `kernels` for each of `archs` and `dtypes`, each job once.
 
     These are the jobs of all shipped tiles (`shipped_jobs`, which takes `everywhere`), and those that `layers` launch
-    (`picked_jobs`).
+    (`picked_jobs`). With `host_descriptors`, they are only the kernels that take TMA descriptors that the host makes.
     """
     found: dict[Job, None] = {}
     for arch, dtype in product(archs, dtypes):
         for kernel in kernels:
-            found |= dict.fromkeys(shipped_jobs(kernel, dtype, arch, everywhere))
-        found |= dict.fromkeys(job for job in picked_jobs(layers, dtype, arch) if job.kernel in kernels)
+            shipped = shipped_jobs(kernel, dtype, arch, everywhere)
+            if host_descriptors:
+                shipped = [replace(job, host_descriptors=True) for job in shipped if job.tile and job.tile.uses_tma]
+            found |= dict.fromkeys(shipped)
+        picked = picked_jobs(layers, dtype, arch, host_descriptors)
+        found |= dict.fromkeys(
+            job for job in picked if job.kernel in kernels and job.host_descriptors == host_descriptors
+        )
     return list(found)
 
 
@@ -154,17 +167,20 @@ def adding(dtype: str, arch: str) -> Job:
     return Job("sum_partials", dtype, Memory(1, 1), None, arch)
 
 
-def picked_jobs(layers: Sequence[Layer], dtype: str, arch: str) -> dict[Job, list[str]]:
+def picked_jobs(layers: Sequence[Layer], dtype: str, arch: str, host_descriptors: bool = False) -> dict[Job, list[str]]:
     """Return the jobs that `layers` launch on the GPU of the data sheet, each with the names of its layers.
+
+    With `host_descriptors`, the host makes TMA descriptors where it can, and otherwise nowhere.
 
     For a shared weight there is also the job of wgrad that sums the bias. The job that adds up partial sums has those
     layers whose wgrad has partial sums without a bias.
     """
     chosen: dict[Job, list[str]] = {}
+    gpu = gpu_of_data_sheet(arch).switched(host_descriptors=host_descriptors)
     for layer in layers:
         for kernel in kernels_for(layer.geometry):
             with_bias = kernel == "wgrad_with_bias"
-            plan = plan_for(operator_of(kernel), dtype, layer.geometry, gpu_of_data_sheet(arch), bias=with_bias)
+            plan = plan_for(operator_of(kernel), dtype, layer.geometry, gpu, bias=with_bias)
             chosen.setdefault(of_plan(plan, kernel, dtype, arch), []).append(layer.name)
             if len(plan.launches) > 1 and not with_bias:
                 chosen.setdefault(adding(dtype, arch), []).append(layer.name)
@@ -183,7 +199,9 @@ def of_plan(plan: Plan, kernel: str, dtype: str, arch: str) -> Job:
     operands. So different plans may give equal jobs.
     """
     given = plan.launches[0].arguments
-    return Job(kernel, dtype, Memory(given["VECTOR_X"], given["VECTOR_Y"]), replace(plan.tile, SPLIT_K=1), arch)
+    memory = Memory(given["VECTOR_X"], given["VECTOR_Y"])
+    by_host = any(isinstance(value, HostDescriptor) for value in given.values())
+    return Job(kernel, dtype, memory, replace(plan.tile, SPLIT_K=1), arch, by_host)
 
 
 def call_for(
@@ -230,18 +248,16 @@ def for_memory(job: Job) -> Launch:
     For `sum_partials`, this is the second launch of wgrad with the bias's gradient.
     """
     geometry = small_geometry(job.varies, job.memory, DTYPES[job.dtype].itemsize)
+    if job.host_descriptors and job.tile is not None:
+        geometry = of_one_block(geometry, job.tile)
     bias = job.operator != "wgrad" or job.kernel in ("wgrad_with_bias", "sum_partials")
-    gpu = without_limits(job.architecture.dependent_launch)
+    switches = dict(host_descriptors=job.host_descriptors, dependent_launch=job.architecture.dependent_launch)
+    gpu = INTERPRETER.switched(**switches)
     plan = plan_for(job.operator, job.dtype, geometry, gpu, job.tile, bias=bias)
     if job.tile is None:
         return plan.launches[-1]
     assert of_plan(plan, job.kernel, job.dtype, job.arch) == job
     return plan.launches[0]
-
-
-def without_limits(dependent_launch: bool) -> Gpu:
-    """Return the description of the interpreter, on which every tile fits, with or without dependent launches."""
-    return replace(INTERPRETER, architecture=replace(INTERPRETER.architecture, dependent_launch=dependent_launch))
 
 
 def small_geometry(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
@@ -251,6 +267,15 @@ def small_geometry(varies: str, memory: Memory, itemsize: int) -> ConvGeometry:
     """
     C, F = (64 + align % (16 // itemsize) for align in memory)
     return ConvGeometry(B=2, C=C, H=8, W=8, F=F, P=6, Q=6, R=3, S=3, varies=varies)
+
+
+def of_one_block(geometry: ConvGeometry, tile: Tile) -> ConvGeometry:
+    """Return the problem with as many positions in an image as a block of `tile` has, so that no block overhangs.
+
+    The strides and dilations are 1. The host makes wgrad's TMA descriptors only where no block overhangs.
+    """
+    rows, columns = tile.BLOCK_H + geometry.R - 1, tile.BLOCK_W + geometry.S - 1
+    return replace(geometry, H=rows, W=columns, P=tile.BLOCK_H, Q=tile.BLOCK_W)
 
 
 def precompile(plans: Iterable[Plan], device: torch.device) -> int:

@@ -22,6 +22,11 @@ from tritonconv.tiling.fits import at_most
 # The fields that say which kernel a row is of. The other fields are what was found.
 KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
 
+# By which share the bound of a step may get longer if the host makes the TMA descriptors in the place of programs. Then
+# they are parameters of the kernel, and ptxas computes the address of a parameter anew at each copy. In return, the
+# kernel starts faster (`START_UP` in tritonconv/tiling/cost.py).
+LONGER = 0.15
+
 
 class Failure(str):
     """A line that says which kernel did not compile or does not fit, and why."""
@@ -60,6 +65,7 @@ def lower(job: Job) -> Row:
         "arch": job.arch,
         "x_vector": job.memory.x,
         "y_vector": job.memory.y,
+        "host_descriptors": job.host_descriptors,
         "registers": usage.registers,
         "spill_bytes": assembly.spill_bytes(listing, usage),
         "shared_bytes": binary.metadata.shared,
@@ -113,7 +119,8 @@ def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | Non
     """
     chosen: dict[Job, list[str]] = {}
     for arch, dtype in dict.fromkeys((job.arch, job.dtype) for job in jobs):
-        chosen |= picked_jobs(layers, dtype, arch)
+        for host_descriptors in {job.host_descriptors for job in jobs}:
+            chosen |= picked_jobs(layers, dtype, arch, host_descriptors)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes or os.cpu_count(), context) as pool:
         for job, row in zip(jobs, pool.map(lower_or_fail, jobs), strict=True):
@@ -138,15 +145,24 @@ def key(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in (*KEYS, "triton"))
 
 
+def by_host(row: Row) -> bool:
+    """Whether the kernel of a row takes TMA descriptors that the host makes. Older rows do not say so: none does."""
+    return bool(row.get("host_descriptors", False))
+
+
 def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float = 0.02) -> list[str]:
     """Return a line for each figure in `rows` that is worse than in `committed`.
 
     Spilled bytes and shared memory may not grow, and occupancy may not fall. The opcodes that multiply and that copy
     may not change. The instructions of a step may not grow by more than the share `tolerance`. They may not be None in
     only one of both rows. Only rows of the same kernel and version of Triton are compared (`pairs`).
+
+    If the host makes the descriptors of only one of both rows, the instructions of a step count only as far as its
+    bound gets longer: by no more than the share LONGER.
     """
     found = []
     for row, old in pairs(rows, committed):
+        same_way = by_host(row) == by_host(old)
         what = f"{' '.join(str(row[name]) for name in KEYS)}:"
         for name in ("spill_bytes", "shared_bytes"):
             if row[name] > old[name]:
@@ -155,11 +171,33 @@ def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float 
             if row[name] != old[name]:
                 found.append(f"{what} {name} {old[name]} -> {row[name]}")
         now, then = row["instructions_per_step"], old["instructions_per_step"]
-        if (now is None) != (then is None) or (now is not None and now > then * (1 + tolerance)):
+        if (now is None) != (then is None) or (same_way and now is not None and now > then * (1 + tolerance)):
             found.append(f"{what} instructions_per_step {then} -> {now}")
+        if not same_way and None not in (now, then) and row["bound_tflops"] * (1 + LONGER) < old["bound_tflops"]:
+            found.append(f"{what} bound_tflops {old['bound_tflops']} -> {row['bound_tflops']}")
         if row["occupancy"] < old["occupancy"]:
             found.append(f"{what} occupancy {old['occupancy']} -> {row['occupancy']}")
     return found
+
+
+def longer_steps(rows: Sequence[Row], committed: Sequence[Row]) -> str:
+    """Return a line that says how many of `rows` take more instructions a step than in `committed`, and how many more.
+
+    Only rows are counted that have a main loop in both.
+    """
+    both = [
+        (row, row["instructions_per_step"], old["instructions_per_step"])
+        for row, old in pairs(rows, committed)
+        if None not in (row["instructions_per_step"], old["instructions_per_step"])
+    ]
+    longer = [each for each in both if each[1] > each[2]]
+    line = f"{len(longer)} of {len(both)} kernels take more instructions a step"
+    if not longer:
+        return f"{line}."
+    _, most, before = max(longer, key=lambda each: each[1] - each[2])
+    row, now, then = max(longer, key=lambda each: each[1] / each[2])
+    what = " ".join(str(row[name]) for name in KEYS)
+    return f"{line}: at most {most - before} more ({before} -> {most}), and at most {now / then - 1:.0%} ({what})."
 
 
 def compared(rows: Sequence[Row], committed: Sequence[Row]) -> int:

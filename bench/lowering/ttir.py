@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
+from torch import Tensor
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
@@ -33,12 +34,13 @@ def hashes() -> dict[str, dict[str, str]]:
 def specialized(launch: Launch) -> list[tuple[bool, bool]]:
     """Return for each parameter whether the kernel forbids specializing on its value and on its alignment.
 
-    Constants are left out, and so are arguments that are None: the TTIR shows their values.
+    Constants are left out, and so are arguments that are None: the TTIR shows their values. Triton does not specialize
+    TMA descriptors, so these are left out, too.
     """
     return [
         (each.do_not_specialize, each.do_not_specialize_on_alignment)
         for each in launch.kernel.params
-        if not each.is_constexpr and launch.arguments[each.name] is not None
+        if not each.is_constexpr and isinstance(launch.arguments[each.name], int | Tensor)
     ]
 
 

@@ -7,8 +7,9 @@ changes the TTIR. The list is short because the tests compile all of it. `bench/
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from bench.lowering.offline import plan_for, without_limits
+from bench.lowering.offline import plan_for
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
+from tritonconv.gpu import INTERPRETER
 from tritonconv.launch.plan import Launch
 from tritonconv.tiling.tile import Tile
 
@@ -17,7 +18,8 @@ class Variant(NamedTuple):
     """One variant: `operator` for `geometry` in `dtype` with `tile`.
 
     With `bias`, fprop and dgrad add a bias, and wgrad also computes the gradient of one. Without `channels_last`, the
-    operands are contiguous (NCHW). With `dependent`, wgrad's second launch is a dependent launch.
+    operands are contiguous (NCHW). With `dependent`, wgrad's second launch is a dependent launch. With
+    `host_descriptors`, the host makes the TMA descriptors, or otherwise each program.
     """
 
     operator: Operator
@@ -27,12 +29,13 @@ class Variant(NamedTuple):
     bias: bool = False
     channels_last: bool = True
     dependent: bool = False
+    host_descriptors: bool = False
 
     @property
     def launches(self) -> list[Launch]:
         """The launches of the variant's plan."""
         how = dict(bias=self.bias, channels_last=self.channels_last)
-        gpu = without_limits(self.dependent)
+        gpu = INTERPRETER.switched(host_descriptors=self.host_descriptors, dependent_launch=self.dependent)
         return plan_for(self.operator, self.dtype, self.geometry, gpu, self.tile, **how).launches
 
 
@@ -98,14 +101,23 @@ def sides(operator: Operator) -> dict[str, Variant]:
         "tma stride": Variant(operator, UNEVEN, HALF, bias=True),
         "tma scattered": Variant(operator, dense(64, 64, 8, B=2), WHOLE, channels_last=False),
     }
-    return gathered | tma
+    by_host = ["tma", "tma groups", "tma tf32", "tma folded", "tma folded, halves", "tma scattered"]
+    by_host += ["tma stride"] * (operator == "dgrad")  # in fprop, each sub-image has a descriptor
+    return gathered | tma | described_by_host({name: tma[name] for name in by_host})
+
+
+def described_by_host(programs: dict[str, Variant]) -> dict[str, Variant]:
+    """Return the same variants with TMA descriptors that the host makes. Their names begin with "host"."""
+    return {f"host {name}": each._replace(host_descriptors=True) for name, each in programs.items()}
 
 
 def wgrad() -> dict[str, Variant]:
     """Return the variants of wgrad, by name. Most of them also launch the kernel that adds up partial sums."""
     split, whole, few = Tile(128, 64, 32, 8, 3, SPLIT_K=2), Tile(64, 32, 16, 4, 3), Tile(16, 64, 1, 4, 2)
-    tma, whole_rows = dict(SPLIT_K=2, BLOCK_H=1), Tile(64, 128, 16, 4, 3, BLOCK_B=1, BLOCK_H=2, BLOCK_W=8)
-    return {
+    rows = Tile(128, 64, 32, 4, 3, SPLIT_K=2, BLOCK_B=1, BLOCK_H=1, BLOCK_W=32)
+    line = Tile(64, 128, 32, 4, 3, SPLIT_K=2, BLOCK_B=32, BLOCK_H=1, BLOCK_W=1)
+    whole_rows = Tile(64, 128, 16, 4, 3, BLOCK_B=1, BLOCK_H=2, BLOCK_W=8)
+    gathered = {
         "vectors": Variant("wgrad", EVEN, split),
         "vectors, bias": Variant("wgrad", GROUPS, split, bias=True),
         "vectors, dependent": Variant("wgrad", EVEN, split, dependent=True),
@@ -122,11 +134,19 @@ def wgrad() -> dict[str, Variant]:
         "locations": Variant("wgrad", varying("p q", B=32), whole),
         "locations, few images": Variant("wgrad", varying("p q"), few),
         "samples and locations": Variant("wgrad", varying("b p q"), few),
-        "tma rows": Variant("wgrad", dense(64, 64, 64), Tile(128, 64, 32, 4, 3, BLOCK_B=1, BLOCK_W=32, **tma)),
-        "tma images": Variant("wgrad", GROUPS, Tile(64, 128, 32, 4, 3, BLOCK_B=32, BLOCK_W=1, **tma), bias=True),
-        "tma whole rows": Variant("wgrad", EVEN, whole_rows, bias=True),
-        "tma whole rows, dependent": Variant("wgrad", EVEN, whole_rows, bias=True, dependent=True),
     }
+    tma = {
+        "tma rows": Variant("wgrad", dense(64, 64, 64), rows),
+        "tma images": Variant("wgrad", GROUPS, line, bias=True),
+        "tma whole rows": Variant("wgrad", EVEN, whole_rows, bias=True),
+    }
+    strided = {
+        "tma rows, groups, stride": Variant("wgrad", dense(128, 128, 64, G=2, stride_h=2, stride_w=2), rows),
+        "tma images, stride": Variant("wgrad", STRIDED, line),
+        "tma whole rows, stride": Variant("wgrad", dense(64, 64, 16, stride_h=2, stride_w=2), whole_rows),
+    }
+    dependent = {"tma whole rows, dependent": Variant("wgrad", EVEN, whole_rows, bias=True, dependent=True)}
+    return gathered | tma | described_by_host(tma | strided) | dependent
 
 
 def variants() -> dict[str, dict[str, Variant]]:

@@ -198,3 +198,29 @@ def test_a_cache_that_can_not_be_written(tmp_path: Path) -> None:
     assert re.search(r"UserWarning: tritonconv.warmup: (\d+) of \1 kernels can not be compiled\.", output)
     assert re.search(r"The first error: \w+: NotADirector", output)
     assert re.search(r": 0 compiled in 2 processes, [1-9]\d* failed to compile, 0 found in Triton's cache", output)
+
+
+# Of the three kernels with TMA, two take descriptors of the host: in wgrad, a line of pixels overhangs an edge.
+DESCRIBED = """
+from dataclasses import replace
+gpu = Gpu.of("sm_90", 132)
+described = replace(gpu, architecture=replace(gpu.architecture, host_descriptors=True))
+runtime.gpu_of = lambda _: described
+layer = tritonconv.Conv2d(64, 64, 3, padding=1)
+images = torch.randn(2, 64, 9, 9, requires_grad=True).contiguous(memory_format=torch.channels_last)
+with torch.autocast("cpu", torch.bfloat16):
+    tritonconv.warmup(layer, images, processes=2)
+    kernels = [each for call in warmup.step_calls(layer, (images,)) for each in warmup.launches_of(call)]
+print([each.kernel.__name__ for each in kernels if each.in_triton() != each.arguments])
+"""
+
+
+@pytest.mark.long
+def test_kernels_with_descriptors_of_the_host(tmp_path: Path) -> None:
+    setup, _ = SCRIPT.format(python=sys.executable, network="small").split("with torch.autocast")
+    code = f"{setup}from tritonconv.tools import warmup\n{DESCRIBED}"
+    done = python("-c", code, TRITON_CACHE_DIR=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert "need 4 kernels: 4 compiled in 2 processes, 0 found in" in done.stdout
+    assert done.stdout.endswith("['fprop_tma_kernel', 'dgrad_tma_kernel']\n")

@@ -24,6 +24,8 @@ from bench.lowering.rows import compared, regressions
 pytestmark = pytest.mark.oldest
 
 COMMITTED = read_rows(RESULTS / "lowering.json")
+# The kernels that take TMA descriptors that the host makes, compiled with the oldest Triton and with the pinned one.
+HOST = read_rows(RESULTS / "lowering-host-descriptors.json")
 # Bytes of spills that are known and too small to matter. A key ends with the channels of each side that are loaded or
 # stored at once. The assembler ptxas aims at a number of programs on a multiprocessor, and so uses a few registers too
 # few. Where it is told that there are enough, it uses enough.
@@ -205,6 +207,112 @@ def test_the_committed_loops_are_lean() -> None:
     assert {row["arch"] for row in blocks} == {"sm_90", "sm_100", "sm_120"}
     chosen = {row["kernel"] for row in rows if ":" in row["tile"] and row["default"]}
     assert chosen == set(KERNELS)
+
+
+# Compiles the variants of `bench.lowering.variants` that are called NAMES, for the architecture CAPABILITY. For each it
+# prints what the tests look at.
+COMPILE_VARIANTS = """
+import json, re
+from triton.backends.compiler import GPUTarget
+from bench.lowering import assembly
+from bench.lowering.offline import compiled
+from bench.lowering.variants import started
+from tritonconv.launch.descriptors import HostDescriptor
+
+found = {}
+for operator, name, launch in started():
+    if name in NAMES:
+        binary = compiled(launch.kernel, launch.arguments, GPUTarget("cuda", CAPABILITY, 32))
+        listing, usage = assembly.read_cubin(binary.asm["cubin"])
+        found[f"{operator} {name}"] = dict(
+            spilled=assembly.spill_bytes(listing, usage),
+            scratch=binary.metadata.global_scratch_size,
+            given=sum(isinstance(value, HostDescriptor) for value in launch.arguments.values()),
+            parameters=len(re.findall(r"\\.param \\.align 64 \\.b8 \\w+\\[128\\]", binary.asm["ptx"])),
+            loads=listing.kinds(re.compile("UTMALDG")),
+            stores=listing.kinds(re.compile("UTMASTG")),
+        )
+print(json.dumps(found))
+"""
+
+
+def compiled_variants(capability: int, *names: str) -> dict[str, dict[str, Any]]:
+    """Return what COMPILE_VARIANTS prints. A process that interprets kernels cannot compile them."""
+    done = python("-c", f"CAPABILITY, NAMES = {capability}, {names}\n{COMPILE_VARIANTS}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+# Variants that take the host's descriptors. fprop and dgrad store blocks of results at once, in halves, or by elements.
+# wgrad has each kind of block.
+SIDES = ["host tma", "host tma groups", "host tma folded", "host tma folded, halves", "host tma stride"]
+BLOCKS = ["host tma images", "host tma whole rows", "host tma rows, groups, stride", "host tma images, stride"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "names"),
+    [
+        pytest.param(90, [*SIDES, *BLOCKS, "host tma whole rows, stride"], marks=pytest.mark.long),
+        pytest.param(100, [*SIDES[2:], "host tma whole rows, stride"], marks=pytest.mark.slow),
+    ],
+    ids=["sm_90", "sm_100"],
+)
+def test_the_hosts_descriptors_are_parameters(capability: int, names: list[str]) -> None:
+    """Kernels that take the host's descriptors need no scratch memory, spill nothing, and copy by TMA."""
+    found = compiled_variants(capability, *names)
+    assert {name.partition(" ")[2] for name in found} == set(names)
+    for name, kernel in found.items():
+        operator, *_ = name.split()
+        elements = name == "dgrad host tma stride"  # then threads store the results
+        assert kernel["given"] == kernel["parameters"] == (2 if elements or operator == "wgrad" else 3), name
+        assert (kernel["spilled"], kernel["scratch"]) == (0, 0), name
+        assert kernel["loads"], name
+        assert bool(kernel["stores"]) == (operator != "wgrad" and not elements), name
+
+
+@pytest.mark.long
+def test_programs_build_their_descriptors_in_scratch_memory() -> None:
+    """Without descriptors from the host. In "tma stride", fprop builds one for each sub-image."""
+    names = ("tma stride", "tma rows")
+    found = compiled_variants(90, *names)
+    assert list(found) == ["fprop tma stride", "dgrad tma stride", "wgrad tma rows"]
+    for name, kernel in found.items():
+        assert (kernel["spilled"], kernel["given"], kernel["parameters"]) == (0, 0, 0), name
+        assert kernel["scratch"] >= 2 * 128, name
+        assert kernel["loads"], name
+
+
+def check_host(rows: list[dict[str, Any]]) -> None:
+    """Assert that kernels with the host's descriptors spill nothing, and are not worse than with programs' ones.
+
+    Their steps may take more instructions, as far as `regressions` says.
+    """
+    assert regressions(rows, COMMITTED) == []
+    for row in rows:
+        assert (row["host_descriptors"], row["spill_bytes"]) == (True, 0), row
+        check_blocks(row)
+
+
+def test_the_committed_kernels_with_the_hosts_descriptors() -> None:
+    check_host(HOST)
+    assert {row["triton"] for row in HOST} == {"3.6.0", COMMITTED[0]["triton"]}
+    assert {(row["arch"], row["dtype"]) for row in HOST} == set(product(["sm_90", "sm_100"], ["bfloat16", "tf32"]))
+    assert {row["kernel"] for row in HOST if row["default"]} == set(KERNELS)
+    known = {(row["arch"], row["kernel"], row["tile"]) for row in HOST if row["triton"] == COMMITTED[0]["triton"]}
+    blocks = [row for row in COMMITTED if ":" in row["tile"] and row["arch"] in ("sm_90", "sm_100")]
+    shipped = {(row["arch"], row["kernel"], row["tile"]) for row in blocks if not row["default"]}
+    assert len(shipped) >= 20
+    assert shipped <= known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "dtype"), [*product(("sm_90", "sm_100"), ("bfloat16", "tf32"))])
+def test_every_tile_with_the_hosts_descriptors(arch: str, dtype: str, tmp_path: Path) -> None:
+    rows = lowered(tmp_path, arch, dtype, "--kernel", *KERNELS, "--descriptors", "host")
+    check_host(rows)
+    assert regressions(rows, HOST) == []
+    assert compared(rows, HOST) > 20 or rows[0]["triton"] not in {row["triton"] for row in HOST}
 
 
 LOCAL = ["fprop_local", "dgrad_local", "wgrad_local"]

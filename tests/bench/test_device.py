@@ -63,18 +63,31 @@ def device(folder: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "bench", "device", "--out", str(folder), "--rows", "rn50_c5_1x1_s2_down", *options]
 
 
-@pytest.mark.parametrize("statuses", [[0, 0], [0, 1], [1, 0]])
+@pytest.mark.parametrize("statuses", [[0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
 def test_each_part_runs_alone_whatever_became_of_others(
     statuses: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exit status is the worst of the parts. By default, `correctness` runs first and then `layers`."""
+    """The exit status is the worst of the parts. By default these are `switches`, `correctness` and `layers`."""
     started: list[str] = []
     monkeypatch.setattr(command, "run_alone", lambda part: (started.append(part), statuses[len(started) - 1])[1])
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     assert command.main(parser.parse_args(["--out", str(tmp_path)])) == max(statuses)
-    assert started == ["correctness", "layers"]
+    assert started == ["switches", "correctness", "layers"]
+
+
+@pytest.mark.parametrize(("part", "seconds"), [("switches", 170), ("layers", 7)])
+def test_the_time_of_a_part(part: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`switches` has a limit of its own, so that the default parts take less than ten minutes."""
+    given: list[float] = []
+    monkeypatch.setitem(command.PARTS, part, lambda args, device, clock, keep: (given.append(clock.left()), 3)[1])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command.main(parser.parse_args(["--out", str(tmp_path), "--part", part, "--seconds", "7"])) == 3
+    assert given[0] == pytest.approx(seconds, abs=2)
+    assert sum(command.LIMITS.get(each, command.SECONDS) for each in command.DEFAULT) < 600
 
 
 @pytest.mark.long
@@ -147,6 +160,7 @@ FIND_IT = {
     "tests/kernels/test_every_tile.py",
     "tests/kernels/test_large_images.py",
     "tests/kernels/test_large_offsets.py",
+    "tests/api/test_cuda_graphs.py",
     "tests/api/test_dispatch.py",
 }
 

@@ -15,6 +15,7 @@ from bench.lowering import command, offline
 from bench.lowering import rows as lowering
 from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import ARCHITECTURES
+from tritonconv.launch.descriptors import HostDescriptor
 from tritonconv.tiling.catalogue import images
 from tritonconv.tiling.tile import Tile
 
@@ -91,6 +92,7 @@ def row(**changed: Any) -> lowering.Row:
     found = dict(
         spill_bytes=0, shared_bytes=1000, mma="HGMMA", copy="LDGSTS.128", instructions_per_step=100, occupancy=0.5
     )
+    found |= {"bound_tflops": 1000}
     return about | found | {"triton": "3.7.1"} | changed
 
 
@@ -110,6 +112,39 @@ def test_regressions_are_found(changed: dict[str, Any], words: str) -> None:
     (found,) = lowering.regressions([row(**changed)], [row()])
     assert found.endswith(words)
     assert "fprop 128x128x64w8s3 bfloat16 sm_90" in found
+
+
+def host_row(**changed: Any) -> lowering.Row:
+    return row(host_descriptors=True, **changed)
+
+
+def test_with_the_hosts_descriptors_instructions_count_only_as_far_as_the_bound_grows() -> None:
+    """Rows with descriptors of the same kind are compared as always, and so are the other figures."""
+    assert lowering.regressions([host_row(instructions_per_step=150)], [row()]) == []
+    assert lowering.regressions([host_row(instructions_per_step=150)], [row(host_descriptors=False)]) == []
+    (found,) = lowering.regressions([host_row(instructions_per_step=150)], [host_row()])
+    assert found.endswith("instructions_per_step 100 -> 150")
+    (found,) = lowering.regressions([row(instructions_per_step=150, host_descriptors=False)], [row()])
+    assert found.endswith("instructions_per_step 100 -> 150")
+    assert lowering.regressions([host_row(bound_tflops=870)], [row()]) == []
+    (found,) = lowering.regressions([host_row(bound_tflops=869)], [row()])
+    assert found.endswith("bound_tflops 1000 -> 869")
+    assert lowering.regressions([host_row(bound_tflops=869)], [host_row()]) == []
+    (found,) = lowering.regressions([host_row(instructions_per_step=None, bound_tflops=None)], [row()])
+    assert found.endswith("instructions_per_step 100 -> None")
+    (found,) = lowering.regressions([host_row(spill_bytes=4)], [row()])
+    assert found.endswith("spill_bytes 0 -> 4")
+
+
+def test_longer_steps_are_counted() -> None:
+    old = [row(tile=name, instructions_per_step=steps) for name, steps in [("a", 100), ("b", 300), ("c", 100)]]
+    new = [host_row(tile=name, instructions_per_step=steps) for name, steps in [("a", 110), ("b", 312), ("c", 90)]]
+    empty = [row(tile="d", instructions_per_step=None)]
+    assert lowering.longer_steps(new + empty, old + empty) == (
+        "2 of 3 kernels take more instructions a step: at most 12 more (300 -> 312), and at most 10% "
+        "(fprop a bfloat16 sm_90 8 8)."
+    )
+    assert lowering.longer_steps(old, old) == "0 of 3 kernels take more instructions a step."
 
 
 def test_what_is_better_or_can_not_be_compared_is_no_regression() -> None:
@@ -140,6 +175,46 @@ def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
             assert sorted(named) == sorted(of_its_kind), kernel
     everywhere = offline.jobs(["sm_90"], ["bfloat16"], ["fprop"], [], everywhere=True)
     assert {job.memory for job in everywhere} == set(offline.memories("fprop", 2))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "tf32"])
+def test_only_kernels_that_copy_blocks_take_the_hosts_descriptors(dtype: str) -> None:
+    """Every shipped TMA tile of every kernel has a job, and what is compiled for it has the host's descriptors."""
+    options = (["sm_80", "sm_90", "sm_100"], [dtype], offline.KERNELS, [], False)
+    programs, host = offline.jobs(*options), offline.jobs(*options, host_descriptors=True)
+    expected = [replace(job, host_descriptors=True) for job in programs if job.tile and job.tile.uses_tma]
+    assert host == expected
+    operators = {job.operator for job in host}
+    assert operators == ({"fprop", "dgrad", "wgrad"} if dtype == "bfloat16" else {"fprop", "dgrad"})
+    for job in host:
+        given = offline.for_memory(job).arguments
+        assert isinstance(given["image" if job.operator != "dgrad" else "features"], HostDescriptor)
+        assert given["x_ptr"] is given["y_ptr"] is None
+        assert given.get("weight_ptr") is None
+    for job in expected[::9]:
+        given = offline.for_memory(replace(job, host_descriptors=False)).arguments
+        assert not any(isinstance(value, HostDescriptor) for value in given.values())
+
+
+def test_layers_are_counted_where_the_host_makes_their_descriptors() -> None:
+    """Layers with a stride that does not divide the image, and blocks that overhang, keep their programs' descriptors.
+
+    So do all layers if programs make the descriptors, whatever the architecture's row says.
+    """
+    from bench.layers import read
+
+    layers = read()
+    chosen = offline.picked_jobs(layers, "bfloat16", "sm_90", host_descriptors=True)
+    host = {job.kernel: names for job, names in chosen.items() if job.host_descriptors}
+    assert set(host) == {"fprop", "dgrad", "wgrad", "wgrad_with_bias"}
+    left = [job for job in chosen if job.tile and job.tile.uses_tma and not job.host_descriptors]
+    assert {job.operator for job in left} <= {"fprop", "wgrad"}
+    assert {job.operator for job in left} >= {"wgrad"}
+    wanted = offline.jobs(["sm_90"], ["bfloat16"], offline.KERNELS, layers, False, host_descriptors=True)
+    assert all(job.host_descriptors for job in wanted)
+    assert {job for job in chosen if job.host_descriptors} <= set(wanted)
+    programs = offline.picked_jobs(layers, "bfloat16", "sm_90")
+    assert not any(job.host_descriptors for job in programs)
 
 
 def test_only_tiles_of_some_names() -> None:

@@ -109,6 +109,8 @@ def test_a_missing_file_is_said_in_one_line() -> None:
     [
         ["report", "README.md"],
         ["lowering", "--rows", "nonsense"],
+        ["lowering", "--arch", "sm_80", "--descriptors", "host"],
+        ["lowering", "--publish", "--descriptors", "host"],
         ["device", "--out", "x", "--rows", "nonsense"],
     ],
 )

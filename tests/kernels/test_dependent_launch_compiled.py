@@ -15,7 +15,8 @@ COMPILED = """
 import json, re
 from triton.backends.compiler import GPUTarget
 from bench.lowering import assembly
-from bench.lowering.offline import Memory, compiled, plan_for, small_geometry, without_limits
+from bench.lowering.offline import Memory, compiled, plan_for, small_geometry
+from tritonconv.gpu import INTERPRETER
 from tests.support.dependent_launch import EXACT, GATHER, TMA
 
 def described(launch):
@@ -32,7 +33,8 @@ def described(launch):
     )
 
 geometry = small_geometry("", Memory(8, 8), 2)
-plans = [plan_for("wgrad", "{dtype}", geometry, without_limits(on), {tile}, bias=True) for on in (False, True)]
+gpus = [INTERPRETER.switched(dependent_launch=on) for on in (False, True)]
+plans = [plan_for("wgrad", "{dtype}", geometry, gpu, {tile}, bias=True) for gpu in gpus]
 print(json.dumps([[described(launch) for launch in plan.launches] for plan in plans]))
 """
 

@@ -39,8 +39,7 @@ EVERY = PROBLEMS | MORE
 
 def on_gpu(device: str, by_host: bool) -> Gpu:
     """Return the GPU or interpreter of this process, with or without descriptors that the host makes."""
-    gpu = runtime.gpu_of(torch.device(device))
-    return replace(gpu, architecture=replace(gpu.architecture, host_descriptors=by_host))
+    return runtime.gpu_of(torch.device(device)).switched(host_descriptors=by_host)
 
 
 def descriptors(plan: Plan) -> dict[str, HostDescriptor]:

@@ -80,12 +80,12 @@ def dgrad_descriptors(
     )
 
 
-def wgrad_descriptors(geometry: ConvGeometry, tile: Tile, x: Tensor, y: Tensor, *, folded: bool) -> dict[str, Any]:
+def wgrad_descriptors(geometry: ConvGeometry, tile: Tile, x: Tensor, y: Tensor) -> dict[str, Any]:
     """Return the descriptors that wgrad takes, by their names, and None for the pointers whose place they take.
 
-    The channels of all groups are one axis. If `folded`, one descriptor has all sub-images of x. A block is one
-    position of several images, or positions of one row, or whole rows. The order of the axes is that of
-    `wgrad_tma_kernel`.
+    The channels of all groups are one axis. With a stride, one descriptor has all sub-images of x: the rows that the
+    stride skips are one more axis. A block is one position of several images, or positions of one row, or whole rows.
+    The order of the axes is that of `wgrad_tma_kernel`.
     """
     stride_h, stride_w = geometry.stride_h, geometry.stride_w
     along_b, _, along_h, along_w = x.stride()
@@ -93,7 +93,7 @@ def wgrad_descriptors(geometry: ConvGeometry, tile: Tile, x: Tensor, y: Tensor, 
     columns = [(geometry.W // stride_w, stride_w * along_w, tile.BLOCK_W)]
     images = [(geometry.B, along_b, tile.BLOCK_B)]
     channels = [(geometry.C, 1, tile.BLOCK_N)]
-    if folded:
+    if max(stride_h, stride_w) > 1:
         rows.append((stride_h, along_h, 1))
         channels = [((stride_w - 1) * along_w + geometry.C, 1, tile.BLOCK_N)]
     over_b, _, over_p, over_q = y.stride()

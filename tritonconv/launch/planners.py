@@ -260,15 +260,10 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
         DEPENDENT_LAUNCH=False,
         **tile_arguments(x, tile),
     )
-    more: dict[str, Any]
     if tile.uses_tma:
-        by_host = uses_host_descriptors(tile, geometry, "wgrad", gpu)
-        folded = by_host and max(geometry.stride_h, geometry.stride_w) > 1
-        kernel, more = wgrad_tma_kernel, dict(LOADS_FOLDED=folded, **block_shape_arguments(tile))
-        if by_host:
-            more |= wgrad_descriptors(geometry, tile, x, y, folded=folded)
-        else:
-            more |= dict(image=None, features=None)
+        kernel, more = wgrad_tma_kernel, dict[str, Any](image=None, features=None, **block_shape_arguments(tile))
+        if uses_host_descriptors(tile, geometry, "wgrad", gpu):
+            more |= wgrad_descriptors(geometry, tile, x, y)
     else:
         # The offset from the first window to one beyond the last.
         steps = (x.stride(0), geometry.stride_h * x.stride(2), geometry.stride_w * x.stride(3))

@@ -52,7 +52,6 @@ def wgrad_tma_kernel(
     splits,
     VECTOR_X: tl.constexpr,
     VECTOR_Y: tl.constexpr,
-    LOADS_FOLDED: tl.constexpr,
     PRECISION: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -79,7 +78,7 @@ def wgrad_tma_kernel(
 
     `image` and `features` are TMA descriptors that the host has made of x and y, with the channels of all groups. Then
     `x_ptr` and `y_ptr` are None. Otherwise these are pointers, and the descriptors are None: each program builds its
-    own, of the sub-image of its tap and the channels of its group. If LOADS_FOLDED, the host's `image` has all
+    own, of the sub-image of its tap and the channels of its group. With a stride, the host's `image` has all
     sub-images: the rows that the stride skips are an axis, and the columns count as further channels. The stride
     divides H and W then.
 
@@ -116,6 +115,8 @@ def wgrad_tma_kernel(
     start_h, at_h = in_subimage(tap // S * dilation_h - pad_h, stride_h)
     start_w, at_w = in_subimage(tap % S * dilation_w - pad_w, stride_w)
     WHOLE_ROWS: tl.constexpr = BLOCK_K > BLOCK_B and BLOCK_K > BLOCK_W
+    # The host describes either one sub-image or all of them: then the rows that the stride skips are a fifth axis.
+    LOADS_FOLDED: tl.constexpr = False if image is None else len(image.block_shape) == 5
     if image is None:
         # The rows and columns of the sub-image. It ends with x, or with the pixel that the last position sees.
         extent_h = tl.minimum(tl.cdiv(H - start_h, stride_h), P + at_h)

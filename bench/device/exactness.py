@@ -1,0 +1,483 @@
+"""Whether TMA descriptors that the host makes give the same bits as those that programs build, on small problems.
+
+Each unit is one operator, or one layer with all its gradients, on one problem in one dtype. It is computed both ways:
+with the architecture's `host_descriptors` off and on. Both must give the same bits. On integers, whose sums are exact,
+they must also agree with torch in float64.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+import tritonconv
+from bench.device.ways import forced, forget_failures, same_bits, switched, with_fields
+from bench.results import Row, kernels_of
+from bench.run.contenders import DTYPES
+from tests.support.blocks import expected
+from tests.support.cases import Case
+from tests.support.oracle import convolution_precision
+from tritonconv import runtime
+from tritonconv.call import Call
+from tritonconv.geometry import OPERATORS, ConvGeometry, Operator, taken
+from tritonconv.gpu import Gpu
+from tritonconv.launch import failures, kept_descriptors, plan_cache
+from tritonconv.launch.descriptors import HostDescriptor
+from tritonconv.launch.plan import Plan
+from tritonconv.operators.compute import compute
+from tritonconv.tiling.block_shapes import BlockShape, candidate_shapes, whole_rows, with_shape
+from tritonconv.tiling.tile import Tile
+
+SWITCH = "host_descriptors"
+# Pixels, channels and steps of the tiles: as few as tensor cores take on a GPU, and fewer in the interpreter.
+ON_GPU, IN_INTERPRETER = 64, 16
+# In these problems the programs build their descriptors, whatever the switch says: the stride leaves pixels over, or a
+# block overhangs an edge of the positions. float32 needs no descriptors, because without TF32 pixels are gathered. In
+# TF32 wgrad gathers them, too.
+BY_PROGRAMS = ("fprop stride_2", "wgrad stride_2", "wgrad overhanging")
+
+
+def problems(least: int) -> dict[str, ConvGeometry]:
+    """Return the problems by name. Some of their sizes follow from `least`, which the tiles have on each axis."""
+    two: Any = dict(stride_h=2, stride_w=2)
+    one: Any = dict(pad_h=1, pad_w=1)
+    flat = least // 4
+    several = (64, 64, 32, 32, 64, 32, 32, 3, 3) if least == ON_GPU else (2, 16, 6, 6, 16, 6, 6, 3, 3)
+    return {
+        "plain": ConvGeometry(3, 16, 5, 6, 24, 5, 6, 3, 3, **one),
+        "groups": ConvGeometry(2, 48, 4, 5, 80, 4, 5, 1, 2, G=2, pad_w=1),
+        "dilated": ConvGeometry(2, 8, 7, 6, 16, 5, 4, 2, 2, pad_w=1, dilation_h=2, dilation_w=4),
+        "far_padding": ConvGeometry(1, 8, 3, 2, 8, 9, 8, 2, 1, pad_h=4, pad_w=3),
+        "pointwise": ConvGeometry(4, 16, 4, flat, 24, 4, flat, 1, 1),
+        "pointwise_groups": ConvGeometry(4, 32, 4, flat, 48, 4, flat, 1, 1, G=2),
+        "folded": ConvGeometry(6, 2 * least, 8, 6, 3 * least, 4, 3, 3, 3, **two, **one),
+        "folded_and_dilated": ConvGeometry(
+            *(1, least, 12, 12, least, 3, 4, 3, 4), stride_h=4, stride_w=3, dilation_h=3, dilation_w=4, pad_h=1, pad_w=6
+        ),
+        "folded_far": ConvGeometry(*(1, least, 6, 4, least, 4, 3, 2, 5), stride_h=3, stride_w=4, pad_h=5, pad_w=7),
+        "stride_2": ConvGeometry(2, 16, 7, 8, 16, 4, 4, 3, 3, **two, **one),
+        "stride_of_one_tap": ConvGeometry(3, 16, 6, 5, 16, 3, 3, 1, 1, **two),
+        "padded_by_strides": ConvGeometry(2, 16, 4, 6, 16, 4, 5, 1, 1, **two, pad_h=2, pad_w=2),
+        "strided_groups": ConvGeometry(least, 32, 4, 6, 48, 2, 3, 3, 3, **two, **one, G=2),
+        "strided_line": ConvGeometry(2, 24, 6, 2 * least, 8, 3, least, 3, 2, **two, pad_h=1),
+        "strided_rows": ConvGeometry(3, 16, 4, 16, 24, 2, 8, 3, 3, **two, **one),
+        "pixels_without_taps": ConvGeometry(1, 8, 9, 8, 8, 3, 2, 2, 2, stride_h=3, stride_w=4),
+        "stride_beyond_the_image": ConvGeometry(2, 8, 1, 2, 8, 2, 2, 3, 3, stride_h=4, stride_w=3, pad_h=2),
+        "rows": ConvGeometry(3, 16, 5, 8, 16, 4, 8, 2, 2, **one),
+        "wide": ConvGeometry(2, 16, 3, least, 24, 3, least, 3, 3, **one),
+        "overhanging": ConvGeometry(2, 16, 3, least + 1, 24, 3, least + 1, 3, 3, **one),
+        "several_tiles": ConvGeometry(*several, **one),
+    }
+
+
+# The problems of fprop and dgrad, each in one shape of block. `plain` has every shape.
+SIDES: dict[Operator, tuple[str, ...]] = {
+    "fprop": (
+        *("groups", "dilated", "far_padding", "pointwise", "folded", "folded_and_dilated", "folded_far"),
+        *("pointwise_groups", "stride_of_one_tap", "padded_by_strides", "several_tiles", "stride_2"),
+    ),
+    "dgrad": (
+        *("groups", "dilated", "far_padding", "pointwise", "folded", "folded_and_dilated", "folded_far"),
+        *("pointwise_groups", "stride_2", "strided_groups", "pixels_without_taps", "stride_beyond_the_image"),
+        "several_tiles",
+    ),
+}
+# The problems of wgrad in each shape of block: a line of a row, a line of images, whole rows.
+WEIGHTS = {
+    "line": ("wide", "pointwise", "pointwise_groups", "strided_line", "overhanging"),
+    "images": (
+        *("plain", "groups", "dilated", "far_padding", "folded", "folded_and_dilated", "folded_far"),
+        *("padded_by_strides", "strided_groups", "stride_2"),
+    ),
+    "rows": ("rows", "strided_rows"),
+}
+# These problems of wgrad are computed with the bias's gradient and without it, the others one way.
+BOTH = ("wide", "plain", "rows", "strided_line", "folded", "strided_rows")
+# What float16 and TF32 have beside bfloat16. TF32 has no wgrad there.
+IN_OTHER_DTYPES = {
+    "fprop": ("plain", "groups", "folded", "pointwise"),
+    "dgrad": ("plain", "groups", "folded", "stride_2"),
+    "wgrad": ("wide", "plain", "rows", "folded"),
+}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One problem that is computed both ways.
+
+    `operators` are those that it runs, `biased` those of them with a bias or the gradient of one. `tiles` has the tiles
+    of those operators that do not choose their own. With a `layer`, the forward pass and all gradients of this layer
+    are computed through the public function. `by_programs` says that the host makes no descriptors in either way.
+    """
+
+    name: str
+    dtype: str
+    geometry: ConvGeometry
+    operators: tuple[Operator, ...]
+    biased: tuple[Operator, ...] = ()
+    tiles: dict[Operator, Tile] = field(default_factory=dict)
+    layer: Case | None = None
+    by_programs: bool = False
+
+    def plans(self, gpu: Gpu) -> dict[Operator, Plan]:
+        """Return the plan of each operator on `gpu`, for tensors without data."""
+        from bench.lowering.offline import plan_for
+
+        return {
+            operator: plan_for(
+                operator, self.dtype, self.geometry, gpu, self.tiles.get(operator), bias=operator in self.biased
+            )
+            for operator in self.operators
+        }
+
+    def draw(self, kind: str, number: int, device: torch.device) -> dict[str, Tensor]:
+        """Return x, weight, y and a bias: always the same for this kind and number, and in new memory.
+
+        The kinds are "integers", from -1 to 1; "random"; and "not finite", which are random with NaN and infinity at
+        edges.
+        """
+        generator = torch.Generator(device).manual_seed(crc32(f"{self.name} {kind} {number}".encode()))
+        geometry, dtype = self.geometry, DTYPES[self.dtype]
+
+        def drawn(*shape: int) -> Tensor:
+            if kind == "integers":
+                return torch.randint(-1, 2, shape, generator=generator, device=device).to(dtype)
+            return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+        found = {name: drawn(*(n[i] for i in (0, 2, 3, 1))).permute(0, 3, 1, 2) for name, n in self.shapes.items()}
+        found["bias"] = drawn(geometry.C if self.adds_to_image else geometry.F)
+        if kind == "not finite":
+            x, weight, y = found["x"], found["weight"], found["y"]
+            x[-1, 3, -1, -1] = y[-1, 5, -1, -1] = weight[-1, -1, -1, -1] = float("nan")
+            x[0, 1, 0, 0] = y[0, 2, 0, -1] = float("inf")
+        return found
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(x=self.geometry.image_shape, weight=self.geometry.weight_shape, y=self.geometry.feature_shape)
+
+    @property
+    def adds_to_image(self) -> bool:
+        """Whether the bias is added to the image: in dgrad, and in a transposed convolution."""
+        return "dgrad" in self.biased
+
+    def compute(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return the results of a call: of the operator, or of the layer and its gradients."""
+        if self.layer is not None:
+            return self.step(given)
+        (operator,) = self.operators
+        x, weight, y = given["x"], given["weight"], given["y"]
+        biased = operator in self.biased
+        call = Call.of_geometry(
+            operator,
+            self.geometry,
+            taken(operator, dict(x=x, weight=weight, y=y)),
+            given["bias"] if biased and operator != "wgrad" else None,
+            finds_bias=biased and operator == "wgrad",
+            implementation="triton",
+        )
+        return compute(call)
+
+    def step(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return the layer's result, and the gradients of input, weight and bias."""
+        assert self.layer is not None
+        input, gradient = (given["y"], given["x"]) if self.layer.transposed else (given["x"], given["y"])
+        leaves = [each.detach().requires_grad_() for each in (input, given["weight"], given["bias"])]
+        result = self.layer.function(tritonconv)(*leaves, implementation="triton")
+        return result.detach(), *torch.autograd.grad(result, leaves, gradient)
+
+    def in_float64(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return what `compute` should return, by torch in float64."""
+        x, weight, y, bias = (given[name] for name in ("x", "weight", "y", "bias"))
+        found = expected(self.geometry, x, weight, y)
+        added = bias.double()[:, None, None]
+        sides = {"fprop": y, "dgrad": x}
+        results = []
+        for operator in self.operators:
+            biased = operator in self.biased
+            results.append(found[operator] + added if biased and operator in sides else found[operator])
+        if "wgrad" in self.biased:
+            results.append(sides["dgrad" if self.layer and self.layer.transposed else "fprop"].double().sum((0, 2, 3)))
+        return tuple(results)
+
+
+def units(least: int) -> list[Unit]:
+    """Return all units, the most telling first. The tiles have `least` pixels, channels and products."""
+    found = []
+    for dtype in ("bfloat16", "float16", "tf32"):
+        for operator in ("fprop", "dgrad"):
+            found += units_of_side(operator, dtype, least)
+        found += units_of_weight(dtype, least) if dtype != "tf32" else []
+        found += units_of_layers(dtype, least)
+    everything = problems(least)
+    pickers = [("wgrad", "tf32"), *((operator, "float32") for operator in OPERATORS)]
+    found += [
+        Unit(f"{operator} plain, picked, {dtype}", dtype, everything["plain"], (operator,), by_programs=True)
+        for operator, dtype in pickers
+    ]
+    return found
+
+
+def units_of_side(operator: Operator, dtype: str, least: int) -> list[Unit]:
+    """Return the units of fprop or dgrad. Every second one has a bias. Two store their results in halves."""
+    everything = problems(least)
+    few, many = candidate_shapes(least, operator), candidate_shapes(2 * least, operator)
+    rectangle = many[0]  # of twice as many pixels, because `least` pixels make a square
+    if dtype == "bfloat16":
+        cases = [("plain", shape) for shape in (rectangle, *few)]
+        cases += [(name, few[i % len(few)]) for i, name in enumerate(SIDES[operator])]
+    else:
+        cases = [(name, (rectangle, *few)[i]) for i, name in enumerate(IN_OTHER_DTYPES[operator])]
+    found = []
+    for index, (name, shape) in enumerate(cases):
+        pixels = least * (2 if shape == rectangle else 1)
+        tile = with_shape(Tile(pixels, least, steps(least, dtype), num_warps=4, num_stages=2, GROUP_M=2), shape)
+        found.append(of_operator(operator, name, kind(shape), dtype, everything[name], tile, bias=index % 2 == 1))
+    if dtype == "bfloat16":
+        for name in ("plain", "folded"):
+            tile = with_shape(Tile(least, 2 * least, least, least // 16, num_stages=2), few[0])
+            found.append(of_operator(operator, name, "halves", dtype, everything[name], tile, bias=True))
+    return found
+
+
+def units_of_weight(dtype: str, least: int) -> list[Unit]:
+    """Return the units of wgrad, some of them with the gradient of the bias."""
+    everything, found = problems(least), []
+    for label, names in WEIGHTS.items():
+        for index, name in enumerate(names):
+            if dtype != "bfloat16" and name not in IN_OTHER_DTYPES["wgrad"]:
+                continue
+            shape: BlockShape = {
+                "line": (1, 1, least),
+                "images": (least, 1, 1),
+                "rows": (*whole_rows(least, everything[name]), (0, 0, 0))[0],
+            }[label]
+            tile = with_shape(Tile(least, least, least, 4, 2, GROUP_M=2, SPLIT_K=2), shape)
+            for bias in (False, True) if name in BOTH else (index % 2 == 0,):
+                found.append(of_operator("wgrad", name, label, dtype, everything[name], tile, bias))
+    return found
+
+
+def units_of_layers(dtype: str, least: int) -> list[Unit]:
+    """Return the units of whole layers with all gradients: a convolution, a strided and a transposed one."""
+    channels = (least, least)
+    cases = [
+        Case("conv2d", 2, channels, (8, 8), padding=1),
+        Case("conv2d strided", 2, channels, (8, 8), stride=2, padding=1),
+        Case("conv_transpose2d", 2, channels, (4, 4), (4, 4), stride=2, padding=1, transposed=True),
+    ]
+    found = []
+    for case in cases if dtype == "bfloat16" else cases[:1]:
+        forward, backward = ("dgrad", "fprop") if case.transposed else ("fprop", "dgrad")
+        side = Tile(least, least, steps(least, dtype), num_warps=4, num_stages=2, GROUP_M=2)
+        tiles: dict[Operator, Tile] = {
+            operator: with_shape(side, candidate_shapes(least, operator)[1]) for operator in ("fprop", "dgrad")
+        }
+        split = Tile(least, least, least, num_warps=4, num_stages=2, GROUP_M=2, SPLIT_K=2)
+        rows, gathering = with_shape(split, whole_rows(least, case.geometry)[0]), Tile(64, 32, 16, 8, 4, SPLIT_K=2)
+        tiles["wgrad"] = gathering if dtype == "tf32" else rows
+        found.append(
+            Unit(
+                f"layer {case.name}, {dtype}",
+                dtype,
+                case.geometry,
+                (forward, backward, "wgrad"),  # type: ignore[arg-type]
+                biased=(forward, "wgrad"),  # type: ignore[arg-type]
+                tiles=tiles,
+                layer=case,
+            )
+        )
+    return found
+
+
+def of_operator(
+    operator: Operator, name: str, label: str, dtype: str, geometry: ConvGeometry, tile: Tile, bias: bool
+) -> Unit:
+    """Return a unit of one operator with this tile. `label` is the shape of its blocks in words."""
+    return Unit(
+        f"{operator} {name}, {label}{', bias' * bias}, {dtype}",
+        dtype,
+        geometry,
+        (operator,),
+        biased=(operator,) * bias,
+        tiles={operator: tile},
+        by_programs=f"{operator} {name}" in BY_PROGRAMS,
+    )
+
+
+def steps(least: int, dtype: str) -> int:
+    """Return BLOCK_K: `least` products of 16 bits, or half as many of 32."""
+    return least // (DTYPES[dtype].itemsize // 2)
+
+
+def kind(shape: BlockShape) -> str:
+    """Return the shape of a block of pixels in words."""
+    images, rows, columns = shape
+    if images == rows == 1:
+        return "line"
+    return f"squares of {rows}" if rows == columns else "rectangle"
+
+
+def rehearsed(every: Sequence[Unit]) -> list[Unit]:
+    """Return a few of the units, of each operator, dtype and shape of block, for Triton's interpreter."""
+    wanted = (
+        *(("fprop plain", "bfloat16"), ("fprop pointwise", "float16"), ("dgrad pixels_without_taps", "bfloat16")),
+        *(("dgrad plain", "tf32"), ("wgrad pointwise_groups", "bfloat16"), ("wgrad padded_by_strides", "bfloat16")),
+        *(("wgrad rows", "float16"), ("wgrad overhanging", "bfloat16"), ("layer conv_transpose2d", "bfloat16")),
+        ("fprop plain, picked", "float32"),
+    )
+    named = {what: [each for each in every if each.name.startswith(f"{what[0]},")] for what in wanted}
+    return [next(each for each in named[what] if each.dtype == what[1]) for what in wanted]
+
+
+def descriptors(plan: Plan) -> dict[str, HostDescriptor]:
+    """Return the descriptors that the host makes for a plan, by the names of the arguments."""
+    return {
+        name: value
+        for launch in plan.launches
+        for name, value in launch.arguments.items()
+        if isinstance(value, HostDescriptor)
+    }
+
+
+def described(plans: dict[Operator, Plan]) -> str:
+    """Return a hash of what the host's descriptors describe, in all plans."""
+    found = [
+        (operator, name, *value[1:]) for operator, plan in plans.items() for name, value in descriptors(plan).items()
+    ]
+    return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:12]
+
+
+def about(unit: Unit, gpu: Gpu, kernels: dict[str, str]) -> Row:
+    """Return the fields of a unit's row that do not depend on its results.
+
+    `descriptors` is the hash of what the host's descriptors describe on `gpu` if the switch is on. `kernels` are the
+    names of all operators' kernels.
+    """
+    plans = unit.plans(with_fields(gpu, **{SWITCH: True}))
+    return {
+        "what": "exactness",
+        "switch": SWITCH,
+        "unit": unit.name,
+        "dtype": unit.dtype,
+        "tile": {operator: str(plan.tile) for operator, plan in plans.items()},
+        "host": {operator: sorted(descriptors(plan)) for operator, plan in plans.items()},
+        "descriptors": described(plans),
+        "kernels": kernels_of(unit.operators, kernels),
+    }
+
+
+class NotKept(RuntimeError):
+    """Plans or descriptors were not kept, so a repeated call was not what it should be."""
+
+
+def check(unit: Unit, device: torch.device, row: Row, many: int) -> Row:
+    """Return the row with the outcome of a unit. `many` is how many addresses some of its calls have, or 0.
+
+    The status is "ok" or "wrong", or "skipped" if the host makes no descriptors and should make none. Raise an error
+    if a call fails, or if it is not computed as it should be.
+    """
+    described = {operator: len(names) for operator, names in row["host"].items()}
+    made = {operator for operator, count in described.items() if count}
+    if unit.by_programs:
+        if made:
+            raise NotKept(f"the host makes descriptors for {', '.join(sorted(made))}, where none were expected")
+        return row | {"status": "skipped", "reason": "both ways are the same: the host makes no descriptors here"}
+    by_choice = {"wgrad"} if unit.dtype == "tf32" else set()  # which gathers pixels
+    if made != set(unit.operators) - by_choice:
+        raise NotKept(f"the host makes descriptors only for {', '.join(sorted(made)) or 'no operator'}")
+    own, _ = results_of(unit, device, False, described, many)
+    host, kept = results_of(unit, device, True, described, many)
+    wrong = [label for label in own if not same_bits(own[label], host[label])]
+    exact = unit.in_float64(unit.draw("integers", 0, device))
+    rounded = tuple(each.to(DTYPES[unit.dtype]) for each in exact)
+    wrong += ["integers, against float64"] * (not same_bits(host["integers"], rounded))
+    row = row | {"checks": [*own, "integers, against float64"], "kept": kept, "status": "ok"}
+    if wrong:
+        row |= {"status": "wrong", "reason": f"other bits: {'; '.join(wrong)}"}
+    return row
+
+
+def results_of(
+    unit: Unit, device: torch.device, on: bool, made: dict[Operator, int], many: int
+) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, Any]]:
+    """Return the results of a unit with the switch on or off, and how its plans and descriptors were kept.
+
+    `made` says how many descriptors the host makes for each operator if the switch is on.
+
+    The first call is planned, and all later ones run its kept plan: with the same tensors, with tensors at other
+    addresses, with more addresses than descriptors are kept for, and with new tensors after the first ones are freed.
+    """
+    found: dict[str, tuple[Tensor, ...]] = {}
+    precision = "tf32" if unit.dtype == "tf32" else "ieee"
+    forget_failures()
+    with switched(**{SWITCH: on}), forced(unit.tiles), convolution_precision(precision), quiet():
+        first = unit.draw("integers", 0, device)
+        found["integers"] = unit.compute(first)
+        found["the same tensors again"] = unit.compute(first)
+        if many:
+            found["the same tensors once more"] = unit.compute(first)
+        plans = list(plan_cache.plans.entries.values())
+        for kind in ("random", "not finite"):
+            found[kind] = unit.compute(unit.draw(kind, 0, device))
+        if many:
+            held = [unit.draw("random", number, device) for number in range(1, many + 1)]
+            for _ in range(2):
+                results = [result for operands in held for result in unit.compute(operands)]
+            found["many addresses"] = tuple(results)
+            del held
+            found["the first tensors again"] = unit.compute(first)
+        before = {tensor.data_ptr() for tensor in first.values()}
+        del first
+        fresh = unit.draw("integers", 1, device)
+        reused = len(before & {tensor.data_ptr() for tensor in fresh.values()})
+        found["after the first tensors were freed"] = unit.compute(fresh)
+        del fresh
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.empty_cache()
+            found["after their memory was returned"] = unit.compute(unit.draw("integers", 2, device))
+        kept = list(plan_cache.plans.entries.values())
+    if failures.any_happened():
+        raise NotKept(f"this failed and was avoided: {'; '.join(failures._reasons.values())}")
+    if len(plans) != len(unit.operators) or {id(each) for each in plans} != {id(each) for each in kept}:
+        raise NotKept(f"plans of {len(unit.operators)} operators should be kept, and not {len(plans)} or others")
+    if any(unit.tiles.get(plan.request.operator, plan.tile) != plan.tile for plan in kept):
+        raise NotKept(f"other tiles were run: {', '.join(str(plan.tile) for plan in kept)}")
+    return found, {"reused": reused} | (use_of_descriptors(kept, made, many) if on else {})
+
+
+def quiet() -> AbstractContextManager[object]:
+    """Return a block within which numpy, by which the interpreter computes, does not warn of infinity times zero."""
+    if not runtime.interpreted():
+        return nullcontext()
+    import numpy
+
+    return numpy.errstate(invalid="ignore")
+
+
+def use_of_descriptors(plans: Sequence[Any], made: dict[Operator, int], many: int) -> dict[str, Any]:
+    """Return how often the plans' descriptors were filled, and how often one was found.
+
+    `made` says how many the host makes for each operator. Raise NotKept if compiled kernels are not started with these,
+    or if many addresses evict no descriptor. In the interpreter no descriptors are kept.
+    """
+    if runtime.interpreted():
+        return {}
+    caches = []
+    for plan in plans:
+        kept = [descriptor_at.cache_info() for launch in plan.launches for _, _, descriptor_at in launch.descriptors]
+        if plan.triton is None or len(kept) != made[plan.request.operator]:
+            raise NotKept(f"{plan.request.operator} is not started with descriptors that are kept")
+        caches += kept
+    filled, hits = sum(cache.misses for cache in caches), sum(cache.hits for cache in caches)
+    if hits == 0 or (
+        many > kept_descriptors.KEPT_DESCRIPTORS and all(cache.misses == cache.currsize for cache in caches)
+    ):
+        raise NotKept(f"no descriptor was used again, or none was evicted: {caches}")
+    return {"filled": filled, "found": hits}
