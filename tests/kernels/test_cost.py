@@ -4,7 +4,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from math import exp, log
@@ -31,7 +30,7 @@ GEOMETRIES = {name: layer.flattened() if layer.pointwise else layer for name, la
 
 def with_host(gpu: Gpu, described: bool) -> Gpu:
     """Return the GPU, on which the host makes TMA descriptors where it can if `described`, and otherwise nowhere."""
-    return replace(gpu, architecture=replace(gpu.architecture, host_descriptors=described))
+    return gpu.switched(host_descriptors=described)
 
 
 # The GPU of the committed times, with the descriptors that they were measured with.

@@ -71,7 +71,7 @@ def has_dependent_launches(gpu: Gpu) -> bool:
 
 def with_dependent_launch(gpu: Gpu, on: bool = True) -> Gpu:
     """Return the same GPU with dependent launches switched on or off."""
-    return replace(gpu, architecture=replace(gpu.architecture, dependent_launch=on))
+    return gpu.switched(dependent_launch=on)
 
 
 def marks(plan: Plan) -> list[tuple[bool, bool]]:
