@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import tritonconv
-from bench.device.ways import forced, forget_failures, same_bits, switched, with_fields
+from bench.device.ways import forced, forget_failures, same_bits, switched
 from bench.results import Row, kernels_of
 from bench.run.contenders import DTYPES
 from tests.support.blocks import expected
@@ -359,7 +359,7 @@ def about(unit: Unit, gpu: Gpu, kernels: dict[str, str]) -> Row:
     `descriptors` is the hash of what the host's descriptors describe on `gpu` if the switch is on. `kernels` are the
     names of all operators' kernels.
     """
-    plans = unit.plans(with_fields(gpu, **{SWITCH: True}))
+    plans = unit.plans(gpu.switched(**{SWITCH: True}))
     return {
         "what": "exactness",
         "switch": SWITCH,

@@ -15,27 +15,24 @@ The record has these rows, by the field `what`:
 The `status` of a row is "ok", "wrong", "failed" or "skipped". `reason` says why it is not "ok".
 
 A record of a GPU is evidence. Committed as bench/results/<gpu>-switches.json, it decides which switches are on for the
-GPU's architecture (`decided`).
+GPU's architecture (`bench.device.evidence`).
 """
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
-from functools import cache
-from math import exp, log
-from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
 
-from bench import kernel_identity, results
+from bench import results
 from bench.device import correctness, exactness
+from bench.device.evidence import DEPENDENT, SWITCHES, confirmed
 from bench.device.exactness import IN_INTERPRETER, ON_GPU
 from bench.device.schedule import Clock, Record, in_time
-from bench.device.ways import Way, forced, forget_failures, same_bits, taking_turns, with_fields
+from bench.device.ways import Way, forced, forget_failures, same_bits, taking_turns
 from bench.layers import Layer, select
-from bench.results import Results, Row, in_short, kernels_of, lost
+from bench.results import Row, in_short, kernels_of, lost
 from bench.run import check
 from bench.run.contenders import Problem, at_its_best
 from bench.run.timing import Times, side_by_side, spread
@@ -46,14 +43,12 @@ from tritonconv.gpu import Architecture, Gpu
 from tritonconv.launch import failures, kept_descriptors
 from tritonconv.launch.plan import Plan
 
-SWITCHES = ("host_descriptors", "dependent_launch")
 # The seconds of the whole part.
 LIMIT = 170.0
 # How the seconds are shared out. What one leaves over is for those after it.
 SHARES = {"exactness": 0.42, "cuda graphs": 0.17, "host_descriptors": 0.27, "dependent_launch": 0.14}
-# Files of tests. If one is missing, its row says so.
+# The tests of CUDA graphs. DEPENDENT has those of dependent launches. If a file is missing, its row says so.
 GRAPHS = "tests/api/test_cuda_graphs.py"
-DEPENDENT = "tests/kernels/test_dependent_launch.py"
 # The layers that are timed, and their operators. All are in bfloat16.
 TIMED: dict[str, tuple[str, ...]] = {
     "host_descriptors": (
@@ -68,8 +63,6 @@ DTYPE = "bfloat16"
 BUDGET = 0.1
 # Seconds of each file of tests in a rehearsal: it shows that the tests start, and most of them need a GPU.
 REHEARSED_TESTS = 3.0
-# A switch that makes the timed layers slower than this, in the geometric mean of their device times, is not confirmed.
-SLOWER = 1.01
 TESTS_STOPPED = "the time of the tests was up"
 # How many rows that are wrong or failed are printed. All of them are in the record.
 SHOWN = 20
@@ -192,7 +185,7 @@ def check_exactness(
     if device.type == "cuda":
         from bench.lowering.offline import precompile
 
-        ways = [with_fields(gpu, host_descriptors=on) for on in (False, True)]
+        ways = [gpu.switched(host_descriptors=on) for on in (False, True)]
         plans = (plan for unit in units if not unit.by_programs for way in ways for plan in unit.plans(way).values())
         print(f"switches: {precompile(plans, device)} kernels compiled, {clock.left():.0f} seconds left", flush=True)
     begun: set[tuple[Any, ...]] = set()
@@ -288,7 +281,7 @@ def both_plans(switch: str, gpu: Gpu, layer: Layer, operator: Operator) -> tuple
     """Return the plans of an operator with the switch off and on, for tensors without data."""
     from bench.lowering.offline import plan_for
 
-    off, on = (with_fields(gpu, **{switch: position}) for position in (False, True))
+    off, on = (gpu.switched(**{switch: position}) for position in (False, True))
     first = plan_for(operator, DTYPE, layer.geometry, off)
     # `pick` has a tile for the interpreter as it is, and would choose one for a GPU with the switch on.
     tile = first.tile if runtime.interpreted() else None
@@ -352,100 +345,3 @@ def medians(times: Times) -> Row:
         "host": spread(times.host) if times.host else None,
         "wall": spread(times.wall),
     }
-
-
-def confirmed(record: Results, now: dict[str, str] | None = None) -> set[str]:
-    """Return the switches that a record shows to be right on its architecture, with the kernels as they are now.
-
-    `now` are the names of these kernels, by default as `kernel_identity` finds them. A rehearsal confirms nothing. A
-    switch is confirmed if
-
-    - none of its rows is wrong or failed
-    - all of its rows were made with the kernels as they are now
-    - nothing is missing (`complete`)
-    - it does not make the timed layers slower
-    """
-    if "rehearsal" in record or "sample" in record:
-        return set()
-    now = now or kernel_identity.names()
-    found = set()
-    for switch in SWITCHES:
-        rows = [row for row in record["rows"] if concerns(row, switch)]
-        right = all(row["status"] in ("ok", "skipped") for row in rows)
-        current = all(row["kernels"].items() <= now.items() for row in rows if "kernels" in row)
-        if right and current and complete(rows, switch) and slowdown(rows) <= SLOWER:
-            found.add(switch)
-    return found
-
-
-def refuted(record: Results, now: dict[str, str]) -> set[str]:
-    """Return the switches that a record shows to be wrong on its architecture, with the kernels of these names."""
-    return {
-        switch
-        for switch in SWITCHES
-        for row in record["rows"]
-        if concerns(row, switch) and row["status"] in ("wrong", "failed")
-        if row.get("kernels", {}).items() <= now.items()
-    }
-
-
-def concerns(row: Row, switch: str) -> bool:
-    """Whether a row of a record says something about a switch."""
-    return row.get("switch") == switch or (row["what"] == "tests" and (row["file"], switch) == (DEPENDENT, SWITCHES[1]))
-
-
-def complete(rows: Sequence[Row], switch: str) -> bool:
-    """Whether these rows of a switch show all that they must.
-
-    For `host_descriptors`, each unit of `exactness` must be ok, with descriptors as the host makes them now. If the
-    host makes none, the unit must be skipped. For `dependent_launch`, the tests must be ok, none of them skipped, and
-    at least one timed layer must be ok.
-    """
-    ok = [row for row in rows if row["status"] == "ok"]
-    if switch == "dependent_launch":
-        return {"tests", "times"} <= {row["what"] for row in ok if "skipped" not in row.get("outcomes", {})}
-    done = {row["unit"]: row.get("descriptors") for row in ok if row["what"] == "exactness"}
-    skipped = {row["unit"] for row in rows if row["status"] == "skipped"}
-    return all(
-        name in skipped if descriptors is None else done.get(name) == descriptors
-        for name, descriptors in needed().items()
-    )
-
-
-@cache
-def needed() -> dict[str, str | None]:
-    """Return the names of all units of `exactness` on a GPU, each with a hash of what the host describes for it now.
-
-    The hash is None if the host makes no descriptors.
-    """
-    gpu = with_fields(Gpu.of("sm_90", 132), host_descriptors=True)
-    return {
-        unit.name: None if unit.by_programs else exactness.described(unit.plans(gpu))
-        for unit in exactness.units(ON_GPU)
-    }
-
-
-def slowdown(rows: Iterable[Row]) -> float:
-    """Return the geometric mean of the device times with the switch on, each over that with it off. 1 without times."""
-    times: dict[str, dict[bool, float]] = {}
-    for row in rows:
-        if row["what"] == "times" and row.get("device"):
-            times.setdefault(row["unit"], {})[row["on"]] = row["device"]["median"]
-    ratios = [log(each[True] / each[False]) for each in times.values() if len(each) == 2]
-    return exp(fmean(ratios)) if ratios else 1.0
-
-
-def committed(folder: Path = results.RESULTS) -> list[Results]:
-    """Return the committed records of this part."""
-    return [results.read(path) for path in sorted(folder.glob("*-switches.json"))]
-
-
-def decided(records: Iterable[Results]) -> dict[str, set[str]]:
-    """Return, by the name of an architecture, the switches that records confirm for it and none refutes."""
-    now = kernel_identity.names()
-    found: dict[str, set[str]] = {}
-    wrong: dict[str, set[str]] = {}
-    for record in records:
-        found.setdefault(record["architecture"], set()).update(confirmed(record, now))
-        wrong.setdefault(record["architecture"], set()).update(refuted(record, now))
-    return {name: switches - wrong[name] for name, switches in found.items()}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,26 +11,20 @@ from bench.run.memory import Computation
 from tritonconv import runtime
 from tritonconv.call import Call
 from tritonconv.geometry import Operator
-from tritonconv.gpu import Gpu
 from tritonconv.launch import bounded_cache, failures, plan_cache, planners
 from tritonconv.launch.plan import TileRequest
 from tritonconv.operators.library import torch_operators
 from tritonconv.tiling.tile import Tile
 
 
-def with_fields(gpu: Gpu, **fields: Any) -> Gpu:
-    """Return the GPU with these fields of its architecture: with `host_descriptors=True`, for example."""
-    return replace(gpu, architecture=replace(gpu.architecture, **fields))
-
-
 @contextmanager
-def switched(**fields: Any) -> Iterator[None]:
-    """Within this block, plan all calls for a GPU whose architecture has these fields.
+def switched(**switches: bool) -> Iterator[None]:
+    """Within this block, plan all calls for a GPU whose architecture has these switches.
 
     The caches are empty at the start of the block, and again after it.
     """
     before = runtime.gpu_of
-    runtime.gpu_of = lambda device: with_fields(before(device), **fields)  # type: ignore[assignment]
+    runtime.gpu_of = lambda device: before(device).switched(**switches)  # type: ignore[assignment]
     bounded_cache.clear()
     try:
         yield
@@ -59,13 +52,13 @@ def forget_failures() -> None:
 
 
 class Way:
-    """Calls on a device whose architecture has the given fields, with a plan cache of their own.
+    """Calls on a device whose architecture has the given switches, with a plan cache of their own.
 
     So calls of two ways may take turns, as timing does, and neither is planned again. Make them within `taking_turns`.
     """
 
-    def __init__(self, device: torch.device, **fields: Any) -> None:
-        gpu = with_fields(runtime.gpu_of(device), **fields)
+    def __init__(self, device: torch.device, **switches: bool) -> None:
+        gpu = runtime.gpu_of(device).switched(**switches)
         self.gpu_of = lambda _: gpu
         self.plans: dict[Any, Any] = {}
 

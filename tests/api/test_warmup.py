@@ -202,9 +202,7 @@ def test_a_cache_that_can_not_be_written(tmp_path: Path) -> None:
 
 # Of the three kernels with TMA, two take descriptors of the host: in wgrad, a line of pixels overhangs an edge.
 DESCRIBED = """
-from dataclasses import replace
-gpu = Gpu.of("sm_90", 132)
-described = replace(gpu, architecture=replace(gpu.architecture, host_descriptors=True))
+described = Gpu.of("sm_90", 132).switched(host_descriptors=True)
 runtime.gpu_of = lambda _: described
 layer = tritonconv.Conv2d(64, 64, 3, padding=1)
 images = torch.randn(2, 64, 9, 9, requires_grad=True).contiguous(memory_format=torch.channels_last)

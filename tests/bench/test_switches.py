@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bench import kernel_identity
-from bench.device import exactness, switches
-from bench.device.switches import DEPENDENT, SWITCHES, committed, confirmed, decided, slowdown
+from bench.device import evidence, exactness
+from bench.device.evidence import DEPENDENT, SWITCHES, committed, confirmed, decided, slowdown
 from tritonconv.gpu import ARCHITECTURES, Gpu
 
 Record = dict[str, Any]
@@ -48,7 +48,7 @@ def row_of(record: Record, what: str, switch: str) -> dict[str, Any]:
     return next(
         each
         for each in record["rows"]
-        if each["what"] == what and each["status"] == "ok" and switches.concerns(each, switch)
+        if each["what"] == what and each["status"] == "ok" and evidence.concerns(each, switch)
     )
 
 
