@@ -163,6 +163,25 @@ observe(*[lambda: right(tritonconv.conv2d(x, weight, bias), x)] * 3, gpu=gpu)
     assert "the programs of fprop build their TMA descriptors, because the host's fail: " in warning
 
 
+def test_a_launcher_that_was_wrapped_is_not_called_directly(tmp_path: Path) -> None:
+    """If a profiler has wrapped what Triton's launcher calls, the plan is kept, and started by the public interface."""
+    code = """
+from triton.backends.nvidia import driver as nvidia
+wrap = nvidia.wrap_handle_tensordesc
+class Profiler:
+    def __init__(self, launch):
+        self.launch = launch
+    def __call__(self, *values):
+        return self.launch(*values)
+nvidia.wrap_handle_tensordesc = lambda *about: Profiler(wrap(*about))
+def calls():
+    return [[right(tritonconv.conv2d(x, weight, bias), x), len(looked_up)] for _ in range(3)]
+observe(calls)
+"""
+    found = seen(HOST.replace("out = ", "# out = ") + code, tmp_path)
+    assert (found["results"], found["warnings"]) == ([[[True, 0], [True, 1], [True, 2]]], [])
+
+
 def test_warmup_compiles_kernels_that_take_descriptors(tmp_path: Path) -> None:
     """Another process compiles them, and the first step finds them in Triton's cache."""
     code = """

@@ -156,7 +156,7 @@ import os, threading, time
 import tritonconv
 from torch.utils.data import DataLoader, Dataset
 from tritonconv.launch import bounded_cache, remedies, start
-locks = [start._starting, bounded_cache._changing, remedies._changing]
+locks = [start.starting, bounded_cache._changing, remedies._changing]
 class Steps(Dataset):
     def __len__(self): return 2
     def __getitem__(self, index):

@@ -83,6 +83,29 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+def test_an_ordinary_launch_if_a_dependent_one_does_not_compile(tmp_path: Path) -> None:
+    """One warning says so, and later calls do not try it."""
+    code = """
+from triton.backends.nvidia.compiler import CUDABackend
+from tests.support.triton_launchers import *
+gpu = recording_gpu()
+switched = runtime.gpu_of(torch.device("cpu")).switched(dependent_launch=True)
+runtime.gpu_of = lambda device: switched
+make_ttir = CUDABackend.make_ttir
+def fails(mod, metadata, options, *rest):
+    if options.launch_pdl:
+        raise RuntimeError("planted")
+    return make_ttir(mod, metadata, options, *rest)
+CUDABackend.make_ttir = staticmethod(fails)
+observe(*[lambda: same(trained(gather), expected(gather))] * 2, gpu=gpu)
+"""
+    found = seen(code, tmp_path)
+    assert found["results"] == [True, True]
+    (warning,) = found["warnings"]
+    assert "wgrad has no dependent launch, because its kernels can not be compiled for one: " in warning
+    assert sum("sum_partials" in name for name in found["started"]) == 2
+
+
 @pytest.mark.parametrize("on", [False, True])
 def test_every_start_passes_the_option(on: bool, cache: Path) -> None:
     """Triton's launcher passes it to CUDA with the first start of a kernel, and with each start of the kept plan."""

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from tests.support.blocks import LEAST, PROBLEMS, expected, factors, guarded_call, tile_in
+from tests.support.cases import laid_out
 from tests.support.oracle import convolution_precision
-from tests.support.plans import planned
+from tests.support.plans import call_of, planned
 from tritonconv import runtime
+from tritonconv.call import Call
 from tritonconv.geometry import OPERATORS, ConvGeometry, Operator
 from tritonconv.gpu import Gpu
-from tritonconv.launch import start
+from tritonconv.launch import bounded_cache, plan_cache, start
 from tritonconv.launch.descriptors import HostDescriptor
 from tritonconv.launch.plan import Plan
 from tritonconv.tiling.block_shapes import BlockShape, candidate_shapes, whole_rows, with_shape
@@ -73,10 +75,15 @@ def both(operator: Operator, name: str, tile: Tile, device: str, operands: tuple
     sides = {"fprop": y, "dgrad": x, "wgrad": weight}
     added = None if operator == "wgrad" else (torch.arange(sides[operator].shape[1], device=device) % 7).to(x.dtype)
     call = guarded_call(operator, geometry, x, weight, y, bias=added, finds_bias=operator == "wgrad")
+    return [*both_ways(call, tile, device), planned(call, tile, on_gpu(device, True))]
+
+
+def both_ways(call: Call, tile: Tile, device: str) -> list[tuple[Tensor, ...]]:
+    """Return the results of a call with descriptors that programs build, and with the host's."""
     own, made = (planned(call, tile, on_gpu(device, by_host)) for by_host in (False, True))
     assert not descriptors(own)
     assert descriptors(made)
-    return [start.run(own), start.run(made), made]
+    return [start.run(own), start.run(made)]
 
 
 def same_bits(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
@@ -96,6 +103,71 @@ def test_both_ways_give_the_same_bits(operator: Operator, name: str, shape: Bloc
     assert same_bits(own, made)
     if operator == "wgrad":
         assert plan.launches[0].arguments["x_ptr"] is plan.launches[0].arguments["y_ptr"] is None
+
+
+def sparse(dense: Tensor, how: str) -> Tensor:
+    """Return the same numbers at other distances, with NaN between them. Channels are adjacent."""
+    B, N, H, W = dense.shape
+    if how == "permuted":
+        return dense.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
+    more = dict(channels=(B, N + 16, H, W), crop=(B, N, H + 2, W + 3), columns=(B, N, H, 2 * W))[how]
+    wider = dense.new_full(more, float("nan")).contiguous(memory_format=torch.channels_last)
+    part = dict(channels=wider[:, 8:-8], crop=wider[:, :, 1:-1, 2:-1], columns=wider[..., ::2])[how]
+    return part.copy_(dense)
+
+
+@pytest.mark.parametrize("how", ["channels", "crop", "columns", "permuted"])
+@pytest.mark.parametrize("name", ["plain", "strided_groups", "strided_rows", "groups_of_one_tap", "stride_of_one_tap"])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_operands_need_not_be_dense(operator: Operator, name: str, how: str, device: str) -> None:
+    """Descriptors have the strides of the operands. Of wgrad's features, only the channels may be wider."""
+    geometry = EVERY[name]
+    x, weight, y = factors(geometry, device)
+    wanted = expected(geometry, x, weight, y)[operator]
+    x, y = sparse(x, how), sparse(y, "channels" if operator == "wgrad" else how)
+    tile = tile_in(operator, (LEAST, 1, 1))
+    if not host_describes(tile, geometry, operator, on_gpu(device, True).architecture):
+        assert (operator, name) == ("fprop", "strided_groups") or name == "stride_of_one_tap"
+        return
+    own, made = both_ways(call_of(operator, geometry, dict(x=x, weight=weight, y=y)), tile, device)
+    assert torch.equal(made[0].double(), wanted)
+    assert same_bits(own, made)
+
+
+def test_a_wide_stride_is_described_by_programs() -> None:
+    """The channels that wgrad's stride skips count as channels, and a copy counts these in 32 bits."""
+    geometry = ConvGeometry(*(LEAST, 16, 2, 2, 16, 2, 1, 1, 2), stride_w=2)
+    about = dict(device="meta", dtype=torch.float16)
+    y = torch.empty(geometry.feature_shape, **about).contiguous(memory_format=torch.channels_last)
+    for far, described in ((2**31 - 32, True), (2**31, False)):
+        x = torch.empty(far + 4096, **about).as_strided(geometry.image_shape, (32, 1, 16, far))
+        call = Call.of_geometry("wgrad", geometry, (x, y))
+        plan = planned(call, tile_in("wgrad", (LEAST, 1, 1)), on_gpu("cpu", True))
+        assert bool(descriptors(plan)) == described
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_kept_plan_gives_the_same_bits(operator: Operator, device: str) -> None:
+    """On a GPU, kept descriptors are passed to the kernel's launcher: of the same addresses, and of others."""
+    geometry = PROBLEMS["whole_rows"]
+    x, weight, y = (torch.randn(each.shape, device=device).to(each) for each in factors(geometry, device))
+    shape = whole_rows(LEAST, geometry)[0] if operator == "wgrad" else None
+    tile, generation = tile_in(operator, shape), bounded_cache.generation()
+    calls = [
+        call_of(operator, geometry, {k: laid_out(v.clone() * by, "channels_last") for k, v in sides.items()})
+        for sides in [dict(x=x, weight=weight, y=y)]
+        for by in (1, 2)
+    ]
+    plan = planned(calls[0], tile, on_gpu(device, True))
+    plan_cache.keep(calls[0], plan, start.start_kernels(plan), generation)
+    kept = plan_cache.find(calls[0])
+    assert kept is not None
+    assert (kept.triton is not None) == torch.cuda.is_available()
+    assert all(bool(each.descriptors) == torch.cuda.is_available() for each in kept.launches[:1])
+    for call in (calls[0], calls[0], calls[1], calls[0]):
+        tensors = start.run_again(kept, *call.factors, None)
+        assert tensors is not None
+        assert same_bits(kept.results_in(tensors), start.run(planned(call, tile, on_gpu(device, False))))
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -165,5 +237,6 @@ def test_nothing_is_described_where_nothing_is_computed(operator: Operator, empt
     geometry = replace(PROBLEMS["whole_rows"], **{empty: 0})
     call = guarded_call(operator, geometry, *factors(geometry, device))
     plan = planned(call, tile_in(operator), on_gpu(device, True))
+    assert not host_describes(plan.tile, geometry, operator, on_gpu(device, True).architecture)
     assert not any(each.descriptors for each in plan.launches)
     assert start.run(plan)[0].numel() == 0

@@ -198,15 +198,13 @@ def test_a_buffer_is_not_allocated_from_a_pool(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_buffer_is_allocated_on_the_stream_that_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams are current in a thread, and another thread allocates."""
+    """Streams are current in a thread, and another thread allocates. It makes no other GPU current."""
     gpu, active = torch.device("cuda", 1), threading.local()
     found: list[Any] = []
 
-    @contextmanager
-    def use(stream: Any) -> Iterator[None]:
+    def use(stream: Any) -> None:
+        assert not hasattr(active, "stream"), "a second stream is made current"
         active.stream = stream
-        yield
-        del active.stream
 
     def allocate(device: torch.device, size: int, alignment: int) -> Tensor:
         found.append((active.stream, device, alignment))
@@ -214,10 +212,26 @@ def test_a_buffer_is_allocated_on_the_stream_that_uses_it(monkeypatch: pytest.Mo
 
     monkeypatch.setitem(scratch.is_capturing, "cuda", bool)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: ("current stream", device))
-    monkeypatch.setattr(torch.cuda, "stream", use)
+    monkeypatch.setattr(torch.cuda, "set_stream", use)
     monkeypatch.setattr(scratch, "aligned_bytes", allocate)
     asked(device=gpu)
     assert found == [(("current stream", gpu), gpu, 128)]
+
+
+def test_nothing_waits_long_for_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the other thread waits for a lock of this one, memory is allocated here, and is not kept."""
+    lock = threading.Lock()
+    allocate = scratch.aligned_bytes
+
+    def blocked(*about: Any) -> Tensor:
+        with lock:
+            return allocate(*about)
+
+    monkeypatch.setattr(scratch, "PATIENCE", 0.1)
+    monkeypatch.setattr(scratch, "aligned_bytes", blocked)
+    with lock:
+        assert asked().numel() >= 1
+    assert scratch.buffers == {}
 
 
 def test_the_oldest_of_too_many_buffers_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,7 +313,7 @@ def scratch_in_a_capture_is_of_the_graph(problem: Problem = ON_GPU) -> None:
     device = problem.input().device
 
     def asked(size: int) -> Tensor:
-        with start._starting:
+        with start.starting:
             return scratch.scratch(device, device.type, size, 128, torch.cuda.current_stream().cuda_stream)
 
     def lies_in(address: int, segments: list[dict[str, Any]]) -> bool:

@@ -42,6 +42,13 @@ class NoHostDescriptors:
 
 
 @dataclass(frozen=True, slots=True)
+class NoDependentLaunch:
+    """A kernel of wgrad did not compile for the GPU with a dependent launch."""
+
+    gpu: Gpu
+
+
+@dataclass(frozen=True, slots=True)
 class NoKernel:
     """The operator's kernel did not compile for this dtype and device, and for weights that vary over these letters."""
 
@@ -63,7 +70,7 @@ class NoTriton:
     device: torch.device
 
 
-Failure = TileTooLarge | NoTma | NoHostDescriptors | NoKernel | NoTriton
+Failure = TileTooLarge | NoTma | NoHostDescriptors | NoDependentLaunch | NoKernel | NoTriton
 
 # The reason of each failure, in the words that the user reads.
 _reasons: dict[Failure, str] = {}

@@ -56,11 +56,23 @@ def filled_descriptors(descriptor: HostDescriptor, layout: Any) -> Callable[[int
     return lru_cache(KEPT_DESCRIPTORS)(filled)
 
 
+def wrapped(launcher: Any) -> Any:
+    """Return the function that launches filled descriptors, around which Triton has wrapped `launcher.launch`.
+
+    That function fills every descriptor anew at each launch. Return None if something else is there, for example what a
+    profiler has put in its place.
+    """
+    try:
+        return getclosurevars(launcher.launch).nonlocals.get("launcher")
+    except (AttributeError, TypeError):
+        return None
+
+
 def without_filling(launcher: Any) -> Any:
     """Return a copy of a launcher that takes descriptors which are filled, as `launchers.launcher_arguments` lays them.
 
-    Triton's own launcher fills every descriptor anew at each launch, in a function that it wraps around the launch.
+    `wrapped` must have found the function that the copy calls.
     """
     bare = copy(launcher)
-    bare.launch = getclosurevars(launcher.launch).nonlocals["launcher"]
+    bare.launch = wrapped(launcher)
     return bare

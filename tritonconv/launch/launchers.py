@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tritonconv import runtime
 from tritonconv.launch.descriptors import HostDescriptor
-from tritonconv.launch.kept_descriptors import filled_descriptors, layouts_of, without_filling
+from tritonconv.launch.kept_descriptors import filled_descriptors, layouts_of, without_filling, wrapped
 from tritonconv.launch.kept_plan import KeptLaunch, TritonRuntime
 from tritonconv.launch.plan import Launch
 from tritonconv.launch.scratch import scratch
@@ -27,14 +27,16 @@ def is_compiled(kernel: Any) -> bool:
 def has_proven_launcher(launch: Launch, compiled: Any) -> bool:
     """Whether the compiled kernel of a launch has a launcher of one of Triton's PROVEN versions, for NVIDIA's GPUs.
 
-    If the kernel takes descriptors, it must have been compiled to copy by TMA.
+    If the kernel takes descriptors, it must have been compiled to copy by TMA, and its launcher must be Triton's own.
     """
     from triton.compiler import CompiledKernel
 
     proven = isinstance(compiled, CompiledKernel) and runtime.launchers_are_proven()
     if not proven or compiled.metadata.target.backend != "cuda":
         return False
-    return len(layouts_of(compiled)) == len(launch.descriptors)
+    if len(layouts_of(compiled)) != len(launch.descriptors):
+        return False
+    return not launch.descriptors or wrapped(compiled.run) is not None
 
 
 def kept_launch(

@@ -16,7 +16,7 @@ from tritonconv.geometry import LEAVES_OUT, TAKES, ConvGeometry, Operator
 from tritonconv.gpu import Gpu
 from tritonconv.launch import failures, layout
 from tritonconv.launch.descriptors import dgrad_descriptors, fprop_descriptors, wgrad_descriptors
-from tritonconv.launch.failures import NoHostDescriptors
+from tritonconv.launch.failures import NoDependentLaunch, NoHostDescriptors
 from tritonconv.launch.kernel_arguments import (
     block_shape_arguments,
     described_operands,
@@ -262,7 +262,9 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     )
     if tile.uses_tma:
         kernel, more = wgrad_tma_kernel, dict[str, Any](image=None, features=None, **block_shape_arguments(tile))
-        if uses_host_descriptors(tile, geometry, "wgrad", gpu):
+        # A copy counts channels in 32 bits, and those that the stride skips count as channels.
+        narrow = (geometry.stride_w - 1) * x.stride(3) + geometry.C < 2**31
+        if narrow and uses_host_descriptors(tile, geometry, "wgrad", gpu):
             more |= wgrad_descriptors(geometry, tile, x, y)
     else:
         # The offset from the first window to one beyond the last.
@@ -275,7 +277,7 @@ def plan_wgrad(call: Call, gpu: Gpu, tile: Tile | None) -> Plan:
     if partials is not weight or bias is not None:
         launches.append(sum_of_partials(geometry, weight, bias, partials, bias_partials, tile))
     launches = nonempty(*launches)
-    if gpu.architecture.dependent_launch and len(launches) == 2:
+    if len(launches) == 2 and gpu.architecture.dependent_launch and not failures.happened(NoDependentLaunch(gpu)):
         launches = with_dependent_launch(*launches)
     return Plan(
         results=results,

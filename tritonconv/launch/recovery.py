@@ -23,7 +23,7 @@ PREPARING = {"compile", "_init_handles", "_raise_error"}
 BUILDING = {"compile_module_from_src", "_create_driver"}
 # What the GPU's driver says of a binary that was damaged on disk. Its other errors are raised.
 DAMAGED = ("kernel image", "named symbol not found")
-# Triton's function that makes a TMA descriptor on the host, before the kernel is started.
+# Triton's function that fills a TMA descriptor on the host, before the kernel is started.
 DESCRIBING = {"make_tensordesc_arg"}
 # What some drivers say if a kernel is loaded while a CUDA graph is captured, and what the user reads below that.
 CAPTURING = "not permitted when stream is capturing"
@@ -63,7 +63,7 @@ class Recovery:
         forget_unfinished(plan.launches)
         fault = fault_of(error)
         if fault is None:
-            if CAPTURING in str(error):
+            if CAPTURING in str(error) and functions_of_triton(error) & PREPARING:
                 error.add_note(BEFORE_A_CAPTURE)
             return False
         check_gpu(self.call.device)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tritonconv.call import Call
 from tritonconv.launch import failures
-from tritonconv.launch.failures import Failure, NoHostDescriptors, NoTma, TileTooLarge
+from tritonconv.launch.failures import Failure, NoDependentLaunch, NoHostDescriptors, NoTma, TileTooLarge
 from tritonconv.launch.plan import Plan
 from tritonconv.tiling.catalogue import smallest_tile
 
@@ -89,7 +89,8 @@ def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy
 
     A tile that was too large is avoided, unless it is the smallest. A TMA kernel that did not compile is avoided. If it
     takes descriptors that the host makes, these are avoided first, and the kernel only if it fails again. Descriptors
-    that the host can not make are avoided. A cache that failed is replaced by a temporary folder, if one can be made.
+    that the host can not make are avoided. So are dependent launches that did not compile, before anything else of the
+    kernel. A cache that failed is replaced by a temporary folder, if one can be made.
     """
     operator, gpu = call.operator, plan.request.gpu
     if fault == "size":
@@ -99,6 +100,9 @@ def apply_remedy(fault: str, error: Exception, plan: Plan, call: Call) -> Remedy
             return None
         reason = f"{operator} runs with tile {smallest}, the smallest, because {tile} does not fit this GPU: {error}"
         return avoid(TileTooLarge(operator, gpu, tile), reason)
+    if fault == "kernel" and plan.launches[-1].arguments.get("launch_pdl"):
+        reason = f"{operator} has no dependent launch, because its kernels can not be compiled for one: {short(error)}"
+        return avoid(NoDependentLaunch(gpu), reason)
     if fault == "descriptors" or (fault == "kernel" and plan.launches[0].descriptors):
         reason = f"the programs of {operator} build their TMA descriptors, because the host's fail: {short(error)}"
         return avoid(NoHostDescriptors(operator, gpu), reason)

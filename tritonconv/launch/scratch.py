@@ -6,7 +6,6 @@ while `start` holds its lock.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from threading import Thread
 
 import torch
@@ -20,6 +19,9 @@ from tritonconv.launch.layout import aligned_bytes
 LEAST = 2**16
 # At most this many buffers are kept. torch has a few dozen streams for each GPU, but a user may create more.
 MOST = 128
+
+# How many seconds the allocation of a buffer may take. It takes less than a millisecond, if memory is not short.
+PATIENCE = 10.0
 
 # The buffers, by device and stream. The oldest comes first.
 buffers: dict[tuple[torch.device, int | None], Tensor] = {}
@@ -55,8 +57,8 @@ def replaced(device: torch.device, size: int, alignment: int, stream: int | None
     """Return a new buffer for the stream, which is kept in the place of one that does not suffice.
 
     The old one is freed, although kernels may still use it: torch gives its memory only to later work on the same
-    stream. If too many buffers are kept, the oldest is dropped. Return None, and keep none, if no thread can be
-    started.
+    stream. If too many buffers are kept, the oldest is dropped. Return None, and keep none, if `allocated_apart`
+    returns None.
     """
     old = buffers.pop((device, stream), None)
     enough = max(LEAST, size, 0 if old is None else old.numel())
@@ -75,26 +77,29 @@ def allocated_apart(device: torch.device, size: int, alignment: int) -> Tensor |
     A new thread allocates it, in which no mode of torch is active, and no memory pool: neither one of
     `torch.cuda.use_mem_pool`, nor that of a CUDA graph, from which `torch.compile` lets a first call allocate before it
     captures a second one. Memory from a pool must not be kept, because torch uses it again when it resets the pool.
-    Return None if no thread can be started, as in Python's last moments.
+    Return None if no thread can be started, as in Python's last moments, or if it takes longer than PATIENCE.
     """
-    current: AbstractContextManager[object] = (
-        torch.cuda.stream(torch.cuda.current_stream(device)) if device.type == "cuda" else nullcontext()
-    )
+    current = torch.cuda.current_stream(device) if device.type == "cuda" else None
     done: list[Tensor | Exception] = []
 
     def allocate() -> None:
         try:
-            with current:
-                done.append(aligned_bytes(device, size, alignment))
+            if current is not None:
+                # Nothing is set back, because the thread ends. That would make the first GPU current, and so use it.
+                torch.cuda.set_stream(current)
+            done.append(aligned_bytes(device, size, alignment))
         except Exception as error:
             done.append(error)
 
-    thread = Thread(target=allocate, name="tritonconv scratch")
+    thread = Thread(target=allocate, name="tritonconv scratch", daemon=True)
     try:
         thread.start()
     except RuntimeError:
         return None
-    thread.join()
+    # If garbage is collected in the new thread, a finalizer may wait for the lock that this thread holds.
+    thread.join(PATIENCE)
+    if not done:
+        return None
     memory = done.pop()
     if isinstance(memory, Exception):
         try:

@@ -13,9 +13,9 @@ from tritonconv.launch.launchers import with_scratch
 from tritonconv.launch.plan import Launch, Plan
 
 # The first start of a kernel, which compiles and loads it, is not safe in several threads. Nor is the interpreter.
-_starting = threading.RLock()
+starting = threading.RLock()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release)
+    os.register_at_fork(before=starting.acquire, after_in_parent=starting.release, after_in_child=starting.release)
 
 # `torch.cuda.current_device` calls this, and before that it initialises CUDA, as any tensor on a GPU has done.
 _current_device = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
@@ -33,7 +33,7 @@ def start_kernels(plan: Plan) -> list[Any]:
     Return the kernel that Triton compiled for each launch. The interpreter compiles nothing, and has None instead.
     """
     device = plan.results[0].device
-    with _starting, torch.cuda.device_of(plan.results[0]):
+    with starting, torch.cuda.device_of(plan.results[0]):
         if plan.tile.uses_tma:
             return copy_context().run(with_scratch, device, start_each, plan.launches)
         return start_each(plan.launches)
@@ -56,7 +56,7 @@ def run_again(plan: KeptPlan, first: Tensor, second: Tensor, bias: Tensor | None
     tensors = plan.filled(first, second, bias)
     if tensors is None:
         return None
-    with _starting:
+    with starting:
         triton = plan.triton
         # If a user has replaced a chain of hooks by something without `calls`, Triton must call that, too.
         if (

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from tritonconv.launch.launchers import is_compiled
 from tritonconv.launch.plan import Launch
 from tritonconv.launch.recovery import forget_unfinished
+from tritonconv.launch.start import starting
 from tritonconv.tools.worker_process import WorkerProcess, started
 
 
@@ -83,10 +84,11 @@ def load(job: Launch, compiled: Any) -> None:
     again, and handles the error.
     """
     if is_compiled(compiled):
-        try:
-            compiled[(job.programs, 1, 1)]  # loads the kernel, and returns a function that would start it
-        except Exception:
-            forget_unfinished([job])
+        with starting:
+            try:
+                compiled[(job.programs, 1, 1)]  # loads the kernel, and returns a function that would start it
+            except Exception:
+                forget_unfinished([job])
 
 
 def count_misses(knobs: Any) -> list[None]:
