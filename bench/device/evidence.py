@@ -11,8 +11,8 @@ from statistics import fmean
 
 from bench import kernel_identity, results
 from bench.device import exactness
-from bench.device.exactness import ON_GPU
 from bench.results import Results, Row
+from tests.support.blocks import ON_GPU
 from tritonconv.gpu import Gpu
 
 SWITCHES = ("host_descriptors", "dependent_launch")

@@ -19,7 +19,7 @@ import tritonconv
 from bench.device.ways import forced, forget_failures, same_bits, switched
 from bench.results import Row, kernels_of
 from bench.run.contenders import DTYPES
-from tests.support.blocks import expected
+from tests.support.blocks import expected, problems, problems_of_descriptors
 from tests.support.cases import Case
 from tests.support.oracle import convolution_precision
 from tritonconv import runtime
@@ -34,45 +34,15 @@ from tritonconv.tiling.block_shapes import BlockShape, candidate_shapes, whole_r
 from tritonconv.tiling.tile import Tile
 
 SWITCH = "host_descriptors"
-# Pixels, channels and steps of the tiles: as few as tensor cores take on a GPU, and fewer in the interpreter.
-ON_GPU, IN_INTERPRETER = 64, 16
 # In these problems the programs build their descriptors, whatever the switch says: the stride leaves pixels over, or a
 # block overhangs an edge of the positions. float32 needs no descriptors, because without TF32 pixels are gathered. In
 # TF32 wgrad gathers them, too.
 BY_PROGRAMS = ("fprop stride_2", "wgrad stride_2", "wgrad overhanging")
 
 
-def problems(least: int) -> dict[str, ConvGeometry]:
-    """Return the problems by name. Some of their sizes follow from `least`, which the tiles have on each axis."""
-    two: Any = dict(stride_h=2, stride_w=2)
-    one: Any = dict(pad_h=1, pad_w=1)
-    flat = least // 4
-    several = (64, 64, 32, 32, 64, 32, 32, 3, 3) if least == ON_GPU else (2, 16, 6, 6, 16, 6, 6, 3, 3)
-    return {
-        "plain": ConvGeometry(3, 16, 5, 6, 24, 5, 6, 3, 3, **one),
-        "groups": ConvGeometry(2, 48, 4, 5, 80, 4, 5, 1, 2, G=2, pad_w=1),
-        "dilated": ConvGeometry(2, 8, 7, 6, 16, 5, 4, 2, 2, pad_w=1, dilation_h=2, dilation_w=4),
-        "far_padding": ConvGeometry(1, 8, 3, 2, 8, 9, 8, 2, 1, pad_h=4, pad_w=3),
-        "pointwise": ConvGeometry(4, 16, 4, flat, 24, 4, flat, 1, 1),
-        "pointwise_groups": ConvGeometry(4, 32, 4, flat, 48, 4, flat, 1, 1, G=2),
-        "folded": ConvGeometry(6, 2 * least, 8, 6, 3 * least, 4, 3, 3, 3, **two, **one),
-        "folded_and_dilated": ConvGeometry(
-            *(1, least, 12, 12, least, 3, 4, 3, 4), stride_h=4, stride_w=3, dilation_h=3, dilation_w=4, pad_h=1, pad_w=6
-        ),
-        "folded_far": ConvGeometry(*(1, least, 6, 4, least, 4, 3, 2, 5), stride_h=3, stride_w=4, pad_h=5, pad_w=7),
-        "stride_2": ConvGeometry(2, 16, 7, 8, 16, 4, 4, 3, 3, **two, **one),
-        "stride_of_one_tap": ConvGeometry(3, 16, 6, 5, 16, 3, 3, 1, 1, **two),
-        "padded_by_strides": ConvGeometry(2, 16, 4, 6, 16, 4, 5, 1, 1, **two, pad_h=2, pad_w=2),
-        "strided_groups": ConvGeometry(least, 32, 4, 6, 48, 2, 3, 3, 3, **two, **one, G=2),
-        "strided_line": ConvGeometry(2, 24, 6, 2 * least, 8, 3, least, 3, 2, **two, pad_h=1),
-        "strided_rows": ConvGeometry(3, 16, 4, 16, 24, 2, 8, 3, 3, **two, **one),
-        "pixels_without_taps": ConvGeometry(1, 8, 9, 8, 8, 3, 2, 2, 2, stride_h=3, stride_w=4),
-        "stride_beyond_the_image": ConvGeometry(2, 8, 1, 2, 8, 2, 2, 3, 3, stride_h=4, stride_w=3, pad_h=2),
-        "rows": ConvGeometry(3, 16, 5, 8, 16, 4, 8, 2, 2, **one),
-        "wide": ConvGeometry(2, 16, 3, least, 24, 3, least, 3, 3, **one),
-        "overhanging": ConvGeometry(2, 16, 3, least + 1, 24, 3, least + 1, 3, 3, **one),
-        "several_tiles": ConvGeometry(*several, **one),
-    }
+def every_problem(least: int) -> dict[str, ConvGeometry]:
+    """Return all problems of `tests.support.blocks`, by name, for tiles of this size on each axis."""
+    return problems(least) | problems_of_descriptors(least)
 
 
 # The problems of fprop and dgrad, each in one shape of block. `plain` has every shape.
@@ -214,7 +184,7 @@ def units(least: int) -> list[Unit]:
             found += units_of_side(operator, dtype, least)
         found += units_of_weight(dtype, least) if dtype != "tf32" else []
         found += units_of_layers(dtype, least)
-    everything = problems(least)
+    everything = every_problem(least)
     pickers = [("wgrad", "tf32"), *((operator, "float32") for operator in OPERATORS)]
     found += [
         Unit(f"{operator} plain, picked, {dtype}", dtype, everything["plain"], (operator,), by_programs=True)
@@ -225,7 +195,7 @@ def units(least: int) -> list[Unit]:
 
 def units_of_side(operator: Operator, dtype: str, least: int) -> list[Unit]:
     """Return the units of fprop or dgrad. Every second one has a bias. Two store their results in halves."""
-    everything = problems(least)
+    everything = every_problem(least)
     few, many = candidate_shapes(least, operator), candidate_shapes(2 * least, operator)
     rectangle = many[0]  # of twice as many pixels, because `least` pixels make a square
     if dtype == "bfloat16":
@@ -247,7 +217,7 @@ def units_of_side(operator: Operator, dtype: str, least: int) -> list[Unit]:
 
 def units_of_weight(dtype: str, least: int) -> list[Unit]:
     """Return the units of wgrad, some of them with the gradient of the bias."""
-    everything, found = problems(least), []
+    everything, found = every_problem(least), []
     for label, names in WEIGHTS.items():
         for index, name in enumerate(names):
             if dtype != "bfloat16" and name not in IN_OTHER_DTYPES["wgrad"]:

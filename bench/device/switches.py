@@ -28,7 +28,6 @@ import torch
 from bench import results
 from bench.device import correctness, exactness
 from bench.device.evidence import DEPENDENT, SWITCHES, confirmed
-from bench.device.exactness import IN_INTERPRETER, ON_GPU
 from bench.device.schedule import Clock, Record, in_time
 from bench.device.ways import Way, forced, forget_failures, same_bits, taking_turns
 from bench.layers import Layer, select
@@ -36,6 +35,7 @@ from bench.results import Row, in_short, kernels_of, lost
 from bench.run import check
 from bench.run.contenders import Problem, at_its_best
 from bench.run.timing import Times, side_by_side, spread
+from tests.support.blocks import IN_INTERPRETER, ON_GPU
 from tests.support.interpreter import interpreting
 from tritonconv import runtime
 from tritonconv.geometry import OPERATORS, Operator

@@ -13,13 +13,13 @@ import torch
 from bench import results
 from bench.device import correctness, evidence, exactness, switches
 from bench.device.evidence import DEPENDENT
-from bench.device.exactness import IN_INTERPRETER, ON_GPU, NotKept, Unit, units
+from bench.device.exactness import NotKept, Unit, units
 from bench.device.schedule import Clock, Record
 from bench.device.switches import GRAPHS, outcome, outcomes_of
 from bench.device.ways import Way, forced, same_bits, switched, taking_turns
 from bench.layers import select
 from bench.lowering import offline
-from tests.support.blocks import LEAST, tile_in
+from tests.support.blocks import IN_INTERPRETER, LEAST, ON_GPU, tile_in
 from tests.support.plans import call_of
 from tests.support.processes import seen
 from tritonconv import runtime

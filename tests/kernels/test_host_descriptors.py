@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.blocks import LEAST, PROBLEMS, expected, factors, guarded_call, tile_in
+from bench.device.ways import same_bits
+from tests.support.blocks import LEAST, PROBLEMS, expected, factors, guarded_call, problems_of_descriptors, tile_in
 from tests.support.cases import laid_out
 from tests.support.oracle import convolution_precision
 from tests.support.plans import call_of, planned
@@ -27,16 +28,7 @@ from tritonconv.tiling.tile import Tile
 
 pytestmark = [pytest.mark.gpu, pytest.mark.oldest, *[pytest.mark.first] * torch.cuda.is_available()]
 
-# Where all programs can share the descriptors although there is a stride, or groups, or a block has several rows.
-STRIDED = dict(stride_h=2, stride_w=2)
-MORE = {
-    "groups_of_one_tap": ConvGeometry(B=2, C=32, H=4, W=4, F=48, P=4, Q=4, R=1, S=1, G=2),
-    "strided_groups": ConvGeometry(*(LEAST, 32, 4, 6, 48, 2, 3, 3, 3), **STRIDED, pad_h=1, pad_w=1, G=2),
-    "strided_line": ConvGeometry(*(2, 24, 6, 2 * LEAST, 8, 3, LEAST, 3, 2), **STRIDED, pad_h=1),
-    "strided_rows": ConvGeometry(*(3, 16, 4, 16, 24, 2, 8, 3, 3), **STRIDED, pad_h=1, pad_w=1),
-    "padded_by_strides": ConvGeometry(*(2, 16, 4, 6, 16, 4, 5, 1, 1), **STRIDED, pad_h=2, pad_w=2),
-}
-EVERY = PROBLEMS | MORE
+EVERY = PROBLEMS | problems_of_descriptors(LEAST)
 
 
 def on_gpu(device: str, by_host: bool) -> Gpu:
@@ -86,13 +78,6 @@ def both_ways(call: Call, tile: Tile, device: str) -> list[tuple[Tensor, ...]]:
     return [start.run(own), start.run(made)]
 
 
-def same_bits(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
-    return all(
-        torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(), b.nan_to_num())
-        for a, b in zip(one, other, strict=True)
-    )
-
-
 @pytest.mark.parametrize(("operator", "name", "shape"), cases())
 def test_both_ways_give_the_same_bits(operator: Operator, name: str, shape: BlockShape, device: str) -> None:
     """Operands are random, so another order of sums would show. NaN lies at edges of both sides."""
@@ -117,7 +102,7 @@ def sparse(dense: Tensor, how: str) -> Tensor:
 
 
 @pytest.mark.parametrize("how", ["channels", "crop", "columns", "permuted"])
-@pytest.mark.parametrize("name", ["plain", "strided_groups", "strided_rows", "groups_of_one_tap", "stride_of_one_tap"])
+@pytest.mark.parametrize("name", ["plain", "strided_groups", "strided_rows", "pointwise_groups", "stride_of_one_tap"])
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_operands_need_not_be_dense(operator: Operator, name: str, how: str, device: str) -> None:
     """Descriptors have the strides of the operands. Of wgrad's features, only the channels may be wider."""
@@ -204,7 +189,7 @@ def test_programs_build_descriptors_that_they_can_not_share(device: str) -> None
     """Each case differs in one thing from a launch whose descriptors the host makes."""
     there = on_gpu(device, True).architecture
     plain = ConvGeometry(B=4, C=LEAST, H=8, W=8, F=LEAST, P=8, Q=8, R=3, S=3, pad_h=1, pad_w=1)
-    strided = ConvGeometry(*(4, LEAST, 8, 8, LEAST, 4, 4, 3, 3), **STRIDED, pad_h=1, pad_w=1)
+    strided = replace(plain, P=4, Q=4, stride_h=2, stride_w=2)
     one_tap = replace(strided, R=1, S=1, pad_h=0, pad_w=0)
     tiles = {operator: tile_in(operator, (LEAST, 1, 1)) for operator in OPERATORS}
 
