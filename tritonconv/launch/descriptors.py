@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from tritonconv.geometry import ConvGeometry
+from tritonconv.geometry import ConvGeometry, ceildiv
 from tritonconv.tiling.tile import Tile
 
 
@@ -87,33 +87,52 @@ def wgrad_descriptors(geometry: ConvGeometry, tile: Tile, x: Tensor, y: Tensor) 
     stride skips are one more axis. A block is one position of several images, or positions of one row, or whole rows.
     The order of the axes is that of `wgrad_tma_kernel`.
     """
-    stride_h, stride_w = geometry.stride_h, geometry.stride_w
-    along_b, _, along_h, along_w = x.stride()
-    rows = [(geometry.H // stride_h, stride_h * along_h, tile.BLOCK_H)]
-    columns = [(geometry.W // stride_w, stride_w * along_w, tile.BLOCK_W)]
-    images = [(geometry.B, along_b, tile.BLOCK_B)]
-    channels = [(geometry.C, 1, tile.BLOCK_N)]
-    if max(stride_h, stride_w) > 1:
-        rows.append((stride_h, along_h, 1))
-        channels = [((stride_w - 1) * along_w + geometry.C, 1, tile.BLOCK_N)]
-    over_b, _, over_p, over_q = y.stride()
-    filters = (geometry.F, 1, tile.BLOCK_M)
-    whole_rows = tile.BLOCK_K not in (tile.BLOCK_B, tile.BLOCK_W)
-    of_images = tile.BLOCK_B > 1 and not whole_rows
-    if whole_rows:
-        positions = [(geometry.B * geometry.P * geometry.Q, over_q, tile.BLOCK_K)]
-    elif of_images:
-        positions = [(geometry.P, over_p, 1), (geometry.Q, over_q, 1), (geometry.B, over_b, tile.BLOCK_B)]
-    else:
-        positions = [(geometry.B, over_b, 1), (geometry.P, over_p, 1), (geometry.Q, over_q, tile.BLOCK_W)]
-    axes = [*rows, *columns, *images, *channels] if of_images else [*images, *rows, *columns, *channels]
-    return dict(x_ptr=None, y_ptr=None, image=describe(x, axes), features=describe(y, [*positions, filters]))
+    stride = (geometry.stride_h, geometry.stride_w)
+    folded = max(stride) > 1
+    skipped = (geometry.stride_w - 1) * x.stride(3) if folded else 0
+    pixels, positions = pixel_axes(x, tile, stride, folded), pixel_axes(y, tile, (1, 1), folded=False)
+    if tile.BLOCK_B == tile.BLOCK_K:  # one position of several images, which are the last axis before the channels
+        pixels, positions = ([*axes[1:], axes[0]] for axes in (pixels, positions))
+    elif tile.BLOCK_W < tile.BLOCK_K:  # whole rows
+        positions = [Axis(geometry.B * geometry.P * geometry.Q, y.stride(3), tile.BLOCK_K)]
+    return dict(
+        x_ptr=None,
+        y_ptr=None,
+        image=describe(x, [*pixels, Axis(skipped + geometry.C, 1, tile.BLOCK_N)]),
+        features=describe(y, [*positions, Axis(geometry.F, 1, tile.BLOCK_M)]),
+    )
 
 
-def describe(tensor: Tensor, axes: list[tuple[int, int, int]]) -> HostDescriptor:
-    """Return a descriptor of these axes of `tensor`, each with its size, its stride and its part of a block."""
+class Axis(NamedTuple):
+    """One axis of a descriptor: its size, its stride in elements, and how much of it a block has."""
+
+    size: int
+    stride: int
+    block: int
+
+
+def describe(tensor: Tensor, axes: list[Axis]) -> HostDescriptor:
+    """Return a descriptor of these axes of `tensor`."""
     shape, strides, block_shape = zip(*axes, strict=True)
     return HostDescriptor(tensor, shape, strides, block_shape)
+
+
+def pixel_axes(side: Tensor, tile: Tile, stride: tuple[int, int], folded: bool) -> list[Axis]:
+    """Return the axes (B, rows, columns) of a side: of every stride-th pixel, from the first on.
+
+    A block has the pixels of a block of `tile`. If `folded`, the rows that the stride skips are one more axis, behind
+    the rows. The columns that it skips are left to the axis of channels.
+    """
+    B, _, H, W = side.shape
+    along_b, _, along_h, along_w = side.stride()
+    stride_h, stride_w = stride
+    skipped = [Axis(stride_h, along_h, 1)] if folded else []
+    return [
+        Axis(B, along_b, tile.BLOCK_B),
+        Axis(ceildiv(H, stride_h), stride_h * along_h, tile.BLOCK_H),
+        *skipped,
+        Axis(ceildiv(W, stride_w), stride_w * along_w, tile.BLOCK_W),
+    ]
 
 
 def describe_side(
@@ -123,19 +142,9 @@ def describe_side(
 
     A block has the pixels of a block of `tile`, and `block` channels.
     """
-    B, N, H, W = side.shape
-    along_b, _, along_h, along_w = side.stride()
-    stride_h, stride_w = stride
-    return describe(
-        side,
-        [
-            (B, along_b, tile.BLOCK_B),
-            (-(-H // stride_h), stride_h * along_h, tile.BLOCK_H),
-            (-(-W // stride_w), stride_w * along_w, tile.BLOCK_W),
-            (groups, N // groups, 1),
-            (N // groups, 1, block),
-        ],
-    )
+    channels = side.shape[1] // groups
+    pixels = pixel_axes(side, tile, stride, folded=False)
+    return describe(side, [*pixels, Axis(groups, channels, 1), Axis(channels, 1, block)])
 
 
 def describe_folded(side: Tensor, stride: tuple[int, int], tile: Tile, block: int) -> HostDescriptor:
@@ -143,19 +152,8 @@ def describe_folded(side: Tensor, stride: tuple[int, int], tile: Tile, block: in
 
     A block has the pixels of a block of `tile`, and `block` channels.
     """
-    B, N, H, W = side.shape
-    along_b, _, along_h, along_w = side.stride()
-    stride_h, stride_w = stride
-    return describe(
-        side,
-        [
-            (B, along_b, tile.BLOCK_B),
-            (H // stride_h, stride_h * along_h, tile.BLOCK_H),
-            (stride_h, along_h, 1),
-            (W // stride_w, stride_w * along_w, tile.BLOCK_W),
-            (stride_w * N, 1, block),
-        ],
-    )
+    pixels = pixel_axes(side, tile, stride, folded=True)
+    return describe(side, [*pixels, Axis(stride[1] * side.shape[1], 1, block)])
 
 
 def describe_matrix(weight: Tensor, groups: int, rows: int, block: tuple[int, int]) -> HostDescriptor:
@@ -168,9 +166,9 @@ def describe_matrix(weight: Tensor, groups: int, rows: int, block: tuple[int, in
     return describe(
         weight,
         [
-            (groups, rows // groups * columns, 1),
-            (rows // groups, columns, block_rows),
-            (columns, 1, block_columns),
+            Axis(groups, rows // groups * columns, 1),
+            Axis(rows // groups, columns, block_rows),
+            Axis(columns, 1, block_columns),
         ],
     )
 
