@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bench import kernel_identity, results
-from bench.device import exactness
+from bench.device import exactness, exactness_units
 from bench.results import Results, Row
 from tests.support.blocks import ON_GPU
 from tritonconv.gpu import Gpu
@@ -89,7 +89,7 @@ def needed() -> dict[str, str | None]:
     gpu = Gpu.of("sm_90", 132).switched(host_descriptors=True)
     return {
         unit.name: None if unit.by_programs else exactness.described(unit.plans(gpu))
-        for unit in exactness.units(ON_GPU)
+        for unit in exactness_units.units(ON_GPU)
     }
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from bench import results
-from bench.device import correctness, exactness
+from bench.device import correctness, exactness, exactness_units
 from bench.device.evidence import DEPENDENT, SWITCHES, confirmed
 from bench.device.schedule import Clock, Record, in_time
 from bench.device.ways import Way, forced, forget_failures, same_bits, taking_turns
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Call
         about["rehearsal"] = "in Triton's interpreter"
     record = Record(args.out / "switches.json", **about)
     kernels: dict[str, str] = environment["kernels"]
-    checked = exactness_units()
+    checked = units_here()
     timed = {switch: layers(switch, device) for switch in SWITCHES}
     named = {switch: [f"{switch} {layer.name} {operator}" for layer, operator in timed[switch]] for switch in SWITCHES}
     record.plan(
@@ -165,15 +165,15 @@ def why_not(switch: str, architecture: Architecture) -> str | None:
     return None if capability is not None and capability >= 90 else f"{architecture} has no dependent launches"
 
 
-def exactness_units() -> list[exactness.Unit]:
+def units_here() -> list[exactness_units.Unit]:
     """Return the units of `exactness`: all of them on a GPU, a few in the interpreter."""
     if runtime.interpreted():
-        return exactness.rehearsed(exactness.units(IN_INTERPRETER))
-    return exactness.units(ON_GPU)
+        return exactness_units.rehearsed(exactness_units.units(IN_INTERPRETER))
+    return exactness_units.units(ON_GPU)
 
 
 def check_exactness(
-    record: Record, units: Sequence[exactness.Unit], device: torch.device, kernels: dict[str, str], clock: Clock
+    record: Record, units: Sequence[exactness_units.Unit], device: torch.device, kernels: dict[str, str], clock: Clock
 ) -> None:
     """Add a row for each unit, as long as there is time. Raise an error only if the GPU is lost."""
     gpu = runtime.gpu_of(device)

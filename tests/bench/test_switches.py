@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench import kernel_identity
-from bench.device import evidence, exactness
+from bench.device import evidence, exactness, exactness_units
 from bench.device.evidence import DEPENDENT, SWITCHES, committed, confirmed, decided, slowdown
 from tests.support.blocks import ON_GPU
 from tritonconv.gpu import ARCHITECTURES, Gpu
@@ -20,7 +20,7 @@ def exact_rows() -> list[dict[str, Any]]:
     """Return the row of each unit of `exactness`, as a GPU would write it if all were right."""
     names = kernel_identity.names()
     found = []
-    for unit in exactness.units(ON_GPU):
+    for unit in exactness_units.units(ON_GPU):
         row = exactness.about(unit, Gpu.of("sm_90", 132), names)
         found.append(row | {"status": "skipped" if unit.by_programs else "ok"})
     return found
