@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.device.ways import switched
 from tests.support import cuda_graphs
-from tests.support.cuda_graphs import CHECKS, REHEARSED, Problem, Step
+from tests.support.cuda_graphs import CHECKS, REHEARSED, Step
+from tests.support.graph_problems import Problem
 from tests.support.processes import seen
 
 pytest.importorskip("triton")
@@ -29,6 +31,13 @@ def guarded_memory() -> None:
 @pytest.mark.parametrize("name", CHECKS)
 def test_graphs_compute_what_eager_steps_compute(name: str) -> None:
     CHECKS[name]()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="captures CUDA graphs: needs a GPU")
+def test_graphs_keep_the_descriptors_that_the_host_has_made() -> None:
+    """The host's descriptors are freed before the replays. On a GPU without TMA there are none."""
+    with switched(host_descriptors=True):
+        CHECKS["step_is_replayed"]()
 
 
 def rehearsed(step: Step) -> tuple[Callable[[], None], list[Tensor]]:
