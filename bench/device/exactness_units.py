@@ -217,7 +217,7 @@ def units_of_weight(dtype: str, least: int) -> list[Unit]:
             }[label]
             tile = with_shape(Tile(least, least, least, 4, 2, GROUP_M=2, SPLIT_K=2), shape)
             for bias in (False, True) if name in BOTH else (index % 2 == 0,):
-                found.append(of_operator("wgrad", name, label, dtype, everything[name], tile, bias))
+                found.append(of_operator("wgrad", name, label, dtype, everything[name], tile, bias=bias))
     return found
 
 
@@ -254,7 +254,7 @@ def units_of_layers(dtype: str, least: int) -> list[Unit]:
 
 
 def of_operator(
-    operator: Operator, name: str, label: str, dtype: str, geometry: ConvGeometry, tile: Tile, bias: bool
+    operator: Operator, name: str, label: str, dtype: str, geometry: ConvGeometry, tile: Tile, *, bias: bool
 ) -> Unit:
     """Return a unit of one operator with this tile. `label` is the shape of its blocks in words."""
     return Unit(

@@ -22,6 +22,9 @@ PLANS = ("tests/kernels/test_arguments.py", "tests/kernels/test_plans.py", "test
 DIRECT = {
     "tritonconv/geometry.py": ("tests/kernels/test_geometry.py", "tests/kernels/test_geometry_properties.py"),
     "tritonconv/dispatch.py": ("tests/kernels/test_sizes.py", "tests/api/test_dispatch.py"),
+    "tritonconv/launch/descriptors.py": ("tests/kernels/test_host_descriptors.py",),
+    "tritonconv/launch/scratch.py": ("tests/kernels/test_scratch.py",),
+    "tritonconv/tiling/descriptors.py": ("tests/kernels/test_host_descriptors.py", "tests/kernels/test_layout.py"),
     "tritonconv/launch/failures.py": ("tests/kernels/test_failures.py",),
     "tritonconv/launch/layout.py": (
         "tests/kernels/test_layout.py",
