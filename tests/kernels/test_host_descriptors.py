@@ -90,6 +90,20 @@ def test_both_ways_give_the_same_bits(operator: Operator, name: str, shape: Bloc
         assert plan.launches[0].arguments["x_ptr"] is plan.launches[0].arguments["y_ptr"] is None
 
 
+@pytest.mark.parametrize("name", ["plain", "folded", "stride_of_one_tap"])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+def test_both_ways_give_the_same_bits_in_single_elements(operator: Operator, name: str, device: str) -> None:
+    """Results that are contiguous are stored element by element, through a pointer. They have no descriptor."""
+    geometry = EVERY[name]
+    x, weight, y = (torch.randn(each.shape, device=device).to(each) for each in factors(geometry, device))
+    call = call_of(operator, geometry, dict(x=x, weight=weight, y=y), channels_last=False)
+    own, made = both_ways(call, tile_in(operator), device)
+    assert same_bits(own, made)
+    planned_by_host = descriptors(planned(call, tile_in(operator), on_gpu(device, True)))
+    assert "weight" in planned_by_host
+    assert "result" not in planned_by_host
+
+
 def sparse(dense: Tensor, how: str) -> Tensor:
     """Return the same numbers at other distances, with NaN between them. Channels are adjacent."""
     B, N, H, W = dense.shape

@@ -32,6 +32,7 @@ MASKED_STEPS = "steps beyond the last load masked positions only, and dispatch k
 SAME_SUM = "the programs of the first columns sum the whole bias, and the others none of it: the same but for rounding"
 WIDER = "it uses 64-bit offsets where 32 bits are enough"
 SAME_MEMORY = "torch.empty_permuted and torch.channels_last give four dimensions the same order in memory"
+NO_SKIPPED_ROWS = "a stride of 1 skips no rows: the axis of the skipped rows then has one entry"
 ONE_IMAGE = "a block of exactly an image's rows has the same shape either way"
 NOTHING_FAILED = "neither failure has a reason as long as there are no reasons"
 COUNTED_BEFORE = "N is the channels or filters of a group, which were counted before, or fprop's K in wgrad"
@@ -162,6 +163,20 @@ EQUIVALENT = [
         "channels_last and dims > 4",
         "channels_last and dims >= 4",
         SAME_MEMORY,
+    ),
+    Equivalent(
+        "tritonconv/launch/descriptors.py",
+        "wgrad_descriptors",
+        "folded = max(stride) > 1",
+        "folded = max(stride) >= 1",
+        NO_SKIPPED_ROWS,
+    ),
+    Equivalent(
+        "tritonconv/launch/descriptors.py",
+        "wgrad_descriptors",
+        "folded = max(stride) > 1",
+        "folded = True",
+        NO_SKIPPED_ROWS,
     ),
     Equivalent(
         "tritonconv/tiling/block_shapes.py",

@@ -34,7 +34,12 @@ DIRECT = {
     ),
     "tritonconv/launch/kernel_arguments.py": (*PLANS, "tests/kernels/test_layout_properties.py"),
     "tritonconv/launch/plan.py": PLANS,
-    "tritonconv/launch/planners.py": (*PLANS, "tests/kernels/test_split_k.py"),
+    "tritonconv/launch/planners.py": (
+        *PLANS,
+        "tests/kernels/test_split_k.py",
+        "tests/kernels/test_host_descriptors.py",
+        "tests/kernels/test_dependent_launch.py",
+    ),
     "tritonconv/launch/split_k.py": ("tests/kernels/test_split_k.py", *PLANS),
     "tritonconv/launch/start.py": PLANS,
     "tritonconv/launch/tile_choice.py": PLANS,
