@@ -40,12 +40,15 @@ def fprop_descriptors(
     is a pointer.
     """
     stride = (geometry.stride_h, geometry.stride_w)
-    image = describe_side(x, geometry.G, tile, tile.BLOCK_K, stride)
+    if folded:
+        image = describe_folded(x, stride, tile, tile.BLOCK_K)
+    else:
+        image = describe_side(x, geometry.G, tile, tile.BLOCK_K, stride)
     return dict(
         x_ptr=None,
         weight_ptr=None,
         y_ptr=None if copies_out else y,
-        image=describe_folded(x, stride, tile, tile.BLOCK_K) if folded else image,
+        image=image,
         weight=describe_matrix(weight, geometry.G, geometry.F, (tile.BLOCK_N, tile.BLOCK_K)),
         result=describe_result(geometry, tile, y, folded=False) if copies_out else None,
     )

@@ -52,15 +52,15 @@ def kept_launch(
     if is_compiled(compiled):
         # A compiled kernel takes all parameters, constants included, and no launch options.
         names = kernel.arg_names
-        form = Form.of([arguments[name] for name in names], number_of)
-        start = partial(start_compiled, device, compiled[(programs, 1, 1)], form)
+        kept = KeptArguments.of([arguments[name] for name in names], number_of)
+        start = partial(start_compiled, device, compiled[(programs, 1, 1)], kept)
     else:
         names = list(arguments)
-        form = Form.of(list(arguments.values()), number_of)
-        start = partial(start_interpreted, kernel, programs, names, form)
+        kept = KeptArguments.of(list(arguments.values()), number_of)
+        start = partial(start_interpreted, kernel, programs, names, kept)
     if not by_launcher:
         return KeptLaunch(start, None, None, None, programs, [], [], [])
-    values, pointers, descriptors = launcher_arguments(form, layouts_of(compiled))
+    values, pointers, descriptors = launcher_arguments(kept, layouts_of(compiled))
     return KeptLaunch(
         start=start,
         launcher=without_filling(compiled.run) if descriptors else compiled.run,
@@ -73,7 +73,7 @@ def kept_launch(
     )
 
 
-class Form(NamedTuple):
+class KeptArguments(NamedTuple):
     """The arguments of a launch by Triton's public interface, without tensors.
 
     `values` has None in the place of tensors, and descriptors without tensors. `numbers` has the number of the tensor
@@ -84,8 +84,8 @@ class Form(NamedTuple):
     numbers: dict[int, int]
 
     @classmethod
-    def of(cls, values: list[Any], number_of: dict[int, int]) -> "Form":
-        """Return the form of these arguments. `number_of` has the number of each tensor by its address."""
+    def of(cls, values: list[Any], number_of: dict[int, int]) -> "KeptArguments":
+        """Return these arguments without tensors. `number_of` has the number of each tensor by its address."""
         without_tensors, numbers = values.copy(), {}
         for i, value in enumerate(values):
             described = isinstance(value, HostDescriptor)
@@ -104,18 +104,18 @@ class Form(NamedTuple):
         return arguments
 
 
-def start_compiled(device: torch.device, start: Callable[..., None], form: Form, tensors: list[Any]) -> None:
+def start_compiled(device: torch.device, start: Callable[..., None], kept: KeptArguments, tensors: list[Any]) -> None:
     """Start a compiled kernel by Triton's public interface."""
-    copy_context().run(with_scratch, device, start, *form.filled(tensors))
+    copy_context().run(with_scratch, device, start, *kept.filled(tensors))
 
 
-def start_interpreted(kernel: Any, programs: int, names: list[str], form: Form, tensors: list[Any]) -> None:
+def start_interpreted(kernel: Any, programs: int, names: list[str], kept: KeptArguments, tensors: list[Any]) -> None:
     """Start a kernel in the interpreter. `names` are those of its arguments and launch options."""
-    kernel[(programs,)](**dict(zip(names, form.filled(tensors), strict=True)))
+    kernel[(programs,)](**dict(zip(names, kept.filled(tensors), strict=True)))
 
 
 def launcher_arguments(
-    form: Form, layouts: Sequence[Any]
+    kept: KeptArguments, layouts: Sequence[Any]
 ) -> tuple[list[Any], list[tuple[int, int]], list[tuple[int, int, Callable[[int], Any]]]]:
     """Return the fields `values`, `pointers` and `descriptors` of a `KeptLaunch`.
 
@@ -125,14 +125,14 @@ def launcher_arguments(
     values: list[Any] = []
     pointers: list[tuple[int, int]] = []
     descriptors: list[tuple[int, int, Callable[[int], Any]]] = []
-    for i, value in enumerate(form.values):
+    for i, value in enumerate(kept.values):
         if isinstance(value, HostDescriptor):
             descriptor_at = filled_descriptors(value, layouts[len(descriptors)])
-            descriptors.append((len(values), form.numbers[i], descriptor_at))
+            descriptors.append((len(values), kept.numbers[i], descriptor_at))
             values += [None, *value.shape, *value.strides]
         else:
-            if i in form.numbers:
-                pointers.append((len(values), form.numbers[i]))
+            if i in kept.numbers:
+                pointers.append((len(values), kept.numbers[i]))
             values.append(value)
     return values, pointers, descriptors
 
