@@ -1,7 +1,6 @@
 """Scratch: the launches of a stream share one buffer, and each launch gets new memory in a CUDA graph."""
 
 import gc
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.support.processes import seen
+from tests.support.processes import python, seen
 from tritonconv.launch import kept_plan, scratch
 
 pytest.importorskip("triton")
@@ -286,19 +285,27 @@ def test_memory_is_not_kept_if_no_thread_can_be_started(monkeypatch: pytest.Monk
     assert scratch.buffers == {}
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+FORKED = """
+import os, torch
+torch.set_num_threads(1)  # threads of torch do not survive a fork
+from tritonconv.launch import scratch
+def asked(size=64):
+    return scratch.scratch(torch.device("cpu"), "cpu", size, 128, 0)
+parent = asked().fill_(1)
+pid = os.fork()
+if pid == 0:
+    shared = asked().fill_(2)
+    os._exit(0 if shared.data_ptr() == parent.data_ptr() and asked(scratch.LEAST + 1) is not shared else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+assert asked() is parent
+assert bool((parent == 1).all())
+"""
+
+
 def test_a_forked_process_has_buffers_of_its_own() -> None:
-    parent = asked().fill_(1)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            shared = asked().fill_(2)
-            os._exit(0 if shared.data_ptr() == parent.data_ptr() and asked(scratch.LEAST + 1) is not shared else 1)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert asked() is parent
-    assert bool((parent == 1).all())
+    """It is a copy of the buffer that the child writes to, and the child can allocate another."""
+    done = python("-W", "ignore", "-c", FORKED)
+    assert done.returncode == 0, done.stderr
 
 
 STARTED = """
