@@ -98,8 +98,9 @@ def results_of(
 
     `made` says how many descriptors the host makes for each operator if the switch is on.
 
-    The first call is planned, and all later ones run its kept plan: with the same tensors, with tensors at other
-    addresses, with more addresses than descriptors are kept for, and with new tensors after the first ones are freed.
+    The first call is planned, and all later ones run its kept plan. They take the same tensors, and then tensors at
+    other addresses. These are more than descriptors are kept for, if `many` is. The last calls take new tensors, after
+    the first ones are freed.
     """
     found: dict[str, tuple[Tensor, ...]] = {}
     precision = "tf32" if unit.dtype == "tf32" else "ieee"

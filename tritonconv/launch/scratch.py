@@ -74,9 +74,9 @@ def replaced(device: torch.device, size: int, alignment: int, stream: int | None
 def allocated_apart(device: torch.device, size: int, alignment: int) -> Tensor | None:
     """Return memory for the current stream that can be kept, whatever is active in this thread.
 
-    A new thread allocates it, in which no mode of torch is active, and no memory pool: neither one of
-    `torch.cuda.use_mem_pool`, nor that of a CUDA graph, from which `torch.compile` lets a first call allocate before it
-    captures a second one. Memory from a pool must not be kept, because torch uses it again when it resets the pool.
+    A new thread allocates it. No mode of torch is active there, and no memory pool of `torch.cuda.use_mem_pool`. Nor is
+    the pool of a CUDA graph, from which a first call of `torch.compile` allocates before a second call is captured.
+    Memory from a pool must not be kept, because torch uses it again when it resets the pool.
     Return None if no thread can be started, as in Python's last moments, or if it takes longer than PATIENCE.
     """
     current = torch.cuda.current_stream(device) if device.type == "cuda" else None
