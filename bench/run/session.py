@@ -11,7 +11,7 @@ from bench import results
 from bench.layers import Layer
 from bench.run.contenders import DTYPES, Pass, Problem, competing, operators_of
 from bench.run.measure import failure, measure, tiles_of, untimed
-from bench.run.roof import Ceilings, ceilings, patch_bytes
+from bench.run.roof import Measured, ceilings, patch_bytes
 from bench.run.timing import BUDGET
 
 # On a CPU, the reference is skipped if it needs more bytes of memory than this, and a loop over positions if autograd
@@ -35,7 +35,7 @@ class Session:
         self.dtypes = dtypes
         self.batch = batch
         self.environment = results.environment(device) | {"load": {"start": load()}}
-        self.ceilings: Ceilings = ceilings(dtypes, device)
+        self.measured: Measured = ceilings(dtypes, device)
         self.small = device.type != "cuda" and batch is None
         self.budget = BUDGET / 10 if self.small else BUDGET
         self._problem: Problem | None = None
@@ -67,7 +67,7 @@ class Session:
             reasons = {name: self.refused(name, layer, of, dtype) for name in contenders}
             able = [name for name in contenders if reasons[name] is None]
             try:
-                given = (able, self.ceilings, self.environment, self.budget)
+                given = (able, self.measured.rates, self.environment, self.budget)
                 rows = measure(self.problem(layer, dtype), of, *given) if able else []
             except Exception as error:
                 rows = self._untimed(layer, of, dtype, able, failure(error, self.device))
@@ -126,7 +126,7 @@ class Session:
         the layers were not measured at their own.
         """
         environment = self.environment | {"load": self.environment["load"] | {"end": load()}}
-        about: dict[str, Any] = {"environment": environment, "ceilings": self.ceilings}
+        about: dict[str, Any] = {"environment": environment, **self.measured.in_record}
         if self.batch is not None:
             about["batch"] = self.batch
         if self.small:

@@ -26,8 +26,9 @@ from bench.run.contenders import (
 from tests.bench.made_up import CEILINGS
 from tests.support.cases import Case
 from tests.support.oracle import expected_step
-from tritonconv import LocallyConnected2d
+from tritonconv import LocallyConnected2d, runtime
 from tritonconv.call import Call
+from tritonconv.gpu import Gpu
 from tritonconv.tools.explain import Listener
 from tritonconv.tools.tolerance import errors
 
@@ -118,6 +119,18 @@ def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
         (row,) = measure.measure(problem, "fprop", [contender], CEILINGS, ENVIRONMENT)
         assert (row["status"], row["kernels"]) == ("ok", {"fprop": "f"})
         assert list(row["tile"]) == ["fprop"]
+        assert row["tuned"] == {"fprop": False} or device == "cuda"
+
+
+def test_tuned_tiles_are_those_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of an H200 has this layer at batch 128. At batch 1 there is no row, so the cost model chooses."""
+    (layer,) = select("rn50_c3_3x3")
+    monkeypatch.setattr(runtime, "gpu_of", lambda device: Gpu.of("sm_90", 132, "NVIDIA H200"))
+    for batch, tuned in ((128, True), (1, False)):
+        plans = measure.plans_of(layer.at_batch(batch), "step", "bfloat16", CPU)
+        assert {operator: measure.is_measured(plan) for operator, plan in plans.items()} == dict.fromkeys(
+            ("fprop", "dgrad", "wgrad"), tuned
+        )
 
 
 def test_formats_and_switches() -> None:

@@ -14,6 +14,7 @@ from bench.report import compare, publish
 from bench.results import evidence, merged, save
 from bench.run import session
 from bench.run.contenders import CONTENDERS, PASSES
+from bench.run.roof import Measured
 from tests.bench.made_up import CEILINGS
 
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers are scaled down, and the record says so. Every contender has a row, also if it raises or has no layer."""
-    monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr(session, "ceilings", lambda *_: Measured(CEILINGS, {}, {}))
     here = session.Session(CPU, ["torch", "reference"], ["float32"])
     assert here.record()["rehearsal"] == "on a CPU, layers scaled down"
     conv, local = select("rn50_c3_3x3,deepface_l4_local_9x9")
@@ -46,7 +47,7 @@ def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_session_at_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers keep their channels and sizes, also on a CPU, and the record is no rehearsal."""
-    monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr(session, "ceilings", lambda *_: Measured(CEILINGS, {}, {}))
     here = session.Session(CPU, ["torch", "reference"], ["float32"], batch=1)
     record = here.record()
     assert "rehearsal" not in record

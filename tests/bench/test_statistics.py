@@ -6,7 +6,7 @@ import pytest
 
 from bench import results
 from bench.report import command, compare, tables
-from bench.run.timing import quantile, spread, turns
+from bench.run.timing import spread, turns
 
 Row = dict[str, Any]
 
@@ -38,12 +38,10 @@ def test_geometric_mean() -> None:
 
 def test_quantiles_lie_between_ranks() -> None:
     values = [50.0, 10.0, 40.0, 20.0, 30.0]
-    assert quantile(values, 0.2) == pytest.approx(18.0)  # place 0.8 between 10 and 20
-    assert quantile(values, 0.5) == 30.0
-    assert quantile(values, 1.0) == 50.0
-    assert quantile([7.0], 0.8) == 7.0
+    # The place of p20 is 0.8 of the way from 10 to 20, and that of p80 is 0.2 of the way from 40 to 50.
     assert spread(values) == {"median": 30.0, "p20": 18.0, "p80": 42.0, "runs": 5}
-    assert spread([1.0, 2.0])["median"] == 1.5
+    assert spread([1.0, 2.0]) == {"median": 1.5, "p20": 1.2, "p80": 1.8, "runs": 2}
+    assert spread([7.0]) == {"median": 7.0, "p20": 7.0, "p80": 7.0, "runs": 1}
 
 
 def test_speedups_are_ratios_of_medians() -> None:
@@ -182,7 +180,7 @@ def test_nothing_in_common_is_no_success(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_later_run_replaces_an_earlier_one() -> None:
     first = run(row("a", "triton", 1.0), row("b", "triton", 1.0))
-    second = run(row("a", "triton", 2.0), date="2026-02-01")
+    second = run(row("a", "triton", 2.0, commit="def"), date="2026-02-01")
     merged = results.merged([second, first])
     assert {each["layer"]: each["device_us"]["median"] for each in merged["rows"]} == {"a": 2.0, "b": 1.0}
     assert merged["environment"]["date"] == "2026-02-01"
