@@ -259,6 +259,13 @@ class Gpu:
         """Return a GPU whose architecture is `architecture(arch)`. `arch` is a name like sm_90."""
         return cls(architecture(arch), multiprocessors, name)
 
+    def alike(self, other: "Gpu") -> bool:
+        """Whether results of one GPU hold for the other: they have the same architecture, and like numbers of
+        multiprocessors, which differ by at most a tenth.
+        """
+        few, many = sorted((self.multiprocessors, other.multiprocessors))
+        return self.architecture.name == other.architecture.name and 10 * (many - few) <= many
+
     def switched(self, **switches: bool) -> "Gpu":
         """Return this GPU with other switches of its architecture: `host_descriptors` or `dependent_launch`."""
         return replace(self, architecture=replace(self.architecture, **switches))  # type: ignore[arg-type]

@@ -24,18 +24,25 @@ class Session:
 
     `batch` replaces the batch of every layer. Without it, a GPU measures the layers as `layers.csv` lists them. A CPU
     then measures small versions of them, and the record is marked as a rehearsal. The first number of a row's `image`
-    is the batch that was measured.
+    is the batch that was measured. `ceilings` are those of an earlier session on this machine: the new one then
+    measures none.
     """
 
     def __init__(
-        self, device: torch.device, contenders: Sequence[str], dtypes: Sequence[str], batch: int | None = None
+        self,
+        device: torch.device,
+        contenders: Sequence[str],
+        dtypes: Sequence[str],
+        batch: int | None = None,
+        *,
+        ceilings: Measured | None = None,
     ) -> None:
         self.device = device
         self.contenders = contenders
         self.dtypes = dtypes
         self.batch = batch
         self.environment = results.environment(device) | {"load": {"start": load()}}
-        self.measured: Measured = ceilings(dtypes, device)
+        self.measured = ceilings or measured_now(dtypes, device)
         self.small = device.type != "cuda" and batch is None
         self.budget = BUDGET / 10 if self.small else BUDGET
         self._problem: Problem | None = None
@@ -132,6 +139,11 @@ class Session:
         if self.small:
             about["rehearsal"] = "on a CPU, layers scaled down"
         return about
+
+
+def measured_now(dtypes: Sequence[str], device: torch.device) -> Measured:
+    """Return the ceilings for these dtypes, measured now."""
+    return ceilings(dtypes, device)
 
 
 def load() -> float | None:
