@@ -60,7 +60,7 @@ def refuse_others(args: argparse.Namespace, machine: Machine, now: dict[str, obj
 
 def run(each: Slice, args: argparse.Namespace, machine: Machine, now: dict[str, object], until: float) -> Done:
     """Start the processes of a slice that have something to do, one after another. Return what became of it."""
-    begun, status = machine.now(), 0
+    begun, status, compiled = machine.now(), 0, set[str]()
     before = after = each.every(scene_of(args, machine, now))
     for number in range(1, each.processes + 1):
         todo = [unit for unit in after if unit.missing == each.processes - number + 1]
@@ -68,6 +68,8 @@ def run(each: Slice, args: argparse.Namespace, machine: Machine, now: dict[str, 
         if not todo or until - machine.now() < first:
             continue
         own = ["--slice", each.name, "--process", str(number), "--until", repr(until)]
+        own += ["--compiled"] * all(unit.name in compiled for unit in todo)
+        compiled |= {unit.name for unit in todo}
         status = max(status, machine.start([*arguments(args), *own], until))
         after = each.every(scene_of(args, machine, now))
     return Done(each, before, after, machine.now() - begun, status)
@@ -86,4 +88,4 @@ def process(args: argparse.Namespace, machine: Machine, keep: Callable[[], None]
     (name,) = args.slice
     scene = scene_of(args, machine, machine.environment())
     clock = Clock(args.until - machine.now(), machine.now)
-    return NAMED[name].run(Work(scene, clock, keep, args.process, NAMED[name].every(scene)))
+    return NAMED[name].run(Work(scene, clock, keep, args.process, NAMED[name].every(scene), args.compiled))

@@ -13,7 +13,7 @@ from bench.run.contenders import CONTENDERS, PASSES, Pass, operators_of
 from bench.run.timing import BUDGET
 from tritonconv.gpu import INTERPRETER, Gpu
 
-# The layers that `step` times, with the host's time: a large and a small one, 1x1, strided, depthwise, and many channels.
+# The layers that `step` times: a large and a small one, 1x1, strided, depthwise, and one of many channels.
 STEPS = (
     *("rn50_c3_3x3", "rn50_c5_3x3", "rn50_c2_1x1_expand", "rn50_c3_3x3_s2", "convnext_t_dw7_384_at_14"),
     "sd15_unet_1280_at_16",

@@ -56,7 +56,9 @@ def is_current(seeds: Sequence[int], evidence: Evidence) -> bool:
     """Whether random problems were right with the kernels as they are now."""
     rows = [row for run in evidence.of_architecture("correctness") for row in run["rows"]]
     return any(
-        row.get("seeds") == [seeds[0], seeds[-1]] and row.get("kernels") == evidence.now["kernels"] and not row["failures"]
+        row.get("seeds") == [seeds[0], seeds[-1]]
+        and row.get("kernels") == evidence.now["kernels"]
+        and not row["failures"]
         for row in rows
         if row["what"] == "random problems"
     )

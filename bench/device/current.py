@@ -15,9 +15,8 @@ result is current
   a problem    (random ones) if the architecture and the compiled kernels are the same and the result was right.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any

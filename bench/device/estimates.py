@@ -16,7 +16,7 @@ from bench.run.timing import BUDGET, FEWEST, MOST
 # A process: Python, torch and Triton from the disk, and the GPU's context. The first finds nothing in the disk's cache.
 START, FIRST = 6.0, 10.0
 # A kernel that a process compiles, processes that compile at the same time, and their start.
-KERNEL, PROCESSES, WORKERS = 2.5, 16, 5.0
+KERNEL, PROCESSES, WORKERS = 2.0, 16, 5.0
 # The ceilings of one dtype, and of memory.
 CEILING, CEILINGS = 2.0, 3.0
 # To draw the operands of a problem and compute samples in float64; to check, capture and weigh one call.

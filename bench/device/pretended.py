@@ -105,7 +105,7 @@ class Pretended(Machine):
     def compile(self, plans: Iterable[Plan]) -> int:
         variants = {started.variant for plan in plans for started in plan.launches}
         new = variants - self.cached
-        self.advance("compile", estimates.to_compile(len(new)))
+        self.advance("compile", max(estimates.to_compile(len(new)), estimates.WORKERS if variants else 0.0))
         self.cached |= new
         return len(variants)
 
@@ -128,7 +128,7 @@ class Pretended(Machine):
     def tests(self, paths: Sequence[str], seconds: float, passed: Sequence[str] = ()) -> Iterator[list[Row]]:
         """Run the files one after another. The time may be up within one of them."""
         clock, rows = Clock(seconds, self.now), []
-        self.advance("tests", estimates.TESTS)
+        self.advance("tests", min(estimates.TESTS, seconds))
         for path in paths:
             before = [name for name in passed if name.startswith(path)]
             number = round(tests.seconds(path) / estimates.TEST)

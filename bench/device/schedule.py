@@ -121,9 +121,9 @@ class Pace:
         need = self.times * (slower * seconds + self.overrun) + (self.times - 1) * self.spent + self.reserve
         return self.clock.left() > need
 
-    def fitting(self, units: Sequence[Unit], seconds: Callable[[Unit], float]) -> list[Unit]:
-        """Return the first of `units`, as many as may begin one after another."""
-        total, found = 0.0, []
+    def fitting(self, units: Sequence[Unit], seconds: Callable[[Unit], float], before: float = 0.0) -> list[Unit]:
+        """Return the first of `units`, as many as may begin one after another. `before` is what must precede them."""
+        total, found = before, []
         for unit in units:
             total += seconds(unit)
             if not self.fits(total):

@@ -7,8 +7,8 @@ from statistics import geometric_mean, median
 from typing import TYPE_CHECKING, Any
 
 from bench import results
-from bench.device import switches, timed, tuning
 from bench.device import evidence as switch_evidence
+from bench.device import switches, timed, tuning
 from bench.device.contests import VARYING
 from bench.device.machine import Machine
 from bench.results import Results, Row
@@ -24,7 +24,9 @@ WIDTH = 160
 Header = ["family", "passes", "device", "eager", "host, torch", "host, ours"]
 
 
-def text(args: argparse.Namespace, machine: Machine, now: dict[str, Any], done: "Sequence[Done]", seconds: float) -> str:
+def text(
+    args: argparse.Namespace, machine: Machine, now: dict[str, Any], done: "Sequence[Done]", seconds: float
+) -> str:
     """Return the summary as Markdown."""
     records = {path.name: results.read(path) for path in sorted(args.out.glob("*.json"))}
     gpu = now["gpu"] or "a CPU"

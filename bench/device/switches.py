@@ -18,7 +18,7 @@ A record of a GPU is evidence. Committed as bench/results/<gpu>-switches.json, i
 GPU's architecture (`bench.device.evidence`). Several records of an architecture decide together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -28,7 +28,7 @@ from bench.device import estimates, exactness, exactness_units, switch_times, te
 from bench.device.current import Evidence
 from bench.device.evidence import DEPENDENT, SWITCHES, confirmed
 from bench.device.recorder import LATER
-from bench.device.schedule import Clock, Pace, Record
+from bench.device.schedule import Pace, Record
 from bench.device.work import Planned, Scene, Work
 from bench.results import Row, in_short, kernels_of
 from tests.support.blocks import IN_INTERPRETER, ON_GPU
@@ -38,15 +38,15 @@ from tritonconv.gpu import Architecture, Gpu
 from tritonconv.launch import kept_descriptors
 
 FILE = "switches.json"
-# How the seconds are shared out. What one leaves over is for those after it.
-SHARES = {"exactness": 0.42, "cuda graphs": 0.17, "host_descriptors": 0.27, "dependent_launch": 0.14}
+# How much longer than expected a file of tests may take.
+LONGER = 2.0
 # The files of tests, by the names of their units. If a file is missing, its row says so.
 GRAPHS = "tests/api/test_cuda_graphs.py"
 FILES = {"cuda graphs": GRAPHS, "dependent launch": DEPENDENT}
 # Seconds of each file of tests in the interpreter: it shows that the tests start, and most of them need a GPU.
 REHEARSED_TESTS = 3.0
 # How many units' kernels are compiled at once. Compilation may take longer than expected, and nothing stops it.
-AT_ONCE = 32
+AT_ONCE = 64
 # How many rows that are wrong or failed are printed. All of them are in the record.
 SHOWN = 5
 
@@ -116,19 +116,19 @@ def run(work: Work) -> int:
     begun = len(record.content["rows"])
     todo = [each for each in work.todo if each.missing]
     record.plan(each.name for each in todo)
-    parts: dict[str, Callable[[Clock], None]] = {
-        "exactness": lambda clock: check_exactness(work, record, todo, clock),
-        "cuda graphs": lambda clock: run_tests(work, record, todo, "cuda graphs", clock),
-        "host_descriptors": lambda clock: time_layers(work, record, todo, "host_descriptors", clock),
-        "dependent_launch": lambda clock: run_dependent(work, record, todo, clock),
+    # The quickest first.
+    parts: dict[str, Callable[[], None]] = {
+        "dependent launch": lambda: run_tests(work, record, todo, "dependent launch"),
+        "dependent_launch": lambda: time_layers(work, record, todo, "dependent_launch"),
+        "cuda graphs": lambda: run_tests(work, record, todo, "cuda graphs"),
+        "exactness": lambda: check_exactness(work, record, todo),
+        "host_descriptors": lambda: time_layers(work, record, todo, "host_descriptors"),
     }
-    stopped, rest = None, 1.0
-    for name, share in SHARES.items():
-        own = Clock(work.clock.left() * share / rest, work.machine.now)
-        rest -= share
+    stopped = None
+    for name, part in parts.items():
         try:
             with interpreting():
-                parts[name](own)
+                part()
             work.keep()
         except Exception as error:  # the others go on, unless the GPU is lost
             record.content["rows"].append({"what": "work", "unit": name, "status": "failed", "reason": in_short(error)})
@@ -173,7 +173,7 @@ def why_not(switch: str, architecture: Architecture) -> str | None:
     return None if capability is not None and capability >= 90 else f"{architecture} has no dependent launches"
 
 
-def check_exactness(work: Work, record: Record, todo: Sequence[Planned], clock: Clock) -> None:
+def check_exactness(work: Work, record: Record, todo: Sequence[Planned]) -> None:
     """Add a row for each unit of exactness, as long as there is time. Raise an error only if the GPU is lost."""
     gpu, kernels = work.machine.gpu, work.scene.evidence.now["kernels"]
     mine = [each for each in todo if isinstance(each.unit, exactness_units.Unit)]
@@ -184,17 +184,17 @@ def check_exactness(work: Work, record: Record, todo: Sequence[Planned], clock: 
         return
     ways = [gpu.switched(host_descriptors=on) for on in (False, True)]
     begun: set[tuple[Any, ...]] = set()
-    for each in compiled(work, mine, clock, lambda unit: [p for way in ways for p in unit.plans(way).values()]):
+    for each in compiled(work, mine, lambda unit: [p for way in ways for p in unit.plans(way).values()]):
         unit = each.unit
         # The first unit of a kind has more addresses than descriptors are kept for. The interpreter keeps none.
         new = not unit.by_programs and (unit.operators, unit.dtype) not in begun
         many = 0 if runtime.interpreted() else kept_descriptors.KEPT_DESCRIPTORS + 2 if new else 2
         begun |= {(unit.operators, unit.dtype)} if new else set()
         row: Row = {"what": "exactness", "switch": exactness.SWITCH, "unit": unit.name, "dtype": unit.dtype}
-        before = clock.left()
+        before = work.clock.left()
         try:
             row = exactness.about(unit, gpu, kernels)
-            row = work.machine.check(unit, row, many) | {"seconds": round(before - clock.left(), 2)}
+            row = work.machine.check(unit, row, many) | {"seconds": round(before - work.clock.left(), 2)}
         except Exception as error:
             row |= {"status": "failed", "reason": in_short(error)}
             record.add(unit.name, [row])
@@ -204,11 +204,11 @@ def check_exactness(work: Work, record: Record, todo: Sequence[Planned], clock: 
             record.add(unit.name, [row])
 
 
-def compiled(work: Work, todo: Sequence[Planned], clock: Clock, plans: Callable[[Any], list[Any]]) -> Any:
+def compiled(work: Work, todo: Sequence[Planned], plans: Callable[[Any], list[Any]]) -> Iterator[Planned]:
     """Yield units while there is time for one more. The kernels of the next few are compiled before them."""
-    pace, rest = Pace(clock), list(todo)
+    pace, rest = Pace(work.clock), list(todo)
     cost = estimates.KERNEL / estimates.PROCESSES
-    while some := pace.fitting(rest[:AT_ONCE], lambda each: each.seconds + each.kernels * cost):
+    while some := pace.fitting(rest[:AT_ONCE], lambda each: each.seconds + each.kernels * cost, estimates.WORKERS):
         del rest[: len(some)]
         work.machine.compile(plan for each in some if each.kernels for plan in plans(each.unit))
         for each in some:
@@ -218,22 +218,18 @@ def compiled(work: Work, todo: Sequence[Planned], clock: Clock, plans: Callable[
                 yield each
 
 
-def run_dependent(work: Work, record: Record, todo: Sequence[Planned], clock: Clock) -> None:
-    """Run the tests of dependent launches, then time layers with and without them."""
-    run_tests(work, record, todo, "dependent launch", Clock(clock.left() * 0.6, work.machine.now))
-    time_layers(work, record, todo, "dependent_launch", clock)
-
-
-def run_tests(work: Work, record: Record, todo: Sequence[Planned], name: str, clock: Clock) -> None:
-    """Add the row of the file of tests that is called `name`, if it is planned."""
-    if not any(each.name == name for each in todo):
+def run_tests(work: Work, record: Record, todo: Sequence[Planned], name: str) -> None:
+    """Add the row of the file of tests that is called `name`, if it is planned and there is time for it."""
+    planned = next((each for each in todo if each.name == name), None)
+    if planned is None or work.clock.left() < planned.seconds:
         return
     path, evidence = FILES[name], work.scene.evidence
     if not (results.ROOT / path).exists():
         missing = {"what": "tests", "unit": name, "file": path, "status": "skipped", "reason": f"there is no {path}"}
         record.add(name, [missing])
         return
-    seconds = REHEARSED_TESTS if work.machine.gpu.architecture.vendor is None else clock.left()
+    interpreted = work.machine.gpu.architecture.vendor is None
+    seconds = REHEARSED_TESTS if interpreted else min(work.clock.left(), LONGER * planned.seconds)
     rows: list[Row] = []
     for rows in work.machine.tests([path], seconds, tests.passed([path], evidence)):
         rows = [{"unit": name} | row | tests.identity(path, evidence.now) for row in rows]
@@ -241,7 +237,7 @@ def run_tests(work: Work, record: Record, todo: Sequence[Planned], name: str, cl
     record.add(name, rows, done=all(row["status"] != "stopped" for row in rows))
 
 
-def time_layers(work: Work, record: Record, todo: Sequence[Planned], switch: str, clock: Clock) -> None:
+def time_layers(work: Work, record: Record, todo: Sequence[Planned], switch: str) -> None:
     """Add two rows for each operator that is timed, with the switch off and on, as long as there is time.
 
     Raise an error only if the GPU is lost.
@@ -254,7 +250,7 @@ def time_layers(work: Work, record: Record, todo: Sequence[Planned], switch: str
         pair = [] if reason else switch_times.both_plans(switch, gpu, *unit)
         return [*pair] if pair and switch_times.differ(*pair) else []
 
-    for each in compiled(work, mine, clock, plans):
+    for each in compiled(work, mine, plans):
         layer, operator = each.unit
         about: Row = {"what": "times", "unit": each.name, "switch": switch, "layer": layer.name, "pass": operator}
         about |= {"dtype": switch_times.DTYPE, "kernels": kernels_of([operator], kernels)}

@@ -1,6 +1,7 @@
 """Runs files of tests on the GPU, and says which files have a current result (`bench.device.current`)."""
 
 import ast
+import hashlib
 import json
 import os
 import signal
@@ -16,12 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench import kernel_identity, results
 from bench.device import estimates
 from bench.device.current import Evidence
 from bench.device.recorder import LATER
-from bench.results import ROOT, Row
 from bench.device.schedule import Clock
+from bench.results import ROOT, Row
 
 # The marker of tests that show something on a GPU that they cannot show without one.
 MARKED = "gpu and not slow"
@@ -66,9 +66,15 @@ def identity(path: str, now: dict[str, Any]) -> Row:
 
 @cache
 def source(path: str) -> str:
-    """Return a hash of the code of a file of tests, and of the code that tests share."""
-    shared = [ROOT / "tests" / "conftest.py", *sorted((ROOT / "tests" / "support").glob("*.py"))]
-    return kernel_identity.source_hash([ROOT / path, *shared])
+    """Return a hash of a file of tests, and of the files that tests share."""
+    return hashlib.sha256((ROOT / path).read_bytes() + shared()).hexdigest()[:12]
+
+
+@cache
+def shared() -> bytes:
+    """Return the content of the files that tests share."""
+    paths = [ROOT / "tests" / "conftest.py", *sorted((ROOT / "tests" / "support").glob("*.py"))]
+    return b"".join(path.read_bytes() for path in paths if not path.name.startswith("test_"))
 
 
 def known(path: str, evidence: Evidence) -> list[Row]:
@@ -99,7 +105,14 @@ def run(paths: Sequence[str], seconds: float, passed: Sequence[str] = ()) -> Ite
     with tempfile.TemporaryDirectory() as folder:
         outcomes, log, before = (Path(folder) / name for name in ("outcomes", "log", "passed"))
         before.write_text("\n".join(passed))
-        options = ["--record", str(outcomes), "--leave-out", str(before), "--until", str(time.monotonic() + seconds - 3)]
+        options = [
+            "--record",
+            str(outcomes),
+            "--leave-out",
+            str(before),
+            "--until",
+            str(time.monotonic() + seconds - 3),
+        ]
         with log.open("w") as output:
             process = subprocess.Popen(
                 [*command(), *paths, *options],
@@ -122,7 +135,9 @@ def run(paths: Sequence[str], seconds: float, passed: Sequence[str] = ()) -> Ite
         if process.returncode not in (0, 1, 5, -signal.SIGKILL):
             message = f"exit status {process.returncode}: {log.read_text()[-2000:]}"
             failure = {"test": "pytest", "message": message}
-            rows.append({"what": "tests", "file": "pytest", "status": "failed", "reason": message, "failures": [failure]})
+            rows.append(
+                {"what": "tests", "file": "pytest", "status": "failed", "reason": message, "failures": [failure]}
+            )
         yield rows
 
 
@@ -182,5 +197,8 @@ def row_of(path: str, ran: Sequence[Row], planned: int | None, before: bool = Fa
         names = sorted(each["test"] for each in ran if each["outcome"] == "passed")
         return row | {"status": "stopped", "reason": LATER, "passed": names}
     if not outcomes["passed"] and not before:
-        return row | {"status": "skipped", "reason": f"no test ran: {', '.join(row['skipped']) or 'there is none'}"[:300]}
+        return row | {
+            "status": "skipped",
+            "reason": f"no test ran: {', '.join(row['skipped']) or 'there is none'}"[:300],
+        }
     return row | {"status": "ok"}

@@ -30,7 +30,7 @@ def run(name: str, work: Work) -> int:
     session, record = begun(work)
     record.plan(f"{name}: {each.name}" for each in work.todo if each.missing)
     times = PROCESSES - work.process + 1
-    pace = Pace(work.clock, times, reserve=(times - 1) * (estimates.START + estimates.WORKERS))
+    pace = Pace(work.clock, times, reserve=(times - 1) * estimates.START)
     stopped, rows = None, []
     for each in compiled_in_time(work, session, todo, pace):
         try:
@@ -66,15 +66,21 @@ def begun(work: Work) -> tuple[Session, Record]:
 
 
 def compiled_in_time(work: Work, session: Session, todo: Sequence[Planned], pace: Pace) -> Iterator[Planned]:
-    """Yield units while there is time for one more. The kernels of the next few are compiled before them."""
+    """Yield units while there is time for one more. The kernels of the next few are compiled before them.
+
+    The processes after this one find compiled kernels in Triton's cache.
+    """
     rest = list(todo)
     while rest:
-        some = pace.fitting(rest[:AT_ONCE], lambda each: each.seconds + cost(each) / pace.times)
+        own = 0.0 if work.compiled else 1 / pace.times
+        start = estimates.WORKERS if any(each.kernels for each in rest[:AT_ONCE]) else 0.0
+        some = pace.fitting(rest[:AT_ONCE], lambda each: each.seconds + own * cost(each), own * start)
         if not some:
             return
         del rest[: len(some)]
-        work.machine.compile(plans(session, [each.unit for each in some], work.machine.gpu))
-        work.keep()
+        if not work.compiled:
+            work.machine.compile(plans(session, [each.unit for each in some], work.machine.gpu))
+            work.keep()
         for each in some:
             if not pace.fits(each.seconds):
                 return

@@ -31,8 +31,12 @@ def every(scene: Scene) -> list[Planned]:
     gpu = scene.machine.gpu
     table = Table(measured.FOLDER / measured.file_of(gpu.name), gpu.name, scene.evidence.now["kernels"])
     rows = [row for run in scene.evidence.of_architecture("tiles") if scene.evidence.alike(run) for row in run["rows"]]
-    timed = {tuple(row["key"]) for row in rows if row.get("kernel") == scene.evidence.now["kernels"][row["pass"]]
-             if "key" in row}
+    timed = {
+        tuple(row["key"])
+        for row in rows
+        if row.get("kernel") == scene.evidence.now["kernels"][row["pass"]]
+        if "key" in row
+    }
     found: dict[Any, Planned] = {}
     for layer in sorted(select("all"), key=lambda layer: layer.name not in SMOKE):
         for operator in OPERATORS:
@@ -78,5 +82,7 @@ def run(work: Work) -> int:
         work.keep()
     record.close(stopped)
     done = len(todo) - len(record.content["remaining"])
-    print(f"tuning: {done} of {len(todo)} problems tuned, {bad} tiles refused: {record.content['stopped'] or 'complete'}")
+    print(
+        f"tuning: {done} of {len(todo)} problems tuned, {bad} tiles refused: {record.content['stopped'] or 'complete'}"
+    )
     return int(bool(bad or stopped))

@@ -41,7 +41,7 @@ class Scene:
 class Work:
     """One process of one slice. `process` is its number, and `todo` has the units that it may do, in their order.
 
-    `keep` saves the compiled kernels.
+    `keep` saves the compiled kernels. `compiled` says that Triton's cache has all kernels that the units need.
     """
 
     scene: Scene
@@ -49,6 +49,7 @@ class Work:
     keep: Callable[[], None]
     process: int
     todo: Sequence[Planned]
+    compiled: bool = False
 
     @property
     def machine(self) -> Machine:
