@@ -55,13 +55,8 @@ def dtype_of(seeds: Sequence[int]) -> str:
 def is_current(seeds: Sequence[int], evidence: Evidence) -> bool:
     """Whether random problems were right with the kernels as they are now."""
     rows = [row for run in evidence.of_architecture("correctness") for row in run["rows"]]
-    return any(
-        row.get("seeds") == [seeds[0], seeds[-1]]
-        and row.get("kernels") == evidence.now["kernels"]
-        and not row["failures"]
-        for row in rows
-        if row["what"] == "random problems"
-    )
+    mine = [row for row in rows if row["what"] == "random problems" and row.get("seeds") == [seeds[0], seeds[-1]]]
+    return any(row.get("kernels") == evidence.now["kernels"] and not row["failures"] for row in mine)
 
 
 def run(work: Work) -> int:
@@ -96,7 +91,7 @@ def run_tests(work: Work, record: Record, todo: Sequence[Planned]) -> None:
 
 
 def run_problems(work: Work, record: Record, todo: Sequence[Planned]) -> str | None:
-    """Add a row for each block of random problems while there is time. Return why it was stopped, if the GPU is lost."""
+    """Add a row for each block of random problems while there is time. Return what lost the GPU, or None."""
     warnings.filterwarnings("ignore", "Using padding='same'")  # torch warns when it computes the expected result
     pace = Pace(work.clock)
     for each in todo:

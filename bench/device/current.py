@@ -3,16 +3,16 @@
 The results are the committed ones in `bench/results`, and those that earlier calls left in the folder of `--out`. A
 result is current
 
-  times        if the GPU was alike (`Gpu.alike`) and the L2 cache was cooled by reading. A row of our kernels also needs
-               the same compiled kernels (`bench.kernel_identity`) and the tile that would be chosen now. A row of torch
-               or of plain PyTorch needs the same versions of torch and cuDNN. The row must have times or be skipped: what
-               was wrong or failed is measured again. Two processes must have measured it, and with our kernels they must
-               be of the same commit, because the host's code takes time too.
-  exactness    if the architecture is the same, and so are the compiled kernels and what the host's descriptors describe.
-  a test file  if the architecture is the same, all its tests ended and none failed. Its own code, `tests/support` and
-               the compiled kernels must be the same. A file outside of `tests/kernels` also tests the host's code, so
-               the whole package must be the same, too.
-  a problem    (random ones) if the architecture and the compiled kernels are the same and the result was right.
+  a time       if the GPU was alike (`Gpu.alike`) and the L2 cache was cooled by reading. A row of our kernels also
+               needs the same compiled kernels (`bench.kernel_identity`) and the tile that would be chosen now. A row of
+               torch or of plain PyTorch needs the same versions of torch and cuDNN. Two processes must have measured
+               it. With our kernels they must be of the same commit, because the host's code takes time, too. What was
+               wrong or failed is measured again.
+  exactness    if the architecture is the same, and so are the compiled kernels and what host descriptors describe.
+  a test file  if the architecture is the same, all its tests ended and none failed. The file, `tests/support` and the
+               compiled kernels must be the same. A file outside of `tests/kernels` also tests the host's code, so the
+               whole package must be the same, too.
+  a problem    (a random one) if the architecture and the compiled kernels are the same, and the result was right.
 """
 
 from collections.abc import Callable
@@ -46,10 +46,10 @@ class Evidence:
     ) -> "Evidence":
         """Return the committed evidence, and what is in the folder `out`. Without `committed` it is only the latter.
 
-        In `out`, only records count that are the same kind of rehearsal, or none.
+        In `out`, only rehearsals count if this is one, and else only what is none.
         """
         found = [] if committed is None else [run for run in read_all(committed) if "rehearsal" not in run]
-        found += [run for run in read_all(out) if run.get("rehearsal") == rehearsal]
+        found += [run for run in read_all(out) if bool(run.get("rehearsal")) == bool(rehearsal)]
         return cls(tuple(found), gpu, now)
 
     def of_architecture(self, part: str) -> list[Results]:

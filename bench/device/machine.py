@@ -1,9 +1,10 @@
-"""The machine that `bench device` works on: everything that takes time there. `bench.device.pretended` has a stand-in."""
+"""The machine that `bench device` works on: all that takes time there. `bench.device.pretended` has a stand-in."""
 
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ GRACE = 5.0
 
 
 class Machine:
-    """This machine. Without a GPU, small problems in Triton's interpreter stand for the work, and `rehearsal` says so."""
+    """This machine. Without a GPU, small problems in Triton's interpreter stand for the work: `rehearsal` says so."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -125,9 +126,7 @@ class Machine:
 
     def train(self, path: Path, clock: Clock, keep: Callable[[], None], known: list[Row]) -> int:
         """Time training steps, and write them to `path`. Return the exit status."""
-        from bench.train.run import run  # type: ignore[import-not-found]
-
-        status: int = run(path, self.device, clock, keep, known)
+        status: int = import_module("bench.train.run").run(path, self.device, clock, keep, known)
         return status
 
     def begin(self) -> None:

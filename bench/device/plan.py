@@ -26,10 +26,10 @@ def table(args: argparse.Namespace) -> str:
     rows = [row_of(each) for each in done]
     seconds = args.seconds or (WHOLE if len(done) > 1 else done[0].slice.whole)
     about = [
-        f"What a call would do on an {args.gpu} in {seconds:g} seconds. All times are estimates, in seconds: they follow",
-        "from committed times where there are any, and from guesses (bench/device/estimates.py). `would take` is for all",
-        "that is to do, with the start of processes and compilation from a cold cache. `done` and `remain` count units,",
-        f"as a rehearsal does them, which ended after {machine.now():.0f} seconds.",
+        f"What a call would do on an {args.gpu} in {seconds:g} seconds. All times are estimates, in seconds. They",
+        "follow from committed times where there are any, and from guesses (bench/device/estimates.py).",
+        "`would take` is for all that is to do, with the start of processes and compilation from a cold cache.",
+        f"`done` and `remain` count units as a rehearsal does them, which ended after {machine.now():.0f} seconds.",
     ]
     return "\n".join([*about, "", columns(header, rows)])
 

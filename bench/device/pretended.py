@@ -8,6 +8,7 @@ in which order, and what it writes.
 import argparse
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from bench import results
 from bench.device import estimates, tests
 from bench.device.machine import GRACE, Machine
-from bench.device.schedule import Clock, Pace, Record
+from bench.device.schedule import Clock, Record
 from bench.layers import Layer
 from bench.results import Row
 from bench.run.contenders import Pass, operators_of
@@ -151,22 +152,27 @@ class Pretended(Machine):
         return row | {"microseconds": microseconds.device, "times": {str(best): microseconds.device}}, []
 
     def train(self, path: Path, clock: Clock, keep: Callable[[], None], known: list[Row]) -> int:
-        from bench.train.run import units  # type: ignore[import-not-found]
-
-        record = Record.continued(
-            path, part="training", environment=self.environment(), ceilings={}, rehearsal=self.rehearsal
-        )
-        todo = [unit for unit in units(self.device) if unit.name not in {row["unit"] for row in known}]
+        train = import_module("bench.train.run")
+        about = {"part": "training", "environment": self.environment(), "rehearsal": self.rehearsal}
+        record = Record.continued(path, ceilings={}, **about)
+        todo = [unit for unit in train.units(self.device) if not train.done(unit, known)]
         record.plan(unit.name for unit in todo)
-        pace = Pace(clock)
         for unit in todo:
-            if not pace.fits(unit.seconds):
-                break
-            with pace.unit(unit.seconds):
+            if clock.left() >= unit.seconds:
                 self.advance(f"train {unit.name}", unit.seconds)
-            record.add(unit.name, [{"unit": unit.name, "status": "ok"}])
+                record.add(unit.name, trained(unit, train))
         record.close()
         return 0
+
+
+def trained(unit: Any, train: Any) -> list[Row]:
+    """Return the rows of a unit of `bench.train.run`, the module `train`."""
+    about = {"model": unit.model, "how": unit.how, "status": "ok"}
+    if unit.how != "loss":
+        return [about | {"what": "step", "implementation": name} for name in train.IMPLEMENTATIONS]
+    curves = [(name, seed) for name in train.IMPLEMENTATIONS for seed in train.SEEDS]
+    losses = [0.0] * unit.steps
+    return [about | {"what": "loss", "implementation": name, "seed": seed, "losses": losses} for name, seed in curves]
 
 
 class PretendedSession:

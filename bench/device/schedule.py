@@ -87,7 +87,7 @@ def refuse_other(path: Path, old: results.Results, new: results.Results) -> None
     """Raise ValueError if a record was made by other code, on another GPU, or otherwise than a new one would be."""
     before, now = old["environment"], new["environment"]
     other = [name for name in COMMON if before.get(name) != now.get(name)]
-    if old.get("rehearsal") != new.get("rehearsal"):
+    if bool(old.get("rehearsal")) != bool(new.get("rehearsal")):
         other.append("rehearsal")
     if other:
         raise ValueError(f"{path} differs in {', '.join(other)}: commit what is there, or give another --out")

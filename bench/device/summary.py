@@ -90,12 +90,12 @@ def ratios(rows: Sequence[Row]) -> list[str]:
 
     Where torch has no layer, the reference stands for it.
     """
-    found: dict[str, dict[tuple[str, str], dict[str, Row]]] = {}
+    found: dict[str, dict[tuple[str, str], dict[str, list[Row]]]] = {}
     dtype = "bfloat16" if any(row["dtype"] == "bfloat16" for row in rows) else "float32"
     for row in rows:
         if row["status"] == "ok" and row["dtype"] == dtype:
             places = found.setdefault(row["family"], {})
-            places.setdefault((row["layer"], row["pass"]), {}).setdefault(row["contender"], []).append(row)  # type: ignore[arg-type, union-attr]
+            places.setdefault((row["layer"], row["pass"]), {}).setdefault(row["contender"], []).append(row)
     table = []
     for family, places in found.items():
         baseline = "reference" if family in VARYING else "torch"
@@ -138,7 +138,7 @@ def commands(
             found.append(f"- python -m bench report --publish {out}/{timed.FILE}")
         if tuning.FILE in records:
             found.append(f"- python -m bench tune --take {out}/{tuning.FILE}")
-    if switches.FILE in records:
+    if switches.FILE in records and not rehearsal:
         confirmed = switch_evidence.confirmed(records[switches.FILE])
         found.append(f"- switches that this run confirms: {', '.join(sorted(confirmed)) or 'none'}")
     left = [each.slice.name for each in done if any(unit.missing for unit in each.after)]

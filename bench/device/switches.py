@@ -42,7 +42,7 @@ FILE = "switches.json"
 LONGER = 2.0
 # The files of tests, by the names of their units. If a file is missing, its row says so.
 GRAPHS = "tests/api/test_cuda_graphs.py"
-FILES = {"cuda graphs": GRAPHS, "dependent launch": DEPENDENT}
+FILES = {"dependent launch": DEPENDENT, "cuda graphs": GRAPHS}
 # Seconds of each file of tests in the interpreter: it shows that the tests start, and most of them need a GPU.
 REHEARSED_TESTS = 3.0
 # How many units' kernels are compiled at once. Compilation may take longer than expected, and nothing stops it.
@@ -61,7 +61,7 @@ def every(scene: Scene) -> list[Planned]:
         found.append(Planned(unit.name, int(not current), estimates.EXACTNESS, kernels, unit))
     for name, path in FILES.items():
         current = tests.is_current(path, scene.evidence)
-        found.append(Planned(name, int(not current), estimates.TESTS + tests.seconds(path), unit=path))
+        found.append(Planned(name, int(not current), tests.seconds(path), unit=path))
     for switch in SWITCHES:
         for layer, operator in switch_times.layers(switch, scene.machine.device):
             name = f"{switch} {layer.name} {operator}"
@@ -118,9 +118,8 @@ def run(work: Work) -> int:
     record.plan(each.name for each in todo)
     # The quickest first.
     parts: dict[str, Callable[[], None]] = {
-        "dependent launch": lambda: run_tests(work, record, todo, "dependent launch"),
+        "tests": lambda: run_tests(work, record, todo),
         "dependent_launch": lambda: time_layers(work, record, todo, "dependent_launch"),
-        "cuda graphs": lambda: run_tests(work, record, todo, "cuda graphs"),
         "exactness": lambda: check_exactness(work, record, todo),
         "host_descriptors": lambda: time_layers(work, record, todo, "host_descriptors"),
     }
@@ -218,23 +217,25 @@ def compiled(work: Work, todo: Sequence[Planned], plans: Callable[[Any], list[An
                 yield each
 
 
-def run_tests(work: Work, record: Record, todo: Sequence[Planned], name: str) -> None:
-    """Add the row of the file of tests that is called `name`, if it is planned and there is time for it."""
-    planned = next((each for each in todo if each.name == name), None)
-    if planned is None or work.clock.left() < planned.seconds:
+def run_tests(work: Work, record: Record, todo: Sequence[Planned]) -> None:
+    """Add a row for each planned file of tests, if there is time for them."""
+    evidence, mine = work.scene.evidence, {each.unit: each.name for each in todo if each.name in FILES}
+    for path in [path for path in mine if not (results.ROOT / path).exists()]:
+        missing = {"status": "skipped", "reason": f"there is no {path}"}
+        record.add(mine[path], [{"what": "tests", "unit": mine.pop(path), "file": path} | missing])
+    seconds = min(work.clock.left(), estimates.TESTS + LONGER * sum(map(tests.seconds, mine)))
+    if work.machine.gpu.architecture.vendor is None:
+        seconds = REHEARSED_TESTS
+    elif seconds < estimates.TESTS:
         return
-    path, evidence = FILES[name], work.scene.evidence
-    if not (results.ROOT / path).exists():
-        missing = {"what": "tests", "unit": name, "file": path, "status": "skipped", "reason": f"there is no {path}"}
-        record.add(name, [missing])
-        return
-    interpreted = work.machine.gpu.architecture.vendor is None
-    seconds = REHEARSED_TESTS if interpreted else min(work.clock.left(), LONGER * planned.seconds)
     rows: list[Row] = []
-    for rows in work.machine.tests([path], seconds, tests.passed([path], evidence)):
-        rows = [{"unit": name} | row | tests.identity(path, evidence.now) for row in rows]
+    for rows in work.machine.tests([*mine], seconds, tests.passed([*mine], evidence)) if mine else ():
+        rows = [
+            {"unit": mine.get(row["file"], "tests")} | row | tests.identity(row["file"], evidence.now) for row in rows
+        ]
         record.show(rows)
-    record.add(name, rows, done=all(row["status"] != "stopped" for row in rows))
+    for row in rows:
+        record.add(row["unit"], [row], done=row["status"] != "stopped")
 
 
 def time_layers(work: Work, record: Record, todo: Sequence[Planned], switch: str) -> None:

@@ -25,6 +25,8 @@ from bench.results import ROOT, Row
 
 # The marker of tests that show something on a GPU that they cannot show without one.
 MARKED = "gpu and not slow"
+# How many seconds before the end no test is begun, whatever it may take.
+RESERVE = 3.0
 # How many failures are kept for each file.
 FAILURES = 20
 # Guesses of how many tests a file has: so many for each function, and these where it is far more.
@@ -111,7 +113,7 @@ def run(paths: Sequence[str], seconds: float, passed: Sequence[str] = ()) -> Ite
             "--leave-out",
             str(before),
             "--until",
-            str(time.monotonic() + seconds - 3),
+            str(time.monotonic() + seconds - RESERVE),
         ]
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -194,8 +196,8 @@ def row_of(path: str, ran: Sequence[Row], planned: int | None, before: bool = Fa
         return row | {"status": "failed", "reason": f"these tests failed: {names}"[:300]}
     ended = {each["test"] for each in ran}
     if planned is None or len(ended) < planned:
-        names = sorted(each["test"] for each in ran if each["outcome"] == "passed")
-        return row | {"status": "stopped", "reason": LATER, "passed": names}
+        done = sorted(each["test"] for each in ran if each["outcome"] == "passed")
+        return row | {"status": "stopped", "reason": LATER, "passed": done}
     if not outcomes["passed"] and not before:
         return row | {
             "status": "skipped",

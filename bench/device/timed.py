@@ -71,8 +71,9 @@ def compiled_in_time(work: Work, session: Session, todo: Sequence[Planned], pace
     The processes after this one find compiled kernels in Triton's cache.
     """
     rest = list(todo)
+    # What happens in this process only, as a share of what each of the processes takes.
+    own = 0.0 if work.compiled else 1 / pace.times
     while rest:
-        own = 0.0 if work.compiled else 1 / pace.times
         start = estimates.WORKERS if any(each.kernels for each in rest[:AT_ONCE]) else 0.0
         some = pace.fitting(rest[:AT_ONCE], lambda each: each.seconds + own * cost(each), own * start)
         if not some:
@@ -100,8 +101,8 @@ def plans(session: Session, units: Sequence[Unit], gpu: Gpu) -> Iterator[Plan]:
         layer = session.as_measured(unit.layer)
         for operator, name in product(operators_of(unit.of, layer), unit.contenders):
             if name in OURS:
-                how = dict(bias=unit.of == "forward", channels_last=name == "triton")
-                yield plan_for(operator, unit.dtype, layer.geometry, gpu, **how)
+                bias, channels_last = unit.of == "forward", name == "triton"
+                yield plan_for(operator, unit.dtype, layer.geometry, gpu, bias=bias, channels_last=channels_last)
 
 
 def measure(session: Session, unit: Unit) -> list[dict[str, Any]]:

@@ -3,17 +3,19 @@
 It changes no table. `python -m bench tune --take DIR/tiles.json` puts the winners into the table of the GPU.
 """
 
+import json
 from functools import cache
 from typing import Any
 
-from bench import results
+from bench import kernel_identity, results
 from bench.device import estimates
+from bench.device.current import Evidence
 from bench.device.schedule import Pace, Record
 from bench.device.work import Planned, Scene, Work
 from bench.layers import SMOKE, Layer, select
+from bench.results import kernels_of
 from bench.tune.command import tasks
 from bench.tune.search import key_of
-from bench.tune.table import Table
 from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import Gpu
 from tritonconv.tiling import measured
@@ -29,22 +31,39 @@ def every(scene: Scene) -> list[Planned]:
     if scene.machine.gpu.architecture.vendor is None:
         return []
     gpu = scene.machine.gpu
-    table = Table(measured.FOLDER / measured.file_of(gpu.name), gpu.name, scene.evidence.now["kernels"])
-    rows = [row for run in scene.evidence.of_architecture("tiles") if scene.evidence.alike(run) for row in run["rows"]]
-    timed = {
-        tuple(row["key"])
-        for row in rows
-        if row.get("kernel") == scene.evidence.now["kernels"][row["pass"]]
-        if "key" in row
-    }
+    done = tuned(gpu, scene.evidence.now["kernels"]) | timed(scene.evidence)
     found: dict[Any, Planned] = {}
     for layer in sorted(select("all"), key=lambda layer: layer.name not in SMOKE):
         for operator in OPERATORS:
             key = key_here(layer, operator, gpu)
-            missing = int(not table.has(key, operator) and key not in timed)
+            missing = int(key not in done)
             name = f"{layer.name} {operator} {DTYPE}"
             found.setdefault(key, Planned(name, missing, estimates.TUNING, TILES, (layer, operator)))
     return list(found.values())
+
+
+def tuned(gpu: Gpu, kernels: dict[str, str]) -> set[Any]:
+    """Return the keys for which a table of a GPU of this architecture has a row of the kernels as they are now."""
+    found, known = set(), kernel_identity.read()
+    for path in measured.FOLDER.glob("*.json"):
+        table = json.loads(path.read_text())
+        if table.get("architecture", results.OLDER.get(table["gpu"])) != gpu.architecture.name:
+            continue
+        for row in table["rows"]:
+            operator = row["key"][0]
+            if kernel_identity.canonical({operator: row["kernel"]}, known)[operator] == kernels[operator]:
+                found.add(tuple(row["key"]))
+    return found
+
+
+def timed(evidence: Evidence) -> set[Any]:
+    """Return the keys for which a record of a GPU alike has times of tiles, with the kernels as they are now."""
+    rows = [row for run in evidence.of_architecture("tiles") if evidence.alike(run) for row in run["rows"]]
+    return {
+        tuple(row["key"])
+        for row in rows
+        if "key" in row and row.get("kernels") == kernels_of([row["pass"]], evidence.now["kernels"])
+    }
 
 
 @cache
@@ -77,8 +96,9 @@ def run(work: Work) -> int:
         bad += len(refused)
         for line in refused:
             print(line)
-        row = (row or {"status": "failed"}) | {"layer": layer.name, "pass": operator, "dtype": DTYPE}
-        record.add(each.name, [row | {"kernel": work.scene.evidence.now["kernels"][operator], "refused": refused}])
+        row = {"layer": layer.name, "pass": operator, "dtype": DTYPE} | (row or {"status": "failed"})
+        row |= {"kernels": kernels_of([operator], work.scene.evidence.now["kernels"]), "refused": refused}
+        record.add(each.name, [row])
         work.keep()
     record.close(stopped)
     done = len(todo) - len(record.content["remaining"])
