@@ -1,5 +1,8 @@
-"""The parts of `python -m bench device` that time layers: what is timed, in which order, and what is recorded."""
+"""The timed slices of `bench device`: what they time, in which order, what is current, and what is recorded."""
 
+import argparse
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,125 +11,247 @@ import pytest
 import torch
 
 from bench import results
+from bench.device import contests, timed
+from bench.device.contests import Unit, units
+from bench.device.current import Evidence
+from bench.device.pretended import Pretended
+from bench.device.profile import profile
 from bench.device.schedule import Clock
-from bench.device.speed import Unit, measure_all, profile, stale, units
-from bench.layers import SMOKE, Layer, select
-from bench.lowering import offline
-from bench.run.contenders import PASSES, operators_of
-from bench.run.session import Session
-from tritonconv import runtime
-from tritonconv.gpu import Gpu
-from tritonconv.launch.plan import Plan
+from bench.device.work import Planned, Scene, Work
+from bench.layers import SMOKE, select
+from bench.results import Results, Row
+from bench.run.contenders import operators_of
+
+H200 = "NVIDIA H200"
+BOTH = ("torch", "triton")
+
+
+@cache
+def now() -> dict[str, Any]:
+    """Return the environment of a pretended H200."""
+    return Pretended(H200).environment()
+
+
+def scene(records: list[Results] = (), rows: str = "all", folder: Path = Path()) -> Scene:  # type: ignore[assignment]
+    """Return a scene on a pretended H200 with these records as evidence."""
+    machine = Pretended(H200)
+    machine._environment = now()
+    evidence = Evidence(tuple(records), machine.gpu, machine.environment())
+    return Scene(machine, evidence, argparse.Namespace(rows=rows, out=folder, seed=0))
 
 
 def test_smoke_rows_and_bfloat16_come_first() -> None:
-    order = units(select("all"), ["bfloat16", "tf32"])
+    order = units(select("all"), ["bfloat16", "tf32"], BOTH)
+    count = len(select("all"))
     assert [unit.of for unit in order[:4]] == ["fprop", "dgrad", "wgrad", "fprop"]
     assert {unit.layer.name for unit in order[: 3 * len(SMOKE)]} == set(SMOKE)
-    assert [unit.of for unit in order[150:250]] == ["forward"] * 50 + ["step"] * 50
-    assert [unit.dtype for unit in order] == ["bfloat16"] * 250 + ["tf32"] * 250
-    assert len({unit.name for unit in order}) == 500
+    assert [unit.of for unit in order[3 * count : 5 * count]] == ["forward"] * count + ["step"] * count
+    assert [unit.dtype for unit in order] == ["bfloat16"] * 5 * count + ["tf32"] * 5 * count
+    assert len({unit.name for unit in order}) == 10 * count
 
 
-HASHES = {"fprop": "1", "dgrad": "2", "wgrad": "3"}
+def test_every_layer_is_in_a_slice() -> None:
+    """Layers whose weight varies and depthwise layers are timed beside other contenders than the rest."""
+    here = scene(rows=contests.EVERY)
+    dense, varying, torch_alone = (choose(here) for choose in (contests.dense, contests.varying, contests.torch_alone))
+    names = [{unit.layer.name for unit in found} for found in (dense, varying)]
+    assert names[0] & names[1] == set()
+    assert names[0] | names[1] == {layer.name for layer in select(contests.EVERY)}
+    assert {unit.layer.family for unit in varying} <= {*contests.VARYING, "depthwise"}
+    assert {unit.contenders for unit in dense} == {BOTH}
+    assert {unit.contenders for unit in torch_alone} == {("torch",)}
+    assert not {unit.layer.family for unit in torch_alone} & set(contests.VARYING)
+    local = [unit for unit in varying if unit.layer.family == "local"]
+    assert all("torch" not in unit.contenders and "triton" in unit.contenders for unit in local)
+    assert [unit.of for unit in contests.steps(here)] == ["step"] * 6
+    assert next(unit.dtype for unit in contests.precision(here)) == "float16"
 
 
-def measured_row(unit: Unit, **changed: Any) -> dict[str, Any]:
-    """Return a row of triton for this unit with status "ok", the kernels of `HASHES` and the tile {"a": "tile"}.
+def row(unit: Unit, contender: str = "triton", **changed: Any) -> Row:
+    """Return a row of this unit that is current on an H200. Each keyword argument sets the field of its name."""
+    gpu = Pretended(H200).gpu
+    about = {"layer": unit.layer.name, "pass": unit.of, "contender": contender, "dtype": unit.dtype, "status": "ok"}
+    about |= {"cold": "read", "commit": now()["commit"]}
+    if contender == "triton":
+        about["kernels"] = results.kernels_of(operators_of(unit.of, unit.layer), now()["kernels"])
+        about["tile"] = contests.tiles(unit.layer, unit.of, unit.dtype, gpu, True)
+    return about | changed
 
-    It has no times. Each keyword argument sets the field of its name.
-    """
-    hashes = results.kernels_of(operators_of(unit.of, unit.layer), HASHES)
-    about = {"layer": unit.layer.name, "pass": unit.of, "contender": "triton", "dtype": unit.dtype}
-    return {**about, "status": "ok", "kernels": hashes, "tile": {"a": "tile"}, **changed}
+
+def record(rows: list[Row], **environment: Any) -> Results:
+    return {"part": "times", "environment": now() | environment, "ceilings": {}, "rows": rows}
 
 
-def test_only_what_changed_is_stale() -> None:
-    everything = units(select("unet_up1,rn50_conv1"), ["bfloat16"])
+(UNIT,) = [unit for unit in units(select("unet_up1"), ["bfloat16"], BOTH) if unit.of == "wgrad"]
 
-    def names(known: list[dict[str, Any]] | None, hashes: dict[str, str] = HASHES, tile: str = "tile") -> set[str]:
-        old = None if known is None else {"rows": known}
-        return {f"{u.layer.name} {u.of}" for u in stale(everything, old, hashes, lambda _: {"a": tile})}
 
-    rows = [measured_row(unit) for unit in everything]
-    both = [f"{layer} {{}}".format for layer in ("unet_up1", "rn50_conv1")]
-    assert names(rows) == set()
-    assert names(None) == names([]) == {f(of) for f in both for of in PASSES}
-    assert names(rows, HASHES | {"wgrad": "new"}) == {f(of) for f in both for of in ("wgrad", "step")}
-    # One of the two layers is transposed: its forward pass is dgrad, not fprop.
-    of_fprop = {f(of) for f in both for of in ("fprop", "step")} | {"rn50_conv1 forward"}
-    assert names(rows, HASHES | {"fprop": "new"}) == of_fprop
-    assert names(rows, tile="another") == names(None)
-    assert names(rows[1:]) == {f"{everything[0].layer.name} fprop"}
-    wrong = measured_row(everything[0], status="wrong", tile=None, kernels=None)
-    assert names([wrong, *rows[1:]]) == {f"{everything[0].layer.name} fprop"}
+def missing(*records: Results) -> int:
+    """Return in how many processes the unit is still to be measured."""
+    return contests.planned(scene([*records]), UNIT).missing
+
+
+def both(number: int, **changed: Any) -> list[Row]:
+    """Return the rows of a process of this number. The changes are to the row of triton."""
+    return [row(UNIT, "torch", process=number), row(UNIT, process=number, **changed)]
+
+
+def test_two_processes_make_a_unit_current() -> None:
+    """They may be in one record or in two."""
+    assert missing() == 2
+    assert missing(record(both(1))) == 1
+    assert missing(record([*both(1), *both(2)])) == 0
+    assert missing(record(both(1)), record(both(1))) == 0
+    assert missing(record([*both(1), *both(1)])) == 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kernels": {"wgrad": "another"}},
+        {"tile": {"wgrad": "another"}},
+        {"cold": "write"},
+        {"cold": None},
+        {"status": "failed"},
+        {"status": "wrong"},
+        {"contender": "triton-nchw"},
+    ],
+)
+def test_rows_that_are_not_current(changed: dict[str, Any]) -> None:
+    assert missing(record([*both(1), *both(2, **changed)])) == 1
+
+
+def test_each_contender_must_be_current() -> None:
+    assert missing(record([*both(1), *both(2)[1:]])) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "left"),
+    [
+        ({"torch": "2.12.0"}, 2),
+        ({"cudnn": 1}, 2),
+        ({"triton": "3.7.1"}, 0),
+        ({"gpu": "NVIDIA H100"}, 0),
+        ({"multiprocessors": 120}, 0),
+        ({"multiprocessors": 114}, 2),
+        ({"architecture": "sm_100"}, 2),
+        ({"architecture": None}, 2),
+    ],
+)
+def test_where_results_count(environment: dict[str, Any], left: int) -> None:
+    """On GPUs alike, and for torch with the same versions of torch and cuDNN."""
+    assert missing(record([*both(1), *both(2)], **environment)) == left
+
+
+def test_processes_of_two_commits_do_not_count_together() -> None:
+    """The host's time is of the package. Two processes of an older commit are enough."""
+    old = dict(commit="old")
+    older = record(both(1, **old), commit="old", package="old")
+    assert missing(older) == 2
+    assert missing(older, record(both(1))) == 1
+    assert missing(record([*both(1, **old), *both(2, **old)], commit="old", package="old")) == 0
+
+
+def test_what_was_skipped_is_skipped_again_only_with_the_same_package() -> None:
+    rows = [each | {"status": "skipped"} for each in (*both(1), *both(2))]
+    assert missing(record(rows)) == 0
+    assert missing(record(rows, package="old")) == 2
+
+
+def test_what_failed_comes_last() -> None:
+    """It may have lost the GPU, and would do so again before all others."""
+    plan = contests.every(contests.dense)
+    first, second, *_ = plan(scene())
+    bad = row(first.unit, "torch", status="failed")
+    again = plan(scene([record([bad])]))
+    assert again[0].name == second.name
+    assert again[-1].name == first.name
+    assert plan(scene([record([bad], package="old")]))[0].name == first.name
 
 
 class FakeSession:
     """A session that gives every pass the status `outcome`, or raises `outcome` if that is an error."""
 
-    def __init__(self, outcome: str | Exception) -> None:
-        self.outcome = outcome
-        self.precompiled: list[Any] = []
+    def __init__(self, outcome: str | Exception, now: dict[str, Any], after: Callable[[], None]) -> None:
+        self.outcome, self.environment, self.after = outcome, now, after
+        self.contenders: tuple[str, ...] = ()
+        self.budget, self._problem, self._rows = 1.0, None, {}  # type: ignore[var-annotated]
+
+    def as_measured(self, layer: Any) -> Any:
+        return layer
 
     def record(self) -> dict[str, Any]:
-        return {"environment": {"gpu": "NVIDIA Test"}, "ceilings": {}}
+        return {"environment": self.environment, "ceilings": {"bfloat16": 1.0}}
 
-    def precompile(self, passes: Any) -> int:
-        self.precompiled = list(passes)
-        return len(self.precompiled)
-
-    def measure(self, layer: Layer, of: str, dtype: str) -> list[dict[str, Any]]:
+    def measure(self, layer: Any, of: str, dtype: str) -> list[Row]:
+        self.after()
         if isinstance(self.outcome, Exception):
             raise self.outcome
-        row = {"layer": layer.name, "pass": of, "contender": "triton", "dtype": dtype, "status": self.outcome}
-        return [row | {"reason": "because"}]
+        about = {"layer": layer.name, "pass": of, "dtype": dtype, "status": self.outcome, "reason": "because"}
+        return [about | {"contender": name} for name in self.contenders]
+
+
+def work(folder: Path, outcome: str | Exception, number: int = 1, seconds: float = 200, takes: float = 1) -> Work:
+    """Return the work of a process on a layer with a session of `FakeSession`, whose passes take `takes` seconds."""
+    here = scene(rows="rn50_conv1", folder=folder)
+    machine: Any = here.machine
+    found = FakeSession(outcome, machine.environment(), lambda: machine.advance("pass", takes))
+    machine.session = lambda *_: found
+    todo = [
+        Planned(each.name, 3 - number, 1.0, each.kernels, each.unit) for each in contests.every(contests.dense)(here)
+    ]
+    return Work(here, Clock(seconds, machine.now), lambda: None, number, todo)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "status", "done", "stopped"),
+    ("outcome", "status", "rows", "stopped"),
     [
-        ("ok", 0, 5, None),
-        ("skipped", 0, 5, None),
-        ("wrong", 1, 5, None),
-        ("failed", 1, 5, None),
-        (RuntimeError("illegal memory access"), 1, 0, "rn50_conv1 fprop bfloat16: illegal memory access"),
+        ("ok", 0, 10, "the time was up"),
+        ("skipped", 0, 10, "the time was up"),
+        ("wrong", 1, 10, "the time was up"),
+        ("failed", 1, 10, "the time was up"),
+        (RuntimeError("illegal memory access"), 1, 2, "rn50_conv1 fprop bfloat16: illegal memory access"),
     ],
 )
 def test_the_status_of_what_was_timed(
-    outcome: str | Exception, status: int, done: int, stopped: str | None, tmp_path: Path
+    outcome: str | Exception, status: int, rows: int, stopped: str, tmp_path: Path
 ) -> None:
-    session: Any = FakeSession(outcome)
-    todo = units(select("rn50_conv1"), ["bfloat16"])
-    kept: list[None] = []
-    assert measure_all(session, todo, tmp_path / "layers.json", Clock(100), lambda: kept.append(None)) == status
-    record = results.load(tmp_path / "layers.json")
-    assert (len(record["rows"]), record["stopped"], record["complete"]) == (done, stopped, stopped is None)
-    assert len(session.precompiled) == 5
-    assert kept == [None]
+    """After the first process, the units remain for the second."""
+    assert timed.run("layers", work(tmp_path, outcome)) == status
+    found = results.load(tmp_path / timed.FILE)
+    assert (len(found["rows"]), found["stopped"], found["complete"]) == (rows, stopped, False)
+    assert len(found["remaining"]) == 5
+    assert {each["process"] for each in found["rows"]} == {1}
 
 
-def test_what_is_timed_is_compiled_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_process_completes_the_record(tmp_path: Path) -> None:
+    """It finds the ceilings in the record, and measures with half the budget, too."""
+    for number in (1, 2):
+        mine = work(tmp_path, "ok", number)
+        assert timed.run("layers", mine) == 0
+        assert mine.machine.session((), (), {}).budget == 0.5
+    found = results.load(tmp_path / timed.FILE)
+    assert (found["complete"], found["remaining"], found["ceilings"]) == (True, [], {"bfloat16": 1.0})
+    assert [each["process"] for each in found["rows"]] == [1] * 10 + [2] * 10
+
+
+def test_the_first_process_leaves_time_for_the_second(tmp_path: Path) -> None:
+    """Units take ten seconds and not one. Compilation takes at least five, and the start of a process six."""
+    first = work(tmp_path, "ok", seconds=60, takes=10)
+    assert timed.run("layers", first) == 0
+    done = len(results.load(tmp_path / timed.FILE)["rows"]) // 2
+    assert done > 0
+    assert first.clock.left() >= 6 + 10 * done
+
+
+def test_what_is_timed_is_compiled_before(tmp_path: Path) -> None:
     """The pass `forward` has a bias, which makes it another kernel than its operator without one."""
-    planned: list[Plan] = []
-    monkeypatch.setattr(offline, "precompile", lambda plans, device: planned.extend(plans))
-    monkeypatch.setattr(runtime, "gpu_of", lambda device: Gpu.of("sm_90", 132))
-    here: Any = SimpleNamespace(
-        as_measured=lambda layer: layer, contenders=["torch", "triton"], device=torch.device("cuda")
-    )
-    (layer,) = select("unet_up1")
-    Session.precompile(here, [(layer, of, "bfloat16") for of in PASSES])
-    launched = [plan.launches[0] for plan in planned]
+    here = scene()
+    session: Any = SimpleNamespace(as_measured=lambda layer: layer)
+    every = units(select("unet_up1"), ["bfloat16"], BOTH)
+    launched = [plan.launches[0] for plan in timed.plans(session, every, here.machine.gpu)]
     found = {(each.kernel.__name__, each.arguments.get("bias_ptr") is not None) for each in launched}
     without = {(f"{operator}_tma_kernel", False) for operator in ("fprop", "dgrad", "wgrad")}
     assert found == without | {("dgrad_tma_kernel", True)}
-
-
-def test_time_that_is_up_is_no_failure(tmp_path: Path) -> None:
-    session: Any = FakeSession("ok")
-    assert measure_all(session, units(select("smoke"), ["tf32"]), tmp_path / "a.json", Clock(1), lambda: None) == 0
-    record = results.load(tmp_path / "a.json")
-    assert (record["rows"], record["stopped"], len(record["remaining"])) == ([], "the time was up", 60)
 
 
 def test_a_profile_names_what_ran() -> None:
