@@ -10,6 +10,8 @@ from bench.device.work import Planned, Scene, Work
 
 # The seconds of a call in which every slice has work.
 WHOLE = 420.0
+# The seconds that stand for no limit. With infinity, no difference of times would be a number.
+NO_LIMIT = 1e9
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ def deadlines(slices: Sequence[Slice], seconds: float | None) -> list[float]:
     """Return, for each slice, after how many seconds from the start of the command it must have ended.
 
     A slice that ends early leaves its time to those after it. `seconds` is the time of all slices together; it scales
-    their budgets. None leaves the budgets as they are.
+    their budgets. None leaves the budgets as they are, and inf stands for years.
     """
     ends, total = [], estimates.FIRST
     for each in slices:
         total += each.whole
         ends.append(total)
-    return ends if seconds is None else [end * seconds / total for end in ends]
+    return ends if seconds is None else [end * min(seconds, NO_LIMIT) / total for end in ends]
