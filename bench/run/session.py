@@ -1,8 +1,7 @@
 """`Session`: what the benchmarks of one run share. `pytest bench` and `python -m bench device` each make one."""
 
 import os
-from collections.abc import Iterable, Sequence
-from math import prod
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +9,10 @@ import torch
 from bench import results
 from bench.layers import Layer
 from bench.run.contenders import DTYPES, Pass, Problem, competing, operators_of
+from bench.run.limits import needs_too_much, takes_too_long
 from bench.run.measure import failure, measure, tiles_of, untimed
-from bench.run.roof import Ceilings, ceilings, patch_bytes
+from bench.run.roof import Ceilings, ceilings
 from bench.run.timing import BUDGET
-
-# On a CPU, the reference is skipped if it needs more bytes of memory than this, and a loop over positions if autograd
-# writes more bytes in it. Either then takes more than a few seconds.
-MOST_BYTES = 4_000_000_000
 
 
 class Session:
@@ -28,14 +24,22 @@ class Session:
     """
 
     def __init__(
-        self, device: torch.device, contenders: Sequence[str], dtypes: Sequence[str], batch: int | None = None
+        self,
+        device: torch.device,
+        contenders: Sequence[str],
+        dtypes: Sequence[str],
+        batch: int | None = None,
+        *,
+        ceilings: Any = None,
     ) -> None:
+        """Measure the ceilings, unless `ceilings` has those that an earlier process of the same run measured."""
         self.device = device
         self.contenders = contenders
         self.dtypes = dtypes
         self.batch = batch
         self.environment = results.environment(device) | {"load": {"start": load()}}
-        self.ceilings: Ceilings = ceilings(dtypes, device)
+        self._reached = reached(dtypes, device, ceilings)
+        self.ceilings: Ceilings = self._reached["ceilings"]
         self.small = device.type != "cuda" and batch is None
         self.budget = BUDGET / 10 if self.small else BUDGET
         self._problem: Problem | None = None
@@ -63,7 +67,7 @@ class Session:
         """
         about = (layer.name, of, dtype)
         if about not in self._rows:
-            contenders = competing(self.contenders, layer)
+            contenders = competing(self.contenders, layer, self.small)
             reasons = {name: self.refused(name, layer, of, dtype) for name in contenders}
             able = [name for name in contenders if reasons[name] is None]
             try:
@@ -79,9 +83,10 @@ class Session:
 
     def refused(self, contender: str, layer: Layer, of: Pass, dtype: str) -> str | None:
         """Why this run skips a contender that would need too much of the device; None if it does not."""
+        measured = self.as_measured(layer)
         if self.device.type != "cpu":
-            return None
-        return needs_too_much(contender, self.as_measured(layer), of, DTYPES[dtype].itemsize)
+            return takes_too_long(contender, measured)
+        return needs_too_much(contender, measured, of, DTYPES[dtype].itemsize)
 
     def _untimed(
         self, layer: Layer, of: Pass, dtype: str, contenders: Sequence[str], outcome: results.Row
@@ -126,7 +131,7 @@ class Session:
         the layers were not measured at their own.
         """
         environment = self.environment | {"load": self.environment["load"] | {"end": load()}}
-        about: dict[str, Any] = {"environment": environment, "ceilings": self.ceilings}
+        about: dict[str, Any] = {"environment": environment, **self._reached}
         if self.batch is not None:
             about["batch"] = self.batch
         if self.small:
@@ -146,28 +151,14 @@ def load() -> float | None:
         return None
 
 
-def needs_too_much(contender: str, layer: Layer, of: Pass, itemsize: int) -> str | None:
-    """Why a pass of a layer is too much for a CPU if this contender computes it; None if it is not.
+def reached(dtypes: Sequence[str], device: torch.device, given: Any) -> dict[str, Any]:
+    """Return the fields of a record that say which rates the machine reaches. They are measured if `given` is None.
 
-    The reference stores patches: every pixel once for each filter tap. A step stores the gradient of the patches too.
-    In a loop over positions, autograd writes a gradient of the size of the whole weight for each position.
+    `given` is what `bench.run.roof.ceilings` returns: the rates, or an object that also says how each was reached and
+    at which clock. A record of the same run may stand for it.
     """
-    geometry = layer.geometry
-    if contender == "reference":
-        memory = patch_bytes("fprop", geometry, itemsize) * (2 if of == "step" else 1) + geometry.minimal_bytes(
-            itemsize
-        )
-        if memory > MOST_BYTES:
-            return f"stores {gigabytes(memory)} GB of patches and operands; at most {gigabytes(MOST_BYTES)} GB on a CPU"
-    if contender == "loop" and of == "step" and geometry.per_location:
-        written = geometry.P * geometry.Q * itemsize * prod(geometry.weight_shape)
-        if written > MOST_BYTES:
-            return (
-                f"autograd writes {gigabytes(written)} GB, the weight's gradient once for each position; "
-                f"at most {gigabytes(MOST_BYTES)} GB on a CPU"
-            )
-    return None
-
-
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g}"
+    found: Any = ceilings(dtypes, device) if given is None else given
+    if not isinstance(found, Mapping):
+        return {"ceilings": found.rates, "ceilings_from": found.products, "ceiling_clocks": found.clocks}
+    fields = ("ceilings", "ceilings_from", "ceiling_clocks")
+    return {name: found[name] for name in fields if name in found} if "ceilings" in found else {"ceilings": found}
