@@ -23,7 +23,7 @@ import torch
 from bench import kernel_identity, results
 from bench.device import cache
 from bench.device.schedule import Clock, Record, in_time
-from bench.layers import Layer, select
+from bench.layers import Layer, tunable
 from bench.lowering.offline import plan_for, precompile
 from bench.run.contenders import DTYPES, Problem
 from bench.tune.search import candidates, key_of, medians, tune
@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows",
         default="all",
         metavar="LAYERS",
-        help="layers of bench/layers.csv: all, smoke (twelve layers), or names with commas between them (default: all)",
+        help="layers of bench/layers.csv: all, smoke (fourteen layers), or names with commas between them; held-out "
+        "layers are refused (default: all)",
     )
     parser.add_argument(
         "--dtypes",
@@ -89,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
 
     Return the exit status: 1 if a tile was wrong or failed, 2 if there is no GPU, otherwise 0.
     """
-    layers = select(args.rows)
+    layers = tunable(args.rows)
     if not torch.cuda.is_available():
         print("python -m bench tune needs a GPU, and torch.cuda finds none", file=sys.stderr)
         return 2
