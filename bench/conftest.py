@@ -52,12 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one benchmark for each dtype, layer, pass and contender. All contenders of a problem follow each other."""
     if "contender" in metafunc.fixturenames:
+        small = not GPU and metafunc.config.getoption("--batch") is None
         contenders, passes = chosen(metafunc.config, "--contenders"), chosen(metafunc.config, "--passes")
         each = [
             pytest.param(layer, of, contender, id=f"{layer.name}-{of}-{contender}")
             for layer in select(metafunc.config.getoption("--rows"))
             for of in passes
-            for contender in competing(contenders, layer)
+            for contender in competing(contenders, layer, small)
         ]
         metafunc.parametrize("dtype", chosen(metafunc.config, "--dtypes"))
         metafunc.parametrize(("layer", "of", "contender"), each)

@@ -10,7 +10,7 @@ The parts are:
                problems until its time is up.
   layers       Times every pass of every layer beside torch, bfloat16 first. It leaves out passes that have a committed
                result on this GPU with the same kernels and tiles.
-  precision    Times twelve layers in float16, tf32 and bfloat16. Both channels_last and NCHW are timed.
+  precision    Times fourteen layers in float16, tf32 and bfloat16. Both channels_last and NCHW are timed.
   profile      Lists the kernels that torch (cuDNN) runs for each layer in bfloat16, and their times.
 
 The default parts are switches, correctness and layers, which take ten minutes. switches runs for 170 seconds at most.
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows",
         default="all",
         metavar="LAYERS",
-        help="for layers and profile, layers of bench/layers.csv: all, smoke (twelve layers), or names with commas "
+        help="for layers and profile, layers of bench/layers.csv: all, smoke (fourteen layers), or names with commas "
         "between them (default: all)",
     )
     parser.add_argument(

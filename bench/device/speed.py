@@ -137,10 +137,10 @@ def measure_all(session: Session, todo: Sequence[Unit], path: Path, clock: Clock
 def run_profile(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
     """Write `profile.json`: the kernels that torch runs for each operator of each layer, with their microseconds.
 
-    Locally connected layers are left out, because torch has none. Return the exit status: 1 if the GPU was lost.
+    Layers whose weight varies are left out, because torch has none. Return the exit status: 1 if the GPU was lost.
     """
     session = Session(device, ["torch"], ["bfloat16" if device.type == "cuda" else "float32"])
-    layers = [layer for layer in select(args.rows) if layer.family != "local"]  # torch has none
+    layers = [layer for layer in select(args.rows) if not layer.case.varies]  # torch has none that do
     todo = [unit for unit in units(layers, session.dtypes) if unit.of in OPERATORS]
     record = Record(args.out / "profile.json", part="profile", **session.record())
     record.plan(unit.name for unit in todo)

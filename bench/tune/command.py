@@ -28,8 +28,7 @@ import torch
 from bench import results
 from bench.device import cache
 from bench.device.schedule import Clock, Record, in_time
-from bench.layers import Layer
-from bench.layers import select as tunable
+from bench.layers import Layer, tunable
 from bench.lowering.offline import plan_for, precompile
 from bench.run.contenders import DTYPES, Problem
 from bench.tune.search import candidates, kernels, key_of, medians, tune
@@ -49,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows",
         default="all",
         metavar="LAYERS",
-        help="layers of bench/layers.csv: all, smoke (twelve layers), or names with commas between them (default: all)",
+        help="layers of bench/layers.csv: all, smoke (fourteen layers), or names with commas between them; held-out "
+        "layers are refused (default: all)",
     )
     parser.add_argument(
         "--dtypes",

@@ -150,7 +150,7 @@ def test_the_tests_outcomes_are_collected(tmp_path: Path, monkeypatch: pytest.Mo
 # Files whose tests run on the GPU if there is one, but show nothing there that other tests do not.
 LEFT_OUT = {
     "tests/sweep/test_sweep.py",
-    "tests/bench/test_check.py",
+    "tests/bench/test_contenders.py",
     "tests/bench/test_memory.py",
 }
 # The fixture `device`, and those that take it (`tests/fast_path/conftest.py`).
@@ -303,4 +303,4 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
     left = results.load(path)
     assert left["rows"]
     assert not left["complete"]
-    assert 0 < len(left["remaining"]) < 60
+    assert 0 < len(left["remaining"]) < 70
