@@ -187,4 +187,4 @@ def options(*given: str) -> Any:
     parser = ArgumentParser()
     conftest.pytest_addoption(SimpleNamespace(getgroup=lambda _: SimpleNamespace(addoption=parser.add_argument)))  # type: ignore[arg-type]
     found = parser.parse_args(given)
-    return SimpleNamespace(getoption=lambda name: getattr(found, name.removeprefix("--")))
+    return SimpleNamespace(getoption=lambda name: getattr(found, name.removeprefix("--")), option=SimpleNamespace())
