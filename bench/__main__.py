@@ -18,12 +18,8 @@ COMMANDS = {
     "lowering": "compile every kernel and report on its machine code (no GPU needed)",
     "host": "compare the host's time of a call with torch's (no GPU needed)",
     "tune": "measure which tile is fastest for each layer, and keep it (needs a GPU)",
-<<<<<<< HEAD
     "train": "time training steps of whole models, and compare loss curves (tiny models without a GPU)",
-    "device": "check the kernels and time the layers in a few minutes (needs a GPU; rehearses without one)",
-=======
     "device": "check the kernels and time the layers in seven minutes (needs a GPU; rehearses without one)",
->>>>>>> 64bf2de765d3dc94dbea6afb496dbb6cc59065d4
 }
 
 
