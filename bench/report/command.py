@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from bench import results
-from bench.report import compare, tables
+from bench.report import changes, tables
 from bench.results import Results
 
 DESCRIPTION = """\
@@ -101,9 +101,9 @@ def say(written: list[Path]) -> None:
 
 def against(new: Results, old: Results, threshold: float) -> int:
     """Print what changed since `old`. Return 1 if one of our contenders got worse or no row is in both, else 0."""
-    for warning in compare.differences(new, old):
+    for warning in changes.differences(new, old):
         print(f"Not the same: {warning}.")
-    found = compare.changes(new["rows"], old["rows"])
+    found = changes.changes(new["rows"], old["rows"])
     shared = {results.key(row) for row in new["rows"]} & {results.key(row) for row in old["rows"]}
     only_old = len({results.key(row) for row in old["rows"] if row["status"] == "ok"} - shared)
     print(f"Of {len(shared)} rows in both, {len(found)} changed by more than the spread within a run:")
