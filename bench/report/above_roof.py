@@ -4,22 +4,22 @@ Such a time is no error by itself. The roofline counts products in the padding a
 rates that some kernel reached, not limits of the machine.
 """
 
-from collections.abc import Iterable
 from functools import cache
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
 from bench import layers
+from bench.report import compare
 from bench.report.compare import Place
-from bench.report.numbers import by_reason, percent
+from bench.report.numbers import percent
 from bench.report.summary import Comparison
 from bench.results import Results, Row
-from bench.run.contenders import DTYPES, OURS
-from tritonconv.geometry import LEAVES_OUT, ConvGeometry, Operator
+from bench.run.contenders import DTYPES, OURS, operators_of
+from tritonconv.geometry import LEAVES_OUT, ConvGeometry
 
 # A contender whose RMS error is this many times ours adds up fewer products than ours, as Winograd's algorithm does.
-LESS_ACCURATE = 1.4
+LESS_ACCURATE = 2.0
 HELD_OUT = Path(layers.__file__).with_name("held_out.csv")
 
 
@@ -47,17 +47,20 @@ def why(row: Row, run: Results, ours: Row | None = None) -> str | None:
     left = row["roof"] * prod(1 - reason.saves for reason in found if reason.saves is not None)
     words = [reason.words for reason in found]
     if left > 1 and all(reason.saves is not None for reason in found):
-        words.append("the rest is unexplained" if found else "unexplained")
-        words += unknown(row, run)
+        words.append(f"{'the rest is ' if found else ''}unexplained{unknown(row, run)}")
     return "; ".join(words)
 
 
 def padding(row: Row, geometry: ConvGeometry | None) -> Reason | None:
-    """Return the share of the products that lie in the padding, if arithmetic bounds the row. They need no time."""
-    if row["bound"] != "arithmetic" or geometry is None:
+    """Return the share of the products that lie in the padding, if arithmetic bounds the row.
+
+    Another library need not compute them. Our implementations do, so these products save them nothing.
+    """
+    if row["bound"] != "arithmetic" or geometry is None or row["contender"] in OURS:
         return None
     share = 1 - inside(geometry)
-    return Reason(share, f"{percent(share)} of the products lie in the padding and need not be computed") if share else None
+    words = f"{percent(share)} of the products lie in the padding and need not be computed"
+    return Reason(share, words) if share else None
 
 
 def inside(geometry: ConvGeometry) -> float:
@@ -73,37 +76,30 @@ def reached(positions: int, taps: int, stride: int, dilation: int, pad: int, ext
 
 
 def fits_in_l2(row: Row, run: Results, geometry: ConvGeometry | None) -> Reason | None:
-    """Return the share of the bytes that results can leave in the L2 cache, if memory bounds the row.
+    """Return the share of the bytes that can stay in the L2 cache, if memory bounds the row.
 
-    The time of a pass ends before these bytes are written to memory. The operands of a CPU can be in its caches, which
-    are not cold.
+    These are results, because the time ends before they are written to memory. In a step they are also operands that
+    the next operator reads again. The operands of a CPU can be in its caches, which are not cold.
     """
     if row["bound"] != "memory":
         return None
     if not run["environment"]["gpu"]:
         return Reason(None, "the caches of a CPU are not cold, so operands need not come from memory")
-    size = run["environment"].get("l2_bytes")
-    if geometry is None or size is None:
+    size, layer = run["environment"].get("l2_bytes"), known_layers().get(row["layer"])
+    if size is None or layer is None or geometry is None:
         return None
-    kept = sum(min(size, result) for result in results_of(row, geometry))
+    operators = operators_of(row["pass"], layer)
+    results = sum(prod(geometry.shape_of(LEAVES_OUT[operator])) for operator in operators)
+    again = row["bytes"] // 3 if len(operators) == 3 else 0
+    kept = min(size, results * DTYPES[row["dtype"]].itemsize) + min((len(operators) - 1) * size, again)
     share = kept / row["bytes"]
-    return Reason(share, f"results can stay in the L2 cache, which takes up to {percent(share)} of the bytes")
-
-
-def results_of(row: Row, geometry: ConvGeometry) -> list[int]:
-    """Return the bytes of the result of each operator of the row's pass."""
-    size = DTYPES[row["dtype"]].itemsize
-    operators: dict[str, tuple[Operator, ...]] = {"step": ("fprop", "dgrad", "wgrad")}
-    if row["pass"] == "forward":
-        operators["forward"] = ("dgrad" if layer_of(row["layer"]).case.transposed else "fprop",)  # type: ignore
-    return [size * prod(geometry.shape_of(LEAVES_OUT[each])) for each in operators.get(row["pass"], (row["pass"],))]
+    return Reason(share, f"{percent(share)} of the bytes can stay in the L2 cache")
 
 
 def clock(row: Row, run: Results) -> Reason | None:
-    """Return how much faster the multiprocessors ran than when their ceiling was measured. DRAM has its own clock."""
-    ceiling = {"arithmetic": row["dtype"], "L2": "l2"}.get(row["bound"], "")
-    then, now = (run.get("ceiling_clocks") or {}).get(ceiling), row.get("clock_mhz")
-    if not then or not now or now <= then:
+    """Return how much faster the multiprocessors ran than when the ceiling of arithmetic was measured."""
+    then, now = (run.get("ceiling_clocks") or {}).get(row["dtype"]), row.get("clock_mhz")
+    if row["bound"] != "arithmetic" or not then or not now or now <= then:
         return None
     return Reason(1 - then / now, f"the clock was {percent(now / then - 1)} higher than while the ceiling was measured")
 
@@ -115,16 +111,53 @@ def fewer_products(row: Row, ours: Row | None) -> Reason | None:
     factor = row["error_rms"] / ours["error_rms"]
     if factor < LESS_ACCURATE:
         return None
-    return Reason(None, f"its error is {factor:.1f} times ours, so its algorithm takes fewer products (as Winograd's does)")
+    words = f"its error is {factor:.1f} times ours, so its algorithm takes fewer products, as Winograd's does"
+    return Reason(None, words)
 
 
-def unknown(row: Row, run: Results) -> list[str]:
-    """Return what the record does not say, although it could explain the rest."""
+def unknown(row: Row, run: Results) -> str:
+    """Return what the record lacks that could explain the rest, to follow "unexplained". Empty if it lacks nothing."""
     missing = []
     if run["environment"]["gpu"] and row["bound"] == "memory" and run["environment"].get("l2_bytes") is None:
-        missing.append("the size of the L2 cache is unknown")
+        missing.append("the size of the L2 cache")
     if run["environment"]["gpu"] and row["bound"] != "memory" and not row.get("clock_mhz"):
-        missing.append("the clock is unknown")
+        missing.append("the clock")
     if "ceilings_from" not in run:
-        missing.append("the ceiling is that of a single kernel")
-    return missing
+        missing.append("ceilings of several copies and products")
+    return f" (the record lacks {' and '.join(missing)})" if missing else ""
+
+
+@cache
+def known_layers() -> dict[str, layers.Layer]:
+    """Return the layers of the benchmark by name, held-out ones included."""
+    tables = [layers.TABLE, *([HELD_OUT] if HELD_OUT.exists() else [])]
+    return {layer.name: layer for path in tables for layer in layers.read(path)}
+
+
+def geometry_of(row: Row) -> ConvGeometry | None:
+    """Return the geometry of a row's layer at the row's batch. None if the row is of another problem of that name."""
+    layer, image = known_layers().get(row["layer"]), row.get("image")
+    if layer is None or image is None:
+        return None
+    geometry = layer.at_batch(image[0]).geometry
+    return geometry if list(geometry.image_shape) == list(image) else None
+
+
+def reasons(run: Results, comparison: Comparison) -> dict[tuple[str, Place], tuple[float, str]]:
+    """Return the share of the roofline and the reason of each time above its roof, by contender, layer and pass."""
+    mine = compare.of(comparison.rows, comparison.contender, comparison.dtype)
+    found = {}
+    for row in comparison.compared_rows:
+        place = row["layer"], row["pass"]
+        if reason := why(row, run, mine[place] if comparison.contender in OURS else None):
+            found[row["contender"], place] = row["roof"], reason
+    return found
+
+
+def listed_reasons(run: Results, comparison: Comparison) -> str:
+    """Return a list of the times above their roofline, by reason. Empty if there is none."""
+    found: dict[str, list[str]] = {}
+    for (name, place), (roof, reason) in reasons(run, comparison).items():
+        found.setdefault(reason, []).append(f"{name} {' '.join(place)} {percent(roof)}")
+    lines = [f"- {', '.join(places)}: {reason}." for reason, places in found.items()]
+    return "\n".join(["Above the roofline, and why:\n", *lines]) if lines else ""

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from bench import results
-from bench.report import changes, tables
+from bench import results, table
+from bench.report import changes, every_time, tables, tuned
 from bench.results import Results
 
 DESCRIPTION = """\
@@ -62,15 +62,14 @@ def main(args: argparse.Namespace) -> int:
     if not args.files:
         return regenerate(args)
     runs = [results.load(path) for path in args.files]
-    together = results.merged(runs)
-    old = results.load(args.against) if args.against else None
-    report = tables.report(together)
-    print(report)
+    together = tuned.completed(results.merged(runs))
+    old = results.merged([results.load(args.against)]) if args.against else None
+    table.show(tables.parts(together))
     written = []
     if args.out:
         from bench.report import pictures  # only here, because it needs matplotlib
 
-        results.write(args.out / "report.md", f"{report}\n{tables.details(together)}")
+        results.write(args.out / "report.md", f"{tables.report(together)}\n{every_time.details(together)}")
         written += [args.out / "report.md", *pictures.draw(runs, args.out, "report")]
     if args.publish:
         from bench.report import publish

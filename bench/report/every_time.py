@@ -1,8 +1,8 @@
 """The table of every time of a run, and of the memory, the clock and the power."""
 
+from bench.report.between_processes import processes, share
 from bench.report.legend import TUNED, UNREAD, written
 from bench.report.numbers import microseconds, significant
-from bench.report.between_processes import processes, share
 from bench.report.ratio_tables import without_empty
 from bench.report.tuned import MARK, tuned
 from bench.results import Results, Row

@@ -10,7 +10,7 @@ SAYS = {
     True: "A ratio says how many times as long as its yardstick a contender takes, by medians: above 1 it is slower.",
 }
 NOTE = """\
-- The yardstick is torch. torch has no layer whose weight varies (local, per sample, dynamic), so these are compared with
+- The yardstick is torch. It has no layer whose weight varies (local, per sample, dynamic), so these are compared with
   unfold + einsum.
 - "device" is a replayed CUDA graph with a cold L2 cache. "eager" is a call as a user makes it.
 - In brackets stands the share of the roofline: the time that the ceilings allow over the time taken. The ceilings count

@@ -44,7 +44,7 @@ def ceilings(run: Results) -> list[tuple[str, str]]:
 
 
 def measured_in(name: str, run: Results) -> str:
-    """Return the unit of a ceiling, the kernel that reached it, and the SM clock meanwhile, as far as they are known."""
+    """Return the unit of a ceiling, the product that reached it, and the SM clock then, as far as they are known."""
     unit = BANDWIDTHS.get(name, f"TFLOP/s in a {name} matrix product")
     if source := (run.get("ceilings_from") or {}).get(name):
         unit += f" ({source})"

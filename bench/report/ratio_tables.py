@@ -25,9 +25,9 @@ def families(comparison: Comparison) -> Table:
         cells = [
             cell(part.mean(clock, of, family), mean_roof(part, clock, of, family), comparison) for of, clock in shown
         ]
-        host = beside(*(whole(part.host(each, family)) for each in names))
-        peak = beside(*(ratio(part.peak(each, None, family)) for each in names))
-        body.append([name, *cells, host, peak])
+        hosts = [part.host(each, family) for each in names]
+        peak = beside(*(cell(part.peak(each, None, family)) for each in names))
+        body.append([name, *cells, beside(*(None if host is None else f"{host:.0f}" for host in hosts)), peak])
     return without_empty(Table(["geometric means", *map(" ".join, shown), "host us", "peak memory"], body))
 
 
@@ -35,14 +35,6 @@ def without_empty(full: Table) -> Table:
     """Return a table without the columns in which no row has anything."""
     kept = [n for n, name in enumerate(full.header) if any(row[n] is not None for row in full.rows)]
     return Table([full.header[n] for n in kept], [[row[n] for n in kept] for row in full.rows])
-
-
-def whole(value: float | None) -> str | None:
-    return None if value is None else f"{value:.0f}"
-
-
-def ratio(value: float | None) -> str | None:
-    return None if value is None else number(value)
 
 
 def mean_roof(comparison: Comparison, clock: Clock, of: str, family: str | None) -> float | None:

@@ -152,7 +152,7 @@ class Comparison:
 
         None stands for all families. Return None if no time is known.
         """
-        rows = compare.of(self.rows, contender, self.dtype).values()
-        rows = [row for row in rows if row["status"] == "ok" and family in (None, row["family"])]
-        found = [row["host_us"]["median"] for row in rows if row.get("host_us")]
+        rows = compare.of(self.rows, contender, self.dtype)
+        timed = [row for row in rows.values() if row["status"] == "ok" and family in (None, row["family"])]
+        found = [row["host_us"]["median"] for row in timed if row.get("host_us")]
         return median(found) if found else None

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from bench import table
 from bench.report import above_roof, compare, legend, rehearsal
+from bench.report.between_processes import from_processes
 from bench.report.compare import CLOCKS, NAMES
 from bench.report.numbers import by_reason
 from bench.report.origin import describe, is_rehearsal
-from bench.report.between_processes import from_processes
 from bench.report.ratio_tables import families, layers
 from bench.report.summary import Comparison
 from bench.results import Results, Row

@@ -10,7 +10,7 @@ import torch
 
 from bench import conftest
 from bench.layers import read, select
-from bench.report import compare, publish
+from bench.report import changes, publish
 from bench.results import evidence, merged, save
 from bench.run import limits, session
 from bench.run.contenders import CONTENDERS, PASSES
@@ -80,7 +80,7 @@ def test_runs_at_a_batch_stay_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different batches cannot be merged"):
         merged([own, one])
     with pytest.raises(ValueError, match="different batches can not be compared"):
-        compare.differences(one, own)
+        changes.differences(one, own)
     with pytest.raises(ValueError, match="a run with --batch 1 can not be published"):
         publish.publish(one, tmp_path)
     save(tmp_path / "cpu.json", one)
