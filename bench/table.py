@@ -71,9 +71,10 @@ def drawn(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str | None:
         from rich.text import Text
     except ImportError:
         return None
-    drawing = Drawing(box=box.SIMPLE_HEAD)
+    drawing = Drawing(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for n, name in enumerate(header):
-        drawing.add_column(Text(name), justify="right" if n else "left")
+        # Names in the first column stay whole. If the terminal is narrow, the other cells get more lines instead.
+        drawing.add_column(Text(name), justify="right" if n else "left", no_wrap=n == 0, overflow="fold")
     for row in rows:
         drawing.add_row(*(Text(text(value)) for value in row))
     captured = io.StringIO()

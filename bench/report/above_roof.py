@@ -93,7 +93,7 @@ def fits_in_l2(row: Row, run: Results, geometry: ConvGeometry | None) -> Reason 
     again = row["bytes"] // 3 if len(operators) == 3 else 0
     kept = min(size, results * DTYPES[row["dtype"]].itemsize) + min((len(operators) - 1) * size, again)
     share = kept / row["bytes"]
-    return Reason(share, f"{percent(share)} of the bytes can stay in the L2 cache")
+    return Reason(share, f"{percent(share)} of the bytes can stay in the L2 cache") if share else None
 
 
 def clock(row: Row, run: Results) -> Reason | None:

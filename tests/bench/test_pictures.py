@@ -24,10 +24,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from bench.report import machines, pictures, publish, style, summary_tables
-from bench.report.commits_picture import over_commits
-from bench.report.roofline_picture import ROOF
+from bench.report.commits_picture import by_commit, over_commits
+from bench.report.roofline_picture import ROOF, numbered, roofline
 from bench.report.speed_picture import lines, speed_picture
-from tests.bench.made_up import SAMPLE, STALE, by_hand, compared, fifty_layers, spread
+from tests.bench.made_up import SAMPLE, STALE, a_gpu_s_row, by_hand, compared, evidence, fifty_layers, spread
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
@@ -112,6 +112,58 @@ def test_panels_have_the_same_layers_in_the_same_order() -> None:
             layer = rows[round(text.get_position()[1])][1]
             assert text.get_text() == f"{found.chosen(clock, of)[layer, of]:.2f}"
     pyplot.close(figure)
+
+
+def test_a_rehearsal_has_no_picture_of_speed() -> None:
+    assert set(pictures.pictures([by_hand()])) == {"triton-bfloat16", "roofline-bfloat16"}
+    assert set(pictures.pictures([by_hand() | {"rehearsal": "small"}])) == {"roofline-bfloat16"}
+
+
+def test_runs_of_one_commit_are_one_point_over_commits() -> None:
+    """They are processes of the same code."""
+    runs = [evidence(commit=commit, date=f"2026-01-0{day}") for day, commit in ((3, "b"), (1, "a"), (2, "a"))]
+    assert [run["environment"]["commit"] for run in by_commit(runs)] == ["a", "b"]
+    assert [run["environment"]["date"] for run in by_commit(runs)] == ["2026-01-02", "2026-01-03"]
+    assert "commits-float32" in pictures.pictures(runs)
+    assert "commits-float32" not in pictures.pictures(runs[1:])
+    machine = [(Path("x"), run) for run in runs]
+    assert [len(machines.over_commits(some, "float32", "")) for some in (machine, machine[1:])] == [1, 0]
+
+
+def test_held_out_layers_are_marked() -> None:
+    """They are drawn below the others, in their own families, and the means of the panels are without them."""
+    run = by_hand()
+    extra = [a_gpu_s_row("h", "1x1", "fprop", name, time, time) for name, time in (("torch", 10.0), ("triton", 80.0))]
+    run["rows"] += [row | {"held_out": True} for row in extra]
+    figure, alone = (speed_picture(each, compared(each), style.LIGHT) for each in (run, by_hand()))
+    assert lines(compared(run))[-2:] == [("held out: 1x1", None), ("held out: 1x1", "h")]
+    assert [axis.get_title() for axis in figure.axes] == [axis.get_title() for axis in alone.axes]
+    shown = {text.get_text() for axis in figure.axes[:2] for text in axis.texts}
+    assert shown - {text.get_text() for axis in alone.axes[:2] for text in axis.texts} == {"0.12"}
+    key = numbered(run["rows"])[1]
+    assert [line.split()[1:] for line in key if "held out" in line] == [["h", "(held", "out)"]]
+    for each in (figure, alone):
+        pyplot.close(each)
+
+
+def test_a_picture_names_host_time_and_memory() -> None:
+    run = by_hand()
+    run["rows"] = [row | {"peak": 1.5 if row["contender"] == "torch" else 2.0} for row in run["rows"]]
+    figure = speed_picture(run, compared(run), style.LIGHT)
+    title = figure.get_suptitle()
+    assert "host time of a call: 75 / 25 us\npeak memory: 2.00 / 1.50 times operands and results" in title
+    pyplot.close(figure)
+
+
+def test_the_roofline_takes_the_larger_rate_of_memory() -> None:
+    run = by_hand() | {"ceilings": {"bfloat16": 100.0, "copy": 1000.0, "read": 2000.0}}
+    for ceilings, words in ((run["ceilings"], "2000 GB/s in reading"), (by_hand()["ceilings"], "1000 GB/s in a copy")):
+        figure = roofline(run | {"ceilings": ceilings}, ["triton"], "bfloat16", style.LIGHT)
+        assert words in figure.get_suptitle()
+        slope = next(line for line in figure.axes[0].lines if line.get_label() == ROOF)
+        x, y = slope.get_xdata()[0], slope.get_ydata()[0]  # type: ignore[index]
+        assert y == pytest.approx(min(100.0, x * float(words.split()[0]) / 1e3))
+        pyplot.close(figure)
 
 
 def written(figure: Figure) -> Iterator[Text]:

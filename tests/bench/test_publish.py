@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -154,6 +155,17 @@ def test_local_layers_are_published_in_a_table_of_their_own(documents: tuple[Pat
     assert "`triton` is faster in the only pass, and 6.00 times as fast." in page.read_text()
     assert "stand beside unfold + einsum. On the device `triton` is faster in 1 of 1 passes, 6.00" in readme.read_text()
     assert "| local (1) | 6.00 / 6.00 |" in page.read_text()
+
+
+def test_training_steps_are_published(documents: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record has its table, oldest first. Rehearsals have none. The records have no times of layers."""
+    folder, *_ = documents
+    monkeypatch.setitem(sys.modules, "bench.train.table", SimpleNamespace(markdown=lambda record: record["what"]))
+    assert performance_page.training(folder) == []
+    for name, date in (("a", "2026-02-02"), ("b", "2026-02-01"), ("c", "2026-02-03")):
+        record = evidence(date=date) | {"part": "training", "what": f"| {name} |", "rows": []}
+        results.save(folder / f"{name}.json", record | ({"rehearsal": "small"} if name == "c" else {}))
+    assert performance_page.performance(folder) == "## Training steps\n\n| b |\n\n| a |"
 
 
 def test_a_run_without_a_commit_is_known_by_its_code(

@@ -8,7 +8,7 @@ import pytest
 
 from bench import __main__ as bench
 from bench import results
-from bench.report import command, every_time, numbers, publish, ratio_tables, tables
+from bench.report import command, every_time, numbers, origin, publish, ratio_tables, tables
 from tests.bench.made_up import SAMPLE, by_hand, compared
 from tests.support.processes import python
 
@@ -71,6 +71,29 @@ def test_every_time_has_its_spread() -> None:
     run["rows"] = [row | {"device_us": None, "how": "wall"} for row in run["rows"]]
     assert "| a | fprop | bfloat16 | triton | 100.0 (90.0-110.0) | 50.0 |" in every_time.details(run)
     assert "| triton | 10.0 (9.0-11.0) | 100.0 (90.0-110.0) | 50.0 |" in every_time.details(by_hand())
+
+
+def test_a_rehearsal_has_times_and_no_ratio() -> None:
+    """Its layers are scaled down, so a ratio would say nothing about those whose names they have."""
+    run = by_hand() | {"rehearsal": "small"}
+    run["rows"][-1] |= {"status": "wrong", "reason": "because"}
+    text = tables.report(run)
+    assert "**A rehearsal: small. These are no results.**" in text
+    assert "| layer | pass | torch us | triton us |" in text
+    assert "| b | fprop | 20.0 (18.0-22.0) | 40.0 (36.0-44.0) |" in text
+    assert "| c | fprop | 10.0 (9.0-11.0) | wrong |" in text
+    assert "- 1 triton wrong: because (c fprop)" in text
+    assert "ratio says" not in text
+    assert "0.50" not in text
+    assert "0.50" in tables.report(by_hand())
+
+
+def test_ceilings_say_what_reached_them() -> None:
+    run = by_hand() | {"ceilings": {"bfloat16": 700.0, "read": 4000.0}}
+    assert [unit for _, unit in origin.ceilings(run)] == ["TFLOP/s in a bfloat16 matrix product", "GB/s in reading"]
+    run |= {"ceilings_from": {"bfloat16": "8 x 8 x 8"}, "ceiling_clocks": {"bfloat16": 1755.0}}
+    text = "700.0 TFLOP/s in a bfloat16 matrix product (8 x 8 x 8) at 1755 MHz, 4000 GB/s in reading."
+    assert text in tables.report(run)
 
 
 def test_against_older_results(capsys: pytest.CaptureFixture[str]) -> None:
