@@ -6,7 +6,6 @@ rates that some kernel reached, not limits of the machine.
 
 from functools import cache
 from math import prod
-from pathlib import Path
 from typing import NamedTuple
 
 from bench import layers
@@ -20,7 +19,6 @@ from tritonconv.geometry import LEAVES_OUT, ConvGeometry
 
 # A contender whose RMS error is this many times ours adds up fewer products than ours, as Winograd's algorithm does.
 LESS_ACCURATE = 2.0
-HELD_OUT = Path(layers.__file__).with_name("held_out.csv")
 
 
 class Reason(NamedTuple):
@@ -130,8 +128,7 @@ def unknown(row: Row, run: Results) -> str:
 @cache
 def known_layers() -> dict[str, layers.Layer]:
     """Return the layers of the benchmark by name, held-out ones included."""
-    tables = [layers.TABLE, *([HELD_OUT] if HELD_OUT.exists() else [])]
-    return {layer.name: layer for path in tables for layer in layers.read(path)}
+    return {layer.name: layer for path in (layers.TABLE, layers.HELD_OUT) for layer in layers.read(path)}
 
 
 def geometry_of(row: Row) -> ConvGeometry | None:

@@ -8,9 +8,13 @@ from bench.report import changes, every_time, tables, tuned
 from bench.results import Results
 
 DESCRIPTION = """\
-Print a Markdown report of benchmark results: how many times as fast as torch each implementation is, for each family
-of layers and for each layer, and what could not be timed and why. Locally connected layers, which torch does not have,
-stand beside unfold + einsum.
+Print a report of benchmark results: how many times as fast as torch each implementation is, for each family of layers
+and for each layer, and what could not be timed and why. Layers whose weight varies, which torch does not have, stand
+beside unfold + einsum. Tuned and held-out layers also have means of their own. A ratio of times that vary too much is
+left out as noise. A rehearsal has times and no ratios, because its layers are scaled down. The report is Markdown,
+except on a terminal, where tables are drawn if rich is installed.
+
+Several files of the same code are taken for several processes, and the report says how much they differ.
 
 No GPU is needed: the results are read from files. It takes seconds, and writes nothing without --out or --publish.
 

@@ -4,14 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import exp, log
 from typing import Literal
 
-from bench.layers import FAMILIES
+from bench.layers import FAMILIES, VARYING
 from bench.results import Row
 from bench.run.contenders import INSTEAD
 
 # The contender whose time is 1: torch's own layer, or unfold + einsum for layers that torch does not have. These are
 # the families whose weight varies.
 BASELINE, SUBSTITUTE = "torch", INSTEAD[0]
-VARYING = ("local", "per sample", "dynamic")
 NAMES = {BASELINE: "torch", SUBSTITUTE: "unfold + einsum"}
 # A ratio is shown, and counts in a mean, only if the p80 of either time is at most this many times its p20. Published
 # ratios from before this limit keep to it: their widest spread is 3.32, of a call that takes a CPU 125 us.
@@ -29,7 +28,7 @@ CLOCKS: tuple[Clock, ...] = ("device", "eager")
 
 def yardstick(family: str) -> str:
     """Return the contender that the others are compared with in layers of this family."""
-    return SUBSTITUTE if family in VARYING else BASELINE
+    return SUBSTITUTE if family in VARYING.values() else BASELINE
 
 
 def judged_by(baseline: str, rows: Iterable[Row]) -> list[Row]:

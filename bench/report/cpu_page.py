@@ -1,9 +1,10 @@
 """The part of docs/performance.md about a CPU."""
 
 from bench import table
+from bench.layers import VARYING
 from bench.report import tables
 from bench.report.between_processes import from_processes
-from bench.report.compare import CPU_CONTENDER, VARYING
+from bench.report.compare import CPU_CONTENDER
 from bench.report.machines import Machine, at_batch, dtypes, over_commits, picture, together, where
 from bench.report.numbers import number
 from bench.report.summary import Comparison
@@ -38,10 +39,10 @@ def cpu_part(machine: Machine, link: str) -> list[str]:
             picture(machine, f"roofline-{dtype}", link, f"Roofline of a CPU in {dtype}"),
             *over_commits(machine, dtype, link),
         ]
-    local = {row["layer"] for row in run["rows"] if row["family"] in VARYING}
+    local = {row["layer"] for row in run["rows"] if row["family"] in VARYING.values()}
     if local:
         parts.append(f"torch.nn has none of the {len(local)} layers whose weight varies, so they have no ratio.")
-    others = [row for row in run["rows"] if row["family"] not in VARYING]
+    others = [row for row in run["rows"] if row["family"] not in VARYING.values()]
     if reasons := tables.untimed(others, CPU_CONTENDER, dtypes(run)[0]):
         parts += ["These passes have no time and are in none of the means:", reasons]
     return parts

@@ -1,13 +1,16 @@
 """The part of docs/performance.md about a GPU."""
 
+from bench import table
 from bench.report import above_roof
 from bench.report.between_processes import from_processes
 from bench.report.compare import GPU_CONTENDER, NAMES
 from bench.report.groups import tuning
 from bench.report.machines import Machine, dtypes, over_commits, picture, together, where
 from bench.report.summary import Comparison
-from bench.report.summary_tables import by_family, extremes, faster, headline, memory, roofs, verdict
+from bench.report.summary_tables import by_family, extremes, faster, headline, memory, roofs, speeds, verdict
+from bench.report.tables import compared
 from bench.results import Results
+from bench.run.contenders import PASSES
 
 
 def gpu_part(machine: Machine, link: str) -> list[str]:
@@ -17,7 +20,7 @@ def gpu_part(machine: Machine, link: str) -> list[str]:
     for dtype in dtypes(run):
         for baseline in NAMES:
             if comparison := Comparison.of(run["rows"], GPU_CONTENDER, dtype, baseline):
-                parts += beside(comparison, run)
+                parts += [*beside(comparison, run), *others(run, comparison)]
                 parts.append(picture(machine, comparison.picture, link, f"Speed of every layer and pass in {dtype}"))
         if dtype in run["ceilings"]:
             parts.append(picture(machine, f"roofline-{dtype}", link, f"Roofline in {dtype}"))
@@ -49,6 +52,27 @@ def beside(comparison: Comparison, run: Results) -> list[str]:
     parts += memory(comparison)
     parts += ["In how many passes of layers each is faster:", faster(comparison)]
     return [*parts, "The worst and the best passes, by ratio:", extremes(comparison)]
+
+
+def others(run: Results, comparison: Comparison) -> list[str]:
+    """Return a sentence and the table of all contenders beside one yardstick. Empty if there is only one contender."""
+    names = [
+        name
+        for dtype, name, other in compared(run["rows"])
+        if (dtype, other) == (comparison.dtype, comparison.baseline)
+    ]
+    found = [Comparison.of(run["rows"], name, comparison.dtype, comparison.baseline) for name in names]
+    timed = [each for each in found if each]
+    if len(timed) < 2:
+        return []
+    passes = [of for of in PASSES if any(of in each.passes for each in timed)]
+    body = [
+        [f"`{each.contender}` ({len(each.layers())})", *(speeds(each, of, None) for of in passes)] for each in timed
+    ]
+    return [
+        f"All contenders beside {NAMES[comparison.baseline]}, each in the layers that it was timed in:",
+        table.markdown(["contender", *passes], body),
+    ]
 
 
 def held_out(comparison: Comparison) -> str:

@@ -107,18 +107,27 @@ def test_the_page_says_whether_layers_were_tuned(kinds: tuple[bool | None, ...],
 
 def test_older_rows_are_tuned_if_the_table_has_their_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another GPU's table, another tile, another operator and another size of elements do not count."""
-    line = '{{"key": ["fprop", 2], "name": "{}", "layer": "{}"}}'
-    for gpu, rows in (("NVIDIA Test", [("t1", "a"), ("t2", "b")]), ("NVIDIA Other", [("t3", "c")])):
+    line = '{{"name": "{}", "layer": "{}", "key": ["fprop", {}]}}'
+    for gpu, rows in (
+        ("NVIDIA Test", [("t1", "a", 2), ("t2", "b", 2), ("t4", "e", 4)]),
+        ("NVIDIA Other", [("t3", "c", 2)]),
+    ):
         body = ", ".join(line.format(*row) for row in rows)
         (tmp_path / f"{gpu}.json").write_text(f'{{"gpu": "{gpu}", "rows": [{body}]}}')
     monkeypatch.setattr(measured, "FOLDER", tmp_path)
     tuned.fastest.cache_clear()
-    tiles = {"a": {"fprop": "t1"}, "b": {"fprop": "t1"}, "c": {"fprop": "t3"}, "d": {"dgrad": "t1"}}
+    tiles = {
+        "a": {"fprop": "t1"},
+        "b": {"fprop": "t1"},
+        "c": {"fprop": "t3"},
+        "d": {"dgrad": "t1"},
+        "e": {"fprop": "t4"},
+    }
     rows = [both(layer, 5.0, tile=tile)[1] for layer, tile in tiles.items()]
     rows += [rows[0] | {"dtype": "float32"}, rows[0] | {"tuned": {"fprop": False}}, both("a", 5.0)[0]]
     found = [tuned.tuned(row) for row in tuned.completed(by_hand() | {"rows": rows})["rows"]]
     tuned.fastest.cache_clear()
-    assert found == [True, False, False, False, False, False, None]
+    assert found == [True, False, False, False, False, False, False, None]
 
 
 def test_all_layers_that_are_published_from_the_first_gpu_were_tuned() -> None:

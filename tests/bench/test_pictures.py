@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,6 @@ from tests.support.processes import python
 pytest.importorskip("matplotlib")
 
 from matplotlib import pyplot
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -24,10 +22,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from bench.report import machines, pictures, publish, style, summary_tables
-from bench.report.commits_picture import by_commit, over_commits
 from bench.report.roofline_picture import ROOF, numbered, roofline
 from bench.report.speed_picture import lines, speed_picture
-from tests.bench.made_up import SAMPLE, STALE, a_gpu_s_row, by_hand, compared, evidence, fifty_layers, spread
+from tests.bench.made_up import SAMPLE, STALE, a_gpu_s_row, by_hand, compared, fifty_layers, spread
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
@@ -43,21 +40,6 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     merged = results.merged([results.load(path) for path in SAMPLE])
     ratio = compare.speedups(merged["rows"], "reference", "float32")["rn50_c3_3x3", "fprop"]
     assert re.search(rf"\| rn50_c3_3x3 \| {1 / ratio:.2f} \(", done.stdout)
-
-
-def test_over_commits_a_partial_run_goes_on_from_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second run times only wgrad, at twice the speed. The other passes keep their points."""
-    first = results.load(SAMPLE[0])
-    timed = [row for row in first["rows"] if row["pass"] == "wgrad" and row["status"] == "ok"]
-    rows = [row | {"tflops": 2 * row["tflops"], "commit": "def"} for row in timed]
-    second = first | {"rows": rows, "environment": first["environment"] | {"date": "2027-01-01", "package": "def"}}
-    drawn: dict[str, Any] = {}
-    plot = Axes.plot
-    monkeypatch.setattr(Axes, "plot", lambda axis, x, y, **k: drawn.update({k["label"]: y}) or plot(axis, x, y, **k))
-    over_commits([first, second], ["reference"], "float32", style.LIGHT)
-    assert set(drawn) == {"fprop", "dgrad", "wgrad", "step"}
-    for of, (before, after) in drawn.items():
-        assert after == pytest.approx(before * (2 if of == "wgrad" else 1))
 
 
 def test_a_speed_picture_shows_the_ratios() -> None:
@@ -117,17 +99,6 @@ def test_panels_have_the_same_layers_in_the_same_order() -> None:
 def test_a_rehearsal_has_no_picture_of_speed() -> None:
     assert set(pictures.pictures([by_hand()])) == {"triton-bfloat16", "roofline-bfloat16"}
     assert set(pictures.pictures([by_hand() | {"rehearsal": "small"}])) == {"roofline-bfloat16"}
-
-
-def test_runs_of_one_commit_are_one_point_over_commits() -> None:
-    """They are processes of the same code."""
-    runs = [evidence(commit=commit, date=f"2026-01-0{day}") for day, commit in ((3, "b"), (1, "a"), (2, "a"))]
-    assert [run["environment"]["commit"] for run in by_commit(runs)] == ["a", "b"]
-    assert [run["environment"]["date"] for run in by_commit(runs)] == ["2026-01-02", "2026-01-03"]
-    assert "commits-float32" in pictures.pictures(runs)
-    assert "commits-float32" not in pictures.pictures(runs[1:])
-    machine = [(Path("x"), run) for run in runs]
-    assert [len(machines.over_commits(some, "float32", "")) for some in (machine, machine[1:])] == [1, 0]
 
 
 def test_held_out_layers_are_marked() -> None:

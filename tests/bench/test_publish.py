@@ -14,7 +14,8 @@ from bench.results import RESULTS
 
 pytest.importorskip("matplotlib")
 
-from bench.report import machines, performance_page, pictures, publish, readme_section, summary_tables
+from bench.report import gpu_page, machines, performance_page, pictures, publish, readme_section, summary_tables
+from bench.report.summary import Comparison
 from tests.bench.made_up import STALE, a_gpu_s_row, by_hand, compared, evidence
 
 
@@ -155,6 +156,30 @@ def test_local_layers_are_published_in_a_table_of_their_own(documents: tuple[Pat
     assert "`triton` is faster in the only pass, and 6.00 times as fast." in page.read_text()
     assert "stand beside unfold + einsum. On the device `triton` is faster in 1 of 1 passes, 6.00" in readme.read_text()
     assert "| local (1) | 6.00 / 6.00 |" in page.read_text()
+    assert "All contenders" not in page.read_text()
+
+
+def test_all_contenders_beside_a_yardstick_are_published() -> None:
+    """The others beside unfold + einsum in one table, and beside torch in none, because there triton is alone."""
+    run, times = by_hand(), {"reference": 30.0, "triton": 5.0, "grouped": 15.0, "loop": 60.0}
+    run["rows"] += [a_gpu_s_row("l", "local", "fprop", name, time, 30.0) for name, time in times.items()]
+    assert gpu_page.others(run, compared(run)) == []
+    (beside,) = (found for found in [Comparison.of(run["rows"], "triton", "bfloat16", "reference")] if found)
+    said, found = gpu_page.others(run, beside)
+    assert said.startswith("All contenders beside unfold + einsum")
+    rows = ["| `triton` (1) | 6.00 / 1.00 |", "| `grouped` (1) | 2.00 / 1.00 |", "| `loop` (1) | 0.50 / 1.00 |"]
+    assert found.splitlines()[2:] == rows
+
+
+def test_training_steps_are_published(documents: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record has its table, oldest first. Rehearsals have none. The records have no times of layers."""
+    folder, *_ = documents
+    monkeypatch.setitem(sys.modules, "bench.train.table", SimpleNamespace(markdown=lambda record: record["what"]))
+    assert performance_page.training(folder) == []
+    for name, date in (("a", "2026-02-02"), ("b", "2026-02-01"), ("c", "2026-02-03")):
+        record = evidence(date=date) | {"part": "training", "what": f"| {name} |", "rows": []}
+        results.save(folder / f"{name}.json", record | ({"rehearsal": "small"} if name == "c" else {}))
+    assert performance_page.performance(folder) == "## Training steps\n\n| b |\n\n| a |"
 
 
 def test_training_steps_are_published(documents: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

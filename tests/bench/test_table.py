@@ -1,6 +1,7 @@
 """Tables as text: in Markdown, in columns, and drawn on a terminal."""
 
 import io
+import re
 import sys
 
 import pytest
@@ -36,12 +37,15 @@ def test_a_terminal_without_rich_gets_columns(monkeypatch: pytest.MonkeyPatch) -
 def test_a_terminal_with_rich_gets_a_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names stay whole in a narrow terminal, and brackets in cells are no markup."""
     pytest.importorskip("rich")
-    monkeypatch.setenv("COLUMNS", "30")
-    text = shown(Terminal())
+    monkeypatch.setenv("COLUMNS", "40")
+    wide = [[name, "many words that need more than one line"] for name, _ in ROWS]
+    text = table.for_terminal(HEADER, wide, Terminal())
     assert "───" in text
     assert "| ---" not in text
     assert "a_long_name_of_a_layer" in text
     assert "b [bold]" in text
+    assert max(map(len, re.sub(r"\x1b\[\d*m", "", text).splitlines())) <= 40
+    assert "───" in shown(Terminal())
 
 
 def test_other_commands_get_columns_where_no_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
