@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--rows",
         default="smoke",
         metavar="LAYERS",
-        help="layers: smoke (twelve layers), all, or names with commas between them (default: smoke)",
+        help="layers: smoke (fourteen layers), all, or names with commas between them (default: smoke)",
     )
     group.addoption("--contenders", default=contenders, help=f"with commas between them: {', '.join(CONTENDERS)}")
     group.addoption("--passes", default=",".join(PASSES), help=f"with commas between them: {', '.join(PASSES)}")

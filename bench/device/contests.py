@@ -140,5 +140,17 @@ def tiles(layer: Layer, of: Pass, dtype: str, gpu: Gpu, channels_last: bool) -> 
 
 
 def every(units_of: Callable[[Scene], list[Unit]]) -> Callable[[Scene], list[Planned]]:
-    """Return a function that plans all units of a slice."""
-    return lambda scene: [planned(scene, unit) for unit in units_of(scene)]
+    """Return a function that plans all units of a slice. Those that failed with this code are the last."""
+
+    def plan(scene: Scene) -> list[Planned]:
+        return [planned(scene, unit) for unit in sorted(units_of(scene), key=lambda unit: failed(scene, unit))]
+
+    return plan
+
+
+def failed(scene: Scene, unit: Unit) -> bool:
+    """Whether a contender failed in a record of the package as it is now. It may have lost the GPU."""
+    package = scene.evidence.now["package"]
+    keys = [(unit.layer.name, unit.of, name, unit.dtype) for name in unit.contenders]
+    found = [each for key in keys for each in scene.evidence.timed.get(key, ())]
+    return any(row["status"] == "failed" and run["environment"].get("package") == package for row, _, run in found)

@@ -54,8 +54,7 @@ class Evidence:
 
     def of_architecture(self, part: str) -> list[Results]:
         """Return the records of a part that are from GPUs of the same architecture."""
-        name = self.gpu.architecture.name
-        return [run for run in self.records if run.get("part") == part and architecture_of(run) == name]
+        return [run for run in self.records if run.get("part") == part and self.same_architecture(run)]
 
     @cached_property
     def timed(self) -> dict[tuple[str, str, str, str], list[tuple[Row, Any, Results]]]:
@@ -68,11 +67,17 @@ class Evidence:
                 found.setdefault(results.key(row), []).append((row, (number, row.get("process")), run))
         return found
 
+    def same_architecture(self, run: Results) -> bool:
+        """Whether the GPU of a record has the architecture of this one. On a CPU, only rehearsals count."""
+        if self.now.get("gpu") is None:
+            return "rehearsal" in run
+        return architecture_of(run) == self.gpu.architecture.name
+
     def alike(self, run: Results) -> bool:
         """Whether the GPU of a record is alike to this one."""
         name, multiprocessors = architecture_of(run), run["environment"].get("multiprocessors")
-        if name is None or multiprocessors is None:  # a CPU, on which only rehearsals of small problems count
-            return self.now.get("gpu") is None and "rehearsal" in run
+        if self.now.get("gpu") is None or name is None or multiprocessors is None:
+            return self.now.get("gpu") is None and self.same_architecture(run)
         return self.gpu.alike(Gpu.of(name, multiprocessors))
 
     def processes(self, key: tuple[str, str, str, str], kernels: dict[str, str], tile: Callable[[], Any]) -> int:

@@ -22,6 +22,7 @@ from bench.layers import Layer
 from bench.results import Row
 from bench.run.contenders import Pass, operators_of
 from bench.run.measure import about, shapes
+from bench.run.timing import BUDGET
 from tritonconv.gpu import Gpu
 from tritonconv.launch.plan import Plan
 
@@ -63,14 +64,14 @@ class Pretended(Machine):
     def advance(self, what: str, seconds: float) -> None:
         """Let so many seconds pass. Raise an error if the process is killed meanwhile, or if the GPU breaks."""
         self.time += seconds * self.slower
-        if self.time > self.until + GRACE:
-            self.time = self.until + GRACE
-            raise Killed
         try:
             self.breaks(what)
         except Exception:
             self.broken = True
             raise
+        if self.time > self.until + GRACE:
+            self.time = self.until + GRACE
+            raise Killed
 
     def begin(self) -> None:
         self.advance("start", estimates.FIRST)
@@ -180,7 +181,8 @@ class PretendedSession:
 
     def __init__(self, machine: Pretended, contenders: Sequence[str], ceilings: dict[str, float]) -> None:
         self.machine, self.contenders, self.ceilings = machine, contenders, ceilings
-        self.budget = 0.25
+        self.budget = BUDGET
+        self.environment = machine.environment()
         self._rows: Any = {}
         self._problem: Any = None
 
@@ -188,14 +190,14 @@ class PretendedSession:
         return layer
 
     def record(self) -> dict[str, Any]:
-        return {"environment": self.machine.environment(), "ceilings": self.ceilings}
+        return {"environment": self.environment, "ceilings": self.ceilings}
 
     def measure(self, layer: Layer, of: Pass, dtype: str) -> list[Row]:
         """Return a row for each contender, with committed times or guesses."""
         from bench.device.contests import tiles
 
-        rows, machine, now = [], self.machine, self.machine.environment()
-        machine.advance(f"measure {layer.name} {of} {dtype}", estimates.DRAW)
+        rows, machine, now = [], self.machine, self.environment
+        machine.advance(f"measure {layer.name} {of} {dtype} by {' '.join(self.contenders)}", estimates.DRAW)
         for name in self.contenders:
             machine.advance(f"time {name}", estimates.seconds_of_call(layer, of, name, dtype, self.budget))
             times = estimates.microseconds(layer, of, name, dtype)

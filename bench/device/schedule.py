@@ -1,5 +1,6 @@
 """Work that may be stopped at any moment: a clock, and a record on disk that is valid JSON after every unit of work."""
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ class Record:
 
     def __init__(self, path: Path, **about: Any) -> None:
         self.path = path
+        self._written: list[tuple[results.Row, str]] = []
         self.content: dict[str, Any] = {**about, "complete": False, "stopped": "killed", "remaining": None, "rows": []}
         self.save()
 
@@ -47,14 +49,21 @@ class Record:
         if not path.exists():
             return cls(path, **about)
         record = cls.__new__(cls)
-        record.path, record.content = path, results.read(path)
+        record.path, record.content, record._written = path, results.read(path), []
         refuse_other(path, record.content, about)
         record.content |= {"complete": False, "stopped": "killed"}
         record.save()
         return record
 
     def save(self) -> None:
-        results.save(self.path, self.content)
+        """Write the file. Only rows that are new are made into text, because there may be thousands."""
+        rows, known = self.content["rows"], self._written
+        while known and (len(known) > len(rows) or known[-1][0] is not rows[len(known) - 1]):
+            known.pop()
+        known += [(row, json.dumps(row)) for row in rows[len(known) :]]
+        head = json.dumps({name: value for name, value in self.content.items() if name != "rows"}, indent=1)
+        lines = ",\n".join(line for _, line in known)
+        results.write(self.path, f'{head[:-2]},\n "rows": [\n{lines}\n]\n}}\n')
 
     def plan(self, names: Iterable[str]) -> None:
         """Write which units are planned, by name. Units of an earlier plan that were not done stay planned."""

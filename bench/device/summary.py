@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from bench.device import evidence as switch_evidence
 from bench.device import switches, timed, tuning
 from bench.device.contests import VARYING
 from bench.device.machine import Machine
+from bench.device.recorder import LATER
 from bench.results import Results, Row
 from bench.table import markdown
 
@@ -80,8 +82,7 @@ def described(row: Row) -> str:
 def lost(record: Results) -> list[str]:
     """Return a line for each slice that the GPU was lost in, or that something else stopped."""
     stopped = record.get("stopped")
-    others = [] if stopped in (None, "the time was up", *(each for each in record.get("lost", ()))) else [stopped]
-    reasons = [*record.get("lost", ()), *(each for each in others if not record.get("lost"))]
+    reasons = record.get("lost") or ([] if stopped in (None, LATER) else [stopped])
     return [f"- stopped {record.get('part')}: {each}"[:WIDTH] for each in reasons]
 
 
@@ -125,6 +126,13 @@ def ceilings(times: Results) -> str:
     return ", ".join(f"{name} {value:g} {units.get(name, 'TFLOP/s')}" for name, value in times["ceilings"].items())
 
 
+def unused(stem: str, folder: Path = results.RESULTS) -> str:
+    """Return the path for a record in bench/results that does not exist yet: with a number behind it if need be."""
+    names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+    path = next(each for name in names if not (each := folder / f"{name}.json").exists())
+    return path.relative_to(results.ROOT).as_posix() if path.is_relative_to(results.ROOT) else str(path)
+
+
 def commands(
     args: argparse.Namespace, now: dict[str, Any], done: "Sequence[Done]", records: dict[str, Results], rehearsal: bool
 ) -> list[str]:
@@ -133,7 +141,7 @@ def commands(
     found = []
     if not rehearsal:
         kept = [Path(name).stem for name in records if name not in (timed.FILE, tuning.FILE)]
-        found += [f"- cp {out}/{name}.json bench/results/{gpu}-{name}.json, and commit it" for name in kept]
+        found += [f"- cp {out}/{name}.json {unused(f'{gpu}-{name}')}, and commit it" for name in kept]
         if timed.FILE in records:
             found.append(f"- python -m bench report --publish {out}/{timed.FILE}")
         if tuning.FILE in records:

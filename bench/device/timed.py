@@ -12,6 +12,7 @@ from bench.device.current import OURS, PROCESSES
 from bench.device.schedule import Pace, Record
 from bench.device.work import Planned, Work
 from bench.run.contenders import operators_of
+from bench.run.measure import untimed
 from bench.run.session import Session
 from tritonconv.gpu import Gpu
 from tritonconv.launch.plan import Plan
@@ -38,6 +39,8 @@ def run(name: str, work: Work) -> int:
                 measured = measure(session, each.unit)
         except Exception as error:  # the GPU is lost
             stopped = f"{each.name}: {results.in_short(error)}"
+            rows += failed(session, each.unit, stopped, work.process)
+            record.add(f"{name}: {each.name}", rows[-len(each.unit.contenders) :], done=False)
             break
         rows += [row | {"process": work.process} for row in measured]
         record.add(f"{name}: {each.name}", rows[-len(measured) :], done=work.process == PROCESSES)
@@ -47,6 +50,14 @@ def run(name: str, work: Work) -> int:
     bad = [row for row in rows if row["status"] in ("wrong", "failed")]
     print(f"{name}: process {work.process}: {len(rows)} rows, {len(bad)} wrong or failed, {stopped or 'in time'}")
     return int(bool(bad or stopped))
+
+
+def failed(session: Session, unit: Unit, reason: str, process: int) -> list[results.Row]:
+    """Return the rows of a unit that lost the GPU. Because of them, the next call does this unit last."""
+    commit = session.environment["commit"]
+    outcome = {"commit": commit, "status": "failed", "reason": reason}
+    rows = untimed(session.as_measured(unit.layer), unit.of, unit.dtype, unit.contenders, **outcome)
+    return [row | {"process": process} for row in rows]
 
 
 def begun(work: Work) -> tuple[Session, Record]:
