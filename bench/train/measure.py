@@ -103,9 +103,9 @@ def ready(model: Model, how: str, implementation: str, device: torch.device) -> 
 
 def allocated(device: torch.device) -> int:
     """Return the bytes on the GPU that are allocated now, after unused ones were freed. 0 on a CPU."""
-    gc.collect()
     if device.type != "cuda":
         return 0
+    gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     return torch.cuda.memory_allocated(device)

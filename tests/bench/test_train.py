@@ -1,0 +1,296 @@
+"""Training steps in `bench.train`: what a step does, its three ways, its times, and what its rows say."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.results import lost
+from bench.train import measure, training
+from bench.train.data import Batch, placed
+from bench.train.measure import TOGETHER, apart, measured, runs, timed
+from bench.train.models import MODELS, Loss, Size
+from bench.train.training import BEFORE, MOMENTUM, Training, compiled, eager, graphed, warm
+
+pytestmark = pytest.mark.usefixtures("on_reference")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+UNET, LOCAL, DCGAN = MODELS["unet"], MODELS["local"], MODELS["dcgan"]
+ENVIRONMENT = {"kernels": {"fprop": "a", "dgrad": "b", "wgrad": "c"}}
+
+
+def one_weight() -> Training:
+    """Return the training of one weight of 1, whose loss is the square of weight times input. The rate is 0.1."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(network.weight)
+    loss = Loss(network, lambda outputs, targets: (outputs * targets).square().sum())
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=MOMENTUM)
+    return Training([loss], [optimizer], torch.autocast("cpu", enabled=False), 0)
+
+
+def test_a_step_is_sgd_with_momentum() -> None:
+    """The gradient is 2 * weight. Weights: 1, 1 - 0.2 = 0.8, 0.8 - 0.1 * (1.6 + 0.9 * 2) = 0.46."""
+    trained, one = one_weight(), torch.ones(1, 1)
+    losses = [trained.step(one, one)[0].item() for _ in range(3)]
+    assert losses == pytest.approx([1.0, 0.64, 0.46**2])
+
+
+def test_both_implementations_start_with_the_same_weights() -> None:
+    def started(implementation: str, seed: int) -> list[Tensor]:
+        found = Training.of(UNET, UNET.tiny, implementation, CPU, seed, rate=0.1)
+        return [parameter.detach() for parameter in found.losses[0].parameters()]
+
+    torch_s, ours, others = started("torch", 0), started("triton", 0), started("torch", 1)
+    assert all(torch.equal(a, b) for a, b in zip(torch_s, ours, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(torch_s, others, strict=True) if a.ndim == 4)
+
+
+def test_each_part_of_a_gan_changes_its_own_network() -> None:
+    trained = Training.of(DCGAN, DCGAN.tiny, "triton", CPU, 0, rate=0.1)
+    assert trained.converted == 4
+    makes, judges = (dict(trained.losses[0].named_children())[name] for name in ("generator", "discriminator"))
+    judged, made = trained.optimizers
+    for optimizer, network in ((judged, judges), (made, makes)):
+        assert {id(p) for p in optimizer.param_groups[0]["params"]} == {id(p) for p in network.parameters()}
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in makes.parameters() if each.ndim == 4)
+    assert len(trained.step(*placed(DCGAN.draw(DCGAN.tiny, torch.Generator()), CPU))) == 2
+
+
+def test_rows_of_a_step() -> None:
+    theirs, mine = measured(LOCAL, "eager", CPU, ENVIRONMENT)
+    assert (theirs["implementation"], mine["implementation"]) == ("torch", "triton")
+    for row in (theirs, mine):
+        named = {name: row[name] for name in ("what", "model", "how", "batch", "image", "dtype", "status", "together")}
+        assert named == dict(
+            what="step", model="local", how="eager", batch=8, image=[1, 8, 8], dtype="float32", status="ok", together=1
+        )
+        assert row["images_per_second"] == pytest.approx(8e6 / row["wall_us"]["median"], rel=1e-3)
+        assert (row["step_us"], row["peak_bytes"], row["wall_us"]["runs"]) == (None, None, 2)
+    assert (theirs["converted"], mine["converted"]) == (0, 3)
+    assert "kernels" not in theirs
+    assert mine["kernels"] == ENVIRONMENT["kernels"]
+    assert theirs["first_losses"] == pytest.approx(mine["first_losses"], rel=1e-5)
+
+
+def test_a_wrong_loss_gets_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is planted in the forward pass of the converted layers: their results are 3 times as large."""
+    convert = training.convert
+
+    def wrong(model: nn.Module, implementation: str | None) -> int:
+        found = convert(model, implementation)
+        for layer in model.modules():
+            if hasattr(layer, "implementation"):
+                layer.register_forward_hook(lambda layer, operands, result: 3 * result)
+        return found
+
+    monkeypatch.setattr(training, "convert", wrong)
+    theirs, mine = measured(LOCAL, "eager", CPU, ENVIRONMENT)
+    assert (theirs["status"], mine["status"], "wall_us" in mine) == ("ok", "wrong", False)
+    assert mine["reason"].startswith("the first step has the losses [")
+
+
+@pytest.mark.parametrize(
+    ("losses", "wrong"),
+    [([[1.0, 2.0], [1.019, 1.97]], False), ([[1.0, 2.0], [1.0, 2.05]], True), ([[1.0], [float("nan")]], True)],
+)
+def test_first_losses_may_lie_two_per_cent_apart(losses: list[list[float]], wrong: bool) -> None:
+    rows = {name: {"first_losses": each} for name, each in zip(("torch", "triton"), losses, strict=True)}
+    assert (apart(rows) is not None) == wrong
+    assert apart({"torch": rows["torch"], "triton": {}}) is None
+
+
+def test_what_can_not_run_is_skipped_or_failed_and_the_other_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = measured(LOCAL, "graph", CPU, ENVIRONMENT)
+    assert [(row["status"], row["reason"]) for row in graph] == [("skipped", "CUDA graphs need a GPU")] * 2
+    absent = measured(replace(LOCAL, package="no_such_package"), "eager", CPU, ENVIRONMENT)
+    assert {row["status"] for row in absent} == {"skipped"}
+    assert "No module named 'no_such_package'" in absent[0]["reason"]
+
+    def refuse(model: nn.Module, implementation: str | None) -> int:
+        raise ValueError("1 of 3 convolutions can not be converted")
+
+    monkeypatch.setattr(training, "convert", refuse)
+    theirs, mine = measured(LOCAL, "eager", CPU, ENVIRONMENT)
+    assert (theirs["status"], mine["status"]) == ("ok", "failed")
+    assert mine["reason"] == "1 of 3 convolutions can not be converted"
+
+
+def test_compiled_losses_are_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[nn.Module] = []
+
+    def fake_compile(loss: nn.Module, dynamic: bool) -> Callable[..., Tensor]:
+        def run(*batch: Tensor) -> Tensor:
+            calls.append(loss)
+            value: Tensor = loss(*batch)
+            return value
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fake_compile)
+    trained = one_weight()
+    (loss,) = trained.losses
+    step = compiled(trained, (torch.ones(1, 1), torch.ones(1, 1)), CPU)
+    assert calls == [loss] * 2
+    step()
+    assert calls == [loss] * 3
+
+
+class FakeCuda:
+    """Functions of torch.cuda that note their calls in `log`. A graph notes how many steps it captured."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: list[Any], broken: bool = False) -> None:
+        self.log: list[str] = []
+        log, self.broken = self.log, broken
+
+        class Stream:
+            def __init__(self, name: Any) -> None:
+                self.name = name
+
+            def wait_stream(self, other: "Stream") -> None:
+                log.append(f"{self.name} waits for {other.name}")
+
+        class Graph:
+            def replay(self) -> None:
+                log.append("replay")
+
+        @contextmanager
+        def within(stream: Stream) -> Iterator[None]:
+            log.append(f"on {stream.name}")
+            yield
+            log.append(f"{len(steps)} steps")
+
+        @contextmanager
+        def capture(graph: Graph) -> Iterator[None]:
+            log.append("capture")
+            yield
+            if broken:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            log.append(f"{len(steps)} steps")
+
+        fakes = dict(Stream=lambda device: Stream("side"), current_stream=lambda device: Stream("main"))
+        fakes |= dict(stream=within, graph=capture, CUDAGraph=Graph, synchronize=lambda device: log.append("wait"))
+        fakes["reset_peak_memory_stats"] = lambda device: log.append("reset")
+        fakes["set_stream"] = lambda stream: log.append(f"back on {stream.name}")
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+
+class Counting:
+    """A training that counts its steps, whose loss is their number."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+
+    def step(self, *batch: Tensor) -> list[Tensor]:
+        self.steps.append(batch)
+        return [torch.tensor(len(self.steps))]
+
+
+def test_a_graph_is_captured_after_steps_on_a_side_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: Any = Counting()
+    cuda, batch = FakeCuda(monkeypatch, trained.steps), (torch.ones(1),)
+    replay = graphed(trained, batch, GPU)
+    before = ["side waits for main", "on side", "wait", "reset", f"{BEFORE} steps", "main waits for side"]
+    assert cuda.log == [*before, "capture", f"{BEFORE + 1} steps"]
+    assert [loss.item() for loss in replay()] == [BEFORE + 1]
+    assert (cuda.log[-1], len(trained.steps)) == ("replay", BEFORE + 1)
+
+
+def test_a_capture_that_fails_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: Any = Counting()
+    cuda = FakeCuda(monkeypatch, trained.steps, broken=True)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        graphed(trained, (), GPU)
+    assert cuda.log[-1] == "back on main"
+
+
+def test_the_peak_counts_from_after_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: Any = Counting()
+    cuda = FakeCuda(monkeypatch, trained.steps)
+    eager(trained, (), GPU)
+    assert (cuda.log, len(trained.steps)) == (["wait", "reset"], BEFORE + 1)
+    warm(trained.step, CPU)
+    assert (cuda.log, len(trained.steps)) == (["wait", "reset"], BEFORE + 2)
+
+
+class Event:
+    """A CUDA event of a GPU that takes 2 ms for whatever lies between two events."""
+
+    def __init__(self, enable_timing: bool) -> None: ...
+
+    def record(self) -> None: ...
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 2.0
+
+
+def test_steps_are_timed_in_turns_and_several_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock says that several steps of torch take 0.1 s and those of triton 0.6 s. So they get 15 and 5 runs."""
+    now, order = [0.0], []
+
+    def step(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            now[0] += seconds / TOGETHER
+            order.append(name)
+
+        return run
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    found = timed({"torch": step("torch", 0.1), "triton": step("triton", 0.6)}, GPU, batch=8)
+    assert [found[name]["wall_us"]["runs"] for name in ("torch", "triton")] == [15, 5]
+    assert order[: 4 * TOGETHER] == [*["torch"] * TOGETHER, *["triton"] * 2 * TOGETHER, *["torch"] * TOGETHER]
+    row = found["triton"]
+    assert (row["step_us"]["median"], row["wall_us"]["median"]) == (2000.0 / TOGETHER, pytest.approx(120_000.0))
+    assert (row["images_per_second"], row["together"]) == (66.67, TOGETHER)
+
+
+@pytest.mark.parametrize(("microseconds", "expected"), [(1.0, 50), (10_000.0, 30), (1e6, 5)])
+def test_how_often_steps_are_timed(microseconds: float, expected: int) -> None:
+    assert runs(microseconds, GPU) == expected
+    assert runs(microseconds, CPU) == 2
+
+
+def test_a_step_that_fails_while_timed_lets_the_other_go_on() -> None:
+    calls: list[None] = []
+
+    def broken() -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("out of memory\nmore")
+
+    found = timed({"torch": lambda: None, "triton": broken}, CPU, batch=1)
+    assert found["triton"] == {"status": "failed", "reason": "out of memory"}
+    assert found["torch"]["wall_us"]["runs"] == 2
+
+
+def test_a_lost_gpu_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measure.lost is lost
+    monkeypatch.setattr(measure, "lost", lambda device: True)
+    monkeypatch.setattr(measure, "ready", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measured(LOCAL, "eager", CPU, ENVIRONMENT)
+
+
+def test_memory_is_that_of_one_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the step 100 bytes are allocated, those of the other implementation, and at most 160 within it."""
+    trained = Counting()
+    monkeypatch.setattr(Training, "of", lambda *arguments, **named: trained)
+    trained.precompile, trained.converted = lambda batch: None, 7  # type: ignore[attr-defined]
+    FakeCuda(monkeypatch, trained.steps)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 160)
+    monkeypatch.setattr(measure, "placed", lambda batch, device: batch)
+    model = replace(LOCAL, full=Size(2, (1, 8, 8), 4))
+    _, found = measure.ready(model, "eager", "triton", GPU)
+    assert found == {"converted": 7, "peak_bytes": 60, "first_losses": [1]}
+
+
+def test_batches_lie_in_channels_last() -> None:
+    batch: Batch = placed(UNET.draw(UNET.tiny, torch.Generator()), CPU)
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in batch)
