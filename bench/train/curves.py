@@ -89,7 +89,8 @@ class Agreement:
 def agreements(rows: Sequence[Row]) -> list[Agreement]:
     """Return, for each loss of each model with all its curves, whether the implementations agree.
 
-    Curves of different lengths are not compared. The distance between the implementations is the larger one of those of the two seeds. `distance` defines it.
+    Curves of different lengths are not compared. The distance between the implementations is the larger one of those of
+    the two seeds. `distance` defines it.
     """
     found = {
         (row["model"], row["curve"], row["implementation"], row["seed"]): row["losses"]

@@ -2,6 +2,7 @@
 
 import gc
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,13 +15,22 @@ from bench.train.models import Model
 from bench.train.training import SLOW_RATE, WAYS, Step, Training, dtype_on
 
 IMPLEMENTATIONS = ("torch", "triton")
-# Steps that are timed together, as a training loop runs them: none waits for the one before.
+# The most steps that are timed together, as a training loop runs them: none waits for the one before.
 TOGETHER = 5
 # How far the first losses of the two implementations may lie apart, as a share. They differ by rounding alone.
 APART = 0.02
 # Seconds that all timed steps of one implementation may take. FEWEST and MOST bound the number of runs.
 BUDGET = 1.5
 FEWEST, MOST = 5, 50
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A step that can be timed: `runs` times, and each time several steps `together`."""
+
+    step: Step
+    runs: int
+    together: int
 
 
 def measured(model: Model, how: str, device: torch.device, environment: dict[str, Any]) -> list[Row]:
@@ -35,6 +45,7 @@ def measured(model: Model, how: str, device: torch.device, environment: dict[str
         `peak_bytes`         The peak of the memory in a step: parameters, gradients, momentum, activations and
                              scratch. With a CUDA graph it is that of the capture. None on a CPU.
         `converted`          How many layers tritonconv computes, 0 for torch.
+        `together`           How many steps were timed together. Times are means of them.
         `kernels`            Only of triton: the names of its kernels.
         `first_losses`       The losses of the first step, one for each of its parts.
 
@@ -46,7 +57,7 @@ def measured(model: Model, how: str, device: torch.device, environment: dict[str
     rows = {name: named(about, name, device, environment) for name in IMPLEMENTATIONS}
     if reason := model.missing() or impossible(how, device):
         return [row | {"status": "skipped", "reason": reason} for row in rows.values()]
-    steps: dict[str, Step] = {}
+    steps: dict[str, Ready] = {}
     with at_its_best(dtype_on(device)):
         for name, row in rows.items():
             try:
@@ -83,7 +94,7 @@ def impossible(how: str, device: torch.device) -> str | None:
     return "CUDA graphs need a GPU" if how == "graph" and device.type != "cuda" else None
 
 
-def ready(model: Model, how: str, implementation: str, device: torch.device) -> tuple[Step, Row]:
+def ready(model: Model, how: str, implementation: str, device: torch.device) -> tuple[Ready, Row]:
     """Return a step that ran before and can be timed, and the fields of its row that do not come from times."""
     before = allocated(device)
     size = model.size(device)
@@ -98,7 +109,7 @@ def ready(model: Model, how: str, implementation: str, device: torch.device) -> 
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         peak = torch.cuda.max_memory_allocated(device) - before
-    return step, {"converted": training.converted, "peak_bytes": peak, "first_losses": first}
+    return planned(step, device), {"converted": training.converted, "peak_bytes": peak, "first_losses": first}
 
 
 def allocated(device: torch.device) -> int:
@@ -111,55 +122,64 @@ def allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device)
 
 
-def timed(steps: dict[str, Step], device: torch.device, batch: int) -> dict[str, Row]:
+def timed(steps: dict[str, Ready], device: torch.device, batch: int) -> dict[str, Row]:
     """Return the fields of times for each of `steps`, which run in turns, forwards and backwards.
 
     A step that raises an exception gets `status` and `reason` instead, and the others go on.
     """
     found: dict[str, Row] = {}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    rounds: dict[str, int] = {}
     turn = 0
-    while waiting := [name for name in steps if name not in found and turn < rounds.get(name, 1)]:
+    while waiting := [name for name, each in steps.items() if name not in found and turn < each.runs]:
         for name in waiting if turn % 2 == 0 else waiting[::-1]:
             try:
-                times[name].append(once(steps[name], device))
+                times[name].append(once(steps[name].step, device, steps[name].together))
             except Exception as error:
                 found[name] = failure(error, device)
-            else:
-                rounds.setdefault(name, runs(times[name][0][1], device))
         turn += 1
-    return {name: found.get(name) or fields(times[name], device, batch) for name in steps}
+    return {name: found.get(name) or fields(times[name], each, device, batch) for name, each in steps.items()}
 
 
-def runs(microseconds: float, device: torch.device) -> int:
-    """Return how often several steps are timed, if one of them takes so long. It is twice on a CPU, in a rehearsal."""
-    if device.type != "cuda":
-        return 2
-    return max(FEWEST, min(MOST, int(1e6 * BUDGET / (TOGETHER * microseconds))))
+def planned(step: Step, device: torch.device) -> Ready:
+    """Run a step once more to see how long it takes, and return how often it is timed.
 
-
-def once(step: Step, device: torch.device) -> tuple[float, float]:
-    """Return the microseconds of a step on the GPU, which are 0 on a CPU, and until its result is there.
-
-    On a GPU they are means of TOGETHER steps, one after another.
+    On a GPU all runs take about BUDGET seconds, but FEWEST runs of a single step are the least. A CPU, which only
+    rehearses, runs the step twice.
     """
     if device.type != "cuda":
-        start = time.perf_counter()
-        step()
-        return 0.0, 1e6 * (time.perf_counter() - start)
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize(device)
+        return Ready(step, runs=2, together=1)
+    seconds = once(step, device, together=1)[1] / 1e6
+    together = max(1, min(TOGETHER, int(BUDGET / FEWEST / seconds)))
+    return Ready(step, max(FEWEST, min(MOST, int(BUDGET / (together * seconds)))), together)
+
+
+def once(step: Step, device: torch.device, together: int) -> tuple[float, float]:
+    """Return the microseconds of a step on the GPU, which are 0 on a CPU, and until its result is there.
+
+    They are means of `together` steps, which run one after another.
+    """
+    gpu = device.type == "cuda"
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if gpu else []
+    wait(device)
     start = time.perf_counter()
-    first.record()
-    for _ in range(TOGETHER):
+    for event in events[:1]:
+        event.record()
+    for _ in range(together):
         step()
-    last.record()
-    torch.cuda.synchronize(device)
-    return 1e3 * first.elapsed_time(last) / TOGETHER, 1e6 * (time.perf_counter() - start) / TOGETHER
+    for event in events[1:]:
+        event.record()
+    wait(device)
+    wall = time.perf_counter() - start
+    on_device = events[0].elapsed_time(events[1]) if gpu else 0.0
+    return 1e3 * on_device / together, 1e6 * wall / together
 
 
-def fields(times: list[tuple[float, float]], device: torch.device, batch: int) -> Row:
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def fields(times: list[tuple[float, float]], ready: Ready, device: torch.device, batch: int) -> Row:
     """Return the fields of a row that follow from its pairs of times."""
     wall = spread([each for _, each in times])
     return {
@@ -167,7 +187,7 @@ def fields(times: list[tuple[float, float]], device: torch.device, batch: int) -
         "images_per_second": float(f"{1e6 * batch / wall['median']:.4g}"),
         "step_us": spread([each for each, _ in times]) if device.type == "cuda" else None,
         "wall_us": wall,
-        "together": TOGETHER if device.type == "cuda" else 1,
+        "together": ready.together,
     }
 
 

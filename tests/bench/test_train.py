@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.results import lost
 from bench.train import measure, training
 from bench.train.data import Batch, placed
-from bench.train.measure import TOGETHER, apart, measured, runs, timed
+from bench.train.measure import TOGETHER, Ready, apart, measured, planned, timed
 from bench.train.models import MODELS, Loss, Size
 from bench.train.training import BEFORE, MOMENTUM, Training, compiled, eager, graphed, warm
 
@@ -228,31 +228,49 @@ class Event:
 
 
 def test_steps_are_timed_in_turns_and_several_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock says that several steps of torch take 0.1 s and those of triton 0.6 s. So they get 15 and 5 runs."""
-    now, order = [0.0], []
+    """The clock says that a step of torch takes 20 ms, and one of triton 120 ms."""
+    now = fake_time(monkeypatch)
+    order: list[str] = []
 
     def step(name: str, seconds: float) -> Callable[[], None]:
         def run() -> None:
-            now[0] += seconds / TOGETHER
+            now[0] += seconds
             order.append(name)
 
         return run
 
+    ready = {"torch": Ready(step("torch", 0.02), 3, 2), "triton": Ready(step("triton", 0.12), 2, 1)}
+    found = timed(ready, GPU, batch=8)
+    assert order == ["torch", "torch", "triton", "triton", "torch", "torch", "torch", "torch"]
+    theirs, mine = found["torch"], found["triton"]
+    assert [row["wall_us"]["runs"] for row in (theirs, mine)] == [3, 2]
+    assert (theirs["step_us"]["median"], theirs["wall_us"]["median"]) == (1000.0, pytest.approx(20_000.0))
+    assert (mine["step_us"]["median"], mine["wall_us"]["median"]) == (2000.0, pytest.approx(120_000.0))
+    assert [row["images_per_second"] for row in (theirs, mine)] == [400.0, 66.67]
+    assert [row["together"] for row in (theirs, mine)] == [2, 1]
+
+
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give the GPU events and the process a clock. Return a list whose number is the time in seconds."""
+    now = [0.0]
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
-    found = timed({"torch": step("torch", 0.1), "triton": step("triton", 0.6)}, GPU, batch=8)
-    assert [found[name]["wall_us"]["runs"] for name in ("torch", "triton")] == [15, 5]
-    assert order[: 4 * TOGETHER] == [*["torch"] * TOGETHER, *["triton"] * 2 * TOGETHER, *["torch"] * TOGETHER]
-    row = found["triton"]
-    assert (row["step_us"]["median"], row["wall_us"]["median"]) == (2000.0 / TOGETHER, pytest.approx(120_000.0))
-    assert (row["images_per_second"], row["together"]) == (66.67, TOGETHER)
+    return now
 
 
-@pytest.mark.parametrize(("microseconds", "expected"), [(1.0, 50), (10_000.0, 30), (1e6, 5)])
-def test_how_often_steps_are_timed(microseconds: float, expected: int) -> None:
-    assert runs(microseconds, GPU) == expected
-    assert runs(microseconds, CPU) == 2
+@pytest.mark.parametrize(
+    ("seconds", "runs", "together"), [(0.001, 50, TOGETHER), (0.02, 15, TOGETHER), (0.09, 5, 3), (2.0, 5, 1)]
+)
+def test_how_often_steps_are_timed(seconds: float, runs: int, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All runs take about a second and a half, but there are at least five."""
+    now = fake_time(monkeypatch)
+
+    def step() -> None:
+        now[0] += seconds
+
+    assert planned(step, GPU) == Ready(step, runs, together)
+    assert planned(step, CPU) == Ready(step, 2, 1)
 
 
 def test_a_step_that_fails_while_timed_lets_the_other_go_on() -> None:
@@ -263,9 +281,26 @@ def test_a_step_that_fails_while_timed_lets_the_other_go_on() -> None:
         if len(calls) == 2:
             raise torch.OutOfMemoryError("out of memory\nmore")
 
-    found = timed({"torch": lambda: None, "triton": broken}, CPU, batch=1)
+    found = timed({"torch": Ready(lambda: None, 2, 1), "triton": Ready(broken, 2, 1)}, CPU, batch=1)
     assert found["triton"] == {"status": "failed", "reason": "out of memory"}
     assert found["torch"]["wall_us"]["runs"] == 2
+
+
+def test_kernels_are_compiled_before_and_a_model_that_needs_data_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warmed: list[Any] = []
+
+    def warmup(loss: nn.Module, *batch: Tensor) -> None:
+        warmed.append((loss, batch))
+        if len(warmed) == 1:
+            raise RuntimeError("the model can not run on fake tensors")
+
+    monkeypatch.setattr(training.tritonconv, "warmup", warmup)
+    trained, batch = Training.of(DCGAN, DCGAN.tiny, "triton", CPU, 0, rate=0.1), (torch.ones(1),)
+    trained.precompile(batch)
+    assert warmed == [(loss, batch) for loss in trained.losses]
+    assert "can not run on fake tensors" in capsys.readouterr().out
 
 
 def test_a_lost_gpu_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,6 +321,7 @@ def test_memory_is_that_of_one_implementation(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 160)
     monkeypatch.setattr(measure, "placed", lambda batch, device: batch)
+    monkeypatch.setattr(measure, "planned", lambda step, device: Ready(step, 1, 1))
     model = replace(LOCAL, full=Size(2, (1, 8, 8), 4))
     _, found = measure.ready(model, "eager", "triton", GPU)
     assert found == {"converted": 7, "peak_bytes": 60, "first_losses": [1]}

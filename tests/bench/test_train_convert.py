@@ -14,6 +14,7 @@ from bench.train import models
 from bench.train.convert import convert
 from bench.train.models import MODELS, Model
 from tests.support.oracle import assert_close
+from tests.support.processes import python
 from tritonconv import reference
 
 pytestmark = pytest.mark.usefixtures("on_reference")
@@ -158,3 +159,30 @@ def test_which_package_a_model_needs(name: str) -> None:
     package = MODELS[name].package
     assert package in ("torchvision", "timm")
     assert (missing(MODELS[name]) is None) == (find_spec(package) is not None)
+
+
+# Prints how many operator calls a step of each small model has, and how many of them Triton would refuse, on an H100.
+ON_AN_H100 = """
+import torch
+from bench.host import idle_gpu
+idle_gpu.install(idle_gpu.IdleGpu())
+from bench.train.convert import convert
+from bench.train.models import MODELS
+from tritonconv.tools.warmup import launches_of, step_calls
+torch.set_num_threads(1)
+for name in ("unet", "local", "dcgan"):
+    model, calls = MODELS[name], []
+    batch = model.draw(model.full, torch.Generator())
+    for loss, _ in model.build(model.full).values():
+        convert(loss, "triton")
+        with torch.autocast("cpu", torch.bfloat16):
+            calls += step_calls(loss, batch)
+    print(name, len(calls), sum(not launches_of(call) for call in calls))
+"""
+
+
+def test_kernels_run_every_layer_on_a_gpu() -> None:
+    """A U-Net has 18 convolutions, each with three operators, but for the gradient of the images."""
+    pytest.importorskip("triton")
+    done = python("-c", ON_AN_H100)
+    assert done.stdout.splitlines() == [f"unet {3 * 18 - 1} 0", f"local {3 * 3 - 1} 0", "dcgan 62 0"], done.stderr
