@@ -12,8 +12,9 @@ import torch
 from bench.results import Row
 from bench.run.contenders import at_its_best
 from bench.train.data import Batch, placed
-from bench.train.measure import IMPLEMENTATIONS, failure, named
+from bench.train.measure import IMPLEMENTATIONS, named
 from bench.train.models import Model, Size
+from bench.train.timing import failure
 from bench.train.training import Training, dtype_on
 
 SEEDS = (0, 1)
