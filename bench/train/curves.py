@@ -12,8 +12,9 @@ import torch
 from bench.results import Row
 from bench.run.contenders import at_its_best
 from bench.train.data import Batch, placed
-from bench.train.measure import IMPLEMENTATIONS, failure, named
+from bench.train.measure import IMPLEMENTATIONS, named
 from bench.train.models import Model, Size
+from bench.train.timing import failure
 from bench.train.training import Training, dtype_on
 
 SEEDS = (0, 1)
@@ -50,7 +51,7 @@ def learnt(
     model: Model, size: Size, implementation: str, device: torch.device, seed: int, steps: int
 ) -> dict[str, list[float]]:
     """Train a model. Return the loss of each step, rounded to six digits, by the names of its losses."""
-    training = Training.of(model, size, implementation, device, seed, model.rate)
+    training = Training.of(model, size, implementation, device, seed, size.rate)
     batches = drawn(model, size, device, seed, steps)
     if implementation == "triton" and device.type == "cuda":
         training.precompile(batches[0])
@@ -89,7 +90,8 @@ class Agreement:
 def agreements(rows: Sequence[Row]) -> list[Agreement]:
     """Return, for each loss of each model with all its curves, whether the implementations agree.
 
-    The distance between the implementations is the larger one of those of the two seeds. `distance` defines it.
+    Curves of different lengths are not compared. The distance between the implementations is the larger one of those of
+    the two seeds. `distance` defines it.
     """
     found = {
         (row["model"], row["curve"], row["implementation"], row["seed"]): row["losses"]
@@ -99,7 +101,7 @@ def agreements(rows: Sequence[Row]) -> list[Agreement]:
     agreed = []
     for model, curve in dict.fromkeys(key[:2] for key in found):
         keys = [(model, curve, name, seed) for name in IMPLEMENTATIONS for seed in SEEDS]
-        if all(key in found for key in keys):
+        if len({len(found.get(key, [])) for key in keys}) == 1:
             theirs, others, mine, mine_again = (found[key] for key in keys)
             apart = [distance(theirs, mine), distance(others, mine_again)]
             worst = max(apart) if all(each == each for each in apart) else float("nan")

@@ -1,26 +1,20 @@
 """Measures the training steps of one model in one way: images a second and peak memory, torch beside tritonconv."""
 
 import gc
-import time
 from typing import Any
 
 import torch
 
-from bench.results import Row, in_short, lost
+from bench.results import Row
 from bench.run.contenders import at_its_best
-from bench.run.timing import spread
 from bench.train.data import placed
 from bench.train.models import Model
-from bench.train.training import SLOW_RATE, WAYS, Step, Training, dtype_on
+from bench.train.timing import Ready, failure, planned, timed
+from bench.train.training import SLOW_RATE, WAYS, Training, dtype_on
 
 IMPLEMENTATIONS = ("torch", "triton")
-# Steps that are timed together, as a training loop runs them: none waits for the one before.
-TOGETHER = 5
 # How far the first losses of the two implementations may lie apart, as a share. They differ by rounding alone.
 APART = 0.02
-# Seconds that all timed steps of one implementation may take. FEWEST and MOST bound the number of runs.
-BUDGET = 1.5
-FEWEST, MOST = 5, 50
 
 
 def measured(model: Model, how: str, device: torch.device, environment: dict[str, Any]) -> list[Row]:
@@ -35,6 +29,7 @@ def measured(model: Model, how: str, device: torch.device, environment: dict[str
         `peak_bytes`         The peak of the memory in a step: parameters, gradients, momentum, activations and
                              scratch. With a CUDA graph it is that of the capture. None on a CPU.
         `converted`          How many layers tritonconv computes, 0 for torch.
+        `together`           How many steps were timed together. Times are means of them.
         `kernels`            Only of triton: the names of its kernels.
         `first_losses`       The losses of the first step, one for each of its parts.
 
@@ -46,7 +41,7 @@ def measured(model: Model, how: str, device: torch.device, environment: dict[str
     rows = {name: named(about, name, device, environment) for name in IMPLEMENTATIONS}
     if reason := model.missing() or impossible(how, device):
         return [row | {"status": "skipped", "reason": reason} for row in rows.values()]
-    steps: dict[str, Step] = {}
+    steps: dict[str, Ready] = {}
     with at_its_best(dtype_on(device)):
         for name, row in rows.items():
             try:
@@ -83,7 +78,7 @@ def impossible(how: str, device: torch.device) -> str | None:
     return "CUDA graphs need a GPU" if how == "graph" and device.type != "cuda" else None
 
 
-def ready(model: Model, how: str, implementation: str, device: torch.device) -> tuple[Step, Row]:
+def ready(model: Model, how: str, implementation: str, device: torch.device) -> tuple[Ready, Row]:
     """Return a step that ran before and can be timed, and the fields of its row that do not come from times."""
     before = allocated(device)
     size = model.size(device)
@@ -98,81 +93,14 @@ def ready(model: Model, how: str, implementation: str, device: torch.device) -> 
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         peak = torch.cuda.max_memory_allocated(device) - before
-    return step, {"converted": training.converted, "peak_bytes": peak, "first_losses": first}
+    return planned(step, device), {"converted": training.converted, "peak_bytes": peak, "first_losses": first}
 
 
 def allocated(device: torch.device) -> int:
     """Return the bytes on the GPU that are allocated now, after unused ones were freed. 0 on a CPU."""
-    gc.collect()
     if device.type != "cuda":
         return 0
+    gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     return torch.cuda.memory_allocated(device)
-
-
-def timed(steps: dict[str, Step], device: torch.device, batch: int) -> dict[str, Row]:
-    """Return the fields of times for each of `steps`, which run in turns, forwards and backwards.
-
-    A step that raises an exception gets `status` and `reason` instead, and the others go on.
-    """
-    found: dict[str, Row] = {}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    rounds: dict[str, int] = {}
-    turn = 0
-    while waiting := [name for name in steps if name not in found and turn < rounds.get(name, 1)]:
-        for name in waiting if turn % 2 == 0 else waiting[::-1]:
-            try:
-                times[name].append(once(steps[name], device))
-            except Exception as error:
-                found[name] = failure(error, device)
-            else:
-                rounds.setdefault(name, runs(times[name][0][1], device))
-        turn += 1
-    return {name: found.get(name) or fields(times[name], device, batch) for name in steps}
-
-
-def runs(microseconds: float, device: torch.device) -> int:
-    """Return how often several steps are timed, if one of them takes so long. It is twice on a CPU, in a rehearsal."""
-    if device.type != "cuda":
-        return 2
-    return max(FEWEST, min(MOST, int(1e6 * BUDGET / (TOGETHER * microseconds))))
-
-
-def once(step: Step, device: torch.device) -> tuple[float, float]:
-    """Return the microseconds of a step on the GPU, which are 0 on a CPU, and until its result is there.
-
-    On a GPU they are means of TOGETHER steps, one after another.
-    """
-    if device.type != "cuda":
-        start = time.perf_counter()
-        step()
-        return 0.0, 1e6 * (time.perf_counter() - start)
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    first.record()
-    for _ in range(TOGETHER):
-        step()
-    last.record()
-    torch.cuda.synchronize(device)
-    return 1e3 * first.elapsed_time(last) / TOGETHER, 1e6 * (time.perf_counter() - start) / TOGETHER
-
-
-def fields(times: list[tuple[float, float]], device: torch.device, batch: int) -> Row:
-    """Return the fields of a row that follow from its pairs of times."""
-    wall = spread([each for _, each in times])
-    return {
-        "status": "ok",
-        "images_per_second": float(f"{1e6 * batch / wall['median']:.4g}"),
-        "step_us": spread([each for each, _ in times]) if device.type == "cuda" else None,
-        "wall_us": wall,
-        "together": TOGETHER if device.type == "cuda" else 1,
-    }
-
-
-def failure(error: Exception, device: torch.device) -> Row:
-    """Return the status and the reason that a row gets for an exception. Raise it again if the GPU is lost."""
-    if lost(device):
-        raise error
-    return {"status": "failed", "reason": in_short(error)}

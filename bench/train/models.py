@@ -7,11 +7,12 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from bench.train import data
 from bench.train.data import Batch, Image
+from bench.train.losses import Discrimination, Generation, Loss
 from bench.train.networks import UNet, discriminator, generator, local_classifier
 
 # The loss of one part of a step, and the network whose parameters that part changes.
@@ -20,11 +21,15 @@ Part = tuple[nn.Module, nn.Module]
 
 @dataclass(frozen=True)
 class Size:
-    """How many images a step has, their (C, H, W), and the channels of a small network's first layer."""
+    """How many images a step has, their (C, H, W), the channels of a small network's first layer, and its rate.
+
+    `rate` is the learning rate of loss curves. Rates are such that rounding changes a curve by less than a seed does.
+    """
 
     batch: int
     image: Image
     width: int = 0
+    rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,6 @@ class Model:
         tiny: The size on a CPU, also of loss curves.
         package: The package that has the network, or None for the networks of this benchmark.
         learnt: For a model with loss curves: the size on a GPU, and a function that draws data to learn from.
-        rate: The learning rate of loss curves.
     """
 
     name: str
@@ -49,7 +53,6 @@ class Model:
     tiny: Size
     package: str | None = None
     learnt: tuple[Size, Callable[[int, Image, torch.Generator], Batch]] | None = None
-    rate: float = 0.05
 
     def size(self, device: torch.device) -> Size:
         """Return the size at which steps are timed on `device`."""
@@ -62,40 +65,6 @@ class Model:
         except Exception as error:
             return f"{self.package} can not be imported: {error}"
         return None
-
-
-class Loss(nn.Module):
-    """The loss of a network whose outputs are compared with targets by `criterion`."""
-
-    def __init__(self, network: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.network, self.criterion = network, criterion
-
-    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
-        return self.criterion(self.network(images), targets)
-
-
-class Discrimination(nn.Module):
-    """The loss of a discriminator: it should tell images from what the generator makes of noise."""
-
-    def __init__(self, generator: nn.Module, discriminator: nn.Module) -> None:
-        super().__init__()
-        self.generator, self.discriminator = generator, discriminator
-
-    def forward(self, noise: Tensor, images: Tensor) -> Tensor:
-        real, made = self.discriminator(images), self.discriminator(self.generator(noise).detach())
-        return against(real, 1.0) + against(made, 0.0)
-
-
-class Generation(Discrimination):
-    """The loss of a generator: the discriminator should take what it makes of noise for images."""
-
-    def forward(self, noise: Tensor, images: Tensor) -> Tensor:
-        return against(self.discriminator(self.generator(noise)), 1.0)
-
-
-def against(logits: Tensor, wanted: float) -> Tensor:
-    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, wanted))
 
 
 def classified(network: nn.Module) -> dict[str, Part]:
@@ -162,24 +131,24 @@ MODELS = {
             segmented,
             lambda size, generator: data.segmentation(size.batch, size.image, generator),
             full=Size(16, (3, 256, 256), 64),
-            tiny=Size(4, (3, 16, 16), 4),
-            learnt=(Size(16, (3, 64, 64), 32), data.segmentation),
+            tiny=Size(4, (3, 16, 16), 4, rate=0.05),
+            learnt=(Size(16, (3, 64, 64), 32, rate=0.05), data.segmentation),
         ),
         Model(
             "local",
             lambda size: classified(local_classifier(size.image[0], size.image[1], size.width)),
             lambda size, generator: data.random_images(size.batch, size.image, 10, generator),
             full=Size(128, (3, 32, 32), 32),
-            tiny=Size(8, (1, 8, 8), 8),
-            learnt=(Size(64, (1, 8, 8), 32), data.labelled),
+            tiny=Size(8, (1, 8, 8), 8, rate=0.1),
+            learnt=(Size(64, (1, 8, 8), 32, rate=0.05), data.labelled),
         ),
         Model(
             "dcgan",
             adversarial,
             lambda size, generator: data.random_for_a_gan(size.batch, size.image, 10, generator),
             full=Size(128, (3, 64, 64), 64),
-            tiny=Size(8, (1, 8, 8), 8),
-            learnt=(Size(64, (1, 16, 16), 32), data.for_a_gan),
+            tiny=Size(8, (1, 8, 8), 8, rate=0.05),
+            learnt=(Size(64, (1, 16, 16), 32, rate=0.0006), data.for_a_gan),
         ),
         classifier("convnext_tiny", "timm", "convnext_tiny"),
         classifier("efficientnet_b0", "timm", "efficientnet_b0"),

@@ -74,10 +74,16 @@ class Training:
         return found
 
     def precompile(self, batch: Batch) -> None:
-        """Compile the kernels of the step in parallel processes, if Triton runs any."""
+        """Compile the kernels of the step in parallel processes, if Triton runs any.
+
+        A model that can not run without data compiles them in its first step instead, one after another.
+        """
         for loss in self.losses:
-            with self.autocast:
-                tritonconv.warmup(loss, *batch)
+            try:
+                with self.autocast:
+                    tritonconv.warmup(loss, *batch)
+            except RuntimeError as error:
+                print(error)
 
 
 def dtype_on(device: torch.device) -> str:
