@@ -182,17 +182,6 @@ def test_training_steps_are_published(documents: tuple[Path, Path, Path], monkey
     assert performance_page.performance(folder) == "## Training steps\n\n| b |\n\n| a |"
 
 
-def test_training_steps_are_published(documents: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each record has its table, oldest first. Rehearsals have none. The records have no times of layers."""
-    folder, *_ = documents
-    monkeypatch.setitem(sys.modules, "bench.train.table", SimpleNamespace(markdown=lambda record: record["what"]))
-    assert performance_page.training(folder) == []
-    for name, date in (("a", "2026-02-02"), ("b", "2026-02-01"), ("c", "2026-02-03")):
-        record = evidence(date=date) | {"part": "training", "what": f"| {name} |", "rows": []}
-        results.save(folder / f"{name}.json", record | ({"rehearsal": "small"} if name == "c" else {}))
-    assert performance_page.performance(folder) == "## Training steps\n\n| b |\n\n| a |"
-
-
 def test_a_run_without_a_commit_is_known_by_its_code(
     documents: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
