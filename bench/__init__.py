@@ -1,6 +1,6 @@
 """The benchmark: times of convolution layers beside what a user would run instead, and the committed results.
 
-    layers            the problems: 50 layers, nearly all of real networks, each in one family
+    layers            the problems: 56 layers, nearly all of real networks, each in one family; and 12 that are held out
     run/              measures: contenders, checks against float64, times, peaks of memory, the roofline
     test_throughput   `pytest bench`, the benchmark itself
     results           reads and writes the records of runs as JSON
@@ -17,7 +17,8 @@ The last five are commands: `python -m bench report|device|tune|lowering|host`.
 The benchmark's words:
 
     family       a kind of layer, for example "depthwise" or "strided". Each layer is in one.
-    smoke        a set of twelve layers in which every family has one.
+    smoke        a set of fourteen layers in which every family has one.
+    held out     a layer that no tile is ever tuned for. Its times show what the cost model is worth.
     pass         what is timed of a layer. `fprop`, `dgrad` and `wgrad` are the three operators; `forward` is the layer
                  as users call it, with a bias; `step` is forward and backward through autograd, without a bias.
     contender    an implementation that computes a pass: torch, ours (`triton`), the reference, and some others.

@@ -1,4 +1,4 @@
-"""The commands `python -m bench report|lowering|host|tune|device`. `pytest bench` times layers instead."""
+"""The commands `python -m bench report|lowering|host|tune|train|device`. `pytest bench` times layers instead."""
 
 import argparse
 import os
@@ -18,6 +18,7 @@ COMMANDS = {
     "lowering": "compile every kernel and report on its machine code (no GPU needed)",
     "host": "compare the host's time of a call with torch's (no GPU needed)",
     "tune": "measure which tile is fastest for each layer, and keep it (needs a GPU)",
+    "train": "time training steps of whole models, and compare loss curves (tiny models without a GPU)",
     "device": "check the kernels and time the layers in seven minutes (needs a GPU; rehearses without one)",
 }
 

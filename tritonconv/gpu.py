@@ -247,7 +247,8 @@ def architecture(name: str) -> Architecture:
 class Gpu:
     """What the choice of a tile needs to know of a GPU: its architecture and the number of its multiprocessors.
 
-    `name` is what its maker calls it. The GPU's measured tiles are found by this name.
+    `name` is what its maker calls it. Measured tiles are found by the name, or are those of GPUs like this one. A GPU
+    without a name has none (`tritonconv.tiling.measured`).
     """
 
     architecture: Architecture

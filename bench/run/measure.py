@@ -142,8 +142,9 @@ def failure(error: Exception, device: torch.device) -> Row:
 
 
 def about(layer: Layer, of: Pass, contender: str, dtype: str) -> Row:
-    """Return the fields that say what a row measures."""
-    return {"layer": layer.name, "family": layer.family, "pass": of, "contender": contender, "dtype": dtype}
+    """Return the fields that say what a row measures. `held_out` is there only for a held-out layer."""
+    row: Row = {"layer": layer.name, "family": layer.family, "pass": of, "contender": contender, "dtype": dtype}
+    return row | {"held_out": True} if layer.held_out else row
 
 
 def shapes(layer: Layer) -> Row:

@@ -261,7 +261,7 @@ def test_the_slowest_files_are_last() -> None:
 # Files whose tests run on the GPU if there is one, but show nothing there that other tests do not.
 LEFT_OUT = {
     "tests/sweep/test_sweep.py",
-    "tests/bench/test_check.py",
+    "tests/bench/test_contenders.py",
     "tests/bench/test_memory.py",
 }
 # The fixture `device`, and those that take it (`tests/fast_path/conftest.py`).
@@ -424,4 +424,4 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
     left = results.load(path)
     assert left["rows"]
     assert (left["complete"], left["stopped"]) == (False, "killed")
-    assert 0 < len(left["remaining"]) <= 60
+    assert 0 < len(left["remaining"]) <= 70
