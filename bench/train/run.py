@@ -98,7 +98,8 @@ def run(
     about: dict[str, Any] = {"environment": environment, "ceilings": {}}
     if device.type != "cuda":
         about["rehearsal"] = "on a CPU, models scaled down"
-    record = Record(path, part="training", **about)
+    # `bench device` continues the record of an earlier call.
+    record = (Record.continued if chosen is None else Record)(path, part="training", **about)
     todo = [unit for unit in (units(device) if chosen is None else chosen) if not done(unit, known)]
     record.plan(unit.name for unit in todo)
     slower, stopped = 1.0, None
