@@ -152,6 +152,11 @@ class Pretended(Machine):
         row = {"key": list(key_of(task.layer, task.operator, task.dtype, self.gpu)), "name": str(best)}
         return row | {"microseconds": microseconds.device, "times": {str(best): microseconds.device}}, []
 
+    def profile(self, session: Any, unit: Any) -> list[Row]:
+        self.advance(f"profile {unit.name}", estimates.DRAW + estimates.SEARCH)
+        times = estimates.microseconds(unit.layer, unit.of, "torch", unit.dtype)
+        return [{"name": "pretended", "us": round(times.device, 2)}]
+
     def train(self, path: Path, clock: Clock, keep: Callable[[], None], known: list[Row]) -> int:
         train = import_module("bench.train.run")
         about = {"part": "training", "environment": self.environment(), "rehearsal": self.rehearsal}

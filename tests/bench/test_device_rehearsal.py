@@ -207,6 +207,18 @@ def test_a_unit_that_one_process_has_measured_is_measured_by_the_second(tmp_path
     assert [row["process"] for row in rows].count(2) == [row["process"] for row in rows].count(1) == 12
 
 
+def test_profile_runs_if_it_is_named(tmp_path: Path) -> None:
+    """A second call has nothing to do."""
+    machine = Pretended(H200)
+    started = processes(machine)
+    for _ in range(2):
+        assert rehearsed(tmp_path, machine, "--slice", "profile", "--seconds", "1000") == 0
+    assert started == ["process 1 of profile"]
+    record = results.read(tmp_path / "profile.json")
+    assert record["complete"]
+    assert {row["status"] for row in record["rows"]} == {"profiled"}
+
+
 def test_every_slice_has_work_on_a_new_gpu(tmp_path: Path) -> None:
     """Each does some of it within its budget."""
     machine = Pretended("NVIDIA H100 80GB HBM3")
