@@ -137,9 +137,11 @@ def test_a_cpu_does_not_run_what_is_compiled_wrongly() -> None:
 def test_one_grouped_convolution_computes_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples, or locations, are groups: their number is multiplied by that of the layer's own groups."""
     groups: list[int] = []
+    contiguous: list[bool] = []
 
     def counted(function: Any, *operands: Any, **arguments: Any) -> Any:
         groups.append(arguments["groups"])
+        contiguous.extend(each.is_contiguous() for each in operands if isinstance(each, torch.Tensor))
         return function(*operands, **arguments)
 
     for name in ("conv2d", "conv_transpose2d", "conv2d_input", "conv2d_weight"):
@@ -152,6 +154,7 @@ def test_one_grouped_convolution_computes_a_pass(monkeypatch: pytest.MonkeyPatch
             assert_right("grouped", of, layer, measure.LOOSER)
             assert groups == [2 * products]
     assert 2 * products == 2 * 4 * 8
+    assert all(contiguous)
 
 
 def test_folding_and_unfolding_are_views() -> None:
