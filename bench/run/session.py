@@ -1,7 +1,7 @@
 """`Session`: what the benchmarks of one run share. `pytest bench` and `python -m bench device` each make one."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from bench.layers import Layer
 from bench.run.contenders import DTYPES, Pass, Problem, competing, operators_of
 from bench.run.limits import needs_too_much, takes_too_long
 from bench.run.measure import failure, measure, tiles_of, untimed
-from bench.run.roof import Ceilings, ceilings
+from bench.run.roof import Measured, ceilings
 from bench.run.timing import BUDGET
 
 
@@ -20,7 +20,8 @@ class Session:
 
     `batch` replaces the batch of every layer. Without it, a GPU measures the layers as `layers.csv` lists them. A CPU
     then measures small versions of them, and the record is marked as a rehearsal. The first number of a row's `image`
-    is the batch that was measured.
+    is the batch that was measured. `ceilings` are those of an earlier session on this machine: the new one then
+    measures none.
     """
 
     def __init__(
@@ -30,16 +31,14 @@ class Session:
         dtypes: Sequence[str],
         batch: int | None = None,
         *,
-        ceilings: Any = None,
+        ceilings: Measured | None = None,
     ) -> None:
-        """Measure the ceilings, unless `ceilings` has those that an earlier process of the same run measured."""
         self.device = device
         self.contenders = contenders
         self.dtypes = dtypes
         self.batch = batch
         self.environment = results.environment(device) | {"load": {"start": load()}}
-        self._reached = reached(dtypes, device, ceilings)
-        self.ceilings: Ceilings = self._reached["ceilings"]
+        self.measured = ceilings or measured_now(dtypes, device)
         self.small = device.type != "cuda" and batch is None
         self.budget = BUDGET / 10 if self.small else BUDGET
         self._problem: Problem | None = None
@@ -71,7 +70,7 @@ class Session:
             reasons = {name: self.refused(name, layer, of, dtype) for name in contenders}
             able = [name for name in contenders if reasons[name] is None]
             try:
-                given = (able, self.ceilings, self.environment, self.budget)
+                given = (able, self.measured.rates, self.environment, self.budget)
                 rows = measure(self.problem(layer, dtype), of, *given) if able else []
             except Exception as error:
                 rows = self._untimed(layer, of, dtype, able, failure(error, self.device))
@@ -131,12 +130,17 @@ class Session:
         the layers were not measured at their own.
         """
         environment = self.environment | {"load": self.environment["load"] | {"end": load()}}
-        about: dict[str, Any] = {"environment": environment, **self._reached}
+        about: dict[str, Any] = {"environment": environment, **self.measured.in_record}
         if self.batch is not None:
             about["batch"] = self.batch
         if self.small:
             about["rehearsal"] = "on a CPU, layers scaled down"
         return about
+
+
+def measured_now(dtypes: Sequence[str], device: torch.device) -> Measured:
+    """Return the ceilings for these dtypes, measured now."""
+    return ceilings(dtypes, device)
 
 
 def load() -> float | None:
@@ -149,16 +153,3 @@ def load() -> float | None:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):  # not on every system
         return None
-
-
-def reached(dtypes: Sequence[str], device: torch.device, given: Any) -> dict[str, Any]:
-    """Return the fields of a record that say which rates the machine reaches. They are measured if `given` is None.
-
-    `given` is what `bench.run.roof.ceilings` returns: the rates, or an object that also says how each was reached and
-    at which clock. A record of the same run may stand for it.
-    """
-    found: Any = ceilings(dtypes, device) if given is None else given
-    if not isinstance(found, Mapping):
-        return {"ceilings": found.rates, "ceilings_from": found.products, "ceiling_clocks": found.clocks}
-    fields = ("ceilings", "ceilings_from", "ceiling_clocks")
-    return {name: found[name] for name in fields if name in found} if "ceilings" in found else {"ceilings": found}

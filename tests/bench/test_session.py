@@ -10,18 +10,20 @@ import torch
 
 from bench import conftest
 from bench.layers import read, select
-from bench.report import compare, publish
+from bench.report import changes, publish
 from bench.results import evidence, merged, save
 from bench.run import limits, session
 from bench.run.contenders import CONTENDERS, PASSES
+from bench.run.roof import Measured
 from tests.bench.made_up import CEILINGS
 
 CPU = torch.device("cpu")
+REACHED = Measured(CEILINGS, {}, {})
 
 
 def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers are scaled down, and the record says so. Every contender has a row, also if it raises or has no layer."""
-    monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr(session, "ceilings", lambda *_: REACHED)
     here = session.Session(CPU, ["torch", "reference"], ["float32"])
     assert here.record()["rehearsal"] == "on a CPU, layers scaled down"
     conv, local = select("rn50_c3_3x3,deepface_l4_local_9x9")
@@ -51,7 +53,7 @@ def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_session_at_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers keep their channels and sizes, also on a CPU, and the record is no rehearsal."""
-    monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr(session, "ceilings", lambda *_: REACHED)
     here = session.Session(CPU, ["torch", "reference"], ["float32"], batch=1)
     record = here.record()
     assert "rehearsal" not in record
@@ -78,7 +80,7 @@ def test_runs_at_a_batch_stay_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different batches cannot be merged"):
         merged([own, one])
     with pytest.raises(ValueError, match="different batches can not be compared"):
-        compare.differences(one, own)
+        changes.differences(one, own)
     with pytest.raises(ValueError, match="a run with --batch 1 can not be published"):
         publish.publish(one, tmp_path)
     save(tmp_path / "cpu.json", one)
@@ -119,7 +121,7 @@ def test_who_stores_patches() -> None:
 
 def test_a_gpu_loops_over_few_positions_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop over thousands of positions would take most of a run's time on a GPU. A CPU runs it."""
-    here = session.Session(CPU, ["torch"], ["float32"], batch=1, ceilings=CEILINGS)
+    here = session.Session(CPU, ["torch"], ["float32"], batch=1, ceilings=REACHED)
     few, many, sample = select("local_3x3_64_at_14,deepface_l4_local_9x9,stylegan2_modulated_512_at_32")
     assert here.refused("loop", many, "fprop", "float32") is None
     here.device = torch.device("cuda")
@@ -136,33 +138,26 @@ def test_ceilings_are_measured_once_in_a_run(monkeypatch: pytest.MonkeyPatch) ->
     """A later process of the run takes those of the first, with what the first says of them."""
     measured: list[Any] = []
 
-    def ceilings(*about: Any) -> Any:
+    def ceilings(*about: Any) -> Measured:
         measured.append(about)
-        return SimpleNamespace(rates=CEILINGS, products={"float32": "8 x 8 x 8"}, clocks={"float32": 1980})
+        return Measured(CEILINGS, {"float32": "8 x 8 x 8"}, {"float32": 1980.0})
 
     monkeypatch.setattr(session, "ceilings", ceilings)
-    told = {"ceilings": CEILINGS, "ceilings_from": {"float32": "8 x 8 x 8"}, "ceiling_clocks": {"float32": 1980}}
     first = session.Session(CPU, ["torch"], ["float32"])
+    later = session.Session(CPU, ["torch"], ["float32"], ceilings=first.measured)
     assert measured == [(["float32"], CPU)]
-    assert first.ceilings == CEILINGS
-    assert {name: value for name, value in first.record().items() if name.startswith("ceiling")} == told
-    for given in (first.record(), ceilings()):
-        later = session.Session(CPU, ["torch"], ["float32"], ceilings=given)
-        assert later.ceilings == CEILINGS
-        assert {name: value for name, value in later.record().items() if name.startswith("ceiling")} == told
-    rates_alone = session.Session(CPU, ["torch"], ["float32"], ceilings=CEILINGS).record()
-    assert rates_alone["ceilings"] == CEILINGS
-    assert "ceilings_from" not in rates_alone
-    assert len(measured) == 2  # by the first session, and by this test
+    for each in (first.record(), later.record()):
+        assert each["ceilings"] == CEILINGS
+        assert (each["ceilings_from"], each["ceiling_clocks"]) == ({"float32": "8 x 8 x 8"}, {"float32": 1980.0})
 
 
 def test_only_a_small_run_does_not_compile_unfold_views() -> None:
     (layer,) = select("kpn_5x5_8_to_1_at_128")
-    small = session.Session(CPU, ["torch"], ["float32"], ceilings=CEILINGS)
+    small = session.Session(CPU, ["torch"], ["float32"], ceilings=REACHED)
     rows = small.measure(layer, "dgrad", "float32")
     assert [(row["contender"], row["status"]) for row in rows] == [("torch", "skipped"), ("reference", "ok")]
     assert rows[1]["weight"] == [2, 2, 2, 1, 8, 3, 3]
-    real = session.Session(CPU, ["torch"], ["float32"], batch=1, ceilings=CEILINGS)
+    real = session.Session(CPU, ["torch"], ["float32"], batch=1, ceilings=REACHED)
     rows = real.measure(layer, "dgrad", "float32")
     assert [(row["contender"], row["status"]) for row in rows] == [
         ("torch", "skipped"),
@@ -192,4 +187,4 @@ def options(*given: str) -> Any:
     parser = ArgumentParser()
     conftest.pytest_addoption(SimpleNamespace(getgroup=lambda _: SimpleNamespace(addoption=parser.add_argument)))  # type: ignore[arg-type]
     found = parser.parse_args(given)
-    return SimpleNamespace(getoption=lambda name: getattr(found, name.removeprefix("--")))
+    return SimpleNamespace(getoption=lambda name: getattr(found, name.removeprefix("--")), option=SimpleNamespace())
