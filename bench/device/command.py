@@ -4,18 +4,18 @@ A call takes at most seven minutes, with the start of processes and the compilat
 budget in seconds. What it does not use is for the slices after it. Nothing is begun that may not end in time. The
 slices, with their budgets without the start of processes:
 
-  switches     106 s  Decides which switches of tritonconv/gpu.py may be on. It runs the tests of dependent launches and
+  switches     104 s  Decides which switches of tritonconv/gpu.py may be on. It runs the tests of dependent launches and
                       of CUDA graphs, and times wgrad of three layers with and without dependent launches. Then it
                       computes small problems with TMA descriptors that programs build and with those of the host, and
                       compares them bit by bit. At last it times eight layers both ways.
   correctness   42 s  Runs the tests that need a GPU, the quickest files first, and then random problems.
   torch         36 s  Times torch alone: every pass of every layer, in bfloat16.
   step          25 s  Times whole steps of six layers beside torch. The host's time counts most here.
-  layers        26 s  Times every pass of the other layers with a shared weight beside torch, in bfloat16.
+  layers        24 s  Times every pass of the other layers with a shared weight beside torch, in bfloat16.
   varying       12 s  Times local, per-sample, dynamic and depthwise layers beside their contenders.
   training      62 s  Times training steps of networks (`bench train`).
-  precision      8 s  Times the smoke layers in float16, TF32 and bfloat16, in channels_last and in NCHW.
-  tuning         9 s  Times promising tiles of problems that no table has a row for.
+  precision     10 s  Times the smoke layers in float16, TF32 and bfloat16, in channels_last and in NCHW.
+  tuning        11 s  Times promising tiles of problems that no table has a row for.
   profile             Lists the kernels that torch (cuDNN) runs, with their times. It runs only if --slice names it.
 
 Timed slices measure each unit in two processes, because times differ between processes. What has a current result is

@@ -26,6 +26,8 @@ COMPILED: tuple[Pass, ...] = ("forward", "step")
 # Every layer, with those that are held out where there are any.
 EVERY = "all,held-out" if TABLE.with_name("held_out.csv").exists() else "all"
 LATER = {"forward": 1, "step": 2}
+# The dtypes that a GPU is timed in.
+ON_GPU = ("bfloat16", "float16", "tf32")
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Machine:
         command = [sys.executable, "-m", "bench", "device", *arguments]
         with subprocess.Popen(command, cwd=results.ROOT) as process:
             try:
-                return process.wait(None if until == float("inf") else max(0.0, until - self.now()) + GRACE)
+                return process.wait(max(0.0, until - self.now()) + GRACE)
             except subprocess.TimeoutExpired:
                 print(f"ended, because its time was up: {' '.join(arguments)}", file=sys.stderr)
                 return 1

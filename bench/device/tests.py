@@ -164,15 +164,13 @@ def by_file(paths: Sequence[str], outcomes: Path, passed: Sequence[str]) -> list
             found.append(json.loads(line))
     planned = next((each["collected"] for each in found if "collected" in each), None)
     ran = [each for each in found if "test" in each and not each.get("message", "").endswith(LATER)]
-    return [
-        row_of(
-            path,
-            [each for each in ran if each["test"].startswith(path)],
-            None if planned is None else planned.get(path, 0),
-            any(each.startswith(path) for each in passed),
-        )
-        for path in paths
-    ]
+    rows = []
+    for path in paths:
+        name = os.path.relpath(ROOT / path, ROOT)  # as pytest calls it
+        mine = [each for each in ran if each["test"].startswith(name)]
+        before = any(each.startswith(name) for each in passed)
+        rows.append(row_of(path, mine, None if planned is None else planned.get(name, 0), before))
+    return rows
 
 
 def row_of(path: str, ran: Sequence[Row], planned: int | None, before: bool = False) -> Row:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench import results
 from bench.device import estimates
-from bench.device.contests import Unit
+from bench.device.contests import ON_GPU, Unit
 from bench.device.current import OURS, PROCESSES
 from bench.device.schedule import Pace, Record
 from bench.device.work import Planned, Work
@@ -61,10 +61,10 @@ def failed(session: Session, unit: Unit, reason: str, process: int) -> list[resu
 
 
 def begun(work: Work) -> tuple[Session, Record]:
-    """Return a session and the record, which has the ceilings that earlier processes measured."""
+    """Return a session and the record, which has the ceilings that the first process measured for all of them."""
     path = work.file(FILE)
     known = results.read(path) if path.exists() else {}
-    dtypes = list(dict.fromkeys(each.unit.dtype for each in work.todo))
+    dtypes = ON_GPU if work.machine.device.type == "cuda" else ("float32",)
     session = work.machine.session((), dtypes, known)
     session.budget /= PROCESSES
     about = session.record()

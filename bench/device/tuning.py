@@ -32,13 +32,14 @@ def every(scene: Scene) -> list[Planned]:
         return []
     gpu = scene.machine.gpu
     done = tuned(gpu, scene.evidence.now["kernels"]) | timed(scene.evidence)
+    seconds = estimates.TUNING + estimates.to_compile(TILES)
     found: dict[Any, Planned] = {}
     for layer in sorted(select("all"), key=lambda layer: layer.name not in SMOKE):
         for operator in OPERATORS:
             key = key_here(layer, operator, gpu)
             missing = int(key not in done)
             name = f"{layer.name} {operator} {DTYPE}"
-            found.setdefault(key, Planned(name, missing, estimates.TUNING, TILES, (layer, operator)))
+            found.setdefault(key, Planned(name, missing, seconds, unit=(layer, operator)))
     return list(found.values())
 
 
@@ -81,13 +82,12 @@ def run(work: Work) -> int:
     record.plan(each.name for each in todo)
     gpu, stopped, pace, bad = work.machine.gpu, None, Pace(work.clock), 0
     for each in todo:
-        expected = each.seconds + estimates.to_compile(each.kernels)
-        if not pace.fits(expected):
+        if not pace.fits(each.seconds):
             break
         layer, operator = each.unit
         (task,) = [one for one in tasks([layer], [DTYPE], gpu, None, False) if one.operator == operator]
         try:
-            with pace.unit(expected):
+            with pace.unit(each.seconds):
                 work.machine.compile(task.plan(tile, gpu) for tile in task.candidates)
                 row, refused = work.machine.tune(task)
         except Exception as error:  # the GPU is lost

@@ -49,7 +49,7 @@ def test_the_budgets_fit_into_seven_minutes() -> None:
 def test_seconds_scale_the_budgets() -> None:
     ends, half = deadlines(DEFAULT, None), deadlines(DEFAULT, deadlines(DEFAULT, None)[-1] / 2)
     assert half == pytest.approx([end / 2 for end in ends])
-    assert deadlines(DEFAULT, float("inf"))[0] == float("inf")
+    assert 1e7 < deadlines(DEFAULT, float("inf"))[0] < float("inf")
 
 
 @pytest.mark.parametrize("slower", [1.0, 1.4])
