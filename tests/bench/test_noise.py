@@ -21,13 +21,16 @@ def test_the_spread_of_rows_is_that_of_the_middle_row() -> None:
     assert noise.of_rows([{"status": "skipped"}]) is None
 
 
-def test_a_pulse_times_products_again_and_again() -> None:
-    """By this clock, the product takes 1, 2, 3 ... seconds: ten at first and three later, after one that warms up."""
+def test_a_pulse_times_products_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By this clock, products take 1, 3, 5 ... seconds: ten at first, after one that is not timed, and three later."""
+    products: list[int] = []
+    monkeypatch.setattr(noise.Pulse, "_product", lambda _: products.append(1))
     ticks = (n * (n + 1) / 2 for n in count())  # each time that passes is one second longer
     pulse = noise.Pulse(now=lambda: next(ticks))
     assert pulse.spread is None
     pulse.beat()
     pulse.beat()
+    assert len(products) == 1 + 10 + 3
     assert pulse.seconds == [float(n) for n in range(1, 27, 2)]
     assert pulse.spread == noise.spread(pulse.seconds)
 
