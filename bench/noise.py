@@ -62,7 +62,7 @@ def verdict(of_product: float | None, of_rows: float | None) -> str | None:
     vary = f"times vary by {' and '.join(said)} (p80 over p20)"
     if (of_product or 1) > MOST or (of_rows or 1) > MOST_OF_ROWS:
         return f"The machine was busy: {vary}. Ratios are unreliable."
-    return f"The machine was quiet: {vary}."
+    return f"The machine did not seem busy: {vary}."
 
 
 def times(factor: float) -> str:
