@@ -19,7 +19,7 @@ test-all: .venv/installed
 bench: .venv/installed
 	@mkdir -p build && rm -f build/bench.json
 	$(BIN)/python -m pytest bench -q -o console_output_style=classic --save build/bench.json $(ARGS); status=$$?; \
-	$(BIN)/python -m bench report build/bench.json --out build/bench > build/bench.txt && \
+	$(BIN)/python -m bench report build/bench.json --out build/bench > /dev/null && \
 	echo "The report with every time, and pictures: build/bench/report.md" && exit $$status
 
 # Test the kernels with the oldest supported torch and Triton, in a virtual environment of their own (.venv-oldest).

@@ -128,13 +128,12 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
-    """Count a benchmark that passed or was skipped, and show no letter for it: its layer has a line."""
-    if PROGRESS not in config.stash or report.when != "call" or config.get_verbosity() > 0:
+    """Count the outcome of a benchmark, and show no letter for it: its layer has a line."""
+    if PROGRESS not in config.stash or report.when != "call":
         return None
     if report.failed:
         config.stash[PROGRESS].fail()
-        return None
-    return report.outcome, "", ""
+    return None if config.get_verbosity() > 0 else (report.outcome, "", "")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

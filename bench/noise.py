@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-# Of how many products times are taken at the start, and after each pass. Together they take milliseconds, but seconds
-# on a busy machine, where a product waits for its threads.
+# How many products are timed after the first pass, and after each later one. They take milliseconds, but seconds on a
+# busy machine, where a product waits for its threads.
 FIRST, LATER = 10, 3
 # The machine was busy if the product's times vary by more than MOST, or those of the middle row by more than
 # MOST_OF_ROWS. In the committed records, the middle row varies by 1.07 times on a CPU and by 1.18 times on an H200.
@@ -62,7 +62,7 @@ def verdict(of_product: float | None, of_rows: float | None) -> str | None:
     vary = f"times vary by {' and '.join(said)} (p80 over p20)"
     if (of_product or 1) > MOST or (of_rows or 1) > MOST_OF_ROWS:
         return f"The machine was busy: {vary}. Ratios are unreliable."
-    return f"The machine was quiet: {vary}."
+    return f"The machine did not seem busy: {vary}."
 
 
 def times(factor: float) -> str:

@@ -75,9 +75,8 @@ class Progress:
         """Return the line of a layer whose last pass has just been done."""
         done, count = self.units[: len(self.seconds)], self.passes[unit[:2]]
         layers = len({each[:2] for each in done})
-        passes = "pass" if count == 1 else "passes"
         width = max(len(self.name(each)) for each in self.units)
-        took = f"{self.name(unit):{width}}  {count} {passes} in {sum(self.seconds[-count:]):4.1f} s"
+        took = f"{self.name(unit):{width}}  {many(count, 'pass', 'passes')} in {sum(self.seconds[-count:]):4.1f} s"
         wrong = f", {self.failed[unit[:2]]} FAILED" if self.failed[unit[:2]] else ""
         return f"{took}{wrong}; {layers:2} of {len(self.passes)} layers{self.left()}"
 
@@ -104,7 +103,7 @@ def summary(session: Session, rows: str, spread: float | None) -> list[str]:
     counts = Counter("timed" if row["status"] == "ok" else row["status"] for row in found)
     outcome = ", ".join(f"{count} {status}" for status, count in counts.items())
     about = "; ".join(", ".join(names) for names in (passes, session.dtypes, session.contenders))
-    lines = [f"{len(layers)} layers; {about}: {outcome}."]
+    lines = [f"{many(len(layers), 'layer', 'layers')}; {about}: {outcome}."]
     if session.small:
         lines.append("Without a GPU this is a rehearsal on small versions of the layers. Its times are no results.")
     if busy := noise.verdict(spread, noise.of_rows(found)):
@@ -112,3 +111,8 @@ def summary(session: Session, rows: str, spread: float | None) -> list[str]:
     if rows == "smoke":
         lines.append('These are the smoke layers. To measure all layers: make bench ARGS="--rows all"')
     return lines
+
+
+def many(count: int, one: str, several: str) -> str:
+    """Return a count with the word for what is counted: "1 pass" or "5 passes"."""
+    return f"{count} {one if count == 1 else several}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import kernel_identity, results
-from bench.layers import select as tunable
+from bench.layers import tunable
 from bench.results import Results, Row
 from bench.tune.search import key_of
 from bench.tune.table import Table

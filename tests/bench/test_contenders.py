@@ -1,4 +1,4 @@
-"""The contenders compute the same, each in the way that its name says, and know what they cannot compute."""
+"""The contenders compute the same, each in the way that its name says."""
 
 from dataclasses import replace
 from functools import partial
@@ -10,17 +10,7 @@ from torch._dynamo.utils import counters
 
 from bench.layers import Layer, read, select
 from bench.run import check, contenders, grouped, measure, unfolded
-from bench.run.contenders import (
-    CONTENDERS,
-    PASSES,
-    Pass,
-    Problem,
-    at_its_best,
-    competing,
-    computation,
-    operators_of,
-    refusal,
-)
+from bench.run.contenders import PASSES, Pass, Problem, at_its_best, computation, operators_of, refusal
 from tests.bench.made_up import CEILINGS
 from tests.bench.test_check import ENVIRONMENT, VARYING
 from tritonconv import LocallyConnected2d
@@ -29,8 +19,6 @@ from tritonconv.tools.explain import Listener
 
 CPU = torch.device("cpu")
 LAYERS = {layer.name: layer.scaled_down() for layer in read()}
-OF_FAMILY = {layer.family: layer for layer in LAYERS.values()}
-FAMILIES_THAT_VARY = ("local", "per sample", "dynamic")
 
 
 def problem_of(layer: Layer, dtype: str = "float32") -> Problem:
@@ -38,7 +26,7 @@ def problem_of(layer: Layer, dtype: str = "float32") -> Problem:
 
 
 def assert_right(contender: str, of: Pass, layer: Layer, looser: float = 1) -> None:
-    """Assert that the contender's results of a pass are those of float64, or that it refuses the layer."""
+    """Assert that the contender's results of a pass are those of float64."""
     problem = problem_of(layer)
     results = computation(contender, of, problem)()
     assert len(results) == len(operators_of(of, layer)) == len(check.samples(of, problem))
@@ -77,69 +65,14 @@ def test_contenders_compute_the_same_if_the_weight_varies(contender: str, of: Pa
         assert_right(contender, of, layer, measure.LOOSER)
 
 
-def test_who_competes_if_the_weight_varies() -> None:
-    """If torch is asked for, those compete that users write instead. Otherwise only those that are asked for."""
-    asked = ["torch", "triton"]
-    assert competing(asked, OF_FAMILY["local"]) == [*asked, "reference", "unfold-compile", "grouped", "loop"]
-    assert competing(asked, OF_FAMILY["per sample"]) == [*asked, "reference", "unfold-compile", "grouped"]
-    assert competing(asked, OF_FAMILY["dynamic"]) == [*asked, "reference", "unfold-compile"]
-    assert competing(asked, OF_FAMILY["dense 3x3"]) == asked
-    for family in FAMILIES_THAT_VARY:
-        assert competing(["triton", "triton"], OF_FAMILY[family]) == ["triton"]
-
-
-def test_a_small_run_compiles_only_if_asked() -> None:
-    small = competing(["torch"], OF_FAMILY["per sample"], small=True)
-    assert small == ["torch", "reference", "grouped"]
-    assert competing(["unfold-compile", "torch"], OF_FAMILY["dynamic"], small=True) == [
-        "unfold-compile",
-        "torch",
-        "reference",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("family", "refuse"),
-    [
-        ("local", {"torch", "torch-nchw", "compile", "flag_gems"}),
-        ("per sample", {"torch", "torch-nchw", "compile", "flag_gems", "loop"}),
-        ("dynamic", {"torch", "torch-nchw", "compile", "flag_gems", "loop", "grouped"}),
-        ("dense 3x3", {"unfold-compile", "grouped", "loop", "flag_gems"}),
-    ],
-)
-def test_who_refuses_a_layer(family: str, refuse: set[str]) -> None:
-    """Each says why. FlagGems is not installed."""
-    problem = problem_of(OF_FAMILY[family])
-    reasons = {name: refusal(name, "wgrad", problem) for name in CONTENDERS if not name.startswith("triton")}
-    assert {name for name, reason in reasons.items() if reason} == refuse
-
-
-def test_what_torch_has_not() -> None:
-    said = {refusal("torch", "fprop", problem_of(OF_FAMILY[family])) for family in FAMILIES_THAT_VARY}
-    assert said == {
-        "torch has no locally connected layer",
-        "torch has no layer with a weight for each sample",
-        "torch has no layer with a weight for each sample and location",
-    }
-    assert "one position" in str(refusal("grouped", "fprop", problem_of(OF_FAMILY["dynamic"])))
-
-
-def test_a_cpu_does_not_run_what_is_compiled_wrongly() -> None:
-    """Those are the passes with dgrad. A GPU runs them."""
-    name = "local_3x3_64_at_14"
-    for layer, refused in ((LAYERS[name], ("dgrad", "step")), (OF_FAMILY["local"], ("dgrad", "forward", "step"))):
-        problem = problem_of(layer)
-        assert tuple(of for of in PASSES if refusal("unfold-compile", of, problem)) == refused
-        elsewhere = replace(problem, x=problem.x.to("meta"))
-        assert not [of for of in PASSES if refusal("unfold-compile", of, elsewhere)]
-
-
 def test_one_grouped_convolution_computes_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples, or locations, are groups: their number is multiplied by that of the layer's own groups."""
     groups: list[int] = []
+    contiguous: list[bool] = []
 
     def counted(function: Any, *operands: Any, **arguments: Any) -> Any:
         groups.append(arguments["groups"])
+        contiguous.extend(each.is_contiguous() for each in operands if isinstance(each, torch.Tensor))
         return function(*operands, **arguments)
 
     for name in ("conv2d", "conv_transpose2d", "conv2d_input", "conv2d_weight"):
@@ -152,6 +85,7 @@ def test_one_grouped_convolution_computes_a_pass(monkeypatch: pytest.MonkeyPatch
             assert_right("grouped", of, layer, measure.LOOSER)
             assert groups == [2 * products]
     assert 2 * products == 2 * 4 * 8
+    assert all(contiguous)
 
 
 def test_folding_and_unfolding_are_views() -> None:
