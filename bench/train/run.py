@@ -60,14 +60,20 @@ def units(device: torch.device, steps: int | None = None) -> list[Unit]:
     return [*found, *(unit(name, "compile") for name in MODELS)]
 
 
+def belongs(row: Row, unit: Unit) -> bool:
+    """Whether a row is one of a unit."""
+    if unit.how == "loss":
+        return (row["what"], row["model"]) == ("loss", unit.model)
+    return (row["what"], row["model"], row["how"]) == ("step", unit.model, unit.how)
+
+
 def done(unit: Unit, known: Sequence[Row]) -> bool:
     """Whether `known` has a good row for each implementation and, of a loss curve, seed."""
-    what = "loss" if unit.how == "loss" else "step"
-    mine = [row for row in known if (row["what"], row["model"], row["status"]) == (what, unit.model, "ok")]
-    if what == "loss":
+    mine = [row for row in known if belongs(row, unit) and row["status"] == "ok"]
+    if unit.how == "loss":
         curves = {(row["implementation"], row["seed"]) for row in mine if len(row["losses"]) == unit.steps}
         return curves == {(name, seed) for name in IMPLEMENTATIONS for seed in SEEDS}
-    return {row["implementation"] for row in mine if row["how"] == unit.how} == {*IMPLEMENTATIONS}
+    return {row["implementation"] for row in mine} == {*IMPLEMENTATIONS}
 
 
 def run(
@@ -98,8 +104,12 @@ def run(
     about: dict[str, Any] = {"environment": environment, "ceilings": {}}
     if device.type != "cuda":
         about["rehearsal"] = "on a CPU, models scaled down"
-    record = Record(path, part="training", **about)
-    todo = [unit for unit in (units(device) if chosen is None else chosen) if not done(unit, known)]
+    # A record that can be continued is: units that it has are left out, and rows that were not good are replaced.
+    begin: Callable[..., Record] = getattr(Record, "continued", Record)
+    record = begin(path, part="training", **about)
+    held = record.content["rows"]
+    todo = [unit for unit in (units(device) if chosen is None else chosen) if not done(unit, [*known, *held])]
+    record.content["rows"] = [row for row in held if not any(belongs(row, unit) for unit in todo)]
     record.plan(unit.name for unit in todo)
     slower, stopped = 1.0, None
     for unit in todo:

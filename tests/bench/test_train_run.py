@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import results
-from bench.device.schedule import Clock
+from bench.device.schedule import Clock, Record
 from bench.train import command, run, table
 from bench.train.models import MODELS
 from bench.train.run import Unit, done, units
@@ -122,6 +122,26 @@ def test_all_is_done_if_time_suffices(monkeypatch: pytest.MonkeyPatch, tmp_path:
     again = Measured(monkeypatch)
     assert again.run(tmp_path / "b.json", 100.0, THREE, results.read(tmp_path / "a.json")["rows"]) == 0
     assert (again.begun, results.read(tmp_path / "b.json")["complete"]) == ([], True)
+
+
+def test_a_record_may_be_continued(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the three units, the record has a good one and a failed one. The failed one is replaced."""
+
+    def continued(path: Path, **about: Any) -> Record:
+        record = Record(path, **about)
+        failed = step_rows(THREE[1], status="failed", reason="no memory")
+        record.content["rows"] = [*failed, *step_rows(THREE[0])]
+        return record
+
+    monkeypatch.setattr(Record, "continued", continued, raising=False)
+    fake = Measured(monkeypatch)
+    assert fake.run(tmp_path / "a.json", 100.0, THREE) == 0
+    assert fake.begun == ["unet graph", "local loss"]
+    rows = results.read(tmp_path / "a.json")["rows"]
+    assert [(row["model"], row["how"], row["status"]) for row in rows[:4]] == [
+        ("unet", how, "ok") for how in ("eager", "eager", "graph", "graph")
+    ]
+    assert len(rows) == 8
 
 
 def test_a_lost_gpu_stops_the_work(
