@@ -14,11 +14,13 @@ test: .venv/installed
 test-all: .venv/installed
 	$(BIN)/python -m pytest $(WORKERS) --all $(ARGS)
 
-# On a GPU, compare the fused layers with cuDNN. Without one, compare the reference with torch.nn, on small layers.
+# On a GPU, compare the fused layers with cuDNN. Without one, compare the reference with torch.nn, on small layers. These
+# are the smoke layers; ARGS="--rows all" takes all.
 bench: .venv/installed
 	@mkdir -p build && rm -f build/bench.json
-	$(BIN)/python -m pytest bench -q --benchmark-quiet --save build/bench.json $(ARGS); status=$$?; \
-	$(BIN)/python -m bench report build/bench.json --out build/bench && exit $$status
+	$(BIN)/python -m pytest bench -q -o console_output_style=classic --save build/bench.json $(ARGS); status=$$?; \
+	$(BIN)/python -m bench report build/bench.json --out build/bench > /dev/null && \
+	echo "The report with every time, and pictures: build/bench/report.md" && exit $$status
 
 # Test the kernels with the oldest supported torch and Triton, in a virtual environment of their own (.venv-oldest).
 test-oldest: .venv-oldest/installed

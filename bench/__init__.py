@@ -1,9 +1,10 @@
 """The benchmark: times of convolution layers beside what a user would run instead, and the committed results.
 
-    layers            the problems: 50 layers, nearly all of real networks, each in one family
+    layers            the problems: 56 layers, nearly all of real networks, each in one family; and 12 that are held out
     run/              measures: contenders, checks against float64, times, peaks of memory, the roofline
     test_throughput   `pytest bench`, the benchmark itself
     results           reads and writes the records of runs as JSON
+    processes         combines rows that several processes measured of the same code
     kernel_identity   says which committed results were measured with the kernels as they are now
     report/           makes tables and pictures, compares runs, writes the README's section on performance
     device/           checks the kernels and times layers on a GPU that is there only for minutes
@@ -16,22 +17,25 @@ The last five are commands: `python -m bench report|device|tune|lowering|host`.
 The benchmark's words:
 
     family       a kind of layer, for example "depthwise" or "strided". Each layer is in one.
-    smoke        a set of twelve layers in which every family has one.
+    smoke        a set of fourteen layers in which every family has one.
+    held out     a layer that no tile is ever tuned for. Its times show what the cost model is worth.
     pass         what is timed of a layer. `fprop`, `dgrad` and `wgrad` are the three operators; `forward` is the layer
                  as users call it, with a bias; `step` is forward and backward through autograd, without a bias.
     contender    an implementation that computes a pass: torch, ours (`triton`), the reference, and some others.
-    device time  how long the GPU takes: replays of a CUDA graph, with a cold L2 cache.
+    device time  how long the GPU takes: replays of a CUDA graph, with a cold L2 cache. Warm times are those of a second
+                 replay directly after the first.
     eager time   how long a user waits: from the call until its result is there. Also called wall time.
     host time    how long the call keeps the CPU: from the call until it returns.
     spread       the times from the 20th to the 80th percentile (p20 to p80). Two runs differ if their spreads
                  do not overlap.
-    ceiling      a rate that the machine reached in the same run: in a large matrix product, in a large copy, or in
-                 copies within the L2 cache.
+    ceiling      a rate that the machine reached in the same run: in the fastest of several large matrix products, in
+                 kernels that copy or read, or in such kernels within the L2 cache.
     roofline     the least time that a pass can take at the ceilings. The field `roof` is the share of the
                  roofline: this time over the measured time.
     yardstick    the baseline that a contender is compared with: torch, or unfold + einsum where torch has no layer.
     peak         the most memory in use during a call, over the memory of its operands and results.
     record       the JSON file of a run: one row for each layer, pass, contender and dtype.
+    process      a run of Python. What is published is from several, because two may differ by more than their spreads.
     rehearsal    a run without a GPU, on small problems. It shows that the benchmark works, and nothing about speed.
     evidence     committed results of a GPU (`results/`). Neither a rehearsal nor the sample in `sample/` is evidence.
 """

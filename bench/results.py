@@ -4,8 +4,11 @@ A record is an object with these fields:
 
   `environment`  The machine and the software: GPU, driver, versions, commit, and the name of each operator's kernels
                  (`bench.kernel_identity`).
-  `ceilings`     The rates that the machine reached in the same run. A dtype has the TFLOP/s of a large matrix product;
-                 `copy` has the GB/s of a large copy, and on a GPU `l2` that of copies within the L2 cache.
+  `ceilings`     The rates that the machine reached in the same run (`bench.run.roof.Measured`). A dtype has the TFLOP/s
+                 of the fastest of several large matrix products. `copy` and `read` have the GB/s of kernels that copy
+                 and read. On a GPU, `l2` and `l2_read` have those within the L2 cache.
+  `ceilings_from`  The product that was fastest, by dtype: "8192 x 8192 x 8192". Older records lack this and the next.
+  `ceiling_clocks` The SM clock in MHz during that product, by dtype.
   `rows`         One object for each layer, pass, contender and dtype (`bench.run.measure`).
   `part`         Only from `bench device` and `bench tune`: the part of the work.
   `complete`     Only from these two commands: whether everything that was planned is in the record. If not,
@@ -33,7 +36,7 @@ from typing import Any
 
 import torch
 
-from bench import kernel_identity
+from bench import kernel_identity, processes
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -48,8 +51,11 @@ NO_RUNS = (
     "host.json",
     "host-before-the-fast-path.json",
 )
-# Records without times of layers by contenders: parts of `bench device`, and "tiles", which `bench tune` writes.
-WITHOUT_TIMES = ("switches", "correctness", "profile", "descriptors", "tiles")
+# Records without times of layers by contenders: parts of `bench device`, "tiles" of `bench tune`, and "training" of
+# `bench train`.
+WITHOUT_TIMES = ("switches", "correctness", "profile", "descriptors", "tiles", "training")
+# The architecture of the GPU in records that are older than the field `architecture`.
+OLDER = {"NVIDIA H200": "sm_90"}
 # Fields of records that are left out where GPUs are compared: made-up samples, and layers at a batch of `--batch`.
 NO_EVIDENCE = {"sample", "batch"}
 
@@ -98,7 +104,8 @@ def save(path: Path, results: Results) -> None:
 def read(path: Path) -> Results:
     """Return the record in a file that `save` or pytest-benchmark wrote. Raise ValueError if the file holds none.
 
-    The kernels of its rows get the names that `kernels.json` has for them now (`kernel_identity.canonical`).
+    The kernels of its rows get the names that `kernels.json` has for them now (`kernel_identity.canonical`). An older
+    record gets the field `architecture` of its environment.
     """
     try:
         found = json.loads(path.read_text())
@@ -109,6 +116,8 @@ def read(path: Path) -> Results:
         found = {**found["tritonconv"], "rows": [*rows, *found["tritonconv_unmeasured"]]}
     if not isinstance(found, dict) or not {"environment", "ceilings", "rows"} <= set(found):
         raise ValueError(f"{path} holds no results of tritonconv's benchmarks")
+    environment: dict[str, Any] = found["environment"]
+    environment.setdefault("architecture", OLDER.get(environment.get("gpu") or ""))
     known = kernel_identity.read()
     for row in found["rows"]:
         if row.get("kernels"):
@@ -150,12 +159,16 @@ def environment(device: torch.device) -> dict[str, Any]:
 
     A reader needs them to judge the times, or to repeat them. On a CPU, the fields of the GPU are None.
     """
+    from tritonconv import runtime
+
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "gpu": gpu.name if gpu else None,
+        "architecture": runtime.gpu_of(device).architecture.name if gpu else None,
         "multiprocessors": gpu.multi_processor_count if gpu else None,
         "memory_gb": round(gpu.total_memory / 1e9) if gpu else None,
+        "l2_bytes": gpu.L2_cache_size if gpu else None,
         "driver": _smi("driver_version") if gpu else None,
         "clocks": _smi("clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu") if gpu else None,
         "cpu": _cpu(),
@@ -255,7 +268,8 @@ def merged(runs: Sequence[Results]) -> Results:
     """Return one record of several runs on one machine. Raise ValueError if machines or batches differ.
 
     For each key, the row of the last run counts. But a row without a time replaces one with a time only if it names
-    other kernels.
+    other kernels. Rows of the same code from several processes are combined into one (`bench.processes`). Each run is a
+    process of its own, unless its rows have the field `process`.
 
     A ceiling is that of the last run that measured it. `complete` is true if all runs are complete. `runs` lists the
     environments of the runs that still have rows. `sample`, `rehearsal` and `stopped` are those of the last run that
@@ -267,23 +281,42 @@ def merged(runs: Sequence[Results]) -> Results:
     if len({run.get("batch") for run in runs}) > 1:
         raise ValueError("results at different batches cannot be merged")
     ordered = sorted(runs, key=lambda run: run["environment"]["date"])
-    rows: dict[tuple[str, ...], tuple[int, Row]] = {}
+    found: dict[tuple[str, ...], list[tuple[int, Row]]] = {}
     for i, run in enumerate(ordered):
         for row in run["rows"]:
-            old = rows.get(key(row), (i, row))[1]
-            # A row without a time does not replace one with a time, if both are of the same kernels.
-            if (
-                row["status"] == "ok"
-                or old["status"] != "ok"
-                or row.get("kernels", old.get("kernels")) != old.get("kernels")
-            ):
-                rows[key(row)] = i, row
+            found.setdefault(key(row), []).append((i, row))
+    rows = [same_code(each, ordered) for each in found.values()]
     together = dict(ordered[-1])
     for run in ordered:
         together |= {name: run[name] for name in ("sample", "rehearsal", "stopped") if run.get(name)}
+    for name in ("ceilings", "ceilings_from", "ceiling_clocks"):
+        if any(name in run for run in ordered):
+            together[name] = {what: value for run in ordered for what, value in run.get(name, {}).items()}
+    used = {i for each in rows for i, _ in each}
     return together | {
-        "ceilings": {name: value for run in ordered for name, value in run["ceilings"].items()},
         "complete": all(run.get("complete", True) for run in ordered),
-        "runs": [run["environment"] for i, run in enumerate(ordered) if i in {each for each, _ in rows.values()}],
-        "rows": [row for _, row in rows.values()],
+        "runs": [run["environment"] for i, run in enumerate(ordered) if i in used],
+        "rows": [processes.combined([row for _, row in each]) for each in rows],
     }
+
+
+def same_code(rows: Sequence[tuple[int, Row]], runs: Sequence[Results]) -> list[tuple[int, Row]]:
+    """Return those rows of one key that count: the last one, and rows of the same code from other processes before it.
+
+    Each row comes with the index of its run. A row without a time counts only if no earlier row with a time is of the
+    same kernels.
+    """
+    last = rows[0]
+    for row in rows[1:]:
+        old, new = last[1], row[1]
+        other = new.get("kernels", old.get("kernels")) != old.get("kernels")
+        if new["status"] == "ok" or old["status"] != "ok" or other:
+            last = row
+    if last[1]["status"] != "ok":
+        return [last]
+
+    def code(row: tuple[int, Row]) -> tuple[Any, ...]:
+        return processes.code_of(row[1], runs[row[0]]["environment"])
+
+    of_process = {(i, row.get("process")): (i, row) for i, row in rows if code((i, row)) == code(last)}
+    return list(of_process.values())

@@ -9,6 +9,16 @@ from bench.layers import Layer
 from bench.run.contenders import Pass, at_its_best, computation
 from bench.run.session import Session
 
+# The options with which pytest-benchmark writes or compares times of its own.
+WRITING = (
+    "benchmark_json",
+    "benchmark_save",
+    "benchmark_autosave",
+    "benchmark_save_data",
+    "benchmark_compare",
+    "benchmark_histogram",
+)
+
 
 # A contender that warns is timed all the same.
 @pytest.mark.filterwarnings("default")
@@ -17,14 +27,16 @@ def test_throughput(
 ) -> None:
     """Time the pass `of` of a layer by one contender, if its result is right.
 
-    The times that count are those of `Session.measure`, where contenders take turns. They go into `extra_info` and the
-    record. pytest-benchmark's own table times one contender after another. The test is skipped if the contender cannot
-    compute the pass, and fails if its result is wrong or missing.
+    The times that count are those of `Session.measure`, where contenders take turns. They go into the record. If
+    pytest-benchmark writes a file, they also go into `extra_info` there, beside its own times of one contender after
+    another. The test is skipped if the contender cannot compute the pass, and fails if its result is wrong or missing.
     """
     row = next(row for row in session.measure(layer, of, dtype) if row["contender"] == contender)
     if row["status"] == "skipped":
         pytest.skip(row["reason"])
     assert row["status"] == "ok", row["reason"]
+    if not any(request.config.getoption(name, None) for name in WRITING):
+        return
     run = computation(contender, of, session.problem(layer, dtype))
 
     def to_the_end() -> None:

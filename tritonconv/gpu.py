@@ -247,7 +247,8 @@ def architecture(name: str) -> Architecture:
 class Gpu:
     """What the choice of a tile needs to know of a GPU: its architecture and the number of its multiprocessors.
 
-    `name` is what its maker calls it. The GPU's measured tiles are found by this name.
+    `name` is what its maker calls it. Measured tiles are found by the name, or are those of GPUs like this one. A GPU
+    without a name has none (`tritonconv.tiling.measured`).
     """
 
     architecture: Architecture
@@ -258,6 +259,13 @@ class Gpu:
     def of(cls, arch: str, multiprocessors: int, name: str = "") -> "Gpu":
         """Return a GPU whose architecture is `architecture(arch)`. `arch` is a name like sm_90."""
         return cls(architecture(arch), multiprocessors, name)
+
+    def alike(self, other: "Gpu") -> bool:
+        """Whether results of one GPU hold for the other: they have the same architecture, and like numbers of
+        multiprocessors, which differ by at most a tenth.
+        """
+        few, many = sorted((self.multiprocessors, other.multiprocessors))
+        return self.architecture.name == other.architecture.name and 10 * (many - few) <= many
 
     def switched(self, **switches: bool) -> "Gpu":
         """Return this GPU with other switches of its architecture: `host_descriptors` or `dependent_launch`."""

@@ -1,28 +1,38 @@
-"""Check the kernels and time the layers on a GPU, in parts of a few minutes each.
+"""Check the kernels and time the layers on a GPU that is there for minutes: in slices, the most valuable first.
 
-The parts are:
+A call takes at most seven minutes, with the start of processes and the compilation of all kernels. Each slice has a
+budget in seconds. What it does not use is for the slices after it. Nothing is begun that may not end in time. The
+slices, with their budgets without the start of processes:
 
-  switches     Decides which switches of tritonconv/gpu.py may be on. It computes small problems with TMA descriptors
-               that programs build and with those of the host, and compares them bit by bit. Then it runs the tests of
-               CUDA graphs, and times eight layers both ways. At last it runs the tests of dependent launches, and times
-               wgrad of three layers with and without them.
-  correctness  Runs the tests that need a GPU, among them every shipped tile in every dtype. Then it checks random
-               problems until its time is up.
-  layers       Times every pass of every layer beside torch, bfloat16 first. It leaves out passes that have a committed
-               result on this GPU with the same kernels and tiles.
-  precision    Times twelve layers in float16, tf32 and bfloat16. Both channels_last and NCHW are timed.
-  profile      Lists the kernels that torch (cuDNN) runs for each layer in bfloat16, and their times.
+  switches     104 s  Decides which switches of tritonconv/gpu.py may be on. It runs the tests of dependent launches and
+                      of CUDA graphs, and times wgrad of three layers with and without dependent launches. Then it
+                      computes small problems with TMA descriptors that programs build and with those of the host, and
+                      compares them bit by bit. At last it times eight layers both ways.
+  correctness   42 s  Runs the tests that need a GPU, the quickest files first, and then random problems.
+  torch         36 s  Times torch alone: every pass of every layer, in bfloat16.
+  step          25 s  Times whole steps of six layers beside torch. The host's time counts most here.
+  layers        24 s  Times every pass of the other layers with a shared weight beside torch, in bfloat16.
+  varying       12 s  Times local, per-sample, dynamic and depthwise layers beside their contenders.
+  training      62 s  Times training steps of networks (`bench train`).
+  precision     10 s  Times the smoke layers in float16, TF32 and bfloat16, in channels_last and in NCHW.
+  tuning        11 s  Times promising tiles of problems that no table has a row for.
+  profile             Lists the kernels that torch (cuDNN) runs, with their times. It runs only if --slice names it.
 
-The default parts are switches, correctness and layers, which take ten minutes. switches runs for 170 seconds at most.
-Each other part runs for --seconds at most, or a little longer if its last test or layer takes longer than expected.
-Each part writes DIR/PART.json as it goes. The file is valid JSON at any moment, so the command may be stopped at any
-moment. layers also writes a report, DIR/layers.md.
+Timed slices measure each unit in two processes, because times differ between processes. What has a current result is
+not repeated, and the next call goes on with what is missing: `bench/device/current.py` says what counts as current.
 
-Commit DIR/switches.json as bench/results/<gpu>-switches.json. tests/bench/test_switches.py then fails if it confirms a
-switch that is off, or does not confirm one that is on: set the switch in tritonconv/gpu.py as the test says.
+The files in DIR are switches.json, correctness.json, times.json (all timed slices), training.json, tiles.json and
+summary.md, which is also printed. They are valid at any moment, so the command may be stopped at any moment. A later
+call with the same DIR and the same code continues them.
 
-Without a GPU this is a rehearsal: the same work on small problems in Triton's interpreter. It shows that the command
-works. Its files say that they are a rehearsal, and they cannot be published.
+Commit DIR/switches.json as bench/results/<gpu>-switches.json, and DIR/correctness.json and DIR/training.json likewise.
+tests/bench/test_switches.py then fails if a switch should be on or off: set it in tritonconv/gpu.py as the test says.
+Publish the times with `python -m bench report --publish DIR/times.json`, and take tiles over with
+`python -m bench tune --take DIR/tiles.json`.
+
+--plan prints what a call would do, and --rehearse does it on a pretended GPU, in seconds. Its clock goes by committed
+times and by estimates. Without a GPU, and without these options, the slices run on small problems in Triton's
+interpreter. Both are rehearsals: they show that the command works, their files say so, and they cannot be published.
 
 The exit status is 1 if a result was wrong, a test failed or an error stopped the work. It is 2 if the arguments are not
 usable. Otherwise it is 0, also if the time was up before all was done.
@@ -30,103 +40,88 @@ usable. Otherwise it is 0, also if the time was up before all was done.
 
 import argparse
 import signal
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 import torch
 
-from bench.device import cache, correctness, speed, switches
-from bench.device.schedule import Clock
+from bench.device import cache, contests, plan
+from bench.device.call import call, process
+from bench.device.machine import Machine
+from bench.device.pretended import GPUS, Pretended
+from bench.device.slices import DEFAULT, NAMED, WHOLE
 from bench.layers import select
-
-PARTS: dict[str, Callable[[argparse.Namespace, torch.device, Clock, Callable[[], None]], int]] = {
-    "switches": switches.run,
-    "correctness": correctness.run,
-    "layers": speed.run_layers,
-    "profile": speed.run_profile,
-    "precision": speed.run_precision,
-}
-DEFAULT = ["switches", "correctness", "layers"]
-SECONDS = 200.0
-# The time of parts that do not take --seconds.
-LIMITS = {"switches": switches.LIMIT}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the results to DIR")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="write the results of each part to DIR/PART.json"
-    )
-    parser.add_argument(
-        "--part",
+        "--slice",
         nargs="+",
-        choices=list(PARTS),
-        default=DEFAULT,
-        metavar="PART",
-        help=f"run these parts, one after another: some of {', '.join(PARTS)} (default: {' '.join(DEFAULT)})",
+        choices=list(NAMED),
+        default=[each.name for each in DEFAULT],
+        metavar="SLICE",
+        help=f"run these slices, in this order: some of {', '.join(NAMED)} (default: all but profile)",
     )
     parser.add_argument(
         "--seconds",
         type=float,
-        default=SECONDS,
         metavar="N",
-        help=f"the time for each part but switches in seconds; inf is no limit (default: {SECONDS:g})",
+        help=f"the time of all slices together, which scales their budgets; inf is no limit (default: {WHOLE:g} for "
+        "the default slices, and otherwise the sum of the budgets)",
     )
     parser.add_argument(
         "--rows",
-        default="all",
+        default=contests.EVERY,
         metavar="LAYERS",
-        help="for layers and profile, layers of bench/layers.csv: all, smoke (twelve layers), or names with commas "
-        "between them (default: all)",
+        help="time these layers of bench/layers.csv: all, smoke, or names with commas between them "
+        f"(default: {contests.EVERY})",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="for correctness, the first random problem (default: 0)"
     )
-    parser.add_argument(
-        "--again",
-        action="store_true",
-        help="for layers, also time passes with a committed result of these kernels",
-    )
+    parser.add_argument("--again", action="store_true", help="also do what has a current committed result")
     parser.add_argument(
         "--cache",
         type=Path,
-        metavar="DIR",
-        help=f"start with the compiled kernels in DIR/{cache.ARCHIVE}, and save all compiled kernels there",
+        metavar="FOLDER",
+        help=f"start with the compiled kernels in FOLDER/{cache.ARCHIVE}, and save all compiled kernels there",
     )
+    parser.add_argument("--plan", action="store_true", help="print what a call would do, and how long it would take")
+    parser.add_argument("--rehearse", action="store_true", help="do everything on a pretended GPU, in seconds")
+    parser.add_argument(
+        "--gpu",
+        choices=list(GPUS),
+        default=next(iter(GPUS)),
+        help="for --plan and --rehearse, the GPU that is pretended (default: %(default)s)",
+    )
+    # For the processes that the command starts: which process of a slice it is, when its time is up, and whether the
+    # one before it has compiled everything.
+    parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the parts one after another. Return the exit status: of several parts, the largest.
-
-    One part runs in this process. Of several parts, each runs in a process of its own.
-    """
+    """Plan, rehearse or run the slices. Return the exit status: of several slices, the largest."""
     select(args.rows)
+    if args.plan:
+        print(plan.table(args))
+        return 0
+    if args.out is None:
+        raise ValueError("name a folder with --out DIR")
     signal.signal(signal.SIGTERM, stop)
-    if len(args.part) > 1:
-        return max([run_alone(part) for part in args.part])
     gpu = torch.cuda.is_available()
-    if not gpu:
-        print("There is no GPU. This is a rehearsal on small problems in Triton's interpreter.", file=sys.stderr)
-    with cache.kept(args.cache) as keep:
-        (part,) = args.part
-        clock = Clock(LIMITS.get(part, args.seconds))
-        return PARTS[part](args, torch.device("cuda" if gpu else "cpu"), clock, keep)
-
-
-def run_alone(part: str) -> int:
-    """Run this command for one part in a process of its own, and return its exit status.
-
-    If that process loses the GPU, the process of the next part can still use it.
-    """
-    with subprocess.Popen([sys.executable, "-m", "bench", *sys.argv[1:], "--part", part]) as process:
-        try:
-            return process.wait()
-        finally:
-            process.terminate()
+    machine = Pretended(args.gpu) if args.rehearse else Machine(torch.device("cuda" if gpu else "cpu"))
+    if args.process is not None:
+        with cache.kept(args.cache) as keep:
+            return process(args, machine, keep)
+    if machine.rehearsal:
+        print(f"This is a rehearsal, {machine.rehearsal}.", file=sys.stderr)
+    return call(args, machine)
 
 
 def stop(signum: int, frame: FrameType | None) -> None:

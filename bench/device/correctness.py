@@ -1,150 +1,139 @@
-"""The part `correctness` of `bench device`: the tests on this GPU, and random problems until the time is up."""
+"""The slice `correctness` of `bench device`: tests on this GPU that have no current result, then random problems.
 
-import argparse
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
+`correctness.json` has these rows, by the field `what`:
+
+    tests            One file of tests (`bench.device.tests`). Of a file that the time did not suffice for, `passed`
+                     names the tests that passed, so that the next call goes on with the others.
+    random problems  A few random problems of one dtype.
+"""
+
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from importlib.util import find_spec
-from itertools import count
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from bench import results
-from bench.device.schedule import Clock, Record, in_time
+from bench.device import estimates, tests
+from bench.device.current import Evidence
+from bench.device.recorder import LATER
+from bench.device.schedule import Pace, Record
+from bench.device.work import Planned, Scene, Work
+from bench.results import Row
 from bench.run.contenders import DTYPES
-from tests.sweep.check import wrong
-from tests.sweep.problems import integers, problem
 
-# The marker of tests that show something on a GPU that they cannot show without one.
-MARKED = "gpu and not slow"
+FILE = "correctness.json"
 # The share of the time that the tests may take; the rest is for random problems.
-TESTS_SHARE = 0.6
-# How many failures are kept in the record, and how many are printed.
-FAILURES, SHOWN = 20, 5
+TESTS_SHARE = 0.75
+# How many blocks of random problems there are, and how many problems a block has. They are of one dtype: two of Conv2d
+# and two of ConvTranspose2d, each once with integers and once with other numbers.
+BLOCKS, SEEDS = 8, 4
+# How many rows that are wrong or failed are printed.
+SHOWN = 5
 
 
-def run(args: argparse.Namespace, device: torch.device, clock: Clock, keep: Callable[[], None]) -> int:
-    """Write `correctness.json`: one row for the tests, one for the random problems.
+def every(scene: Scene) -> list[Planned]:
+    """Plan the files of tests, the quickest first, and then random problems."""
+    found = [
+        Planned(path, int(not tests.is_current(path, scene.evidence)), tests.seconds(path), unit=path)
+        for path in tests.files()
+    ]
+    for block in range(BLOCKS):
+        first = scene.options.seed + block * SEEDS
+        seeds = range(first, first + SEEDS)
+        missing = int(not is_current(seeds, scene.evidence))
+        found.append(Planned(name_of(seeds), missing, SEEDS * estimates.RANDOM, unit=seeds))
+    return found
 
-    Return the exit status: 1 if a test failed or a result was wrong.
-    """
-    about: dict[str, Any] = {"part": "correctness", "environment": results.environment(device), "ceilings": {}}
-    if device.type == "cpu":
-        about["rehearsal"] = "in Triton's interpreter"
-    record = Record(args.out / "correctness.json", **about)
-    record.plan(["tests", "random problems"])
-    for tests in run_tests(clock.left() * TESTS_SHARE):
-        record.show([tests])
-    record.add("tests", [tests])
-    keep()
-    for problems in random_problems(device, clock, args.seed):
-        record.show([problems])
-    record.add("random problems", [problems])
-    record.close(problems["stopped"] or (None if tests["finished"] else "the time of the tests was up"))
-    ended = "complete" if tests["finished"] else "stopped, the time was up"
-    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in tests["outcomes"].items()) or "none ran"
-    print(f"correctness: tests ({ended}): {outcomes}")
-    print(f"correctness: {problems['problems']} random problems, {len(problems['failures'])} wrong")
-    for each in [*tests["failures"], *problems["failures"]][:SHOWN]:
+
+def name_of(seeds: Sequence[int]) -> str:
+    return f"random problems {seeds[0]} to {seeds[-1]}"
+
+
+def dtype_of(seeds: Sequence[int]) -> str:
+    return list(DTYPES)[seeds[0] // SEEDS % len(DTYPES)]
+
+
+def is_current(seeds: Sequence[int], evidence: Evidence) -> bool:
+    """Whether random problems were right with the kernels as they are now."""
+    rows = [row for run in evidence.of_architecture("correctness") for row in run["rows"]]
+    mine = [row for row in rows if row["what"] == "random problems" and row.get("seeds") == [seeds[0], seeds[-1]]]
+    return any(row.get("kernels") == evidence.now["kernels"] and not row["failures"] for row in mine)
+
+
+def run(work: Work) -> int:
+    """Write `correctness.json`. Return the exit status: 1 if a test failed or a result was wrong."""
+    about: dict[str, Any] = {"part": "correctness", "environment": work.scene.evidence.now, "ceilings": {}}
+    if work.machine.rehearsal:
+        about["rehearsal"] = work.machine.rehearsal
+    record = Record.continued(work.file(FILE), **about)
+    begun = len(record.content["rows"])
+    todo = [each for each in work.todo if each.missing]
+    record.plan(each.name for each in todo)
+    run_tests(work, record, [each for each in todo if isinstance(each.unit, str)])
+    work.keep()
+    stopped = run_problems(work, record, [each for each in todo if not isinstance(each.unit, str)])
+    record.close(stopped)
+    return told(record.content["rows"][begun:], record.content)
+
+
+def run_tests(work: Work, record: Record, todo: Sequence[Planned]) -> None:
+    """Add a row for each file of tests, as far as the time suffices."""
+    paths = [each.name for each in todo]
+    seconds = work.clock.left() * TESTS_SHARE
+    if not paths or seconds < estimates.TESTS:
+        return
+    now, rows = work.scene.evidence.now, []
+    for rows in work.machine.tests(paths, seconds, tests.passed(paths, work.scene.evidence)):
+        rows = [row | tests.identity(row["file"], now) if row["file"] in paths else row for row in rows]
+        record.show(rows)
+    for row in rows:
+        if row["status"] != "stopped" or row["passed"]:
+            record.add(row["file"], [row], done=row["status"] != "stopped")
+
+
+def run_problems(work: Work, record: Record, todo: Sequence[Planned]) -> str | None:
+    """Add a row for each block of random problems while there is time. Return what lost the GPU, or None."""
+    warnings.filterwarnings("ignore", "Using padding='same'")  # torch warns when it computes the expected result
+    pace = Pace(work.clock)
+    for each in todo:
+        if not pace.fits(each.seconds):
+            break
+        with pace.unit(each.seconds):
+            row = checked(work, each.unit)
+        record.add(each.name, [row])
+        if row["failures"] and work.machine.lost():
+            return f"{each.name}: {row['failures'][-1]['what']}"
+    return None
+
+
+def checked(work: Work, seeds: Sequence[int]) -> Row:
+    """Return the row of random problems. It ends at a problem that loses the GPU."""
+    dtype = dtype_of(seeds)
+    row: Row = {"what": "random problems", "seeds": [seeds[0], seeds[-1]], "dtype": dtype, "problems": 0}
+    row |= {"kernels": work.scene.evidence.now["kernels"], "failures": []}
+    for seed in seeds:
+        failure = work.machine.wrong(seed, dtype)
+        row["problems"] += 1
+        if failure is not None:
+            row["failures"].append(dict(seed=seed, dtype=dtype, what=failure[1][:1500], case=failure[0]))
+            if work.machine.lost():
+                break
+    return row | {"status": "wrong" if row["failures"] else "ok"}
+
+
+def told(rows: Sequence[Row], content: results.Results) -> int:
+    """Print what these new rows show. Return the exit status."""
+    ended = [row for row in rows if row["what"] == "tests" and row["status"] != "stopped"]
+    problems = sum(row["problems"] for row in rows if row["what"] == "random problems")
+    failures = [failure for row in rows for failure in row["failures"]]
+    for each in failures[:SHOWN]:
         print(described(each))
-    return int(bool(tests["failures"] or problems["failures"]))
+    reason = content["stopped"] or "complete"
+    print(f"correctness: {len(ended)} files of tests, {problems} random problems, {len(failures)} failures: {reason}")
+    return int(bool(failures) or content["stopped"] not in (None, LATER))
 
 
-def described(failure: dict[str, Any]) -> str:
+def described(failure: Row) -> str:
     """Return the lines that describe a test that failed, or a random problem whose result was wrong."""
     if "test" in failure:
         return f"FAILED: {failure['test']}\n{failure['message']}"
     return f"WRONG: random problem {failure['seed']} in {failure['dtype']}: {failure['what']}\n{failure['case']}"
-
-
-def run_tests(seconds: float, paths: Sequence[str] = ("tests",), marked: str = MARKED) -> Iterator[results.Row]:
-    """Run the tests in processes of their own, and yield the row of their outcomes so far every few seconds.
-
-    `marked` is pytest's expression for the markers of the tests in `paths` that run. The last row is final. After
-    `seconds`, the tests are killed. If pytest itself fails, that counts as a failure.
-    """
-    clock = Clock(seconds)
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes, log = Path(folder) / "outcomes", Path(folder) / "log"
-        workers = ["-n", str(min(14, os.cpu_count() or 1)), "--maxschedchunk", "1"] if find_spec("xdist") else []
-        # pytest-benchmark would warn that it does nothing beside xdist, and warnings are errors.
-        plugins = ["-p", "no:benchmark", "-p", "bench.device.recorder", "--record", str(outcomes)]
-        # A package that a test file imports may be missing on the GPU's machine. The tests of the other files run all
-        # the same.
-        options = ["-q", "-m", marked, "--continue-on-collection-errors", *plugins]
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *paths, *workers, *options],
-                cwd=results.ROOT,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                while process.poll() is None and clock.left() > 0:
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(max(0.0, min(5.0, clock.left())))
-                    yield of_tests(outcomes, finished=process.poll() is not None)
-            finally:  # also if this process is told to stop
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-        row = of_tests(outcomes, finished=process.returncode != -signal.SIGKILL)
-        if row["finished"] and process.returncode not in (0, 1):
-            said = log.read_text()[-2000:]
-            row["failures"].append({"test": "pytest", "message": f"exit status {process.returncode}: {said}"})
-        yield row
-
-
-def of_tests(outcomes: Path, finished: bool) -> results.Row:
-    """Return the row of the tests whose outcomes `bench.device.recorder` has written to the file `outcomes` so far."""
-    lines = outcomes.read_text().splitlines() if outcomes.exists() else []
-    ran = []
-    for line in lines:
-        with suppress(json.JSONDecodeError):  # the last line may be half written
-            ran.append(json.loads(line))
-    return {
-        "what": "tests",
-        "finished": finished,
-        "outcomes": dict(Counter(each["outcome"] for each in ran)),
-        "tiles": dict(Counter(each["outcome"] for each in ran if "test_every_tile" in each["test"])),
-        "skipped": dict(Counter(each["message"] for each in ran if each["outcome"] == "skipped")),
-        "failures": [each for each in ran if each["outcome"] == "failed"][:FAILURES],
-    }
-
-
-def random_problems(device: torch.device, clock: Clock, first: int) -> Iterator[results.Row]:
-    """Check the random problems of `tests.sweep` from seed `first` on, in every dtype, until the time is up.
-
-    Yield the row of what was found so far every few seconds, and a last time at the end. The checks also end after
-    FAILURES failures, or if the GPU is lost.
-    """
-    done: Counter[str] = Counter()
-    found: results.Row = {"what": "random problems", "failures": [], "stopped": None}
-    shown = clock.left()
-    warnings.filterwarnings("ignore", "Using padding='same'")  # torch warns when it computes the expected result
-    for seed in in_time(count(first), clock):
-        # Of four seeds in a row, two are of Conv2d and two of ConvTranspose2d, each once with integers and once with
-        # other numbers. So every dtype gets four seeds in a row.
-        case = problem(seed, list(DTYPES)[seed // 4 % len(DTYPES)])
-        failure = wrong(case, str(device), integers(seed), seed)
-        if failure is not None:
-            found["stopped"] = failure if results.lost(device) else None
-            found["failures"].append(dict(seed=seed, dtype=case.dtype, what=failure, case=case.line))
-        done[case.dtype] += 1
-        found |= {"seeds": [first, seed], "problems": sum(done.values()), "by_dtype": dict(done)}
-        if shown - clock.left() > 5:
-            shown = clock.left()
-            yield found
-        if found["stopped"] or len(found["failures"]) >= FAILURES:
-            break
-    yield {"seeds": [], "problems": 0, "by_dtype": {}} | found

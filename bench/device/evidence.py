@@ -39,7 +39,7 @@ def confirmed(record: Results, now: dict[str, str] | None = None) -> set[str]:
     found = set()
     for switch in SWITCHES:
         rows = [row for row in record["rows"] if concerns(row, switch)]
-        right = all(row["status"] in ("ok", "skipped") for row in rows)
+        right = not any(row["status"] in ("wrong", "failed") for row in rows)
         current = all(row["kernels"].items() <= now.items() for row in rows if "kernels" in row)
         if right and current and complete(rows, switch) and slowdown(rows) <= SLOWER:
             found.add(switch)
@@ -104,16 +104,23 @@ def slowdown(rows: Iterable[Row]) -> float:
 
 
 def committed(folder: Path = results.RESULTS) -> list[Results]:
-    """Return the committed records of this part."""
-    return [results.read(path) for path in sorted(folder.glob("*-switches.json"))]
+    """Return the committed records of this part: <gpu>-switches.json, or with a number behind it."""
+    return [results.read(path) for path in sorted(folder.glob("*-switches*.json"))]
 
 
 def decided(records: Iterable[Results]) -> dict[str, set[str]]:
-    """Return, by the name of an architecture, the switches that records confirm for it and none refutes."""
+    """Return, by the name of an architecture, the switches that its records together confirm, and that none refutes.
+
+    A later record may have only what the ones before it lack. Rows of other kernels do not count.
+    """
     now = kernel_identity.names()
-    found: dict[str, set[str]] = {}
-    wrong: dict[str, set[str]] = {}
+    found: dict[str, list[Row]] = {}
     for record in records:
-        found.setdefault(record["architecture"], set()).update(confirmed(record, now))
-        wrong.setdefault(record["architecture"], set()).update(refuted(record, now))
-    return {name: switches - wrong[name] for name, switches in found.items()}
+        rows = found.setdefault(record["architecture"], [])
+        if "rehearsal" not in record and "sample" not in record:
+            rows += [row for row in record["rows"] if row.get("kernels", {}).items() <= now.items()]
+    return {
+        name: confirmed(together, now) - refuted(together, now)
+        for name, rows in found.items()
+        for together in [{"architecture": name, "rows": rows}]
+    }

@@ -80,7 +80,7 @@ class IdleLauncher:
 
 
 def install(gpu: IdleGpu) -> None:
-    """Make tritonconv treat CPU tensors as tensors on `gpu`. Tiles are picked as for an H100."""
+    """Make tritonconv treat CPU tensors as tensors on `gpu`. Tiles are picked as for an H100, which is like an H200."""
     from triton.runtime import driver
 
     from tritonconv import dispatch, runtime

@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="all",
         metavar="LAYERS",
         help="the benchmark layers whose tiles are compiled too, and counted in the column 'layers': all, smoke "
-        "(twelve layers), or names with commas between them (default: all)",
+        "(fourteen layers), or names with commas between them (default: all)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table to FILE, as a JSON list")
     parser.add_argument(

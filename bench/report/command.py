@@ -3,14 +3,18 @@
 import argparse
 from pathlib import Path
 
-from bench import results
-from bench.report import compare, tables
+from bench import results, table
+from bench.report import changes, every_time, tables, tuned
 from bench.results import Results
 
 DESCRIPTION = """\
-Print a Markdown report of benchmark results: how many times as fast as torch each implementation is, for each family
-of layers and for each layer, and what could not be timed and why. Locally connected layers, which torch does not have,
-stand beside unfold + einsum.
+Print a report of benchmark results: how many times as fast as torch each implementation is, for each family of layers
+and for each layer, and what could not be timed and why. Layers whose weight varies, which torch does not have, stand
+beside unfold + einsum. Tuned and held-out layers also have means of their own. A ratio of times that vary too much is
+left out as noise. A rehearsal has times and no ratios, because its layers are scaled down. The report is Markdown,
+except on a terminal, where tables are drawn if rich is installed.
+
+Several files of the same code are taken for several processes, and the report says how much they differ.
 
 No GPU is needed: the results are read from files. It takes seconds, and writes nothing without --out or --publish.
 
@@ -62,15 +66,14 @@ def main(args: argparse.Namespace) -> int:
     if not args.files:
         return regenerate(args)
     runs = [results.load(path) for path in args.files]
-    together = results.merged(runs)
-    old = results.load(args.against) if args.against else None
-    report = tables.report(together)
-    print(report)
+    together = tuned.completed(results.merged(runs))
+    old = results.merged([results.load(args.against)]) if args.against else None
+    table.show(tables.parts(together))
     written = []
     if args.out:
         from bench.report import pictures  # only here, because it needs matplotlib
 
-        results.write(args.out / "report.md", f"{report}\n{tables.details(together)}")
+        results.write(args.out / "report.md", f"{tables.report(together)}\n{every_time.details(together)}")
         written += [args.out / "report.md", *pictures.draw(runs, args.out, "report")]
     if args.publish:
         from bench.report import publish
@@ -101,9 +104,9 @@ def say(written: list[Path]) -> None:
 
 def against(new: Results, old: Results, threshold: float) -> int:
     """Print what changed since `old`. Return 1 if one of our contenders got worse or no row is in both, else 0."""
-    for warning in compare.differences(new, old):
+    for warning in changes.differences(new, old):
         print(f"Not the same: {warning}.")
-    found = compare.changes(new["rows"], old["rows"])
+    found = changes.changes(new["rows"], old["rows"])
     shared = {results.key(row) for row in new["rows"]} & {results.key(row) for row in old["rows"]}
     only_old = len({results.key(row) for row in old["rows"] if row["status"] == "ok"} - shared)
     print(f"Of {len(shared)} rows in both, {len(found)} changed by more than the spread within a run:")

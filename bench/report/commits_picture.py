@@ -10,6 +10,14 @@ from bench.report.style import Style, heading, logarithmic
 from bench.results import Results, merged
 
 
+def by_commit(runs: Sequence[Results]) -> list[Results]:
+    """Return the runs from old to new, with those of one commit merged: they are processes of the same code."""
+    commits: dict[str | None, list[Results]] = {}
+    for run in sorted(runs, key=lambda run: str(run["environment"]["date"])):
+        commits.setdefault(run["environment"]["commit"], []).append(run)
+    return [merged(each) for each in commits.values()]
+
+
 def over_commits(runs: Sequence[Results], contenders: Sequence[str], dtype: str, style: Style) -> Figure:
     """Draw a panel for each contender: the geometric mean of TFLOP/s of each pass, after each run.
 

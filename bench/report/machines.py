@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bench import results, table
-from bench.report import tables
+from bench.report import origin, tuned
 from bench.results import RESULTS, Results
 
 # The records of one machine, by file, oldest first.
@@ -14,9 +14,9 @@ def records(folder: Path = RESULTS) -> Machine:
     """Return the committed records that are published, by file, oldest first.
 
     Left out are samples, records without times, and runs of a GPU at another batch than the layers' own. A run on a CPU
-    is at another batch, because the layers' own would take too long.
+    is at another batch, because the layers' own would take too long. Older rows also say which tiles were tuned.
     """
-    return [(path, run) for path, run in results.with_times(folder) if refusal(run) is None]
+    return [(path, tuned.completed(run)) for path, run in results.with_times(folder) if refusal(run) is None]
 
 
 def refusal(run: Results) -> str | None:
@@ -65,10 +65,10 @@ def at_batch(run: Results) -> str:
 
 def where(run: Results) -> list[str]:
     """Return two Markdown texts: a list of each run's machine and versions and of what is missing, and the ceilings."""
-    lines = [f"- {line}" for line in tables.made_on(run)]
+    lines = [f"- {line}" for line in origin.made_on(run)]
     if not run.get("complete", True):
         lines.append(f"- Not everything that was planned was timed: {run['stopped']}.")
-    return ["\n".join(lines), table.markdown(["ceilings", ""], [(unit, value) for value, unit in tables.ceilings(run)])]
+    return ["\n".join(lines), table.markdown(["ceilings", ""], [(unit, value) for value, unit in origin.ceilings(run)])]
 
 
 def picture(machine: Machine, name: str, link: str, what: str) -> str:
@@ -80,3 +80,9 @@ def picture(machine: Machine, name: str, link: str, what: str) -> str:
     stem = f"{link}{machine[-1][0].stem}-{name}"
     dark = f'<source media="(prefers-color-scheme: dark)" srcset="{stem}-dark.png">'
     return f'<picture>{dark}<img alt="{what}" src="{stem}.png"></picture>'
+
+
+def over_commits(machine: Machine, dtype: str, link: str) -> list[str]:
+    """Return the picture of throughput over commits, or an empty list if the records are all of one commit."""
+    commits = {run["environment"]["commit"] for _, run in machine}
+    return [picture(machine, f"commits-{dtype}", link, f"Throughput over commits in {dtype}")] * (len(commits) > 1)

@@ -9,7 +9,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from bench.report import tables
-from bench.report.commits_picture import over_commits
+from bench.report.commits_picture import by_commit, over_commits
+from bench.report.origin import is_rehearsal
 from bench.report.roofline_picture import roofline
 from bench.report.speed_picture import speed_picture
 from bench.report.style import STYLES, Style, save
@@ -34,8 +35,8 @@ def draw(runs: Sequence[Results], folder: Path, stem: str, contenders: Sequence[
 
 
 # What pictures show of a row, of a row with times, of the run, and of the run's environment.
-OF_ROW = ("layer", "family", "pass", "contender", "dtype", "status", "how")
-OF_TIMED = ("device_us", "wall_us", "tflops", "flops", "bytes")
+OF_ROW = ("layer", "family", "pass", "contender", "dtype", "status", "how", "held_out")
+OF_TIMED = ("device_us", "wall_us", "host_us", "peak", "tflops", "flops", "bytes", "processes")
 OF_RUN, OF_ENVIRONMENT = ("ceilings", "batch", "sample", "rehearsal"), ("gpu", "cpu", "torch", "commit", "date")
 
 
@@ -56,19 +57,20 @@ def about(runs: Sequence[Results], name: str, style: Style) -> dict[str, str]:
 def pictures(runs: Sequence[Results], contenders: Sequence[str] = CONTENDERS) -> dict[str, Callable[[Style], Figure]]:
     """Return, by name, a function that draws each picture of what was timed in `runs`, taken together.
 
-    There are pictures of speed only for `contenders`, and pictures over commits only if there are several runs.
+    There are pictures of speed only for `contenders`, and not of a rehearsal, which has no ratios. There are pictures
+    over commits only of runs at several commits.
     """
-    together = merged(runs)
+    together, ordered = merged(runs), by_commit(runs)
     rows = together["rows"]
     found: dict[str, Callable[[Style], Figure]] = {}
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         timed = list(dict.fromkeys(r["contender"] for r in rows if (r["dtype"], r["status"]) == (dtype, "ok")))
-        for _, contender, baseline in (each for each in tables.compared(rows) if each[0] == dtype):
+        compared = [] if is_rehearsal(together) else [each for each in tables.compared(rows) if each[0] == dtype]
+        for _, contender, baseline in compared:
             if contender in contenders and (comparison := Comparison.of(rows, contender, dtype, baseline)):
                 found[comparison.picture] = partial(speed_picture, together, comparison)
         if timed and dtype in together["ceilings"]:
             found[f"roofline-{dtype}"] = partial(roofline, together, timed, dtype)
-        if timed and len(runs) > 1:
-            ordered = sorted(runs, key=lambda run: run["environment"]["date"])
+        if timed and len(ordered) > 1:
             found[f"commits-{dtype}"] = partial(over_commits, ordered, timed, dtype)
     return found

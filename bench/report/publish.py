@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import results
-from bench.report import compare, performance_page, readme_section, tables
+from bench.report import compare, every_time, performance_page, readme_section, tables
 from bench.report.machines import Machine, machines, on_gpu, refusal
 from bench.results import RESULTS, ROOT, Results
 
@@ -57,7 +57,7 @@ def drawn(machine: Machine) -> str:
 
 def every_layer(run: Results) -> str:
     """Return the text of the Markdown file beside a record: all ratios and all times."""
-    return f"{tables.report(run)}\n{tables.details(run)}"
+    return f"{tables.report(run)}\n{every_time.details(run)}"
 
 
 def update(folder: Path = RESULTS, readme: Path = README, page: Path = PAGE) -> list[Path]:

@@ -13,6 +13,7 @@ from bench.report import labels
 from bench.report.compare import in_families
 from bench.report.style import Style, heading, logarithmic
 from bench.results import Results, Row
+from bench.run.roof import memory_rate
 
 MARKERS = {"torch": "x", "triton": "o", "reference": "s", "loop": "v"}
 # Inches: the extent of a panel with few layers and with many; width of a column and height of a line of the key. The
@@ -30,7 +31,7 @@ def roofline(results: Results, contenders: Sequence[str], dtype: str, style: Sty
     rows = [row for row in results["rows"] if (row["dtype"], row["status"]) == (dtype, "ok")]
     rows = [row for row in rows if row["contender"] in contenders]
     by_pass = {of: [row for row in rows if row["pass"] == of] for of in dict.fromkeys(row["pass"] for row in rows)}
-    peak, copy = results["ceilings"][dtype], results["ceilings"]["copy"]
+    peak, copy = results["ceilings"][dtype], memory_rate(results["ceilings"])
     numbers, key = numbered(rows)
     figure, axes = panels(list(by_pass), key)
     for axis, own in zip(axes, by_pass.values(), strict=True):
@@ -43,7 +44,8 @@ def roofline(results: Results, contenders: Sequence[str], dtype: str, style: Sty
         for name in contenders
     ]
     figure.legend(handles=shown, loc="outside lower right", ncols=len(shown), fontsize=8)
-    what = f"{peak:.4g} TFLOP/s in a matrix product and {copy:.4g} GB/s in a copy; dotted: half of that"
+    moved = "in reading" if results["ceilings"].get("read", 0) > results["ceilings"]["copy"] else "in a copy"
+    what = f"{peak:.4g} TFLOP/s in a matrix product and {copy:.4g} GB/s {moved}; dotted: half of that"
     heading(figure, f"Roofline in {dtype}: {what}", results, style)
     figure.canvas.draw()  # so that the layout is final before labels are placed
     figure.set_layout_engine("none")
@@ -74,14 +76,18 @@ def panels(passes: Sequence[str], key: Sequence[str]) -> tuple[Figure, list[Axes
 
 
 def numbered(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
-    """Return the number of each layer, and the lines of the key: families, each with its numbered layers below."""
+    """Return the number of each layer, and the lines of the key: families, each with its numbered layers below.
+
+    Held-out layers are marked.
+    """
     numbers: dict[str, str] = {}
+    held_out = {row["layer"] for row in rows if row.get("held_out")}
     key = []
     for family, layers in in_families({row["layer"]: row["family"] for row in rows}).items():
         key.append(family)
         for layer in layers:
             numbers[layer] = str(len(numbers) + 1)
-            key.append(f"{numbers[layer]:>4}  {layer}")
+            key.append(f"{numbers[layer]:>4}  {layer}{' (held out)' * (layer in held_out)}")
     return numbers, key
 
 

@@ -1,11 +1,12 @@
 """One contender beside its yardstick: means by family, wins and losses, best and worst layers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 from bench.report import compare
 from bench.report.compare import CLOCKS, Clock, Place
+from bench.report.tuned import tuned
 from bench.results import Row
 from bench.run.contenders import PASSES
 
@@ -14,7 +15,9 @@ from bench.run.contenders import PASSES
 class Comparison:
     """How many times as fast as its yardstick a contender is in one dtype, by clock, layer and pass.
 
-    All ratios are of speed: above 1 the contender is faster. `shown` turns one into the number to show.
+    All ratios are of speed: above 1 the contender is faster. `shown` turns one into the number to show. `noise` has the
+    layers and passes that were timed without a ratio, because one of the times varies too much (`compare.is_noise`).
+    Held-out layers are in a comparison of their own, `held_out`.
     """
 
     rows: Sequence[Row]
@@ -22,6 +25,8 @@ class Comparison:
     dtype: str
     baseline: str
     ratios: dict[Clock, dict[Place, float]]
+    noise: dict[Clock, list[Place]]
+    held_out: "Comparison | None" = None
 
     @classmethod
     def of(
@@ -30,16 +35,51 @@ class Comparison:
         """Compare the contender with `baseline` in the layers whose yardstick `baseline` is.
 
         Only layers and passes count in which both were timed, for each clock on its own. Return None if there are none
-        by any clock.
+        by any clock, apart from held-out layers.
         """
-        ratios = {clock: compare.speedups(rows, contender, dtype, baseline, clock) for clock in CLOCKS}
-        ratios = {clock: found for clock, found in ratios.items() if found}
-        return cls(compare.judged_by(baseline, rows), contender, dtype, baseline, ratios) if ratios else None
+        apart = cls.between([row for row in rows if row.get("held_out")], contender, dtype, baseline)
+        found = cls.between([row for row in rows if not row.get("held_out")], contender, dtype, baseline)
+        return replace(found, held_out=apart) if found else None
+
+    @classmethod
+    def between(cls, rows: Sequence[Row], contender: str, dtype: str, baseline: str) -> "Comparison | None":
+        """Compare as `of` does, in all layers of `rows` taken together."""
+        ratios: dict[Clock, dict[Place, float]] = {}
+        noise: dict[Clock, list[Place]] = {}
+        for clock in CLOCKS:
+            pairs = compare.pairs(rows, contender, dtype, baseline, clock)
+            noise[clock] = [place for place, pair in pairs.items() if compare.is_noise(pair)]
+            if found := compare.speedups(rows, contender, dtype, baseline, clock):
+                ratios[clock] = found
+        return cls(compare.judged_by(baseline, rows), contender, dtype, baseline, ratios, noise) if ratios else None
+
+    def only(self, places: Iterable[Place]) -> "Comparison":
+        """Return the comparison in these layers and passes alone."""
+        wanted = set(places)
+        kept = {clock: {p: ratio for p, ratio in found.items() if p in wanted} for clock, found in self.ratios.items()}
+        rows = [row for row in self.rows if (row["layer"], row["pass"]) in wanted]
+        return replace(self, rows=rows, ratios=kept, held_out=None)
+
+    @property
+    def by_tuning(self) -> dict[bool | None, list[Place]]:
+        """The layers and passes that have a ratio, by whether a tile of the contender's row was tuned (`tuned`)."""
+        mine = compare.of(self.rows, self.contender, self.dtype)
+        found: dict[bool | None, list[Place]] = {}
+        for place in dict.fromkeys(place for each in self.ratios.values() for place in each):
+            found.setdefault(tuned(mine[place]), []).append(place)
+        return found
+
+    @property
+    def compared_rows(self) -> list[Row]:
+        """The rows of contender and baseline that a ratio is from."""
+        places = {place for found in self.ratios.values() for place in found}
+        both = [compare.of(self.rows, name, self.dtype) for name in (self.contender, self.baseline)]
+        return [row for rows in both for place, row in rows.items() if place in places]
 
     @property
     def picture(self) -> str:
         """The name of the picture that shows this comparison."""
-        return f"{self.contender}{'-local' * (self.baseline == compare.SUBSTITUTE)}-{self.dtype}"
+        return f"{self.contender}{'-varying' * (self.baseline == compare.SUBSTITUTE)}-{self.dtype}"
 
     @property
     def as_time(self) -> bool:
@@ -107,8 +147,12 @@ class Comparison:
         timed = {place for clock in self.ratios for place in self.chosen(clock, of, family)}
         return compare.geometric_mean(rows[place]["peak"] for place in timed if rows[place].get("peak"))
 
-    def host(self, contender: str) -> float | None:
-        """Return the median, over all layers and passes, of a contender's host times in microseconds, or None."""
-        rows = compare.of(self.rows, contender, self.dtype).values()
-        found = [row["host_us"]["median"] for row in rows if row["status"] == "ok" and row.get("host_us")]
+    def host(self, contender: str, family: str | None = None) -> float | None:
+        """Return the median, over all layers and passes of a family, of a contender's host times in microseconds.
+
+        None stands for all families. Return None if no time is known.
+        """
+        rows = compare.of(self.rows, contender, self.dtype)
+        timed = [row for row in rows.values() if row["status"] == "ok" and family in (None, row["family"])]
+        found = [row["host_us"]["median"] for row in timed if row.get("host_us")]
         return median(found) if found else None

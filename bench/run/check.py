@@ -3,19 +3,22 @@
 The expected values are computed from pixels that are gathered by their indices, independently of every contender.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.run.contenders import Pass, Problem, operators_of
 from tests.support.oracle import precision_on
+from tritonconv.bias import letters_of
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.tools.tolerance import allowed, errors
 
 # The largest size of a sample. POSITIONS: positions in fprop, pixels in dgrad, with all their channels. TAPS: taps in
 # wgrad, with all their filters. FILTERS: locations in wgrad, with all their filters, if the weight varies by location.
+# If it varies by sample only, FILTERS counts taps of samples.
 POSITIONS = 512
 TAPS = 9
 FILTERS = 64
@@ -49,10 +52,11 @@ def samples(of: Pass, problem: Problem, seed: int = 0) -> list[Sample]:
 
 
 def with_bias(sample: Sample, bias: Tensor) -> Sample:
-    """Return the sample of a result (B, N, h, w) after a bias (N,) or (N, h, w) is added to it."""
-    _, _, *pixel = sample.at
-    added = bias if bias.ndim == 1 else bias[:, *pixel].T
-    return replace(sample, expected=sample.expected + added.double())
+    """Return the sample of a result (B, N, h, w) after a bias is added to it, of a shape in `tritonconv.bias`."""
+    b, _, *pixel = sample.at
+    letters = letters_of(bias)
+    added = bias.movedim(1 if "b" in letters else 0, -1)  # the channels last
+    return replace(sample, expected=sample.expected + added[own(letters, b, *pixel)].double())
 
 
 def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:
@@ -73,9 +77,15 @@ def sample(operator: Operator, problem: Problem, seed: int = 0) -> Sample:
             expected = pixels_at(problem.y, problem.weight, geometry, b, h, w)
             return Sample(operator, (b, slice(None), h, w), expected, geometry.gemm("dgrad").K)
         case "wgrad" if geometry.per_location:
-            p, q = some((geometry.P, geometry.Q), FILTERS, generator, problem.x.device)
-            expected = filters_at(problem.x, problem.y, geometry, p, q)
-            return Sample(operator, (p, q), expected, geometry.gemm("wgrad").K)
+            samples = [geometry.B] * geometry.per_sample
+            at = some((*samples, geometry.P, geometry.Q), FILTERS, generator, problem.x.device)
+            expected = filters_at(problem.x, problem.y, geometry, *at)
+            return Sample(operator, at, expected, geometry.gemm("wgrad").K)
+        case "wgrad" if geometry.per_sample:
+            b, r, s = some((geometry.B, geometry.R, geometry.S), FILTERS, generator, problem.x.device)
+            parts = zip(b.tolist(), r.tolist(), s.tolist(), strict=True)
+            one = [taps_at(problem.x[[i]], problem.y[[i]], geometry, *tap) for i, *tap in parts]
+            return Sample(operator, (b, slice(None), slice(None), r, s), torch.stack(one), geometry.gemm("wgrad").K)
         case "wgrad":
             r, s = some((geometry.R, geometry.S), TAPS, generator, problem.x.device)
             expected = torch.stack(
@@ -125,11 +135,29 @@ def features_at(x: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, p:
     """Return what fprop computes at n positions (b, p, q), in float64 and of shape (n, F).
 
     It sums x[b, c, h, w] * weight[f, c, r, s] over c, r and s. The pixel (h, w) is the one under the tap (r, s). A
-    weight that varies by location is weight[p, q] there.
+    weight that varies is weight[b], weight[p, q] or weight[b, p, q] there.
     """
-    n, own = ("n", weight[p, q]) if geometry.per_location else ("", weight)
-    filters = own.double().unflatten(-4, (geometry.G, -1))
+    if geometry.varies == "b":
+        shared = replace(geometry, varies="")
+        return for_each_sample(b, lambda i, at: features_at(x, weight[i], shared, b[at], p[at], q[at]))
+    n, there = ("n", weight[own(geometry.varies, b, p, q)]) if geometry.varies else ("", weight)
+    filters = there.double().unflatten(-4, (geometry.G, -1))
     return torch.einsum(f"nrsgc,{n}gfcrs->ngf", patches_at(x, geometry, b, p, q), filters).flatten(1)
+
+
+def own(letters: str, b: Any, p: Any, q: Any) -> tuple[Any, ...]:
+    """Return those of the indices b, p and q that are in `letters`: the leading indices of what varies over these."""
+    return (b,) * ("b" in letters) + (p, q) * ("p" in letters)
+
+
+def for_each_sample(b: Tensor, compute: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Return the rows that `compute` returns for each sample, in the order of `b`, the samples of n rows.
+
+    It gets the number of a sample and the rows that belong to it. So a sample's weight is needed once, not once a row.
+    """
+    rows = {i: (b == i).nonzero()[:, 0] for i in b.unique().tolist()}
+    found = torch.cat([compute(i, at) for i, at in rows.items()])
+    return found[torch.cat([*rows.values()]).argsort()]
 
 
 def patches_at(x: Tensor, geometry: ConvGeometry, b: Tensor, p: Tensor, q: Tensor) -> Tensor:
@@ -146,8 +174,12 @@ def pixels_at(y: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, h: T
     """Return what dgrad computes at n pixels (b, h, w), in float64 and of shape (n, C).
 
     It sums y[b, f, p, q] * weight[f, c, r, s] over f, r and s. The position (p, q) is the one whose tap (r, s) lies on
-    the pixel. Taps without such a position add nothing. A weight that varies by location is weight[p, q] there.
+    the pixel. Taps without such a position add nothing. A weight that varies is weight[b], weight[p, q] or
+    weight[b, p, q] there.
     """
+    if geometry.varies == "b":
+        shared = replace(geometry, varies="")
+        return for_each_sample(b, lambda i, at: pixels_at(y, weight[i], shared, b[at], h[at], w[at]))
     r, s = torch.arange(geometry.R, device=y.device), torch.arange(geometry.S, device=y.device)
     far_h = h[:, None] + geometry.pad_h - r * geometry.dilation_h
     far_w = w[:, None] + geometry.pad_w - s * geometry.dilation_w
@@ -157,10 +189,11 @@ def pixels_at(y: Tensor, weight: Tensor, geometry: ConvGeometry, b: Tensor, h: T
     spread = gathered(y, b, p, q, inside_h, inside_w)
     if geometry.per_location:
         p, q = p.where(inside_h, 0)[:, :, None], q.where(inside_w, 0)[:, None, :]
-        n, own = "n", weight[p, q, :, :, r[:, None], s]
+        lead = own(geometry.varies, b[:, None, None], p, q)
+        n, there = "n", weight[*lead, :, :, r[:, None], s]
     else:
-        n, own = "", weight.permute(2, 3, 0, 1)
-    filters = own.double().unflatten(-2, (geometry.G, -1))
+        n, there = "", weight.permute(2, 3, 0, 1)
+    filters = there.double().unflatten(-2, (geometry.G, -1))
     return torch.einsum(f"nrsgf,{n}rsgfc->ngc", spread.unflatten(-1, (geometry.G, -1)), filters).flatten(1)
 
 
@@ -176,17 +209,20 @@ def gathered(side: Tensor, b: Tensor, rows: Tensor, columns: Tensor, in_rows: Te
     return values.double().where(inside[..., None], 0.0)
 
 
-def filters_at(x: Tensor, y: Tensor, geometry: ConvGeometry, p: Tensor, q: Tensor) -> Tensor:
-    """Return what wgrad computes for n locations (p, q) that have their own filters, of shape (n, F, C/G, R, S).
+def filters_at(x: Tensor, y: Tensor, geometry: ConvGeometry, *at: Tensor) -> Tensor:
+    """Return what wgrad computes for n locations that have their own filters, of shape (n, F, C/G, R, S).
 
-    It sums x[b, c, h, w] * y[b, f, p, q] over b, in float64. The pixel (h, w) is the one under the tap (r, s).
+    `at` are the indices (p, q), or (b, p, q) if each sample has its own, too. Without b, it sums
+    x[b, c, h, w] * y[b, f, p, q] over b, in float64. The pixel (h, w) is the one under the tap (r, s).
     """
+    *own_samples, p, q = at
     total = x.new_zeros((len(p), *geometry.weight_shape[-4:]), dtype=torch.float64)
     by_group = total.unflatten(1, (geometry.G, -1))
-    for b in range(geometry.B):  # one at a time, for memory
-        patches = patches_at(x, geometry, torch.full_like(p, b), p, q)
-        features = y[b, :, p, q].double().unflatten(0, (geometry.G, -1))
-        by_group += torch.einsum("gfn,nrsgc->ngfcrs", features, patches)
+    # one sample at a time, for memory
+    for b in own_samples or (torch.full_like(p, sample) for sample in range(geometry.B)):
+        patches = patches_at(x, geometry, b, p, q)
+        features = y[b, :, p, q].double().unflatten(-1, (geometry.G, -1))
+        by_group += torch.einsum("ngf,nrsgc->ngfcrs", features, patches)
     return total
 
 

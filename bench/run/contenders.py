@@ -12,9 +12,15 @@ The contenders:
     torch-nchw   torch, with contiguous (NCHW) operands.
     triton-nchw  triton, with contiguous (NCHW) operands.
     reference    tritonconv.reference: unfold + einsum in plain PyTorch.
-    loop         a loop over positions in plain PyTorch, for locally connected layers only.
     compile      torch's layer under torch.compile.
     flag_gems    FlagGems' Triton kernels, if the package is installed.
+
+Torch has no layer whose weight varies. For these layers there are also:
+
+    unfold-compile  einsum over an unfold view under torch.compile (`unfolded`).
+    grouped         one grouped convolution of torch (`grouped`): for weights per sample, and for locally connected
+                    layers.
+    loop            a loop over positions in plain PyTorch (`loop`), for locally connected layers only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +36,10 @@ from torch.nn.functional import conv2d, conv_transpose2d
 
 import tritonconv
 from bench.layers import Layer
-from bench.run import loop
+from bench.run import grouped, loop, unfolded
 from bench.run.memory import Computation
-from tests.support.oracle import convolution_precision
 from tritonconv import dispatch
-from tritonconv.bias import shape_beside
+from tritonconv.bias import broadcastable, shape_beside
 from tritonconv.call import Call
 from tritonconv.geometry import ConvGeometry, Factor, Operator, taken
 from tritonconv.launch.layout import allocate
@@ -42,10 +47,27 @@ from tritonconv.operators.library import torch_operators
 
 Pass = Literal["fprop", "dgrad", "wgrad", "forward", "step"]
 PASSES: tuple[Pass, ...] = ("fprop", "dgrad", "wgrad", "forward", "step")
-CONTENDERS = ("torch", "triton", "torch-nchw", "triton-nchw", "reference", "loop", "compile", "flag_gems")
+CONTENDERS = (
+    "torch",
+    "triton",
+    "torch-nchw",
+    "triton-nchw",
+    "reference",
+    "unfold-compile",
+    "grouped",
+    "loop",
+    "compile",
+    "flag_gems",
+)
 OURS = ("triton", "triton-nchw", "reference")
-# torch has no locally connected layer. Users write one of these instead: unfold + einsum, or a loop over positions.
-INSTEAD = ("reference", "loop")
+# torch has no layer whose weight varies. Users write one of these instead, as far as the layer's family allows.
+INSTEAD = ("reference", "unfold-compile", "grouped", "loop")
+# What torch does not have, by the family of the layer.
+MISSING = {
+    "local": "locally connected layer",
+    "per sample": "layer with a weight for each sample",
+    "dynamic": "layer with a weight for each sample and location",
+}
 # Both "tf32" and "float32" have float32 operands. tf32 rounds them for the tensor cores; float32 does not use these.
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float32, "float32": torch.float32}
 
@@ -93,6 +115,13 @@ class Problem:
         weight = self.weight if self.geometry.varies else self.weight.contiguous()
         return replace(self, x=self.x.contiguous(), weight=weight, y=self.y.contiguous())
 
+    def all_contiguous(self) -> "Problem":
+        """Return the same problem with contiguous operands, also if the weight varies.
+
+        Then the samples of images and weights can be folded into groups without a copy.
+        """
+        return replace(self.contiguous(), weight=self.weight.contiguous())
+
     def call(self, operator: Operator, *, channels_last: bool = True, implementation: str = "auto") -> Call:
         """Return the call of an operator on these operands, without a bias. `channels_last` is its result's format."""
         factors: dict[Factor, Tensor] = dict(x=self.x, weight=self.weight, y=self.y)
@@ -134,31 +163,50 @@ def operators_of(of: Pass, layer: Layer) -> tuple[Operator, ...]:
     return operators if of == "step" else operators[:1]
 
 
-def competing(asked: Sequence[str], layer: Layer) -> list[str]:
-    """Return the contenders in `asked`, each once, and those that are added for a locally connected layer.
+def competing(asked: Sequence[str], layer: Layer, small: bool = False) -> list[str]:
+    """Return the contenders in `asked`, each once, and those that are added for a layer whose weight varies.
 
-    If torch is asked, `reference` and `loop` are added for such a layer, because users write these instead. The
-    contender torch stays, and `refusal` says why it is not timed.
+    If torch is asked, those of `INSTEAD` are added for such a layer, because users write these instead. The contender
+    torch stays, and `refusal` says why it is not timed. In a `small` run `unfold-compile` is not added, because
+    compilation would take most of the run.
     """
-    instead = INSTEAD if layer.family == "local" and "torch" in asked else ()
-    return list(dict.fromkeys([*asked, *instead]))
+    added = INSTEAD if layer.family in MISSING and "torch" in asked else ()
+    left_out = "unfold-compile" if small else None
+    return list(
+        dict.fromkeys([*asked, *(name for name in added if name != left_out and not unsuited(name, layer.family))])
+    )
+
+
+def unsuited(contender: str, family: str) -> str | None:
+    """Return why `contender` has no layer of this family; None if it has one."""
+    match contender:
+        case "torch" | "torch-nchw" | "compile" if family in MISSING:
+            return f"torch has no {MISSING[family]}"
+        case "unfold-compile" | "grouped" if family not in MISSING:
+            return "torch has this layer, and users write their own only if the weight varies"
+        case "grouped" if family == "dynamic":
+            return "with a group for each sample and location, each group would compute one position"
+        case "loop" if family != "local":
+            return "a loop over positions is for locally connected layers"
+        case "flag_gems" if family in MISSING:
+            return "flag_gems has no weight that varies"
+    return None
 
 
 def refusal(contender: str, of: Pass, problem: Problem) -> str | None:
     """Return why `contender` cannot compute this pass; None if it can."""
-    local = problem.layer.family == "local"
+    if reason := unsuited(contender, problem.layer.family):
+        return reason
     match contender:
-        case "torch" | "torch-nchw" | "compile" if local:
-            return "torch has no locally connected layer"
-        case "loop" if not local:
-            return "a loop over positions is for locally connected layers"
+        case "unfold-compile" if problem.x.device.type == "cpu" and "dgrad" in operators_of(of, problem.layer):
+            return "torch 2.13 compiles the sum of overlapping patches to code that writes outside of it, on a CPU"
         case "triton" | "triton-nchw":
             return dispatch.why_not("triton", problem.call(problem.forward))
         case "flag_gems":
             if find_spec("flag_gems") is None:
                 return "flag_gems is not installed"
-            if problem.layer.case.transposed or of in ("dgrad", "wgrad") or local:
-                return "flag_gems has no transposed or locally connected layer, and no dgrad or wgrad alone"
+            if problem.layer.case.transposed or of in ("dgrad", "wgrad"):
+                return "flag_gems has no transposed layer, and no dgrad or wgrad alone"
     return None
 
 
@@ -173,7 +221,11 @@ def computation(contender: str, of: Pass, problem: Problem) -> Computation:
         case "triton-nchw":
             return _tritonconv("triton", of, problem.contiguous(), channels_last=False)
         case "loop":
-            return _loop(of, problem)
+            return _by_hand(of, problem, loop)
+        case "unfold-compile":
+            return _by_hand(of, problem, unfolded, compiled_by_torch)
+        case "grouped":
+            return _by_hand(of, problem if problem.geometry.per_location else problem.all_contiguous(), grouped)
         case "torch":
             return _torch(of, problem)
         case "torch-nchw":
@@ -195,26 +247,33 @@ def _tritonconv(implementation: str, of: Pass, problem: Problem, channels_last: 
             return lambda: (getattr(torch_operators, operator)(*call.arguments),)
 
 
-def _loop(of: Pass, problem: Problem) -> Computation:
-    """Return the pass as a loop over positions. Autograd makes the gradients of a step; dgrad and wgrad are loops."""
-    x, weight, y, geometry = problem.x, problem.weight, problem.y, problem.geometry
+def unchanged(function: Any) -> Any:
+    return function
 
-    def layer(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        result: Tensor = getattr(loop, problem.forward)(input, weight, geometry)
-        return result if bias is None else result + bias
 
+def _by_hand(of: Pass, problem: Problem, module: Any, transform: Callable[[Any], Any] = unchanged) -> Computation:
+    """Return the pass by the functions fprop, dgrad and wgrad of a module, wrapped by `transform`.
+
+    Autograd finds the gradients of a step. The gradients alone are the functions dgrad and wgrad.
+    """
+    operator = problem.forward if of in ("forward", "step") else of
+    function, geometry = getattr(module, operator), problem.geometry
+
+    def layer(first: Tensor, second: Tensor, bias: Tensor | None = None) -> Tensor:
+        result: Tensor = function(first, second, geometry)
+        return result if bias is None else result + broadcastable(bias)
+
+    compute = transform(layer)
     match of:
         case "forward" | "step":
-            return _layer(of, problem, layer)
-        case "fprop":
-            return lambda: (loop.fprop(x, weight, geometry),)
-        case "dgrad":
-            return lambda: (loop.dgrad(y, weight, geometry),)
-        case "wgrad":
-            return lambda: (loop.wgrad(x, y, geometry),)
+            return _layer(of, problem, compute)
+        case "fprop" | "dgrad" | "wgrad":
+            factors: dict[Factor, Tensor] = dict(x=problem.x, weight=problem.weight, y=problem.y)
+            operands = taken(of, factors)
+            return lambda: (compute(*operands),)
 
 
-def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = lambda function: function) -> Computation:
+def _torch(of: Pass, problem: Problem, transform: Callable[[Any], Any] = unchanged) -> Computation:
     """Return the pass by torch's own convolution, wrapped by `transform`. On NVIDIA this is cuDNN.
 
     A gradient alone is computed by aten.convolution_backward, which torch's autograd calls too.
@@ -285,17 +344,22 @@ def _layer(of: Pass, problem: Problem, function: Callable[..., Tensor]) -> Compu
 def at_its_best(dtype: str) -> Iterator[None]:
     """Set torch's switches for speed within the block: cuDNN tries all its algorithms.
 
-    TF32 is allowed if the dtype is "tf32", and only then.
+    TF32 is allowed if the dtype is "tf32", and only then. The older switches `allow_tf32` say the same as the newer
+    ones, because torch.compile reads both, and torch raises an exception where they differ.
     """
     precision = "tf32" if dtype == "tf32" else "ieee"
     cudnn: Any = torch.backends.cudnn
     matmul: Any = torch.backends.cuda.matmul
-    _, benchmark, limit, *_ = cudnn.set_flags(_benchmark=True, _benchmark_limit=0, _fp32_precision=None)
-    before = matmul.fp32_precision
+    convolution = cudnn.conv.fp32_precision
+    product, product_tf32 = matmul.fp32_precision, matmul.allow_tf32
+    switched = dict(_benchmark=True, _benchmark_limit=0, _allow_tf32=dtype == "tf32", _fp32_precision=precision)
+    before = cudnn.set_flags(**switched)
     try:
-        matmul.fp32_precision = precision
-        with convolution_precision(precision):
-            yield
+        matmul.allow_tf32 = dtype == "tf32"
+        cudnn.conv.fp32_precision = precision
+        yield
     finally:
-        matmul.fp32_precision = before
-        cudnn.set_flags(_benchmark=benchmark, _benchmark_limit=limit, _fp32_precision=None)
+        matmul.allow_tf32 = product_tf32
+        matmul.fp32_precision = product
+        cudnn.set_flags(*before)
+        cudnn.conv.fp32_precision = convolution

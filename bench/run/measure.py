@@ -11,7 +11,11 @@ from bench.run import check
 from bench.run.contenders import OURS, Pass, Problem, at_its_best, computation, operators_of, refusal
 from bench.run.memory import Computation
 from bench.run.roof import Ceilings, Roof
-from bench.run.timing import BUDGET, Times, side_by_side, spread
+from bench.run.timing import BUDGET, Times, median_of, side_by_side, spread
+from tritonconv.geometry import Operator
+from tritonconv.gpu import INTERPRETER
+from tritonconv.launch.plan import Plan
+from tritonconv.tiling.pick import measured_for
 
 
 def measure(
@@ -35,6 +39,8 @@ def measure(
 
         `device_us`    Microseconds on the GPU: replays of a CUDA graph with a cold L2 cache. None on a CPU. If the
                        call could not be captured, they are of eager calls, and `how` is "events".
+        `warm_us`      Microseconds on the GPU, each replayed directly after one of `device_us`, so with a warm L2
+                       cache. None without a CUDA graph.
         `wall_us`      Microseconds of eager calls, from the call until the result is there.
         `host_us`      Microseconds of eager calls, from the call until it returns. None on a CPU.
         `tflops`       TFLOP/s, from the median of `device_us`, or of `wall_us` if that is None.
@@ -43,8 +49,13 @@ def measure(
                        for locally connected layers on a CPU, where the rate of the L2 cache is not measured.
         `extra_bytes`  The peak of the memory that the call takes beside operands and results.
         `peak`         The peak of all memory, as a multiple of operands and results.
+        `cold`         "read": the L2 cache was cooled by reading. None on a CPU. Rows without this field are older, and
+                       were cooled by writing.
+        `clock_mhz`    The SM clock, and `watts` the power: medians of readings between runs. None if the driver does
+                       not tell them.
+        `tuned`        Only for our kernels: whether the tile of each operator is from a table of measured tiles.
 
-    Each of the three times is a dict of `median`, `p20`, `p80` and the number of `runs`.
+    Each of the four times is a dict of `median`, `p20`, `p80` and the number of `runs`.
 
     If the GPU is lost, the exception that shows it is raised again.
     """
@@ -69,10 +80,11 @@ def measure(
                 computations[name] = computation(name, of, problem)
                 check_result(name, computations[name]())
                 if name.startswith("triton"):
-                    tile = tiles_of(problem.layer, of, problem.dtype, device, name == "triton")
+                    plans = plans_of(problem.layer, of, problem.dtype, device, name == "triton")
                     row |= {
-                        "kernels": kernels_of(operators_of(of, problem.layer), environment["kernels"]),
-                        "tile": tile,
+                        "kernels": kernels_of(plans, environment["kernels"]),
+                        "tile": {operator: str(plan.tile) for operator, plan in plans.items()},
+                        "tuned": {operator: is_measured(plan) for operator, plan in plans.items()},
                     }
             except Exception as error:
                 computations.pop(name, None)
@@ -130,8 +142,9 @@ def failure(error: Exception, device: torch.device) -> Row:
 
 
 def about(layer: Layer, of: Pass, contender: str, dtype: str) -> Row:
-    """Return the fields that say what a row measures."""
-    return {"layer": layer.name, "family": layer.family, "pass": of, "contender": contender, "dtype": dtype}
+    """Return the fields that say what a row measures. `held_out` is there only for a held-out layer."""
+    row: Row = {"layer": layer.name, "family": layer.family, "pass": of, "contender": contender, "dtype": dtype}
+    return row | {"held_out": True} if layer.held_out else row
 
 
 def shapes(layer: Layer) -> Row:
@@ -147,17 +160,28 @@ def untimed(
     return [about(layer, of, name, dtype) | outcome for name in contenders]
 
 
-def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device, channels_last: bool = True) -> dict[str, str]:
-    """Return, by operator of the pass, the name of the tile that it runs with on `device`, without a bias."""
+def plans_of(
+    layer: Layer, of: Pass, dtype: str, device: torch.device, channels_last: bool = True
+) -> dict[Operator, Plan]:
+    """Return, by operator of the pass, the plan that it runs with on `device`, without a bias."""
     from bench.lowering.offline import plan_for
     from tritonconv import runtime
 
     gpu = runtime.gpu_of(device)
-    plans = {
+    return {
         operator: plan_for(operator, dtype, layer.geometry, gpu, channels_last=channels_last)
         for operator in operators_of(of, layer)
     }
-    return {operator: str(plan.tile) for operator, plan in plans.items()}
+
+
+def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device) -> dict[str, str]:
+    """Return, by operator of the pass, the name of the tile that it runs with on `device`, in channels_last."""
+    return {operator: str(plan.tile) for operator, plan in plans_of(layer, of, dtype, device).items()}
+
+
+def is_measured(plan: Plan) -> bool:
+    """Whether the tile of a plan is from a table of measured tiles, and not the choice of the cost model."""
+    return plan.request.gpu != INTERPRETER and measured_for(*plan.request) == plan.tile
 
 
 def peak(times: Times, problem: Problem, of: Pass) -> float | None:
@@ -178,9 +202,13 @@ def timed(times: Times, roof: Roof) -> Row:
     microseconds = (device or wall)["median"]
     return {
         "device_us": device,
+        "warm_us": spread(times.warm) if times.warm else None,
         "wall_us": wall,
         "host_us": spread(times.host) if times.host else None,
         "how": times.how,
+        "cold": "read" if device else None,
+        "clock_mhz": median_of([each.clock_mhz for each in times.sensed]),
+        "watts": median_of([each.watts for each in times.sensed]),
         "tflops": float(f"{roof.flops / microseconds / 1e6:.4g}"),
         "gbps": float(f"{roof.bytes / microseconds / 1e3:.4g}"),
         "roof": None if roof.microseconds is None else float(f"{roof.microseconds / microseconds:.4g}"),

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -10,13 +9,10 @@ import torch
 from bench import results
 from bench.layers import Layer
 from bench.run.contenders import DTYPES, Pass, Problem, competing, operators_of
+from bench.run.limits import needs_too_much, takes_too_long
 from bench.run.measure import failure, measure, tiles_of, untimed
-from bench.run.roof import Ceilings, ceilings, patch_bytes
+from bench.run.roof import Measured, ceilings
 from bench.run.timing import BUDGET
-
-# On a CPU, the reference is skipped if it needs more bytes of memory than this, and a loop over positions if autograd
-# writes more bytes in it. Either then takes more than a few seconds.
-MOST_BYTES = 4_000_000_000
 
 
 class Session:
@@ -24,18 +20,25 @@ class Session:
 
     `batch` replaces the batch of every layer. Without it, a GPU measures the layers as `layers.csv` lists them. A CPU
     then measures small versions of them, and the record is marked as a rehearsal. The first number of a row's `image`
-    is the batch that was measured.
+    is the batch that was measured. `ceilings` are those of an earlier session on this machine: the new one then
+    measures none.
     """
 
     def __init__(
-        self, device: torch.device, contenders: Sequence[str], dtypes: Sequence[str], batch: int | None = None
+        self,
+        device: torch.device,
+        contenders: Sequence[str],
+        dtypes: Sequence[str],
+        batch: int | None = None,
+        *,
+        ceilings: Measured | None = None,
     ) -> None:
         self.device = device
         self.contenders = contenders
         self.dtypes = dtypes
         self.batch = batch
         self.environment = results.environment(device) | {"load": {"start": load()}}
-        self.ceilings: Ceilings = ceilings(dtypes, device)
+        self.measured = ceilings or measured_now(dtypes, device)
         self.small = device.type != "cuda" and batch is None
         self.budget = BUDGET / 10 if self.small else BUDGET
         self._problem: Problem | None = None
@@ -63,11 +66,11 @@ class Session:
         """
         about = (layer.name, of, dtype)
         if about not in self._rows:
-            contenders = competing(self.contenders, layer)
+            contenders = competing(self.contenders, layer, self.small)
             reasons = {name: self.refused(name, layer, of, dtype) for name in contenders}
             able = [name for name in contenders if reasons[name] is None]
             try:
-                given = (able, self.ceilings, self.environment, self.budget)
+                given = (able, self.measured.rates, self.environment, self.budget)
                 rows = measure(self.problem(layer, dtype), of, *given) if able else []
             except Exception as error:
                 rows = self._untimed(layer, of, dtype, able, failure(error, self.device))
@@ -79,9 +82,10 @@ class Session:
 
     def refused(self, contender: str, layer: Layer, of: Pass, dtype: str) -> str | None:
         """Why this run skips a contender that would need too much of the device; None if it does not."""
+        measured = self.as_measured(layer)
         if self.device.type != "cpu":
-            return None
-        return needs_too_much(contender, self.as_measured(layer), of, DTYPES[dtype].itemsize)
+            return takes_too_long(contender, measured)
+        return needs_too_much(contender, measured, of, DTYPES[dtype].itemsize)
 
     def _untimed(
         self, layer: Layer, of: Pass, dtype: str, contenders: Sequence[str], outcome: results.Row
@@ -126,12 +130,17 @@ class Session:
         the layers were not measured at their own.
         """
         environment = self.environment | {"load": self.environment["load"] | {"end": load()}}
-        about: dict[str, Any] = {"environment": environment, "ceilings": self.ceilings}
+        about: dict[str, Any] = {"environment": environment, **self.measured.in_record}
         if self.batch is not None:
             about["batch"] = self.batch
         if self.small:
             about["rehearsal"] = "on a CPU, layers scaled down"
         return about
+
+
+def measured_now(dtypes: Sequence[str], device: torch.device) -> Measured:
+    """Return the ceilings for these dtypes, measured now."""
+    return ceilings(dtypes, device)
 
 
 def load() -> float | None:
@@ -144,30 +153,3 @@ def load() -> float | None:
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):  # not on every system
         return None
-
-
-def needs_too_much(contender: str, layer: Layer, of: Pass, itemsize: int) -> str | None:
-    """Why a pass of a layer is too much for a CPU if this contender computes it; None if it is not.
-
-    The reference stores patches: every pixel once for each filter tap. A step stores the gradient of the patches too.
-    In a loop over positions, autograd writes a gradient of the size of the whole weight for each position.
-    """
-    geometry = layer.geometry
-    if contender == "reference":
-        memory = patch_bytes("fprop", geometry, itemsize) * (2 if of == "step" else 1) + geometry.minimal_bytes(
-            itemsize
-        )
-        if memory > MOST_BYTES:
-            return f"stores {gigabytes(memory)} GB of patches and operands; at most {gigabytes(MOST_BYTES)} GB on a CPU"
-    if contender == "loop" and of == "step" and geometry.per_location:
-        written = geometry.P * geometry.Q * itemsize * prod(geometry.weight_shape)
-        if written > MOST_BYTES:
-            return (
-                f"autograd writes {gigabytes(written)} GB, the weight's gradient once for each position; "
-                f"at most {gigabytes(MOST_BYTES)} GB on a CPU"
-            )
-    return None
-
-
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g}"

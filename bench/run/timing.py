@@ -8,13 +8,16 @@ from typing import Any, TypeVar
 
 import torch
 
-from bench.run import memory
+from bench.run import memory, sensors
+from bench.run.capture import captured
 from bench.run.memory import Computation
 
 Name = TypeVar("Name", bound=Hashable)
 
-# Bytes that are overwritten between two runs, so that the L2 cache is cold. This is several times the largest L2 cache.
+# Bytes that are read between two runs, so that the L2 cache is cold. This is several times the largest L2 cache.
 COLD = 512 << 20
+# The clock and the power are read after the first run of each call, and after every SENSED-th run from there on.
+SENSED = 10
 # Seconds that all runs of one call may take. FEWEST and MOST bound the number of runs.
 BUDGET = 0.25
 FEWEST, MOST = 10, 100
@@ -27,39 +30,40 @@ class Times:
     """The times of one call in microseconds, one for each run.
 
     Attributes:
-        device: How long the GPU took. Empty on a CPU.
+        device: How long the GPU took, with a cold L2 cache. Empty on a CPU.
+        warm: How long the GPU took for a second replay directly after each of `device`. Empty without a CUDA graph.
         wall: From an eager call until its result is there.
         host: From an eager call until it returns. Empty on a CPU.
         extra_bytes: The peak of the memory that the call takes beside operands and results.
         how: How `device` was timed. "graph": replays of a CUDA graph. "events": eager calls between two events, with
             the gaps between kernels, because the call could not be captured. "wall": there was no GPU.
         results: The results of the last timed run: on the device, or on a CPU in eager mode.
+        sensed: The clock and the power of the GPU after some of the runs in `device`, where the driver tells them.
     """
 
     device: list[float] = field(default_factory=list)
+    warm: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
     host: list[float] = field(default_factory=list)
     extra_bytes: int | None = None
     how: str = "wall"
     results: Any = None
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value below which `share` of the values lie, interpolated between the two nearest ranks."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    sensed: list[sensors.Reading] = field(default_factory=list)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return the median, the 20th and the 80th percentile, rounded to nanoseconds, and the number of values.
 
-    There must be at least one value, in microseconds.
+    There must be at least one value, in microseconds. Percentiles are interpolated between the two nearest ranks.
     """
-    named = {"median": statistics.median(values), "p20": quantile(values, 0.2), "p80": quantile(values, 0.8)}
+    fifths = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else [*values] * 4
+    named = {"median": statistics.median(values), "p20": fifths[0], "p80": fifths[-1]}
     return {**{name: round(value, 3) for name, value in named.items()}, "runs": len(values)}
+
+
+def median_of(values: Sequence[float]) -> float | None:
+    """Return the median, or None if there are no values."""
+    return statistics.median(values) if values else None
 
 
 def side_by_side(
@@ -82,55 +86,34 @@ def side_by_side(
 
 
 def on_device(computations: dict[Name, Computation], device: torch.device, budget: float = BUDGET) -> dict[Name, Times]:
-    """Return the device times of each of `computations`: replays of CUDA graphs, with a cold L2 cache, in turns."""
+    """Return the device times of each of `computations`: replays of CUDA graphs, in turns.
+
+    Each turn replays a graph twice: with a cold L2 cache, and directly after that, when the cache holds what fits of
+    its operands and results. The cache is cooled by reading. Writing would leave it full of changed lines, which the
+    GPU would write back to memory within the timed run.
+    """
     times = {name: Times() for name in computations}
     replays = {}
     for name, computation in computations.items():
         replays[name], times[name].how, times[name].extra_bytes = captured(computation, device)
-    cold = torch.empty(COLD, dtype=torch.uint8, device=device)
+    cold, total = torch.ones(COLD // 4, device=device), torch.empty((), device=device)
     for name in turns({name: _seconds(replay, device) for name, replay in replays.items()}, budget):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        cold.zero_()  # takes long enough for the host to queue the replay and both events before it ends
+        its, replay = times[name], replays[name]
+        start, end, again = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        torch.sum(cold, 0, out=total)  # takes long enough for the host to queue the replays and the events meanwhile
         start.record()
-        times[name].results = replays[name]()
+        its.results = replay()
         end.record()
+        if its.how == "graph":
+            replay()
+            again.record()
+            again.synchronize()
+            its.warm.append(1e3 * end.elapsed_time(again))
         end.synchronize()
-        times[name].device.append(1e3 * start.elapsed_time(end))
+        its.device.append(1e3 * start.elapsed_time(end))
+        if len(its.device) % SENSED == 1 and (reading := sensors.read(device)):
+            its.sensed.append(reading)
     return times
-
-
-def captured(computation: Computation, device: torch.device) -> tuple[Computation, str, int]:
-    """Capture `computation` in a CUDA graph.
-
-    Return a function that replays the graph, "graph", and the peak of the memory that a call takes beside operands and
-    results. If the call cannot be captured, return `computation` itself and "events" instead of the first two. Raise
-    torch.OutOfMemoryError if memory does not suffice for the capture.
-    """
-    computation()
-    extra = memory.beside_results(*memory.on_gpu(computation, device))
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            computation()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
-    try:
-        with torch.cuda.graph(graph):
-            kept = computation()
-    except torch.OutOfMemoryError:
-        torch.cuda.set_stream(stream)
-        raise
-    except RuntimeError:
-        torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own stream behind
-        torch.cuda.synchronize(device)
-        return computation, "events", extra
-
-    def replay(kept: Any = kept) -> Any:
-        graph.replay()
-        return kept  # the tensors that the graph writes to
-
-    return replay, "graph", extra
 
 
 def _in_eager_mode(

@@ -5,10 +5,15 @@ against float64: a tile whose result is wrong does not compete, however fast it 
 
 The winners become rows of the GPU's table, tritonconv/tiling/measured_tiles/<GPU>.json, where tritonconv looks tiles up
 before it asks its cost model. The table is written after each row, so the command may be stopped at any moment.
-Called again, it measures only what the table has no row of these kernels for.
+Called again, it measures only what the table has no row of these kernels for. A table also serves GPUs like its own:
+those of the same architecture whose number of multiprocessors differs by at most a tenth. Their own tables come first.
 
-The exit status is 1 if a tile was wrong or failed. It is 2 if there is no GPU, or if the arguments are not usable.
-Otherwise it is 0.
+With --take FILE nothing is measured, and no GPU is needed. FILE is a record that --times or `bench device` wrote. Its
+winners become rows of the table of the GPU that they were measured on. They are refused if FILE is a rehearsal, or if
+the kernels have changed since.
+
+The exit status is 1 if a tile was wrong or failed. It is 2 if there is no GPU, or if the arguments or FILE are not
+usable. Otherwise it is 0.
 """
 
 import argparse
@@ -20,14 +25,15 @@ from typing import NamedTuple
 
 import torch
 
-from bench import kernel_identity, results
+from bench import results
 from bench.device import cache
 from bench.device.schedule import Clock, Record, in_time
-from bench.layers import Layer, select
+from bench.layers import Layer, tunable
 from bench.lowering.offline import plan_for, precompile
 from bench.run.contenders import DTYPES, Problem
-from bench.tune.search import candidates, key_of, medians, tune
+from bench.tune.search import candidates, kernels, key_of, medians, tune
 from bench.tune.table import Table
+from bench.tune.take import take
 from tritonconv import runtime
 from tritonconv.geometry import OPERATORS, Operator
 from tritonconv.gpu import Gpu
@@ -42,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows",
         default="all",
         metavar="LAYERS",
-        help="layers of bench/layers.csv: all, smoke (twelve layers), or names with commas between them (default: all)",
+        help="layers of bench/layers.csv: all, smoke (fourteen layers), or names with commas between them; held-out "
+        "layers are refused (default: all)",
     )
     parser.add_argument(
         "--dtypes",
@@ -74,7 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the table to write (default: this GPU's table in tritonconv/tiling/measured_tiles)",
     )
     parser.add_argument(
-        "--times", type=Path, metavar="FILE", help="also write the times of all tiles that were tried to FILE, as JSON"
+        "--times",
+        type=Path,
+        metavar="FILE",
+        help="also write the times of all tiles that were tried to FILE, as JSON, which --take reads",
+    )
+    parser.add_argument(
+        "--take",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing, and put the winners in the record FILE into the table of its GPU",
     )
     parser.add_argument(
         "--cache",
@@ -89,12 +105,14 @@ def main(args: argparse.Namespace) -> int:
 
     Return the exit status: 1 if a tile was wrong or failed, 2 if there is no GPU, otherwise 0.
     """
-    layers = select(args.rows)
+    if args.take:
+        return take(args.take, args.out)
+    layers = tunable(args.rows)
     if not torch.cuda.is_available():
         print("python -m bench tune needs a GPU, and torch.cuda finds none", file=sys.stderr)
         return 2
     gpu = runtime.gpu_of(torch.device("cuda"))
-    table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu.name, kernel_identity.names())
+    table = Table(args.out or measured.FOLDER / measured.file_of(gpu.name), gpu, kernels())
     todo = tasks(layers, args.dtypes, gpu, None if args.again else table, args.grid)
     clock = Clock(args.seconds or float("inf"))
     record = None
@@ -134,8 +152,7 @@ def tune_all(
         if row is not None:
             table.add(row)
             if record:
-                about = {"layer": task.layer.name, "pass": task.operator, "dtype": task.dtype}
-                record.add(task.name, [about | {"times": row["times"]}])
+                record.add(task.name, [row])
             second = "no other tile" if row["margin"] is None else f"the next tile takes {row['margin']} times as long"
             result = f"{row['name']} takes {row['microseconds']} us, {second}"
             print(f"{task.name}: {result}", flush=True)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
+from functools import cache
 from itertools import islice
 from typing import Any
 
 import torch
 
-from bench import results
+from bench import kernel_identity, results
 from bench.layers import Layer
 from bench.lowering.offline import plan_for
 from bench.results import Row
@@ -64,6 +65,8 @@ def tune(
 
     Return the row of the fastest tile, or None if `timer` timed none, and a line for each tile that was refused. A tile
     is refused if its result is wrong or if it raises an exception. If the GPU is lost, the exception is raised again.
+
+    The row says all that a table of measured tiles needs: `bench.tune.take` puts it there, also from a record.
     """
     call = problem.call(operator)
     wanted = check.samples(operator, problem)
@@ -89,6 +92,10 @@ def tune(
         return None, refused
     (best, fastest), *others = ranking
     row = {
+        "layer": problem.layer.name,
+        "pass": operator,
+        "dtype": problem.dtype,
+        "kernels": results.kernels_of([operator], kernels()),
         "key": list(key_of(problem.layer, operator, problem.dtype, gpu)),
         "tile": list(astuple(best)),
         "name": str(best),
@@ -97,9 +104,14 @@ def tune(
         "margin": round(others[0][1] / fastest, 4) if others else None,
         "tried": len(computations),
         "times": {str(tile): round(microseconds, 3) for tile, microseconds in ranking},
-        "layer": problem.layer.name,
     }
     return row, refused
+
+
+@cache
+def kernels() -> dict[str, str]:
+    """Return the name of each operator's kernels. It takes a while to hash their files, so it is done once."""
+    return kernel_identity.names()
 
 
 def medians(calls: dict[Tile, Callable[[], Any]], device: torch.device) -> dict[Tile, float]:

@@ -1,5 +1,8 @@
 """`tritonconv.explain` returns what runs, with which tile and why, and prints it as a table with a legend."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
@@ -63,11 +66,11 @@ def test_nothing_to_explain() -> None:
 
 
 def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiles are those that a launch on the GPU would choose. A GPU without a table has no measured ones."""
+    """The tiles are those that a launch on the GPU would choose. They are unmeasured if no GPU like it has a table."""
     pytest.importorskip("triton")
     layer = tritonconv.Conv2d(64, 128, 3, padding=1).half().to(memory_format=torch.channels_last)
     image = torch.randn(32, 64, 28, 28).half().contiguous(memory_format=torch.channels_last)
-    gpu = Gpu.of("sm_90", 132, "a GPU without a table")
+    gpu = Gpu.of("sm_90", 100, "a GPU without a table")
     with tritonconv.using("reference"):
         assert {(choice.tile, choice.measured) for choice in tritonconv.explain(layer, image)} == {(None, None)}
     with monkeypatch.context() as patch:
@@ -86,6 +89,20 @@ def test_explain_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert legend.count("  unmeasured  chosen by the cost model, or the smallest tile") == 1
     assert "notes" not in str(explanation)
+
+
+@pytest.mark.parametrize(("name", "choice"), [("NVIDIA H200", "measured"), ("NVIDIA H100", "measured on NVIDIA H200")])
+def test_explain_whose_table_a_tile_is_from(name: str, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package has a table of an H200, with this layer. An H100 is like it."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(runtime, "gpu_of", lambda _: Gpu.of("sm_90", 132, name))
+    monkeypatch.setattr(dispatch, "_why_not_device", lambda _: None)
+    about: dict[str, Any] = dict(dtype=torch.bfloat16, device="meta")
+    layer = tritonconv.Conv2d(128, 128, 3, padding=1, **about).to(memory_format=torch.channels_last)
+    image = torch.empty(128, 128, 28, 28, **about).contiguous(memory_format=torch.channels_last)
+    explanation = tritonconv.explain(layer, image)
+    assert {(row.measured, row.measured_on, row.gpu) for row in explanation} == {(True, "NVIDIA H200", name)}
+    assert [row.tile_choice for row in explanation] == [choice] * 3
 
 
 def rows(*tiles: tuple[Operator, Tile | None, bool | None]) -> Explanation:
@@ -140,6 +157,18 @@ tile choice
   measured    this tile was the fastest in measurements of such a layer on this GPU
   unmeasured  chosen by the cost model, or the smallest tile because the chosen one did not fit on this GPU"""
     )
+
+
+def test_the_legend_says_which_gpu_was_measured() -> None:
+    """Tiles of this GPU and of others like it can stand in one table."""
+    (row,) = rows(("fprop", GATHERS, True))
+    others = [replace(row, measured_on=name, gpu="B") for name in ("C", "B", "A")]
+    legend = str(Explanation(others)).partition("tile choice\n")[2]
+    assert legend.partition("tile choice\n")[2].splitlines() == [
+        "  measured on C  this tile was the fastest in measurements of such a layer on C, a GPU like this one",
+        "  measured on A  this tile was the fastest in measurements of such a layer on A, a GPU like this one",
+        "  measured       this tile was the fastest in measurements of such a layer on this GPU",
+    ]
 
 
 def test_the_legend_explains_nothing_else() -> None:

@@ -7,28 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.utils import counters
 
 from bench import test_throughput
 from bench.layers import Layer, read, select
 from bench.run import check, measure
-from bench.run.contenders import (
-    CONTENDERS,
-    PASSES,
-    Pass,
-    Problem,
-    at_its_best,
-    competing,
-    computation,
-    operators_of,
-    refusal,
-)
+from bench.run.contenders import CONTENDERS, PASSES, Pass, Problem, computation
 from tests.bench.made_up import CEILINGS
 from tests.support.cases import Case
 from tests.support.oracle import expected_step
-from tritonconv import LocallyConnected2d
-from tritonconv.call import Call
-from tritonconv.tools.explain import Listener
 from tritonconv.tools.tolerance import errors
 
 CPU = torch.device("cpu")
@@ -37,13 +23,19 @@ CPU = torch.device("cpu")
 LAYERS = [layer.scaled_down() for layer in read()]
 
 
-LOCAL = [layer for layer in LAYERS if layer.family == "local"]
-
-
 ENVIRONMENT = {"kernels": {"fprop": "f", "dgrad": "d", "wgrad": "w"}, "commit": "c"}
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+# Weights that vary, with more than one group and filter, and sampling that differs between rows and columns.
+ODD = Case("odd", 3, (4, 6), (7, 6), (2, 3), (2, 1), (1, 2), (2, 1), 2, bias=False)
+VARYING = [
+    Layer(each, each.name_of_function, "none")
+    for varies in ("b", "p q", "b p q")
+    for each in [replace(ODD, name=f"odd {varies}", varies=varies)]
+]
+
+
+@pytest.mark.parametrize("layer", [*LAYERS, *VARYING], ids=lambda layer: layer.name)
 def test_expected_is_what_torch_computes_in_float64(layer: Layer) -> None:
     problem = Problem.draw(layer, "float32", CPU)
     results = expected_step(layer.case, (problem.input, problem.weight, None), problem.gradient)
@@ -52,100 +44,6 @@ def test_expected_is_what_torch_computes_in_float64(layer: Layer) -> None:
     for result, sample in zip([*results, with_bias], samples, strict=True):
         assert max(sample.errors(result)) < 1e-12
         assert sample.expected.numel() > 0
-
-
-@pytest.mark.parametrize("of", PASSES)
-@pytest.mark.parametrize("contender", ["torch", "torch-nchw", "reference"])
-def test_contenders_compute_the_same(contender: str, of: Pass) -> None:
-    for layer in select("rn50_c3_3x3_s2,unet_up1,resnext50_32x4d_c2_g32,fsrcnn_deconv_9x9_s3"):
-        problem = Problem.draw(layer.scaled_down(), "float32", CPU)
-        assert refusal(contender, of, problem) is None
-        results = computation(contender, of, problem)()
-        assert len(results) == len(operators_of(of, layer)) == len(check.samples(of, problem))
-        check.assert_right(of, problem, results, check.samples(of, problem))
-
-
-@pytest.mark.parametrize("of", PASSES)
-@pytest.mark.parametrize("contender", ["reference", "loop"])
-def test_contenders_compute_the_same_in_local_layers(contender: str, of: Pass) -> None:
-    for layer in LOCAL:
-        problem = Problem.draw(layer, "float32", CPU)
-        assert refusal(contender, of, problem) is None
-        results = computation(contender, of, problem)()
-        check.assert_right(of, problem, results, check.samples(of, problem))
-
-
-def test_a_loop_knows_padding_dilation_and_groups() -> None:
-    case = Case("local", 2, (4, 6), (5, 4), (2, 3), 2, 1, (2, 1), 2, bias=False, varies="p q")
-    for each in (case, replace(case, transposed=True, size=(2, 3))):
-        problem = Problem.draw(Layer(each, each.name_of_function, "none"), "float32", CPU)
-        for of in PASSES:
-            check.assert_right(of, problem, computation("loop", of, problem)(), check.samples(of, problem))
-
-
-def test_who_competes_in_local_layers() -> None:
-    """If torch is asked for, the reference and a loop compete too. Otherwise only those that are asked for."""
-    assert competing(["torch", "triton"], LOCAL[0]) == ["torch", "triton", "reference", "loop"]
-    assert competing(["torch", "triton"], LAYERS[0]) == ["torch", "triton"]
-    assert competing(["triton"], LOCAL[0]) == ["triton"]
-    local, dense = (Problem.draw(layer, "float32", CPU) for layer in (LOCAL[0], LAYERS[0]))
-    refuse = {name for name in CONTENDERS for of in PASSES if refusal(name, of, local)} - {"triton", "triton-nchw"}
-    assert refuse == {"torch", "torch-nchw", "compile", "flag_gems"}
-    assert refusal("loop", "fprop", dense) == "a loop over positions is for locally connected layers"
-
-
-def test_the_fused_local_layers_compete_in_both_formats(device: str) -> None:
-    """In both formats, the weight has the layout that its layer keeps, and is not copied."""
-    problem = Problem.draw(LOCAL[-1], "float32", torch.device(device))
-    assert problem.contiguous().weight is problem.weight
-    assert problem.weight.stride() == LocallyConnected2d(32, 32, 3, 4, device="meta").weight.stride()
-    for contender, channels_last in (("triton", True), ("triton-nchw", False)):
-        (result,) = computation(contender, "fprop", problem)()
-        check.assert_right("fprop", problem, [result], check.samples("fprop", problem))
-        assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
-
-
-def test_the_fused_layers_compete_in_both_formats(device: str) -> None:
-    """The fused layers run on the GPU, or in Triton's interpreter on a problem of a few steps."""
-    (layer,) = select("rn50_c5_1x1_s2_down")
-    problem = Problem.draw(layer.scaled_down(), "float32", torch.device(device))
-    for contender, channels_last in (("triton", True), ("triton-nchw", False)):
-        heard: list[Call] = []
-        with Listener(heard.append):
-            (result,) = computation(contender, "fprop", problem)()
-        assert [(call.name, call.settings.implementation) for call in heard] == [("fprop", "triton")]
-        assert result.is_contiguous(memory_format=torch.channels_last) == channels_last
-        (row,) = measure.measure(problem, "fprop", [contender], CEILINGS, ENVIRONMENT)
-        assert (row["status"], row["kernels"]) == ("ok", {"fprop": "f"})
-        assert list(row["tile"]) == ["fprop"]
-
-
-def test_formats_and_switches() -> None:
-    """Operands are channels_last, or NCHW for contenders of that name. cuDNN tries everything. "tf32" allows TF32."""
-    problem = Problem.draw(LAYERS[2], "float32", CPU)
-    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (problem.x, problem.weight, problem.y))
-    assert all(t.is_contiguous() for t in (problem.contiguous().x, problem.contiguous().weight, problem.contiguous().y))
-    (nchw,) = computation("torch-nchw", "fprop", problem)()
-    assert nchw.is_contiguous()
-    before = torch.backends.cudnn.benchmark
-    for dtype, precision in (("bfloat16", "ieee"), ("float32", "ieee"), ("tf32", "tf32")):
-        with at_its_best(dtype):
-            assert torch.backends.cudnn.benchmark
-            assert torch.backends.cudnn.benchmark_limit in (0, None)
-            assert torch.backends.cudnn.conv.fp32_precision == precision
-            assert torch.backends.cuda.matmul.fp32_precision == precision
-    assert torch.backends.cudnn.benchmark == before
-
-
-@pytest.mark.filterwarnings("ignore")  # torch.compile warns
-def test_compile_compiles_every_layer() -> None:
-    """Each layer is compiled, also if there are more layers than torch keeps versions of one function."""
-    for layer in LAYERS[:10]:
-        problem = Problem.draw(layer, "float32", CPU)
-        before = counters["stats"]["unique_graphs"]
-        (result,) = computation("compile", "fprop", problem)()
-        assert counters["stats"]["unique_graphs"] == before + 1
-        check.assert_right("fprop", problem, [result], check.samples("fprop", problem), measure.LOOSER)
 
 
 def test_a_contender_that_fails_to_be_timed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +85,10 @@ def test_a_lost_gpu_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("of", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize("where", ["first", "last"])
-@pytest.mark.parametrize("name", ["rn50_c3_3x3", "local_3x3_64_at_14"])
+@pytest.mark.parametrize(
+    "name",
+    ["rn50_c3_3x3", "local_3x3_64_at_14", "condconv_effb0_1x1_112_to_672_at_14", "kpn_5x5_8_to_1_at_128"],
+)
 def test_one_wrong_element_is_found(name: str, of: Pass, where: str) -> None:
     """The first and the last element are always checked, however many positions there are."""
     (layer,) = select(name)
@@ -211,6 +112,25 @@ def test_large_results_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     places = list(zip(b.tolist(), p.tolist(), q.tolist(), strict=True))
     geometry = problem.geometry
     assert {(0, 0, 0), (geometry.B - 1, geometry.P - 1, geometry.Q - 1)} < set(places)
+
+
+@pytest.mark.parametrize("layer", VARYING, ids=lambda layer: layer.name)
+def test_samples_of_weights_that_vary(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few positions and taps, drawn at random, are where the sample says that they are in the whole result."""
+    monkeypatch.setattr(check, "POSITIONS", 20)
+    monkeypatch.setattr(check, "FILTERS", 5)
+    problem = Problem.draw(layer, "float32", CPU)
+    results = expected_step(layer.case, (problem.input, problem.weight, None), problem.gradient)
+    for seed in (0, 1):
+        for result, sample in zip(results, check.samples("step", problem, seed), strict=True):
+            assert max(sample.errors(result)) < 1e-12
+            assert sample.expected.numel() < result.numel()
+
+
+def test_rows_of_samples_in_any_order() -> None:
+    b = torch.tensor([1, 0, 1, 2, 0])
+    rows = check.for_each_sample(b, lambda sample, at: 10 * at + sample)
+    assert rows.tolist() == [1, 10, 21, 32, 40]
 
 
 @pytest.mark.parametrize("of", PASSES)

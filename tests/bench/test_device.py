@@ -7,10 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import count
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,12 @@ import pytest
 import torch
 
 from bench import kernel_identity, results
-from bench.device import command, correctness
-from bench.device.schedule import Clock, in_time
+from bench.device import call, command, correctness, tests
+from bench.device.current import Evidence
+from bench.device.machine import Machine
+from bench.device.schedule import Clock, Pace, Record, in_time
+from bench.device.slices import DEFAULT
+from bench.device.work import Planned, Scene, Work
 from bench.results import ROOT
 from tests.support import steps
 from tests.support.processes import HANG, environment, python
@@ -33,11 +35,6 @@ class Time:
 
     def __call__(self) -> float:
         return self.now
-
-
-def ticking() -> Callable[[], float]:
-    """Return a clock that advances by a second each time it is read. It begins at 0."""
-    return map(float, count()).__next__
 
 
 def worked(lasting: list[float], seconds: float, reserve: float = 0.0) -> int:
@@ -63,62 +60,127 @@ def device(folder: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "bench", "device", "--out", str(folder), "--rows", "rn50_c5_1x1_s2_down", *options]
 
 
+@pytest.mark.parametrize(("times", "reserve", "begun"), [(1, 0, 5), (2, 0, 2), (2, 4, 1), (1, 9, 0)])
+def test_units_that_are_done_several_times_need_their_time_as_often(times: int, reserve: float, begun: int) -> None:
+    """Each takes two seconds, as expected, and there are eleven."""
+    hand = Time()
+    pace, done = Pace(Clock(11, hand), times, reserve), 0
+    while pace.fits(2):
+        with pace.unit(2):
+            hand.now += 2
+        done += 1
+    assert done == begun
+
+
+def test_units_that_take_longer_than_expected_are_expected_to_take_longer() -> None:
+    """After one that took 3 seconds and not 1, the next is expected to take 3, and one unit may be 2 seconds late."""
+    hand = Time()
+    pace = Pace(Clock(8.5, hand))
+    assert pace.fits(8)
+    with pace.unit(1):
+        hand.now += 3
+    assert pace.fits(1)
+    assert not pace.fits(1.2)  # 3.6 and 2 seconds late, and there are 5.5
+    assert pace.fitting([0.4, 0.4, 0.4, 0.4], lambda seconds: seconds) == [0.4, 0.4]
+    assert pace.fitting([0.4, 0.4], lambda seconds: seconds, before=0.5) == [0.4]
+
+
+def record_of(folder: Path, **environment: Any) -> Record:
+    about = {"gpu": "NVIDIA Test", "commit": "abc", "kernels": {}} | environment
+    return Record.continued(folder / "a.json", part="times", environment=about, ceilings={})
+
+
+def test_a_record_is_continued(tmp_path: Path) -> None:
+    """It keeps its rows, and what is planned and not done. It is valid at any moment."""
+    first = record_of(tmp_path)
+    first.plan(["one", "two"])
+    first.add("one", [{"layer": "a"}])
+    assert results.read(tmp_path / "a.json")["stopped"] == "killed"
+    first.close()
+    second = record_of(tmp_path)
+    second.plan(["two", "three"])
+    second.add("three", [{"layer": "b"}], done=False)
+    found = results.read(tmp_path / "a.json")
+    assert (found["rows"], found["remaining"]) == ([{"layer": "a"}, {"layer": "b"}], ["two", "three"])
+    assert (found["complete"], found["stopped"]) == (False, "killed")
+    second.add("two", [])
+    second.add("three", [])
+    second.close()
+    assert results.read(tmp_path / "a.json")["complete"]
+    with pytest.raises(ValueError, match="differs in commit"):
+        record_of(tmp_path, commit="def")
+
+
+def parsed(*options: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(options)
+
+
 @pytest.mark.parametrize("statuses", [[0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
-def test_each_part_runs_alone_whatever_became_of_others(
+def test_each_slice_runs_whatever_became_of_others(
     statuses: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exit status is the worst of the parts. By default these are `switches`, `correctness` and `layers`."""
+    """The exit status is the worst of all slices."""
+    machine = Machine(torch.device("cpu"))
     started: list[str] = []
-    monkeypatch.setattr(command, "run_alone", lambda part: (started.append(part), statuses[len(started) - 1])[1])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    assert command.main(parser.parse_args(["--out", str(tmp_path)])) == max(statuses)
-    assert started == ["switches", "correctness", "layers"]
+
+    def start(arguments: Sequence[str], until: float) -> int:
+        started.append(parsed(*arguments).slice[0])
+        return statuses[len(started) - 1]
+
+    monkeypatch.setattr(machine, "start", start)
+    options = ("--slice", "switches", "correctness", "torch", "--rows", "rn50_c5_1x1_s2_down")
+    assert call.call(parsed("--out", str(tmp_path), *options), machine) == max(statuses)
+    assert started == ["switches", "correctness", "torch"]
 
 
-@pytest.mark.parametrize(("part", "seconds"), [("switches", 170), ("layers", 7)])
-def test_the_time_of_a_part(part: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`switches` has a limit of its own, so that the default parts take less than ten minutes."""
-    given: list[float] = []
-    monkeypatch.setitem(command.PARTS, part, lambda args, device, clock, keep: (given.append(clock.left()), 3)[1])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    assert command.main(parser.parse_args(["--out", str(tmp_path), "--part", part, "--seconds", "7"])) == 3
-    assert given[0] == pytest.approx(seconds, abs=2)
-    assert sum(command.LIMITS.get(each, command.SECONDS) for each in command.DEFAULT) < 600
+def test_a_process_ends_soon_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status of a process is that of the command. One that takes too long is ended, and its status is 1."""
+    machine = Machine(torch.device("cpu"))
+    monkeypatch.setattr("bench.device.machine.GRACE", 0.5)
+    popen = subprocess.Popen
+
+    def command(code: str) -> None:
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **how: popen([sys.executable, "-c", code], **how))
+
+    command("import sys; sys.exit(3)")
+    assert machine.start([], machine.now() + HANG) == 3
+    command("import time; time.sleep(100)")
+    begun = machine.now()
+    assert machine.start([], begun) == 1
+    assert machine.now() - begun < 50
+
+
+def test_a_process_gets_the_options_of_the_call(tmp_path: Path) -> None:
+    options = ("--rows", "smoke", "--seed", "7", "--again", "--cache", str(tmp_path / "cache"))
+    args = parsed("--out", str(tmp_path), *options)
+    again = parsed(*call.arguments(args))
+    assert [getattr(again, name) for name in ("out", "rows", "seed", "again", "cache")] == [
+        *(tmp_path, "smoke", 7, True, tmp_path / "cache")
+    ]
+
+
+def test_the_docstring_has_the_budgets() -> None:
+    for each in DEFAULT:
+        assert f"  {each.name}{each.seconds:{16 - len(each.name)}.0f} s  " in command.__doc__ or ""
 
 
 @pytest.mark.long
-def test_a_rehearsal(tmp_path: Path) -> None:
-    """A part that is done leaves a record that is complete and says that it is a rehearsal."""
-    _, *options = device(tmp_path, "--part", "layers", "--seconds", "inf")
+def test_a_rehearsal_on_small_problems(tmp_path: Path) -> None:
+    """Two processes time a layer in the interpreter. The record is complete and says that it is a rehearsal."""
+    _, *options = device(tmp_path, "--slice", "layers", "--seconds", "inf")
     done = python(*options, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["layers.json", "layers.md"]
-    layers = results.read(tmp_path / "layers.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.md", "times.json"]
+    layers = results.read(tmp_path / "times.json")
     assert "rehearsal" in layers
     assert layers["environment"]["kernels"] == kernel_identity.names()
-    assert layers["rows"]
+    assert [row["process"] for row in layers["rows"]] == [1] * 10 + [2] * 10
     for row in layers["rows"]:
         assert row["status"] == "ok", row
         assert ("kernels" in row) == (row["contender"] == "triton")
     assert (layers["complete"], layers["remaining"]) == (True, [])
-
-
-def test_a_rehearsal_of_correctness_that_the_clock_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock stops the tests at once, and the random problems after some of them."""
-    run_tests = correctness.run_tests
-    monkeypatch.setattr(correctness, "run_tests", lambda seconds: run_tests(0.0))
-    args = argparse.Namespace(out=tmp_path, seed=0)
-    assert correctness.run(args, torch.device("cpu"), Clock(10, ticking()), lambda: None) == 0
-    record = results.read(tmp_path / "correctness.json")
-    assert "rehearsal" in record
-    assert (record["complete"], record["stopped"]) == (False, "the time of the tests was up")
-    tests, problems = record["rows"]
-    assert (tests["finished"], tests["failures"], problems["failures"]) == (False, [], [])
-    assert 0 < problems["problems"] <= 10
 
 
 QUICK = ("tests/kernels/test_geometry.py",)
@@ -130,27 +192,76 @@ def test_the_tests_outcomes_are_collected(tmp_path: Path, monkeypatch: pytest.Mo
 
     This runs without xdist.
     """
-    monkeypatch.setattr(correctness, "find_spec", lambda _: None)
+    monkeypatch.setattr(tests, "find_spec", lambda _: None)
+    monkeypatch.setattr(tests, "MARKED", "not slow")
     broken = tmp_path / "test_broken.py"
     broken.write_text("import a_package_that_is_not_installed\n")
-    done = list(correctness.run_tests(inf, [*QUICK, str(broken)], "not slow"))[-1]
-    assert done["finished"]
-    assert set(done["outcomes"]) == {"passed", "failed"}
-    assert done["outcomes"]["passed"] >= 5
-    (failure,) = done["failures"]
-    assert "a_package_that_is_not_installed" in failure["message"]
-    stopped = list(correctness.run_tests(0.0))[-1]
-    assert (stopped["finished"], stopped["outcomes"], stopped["failures"]) == (False, {}, [])
-    missing = list(correctness.run_tests(inf, ["tests/nonsense.py"]))[-1]
-    (failure,) = missing["failures"]
-    assert failure["message"].startswith("exit status 4")
-    assert "no tests ran" in failure["message"]
+    *_, (quick, failed) = tests.run([*QUICK, str(broken)], 300)
+    assert (quick["status"], set(quick["outcomes"])) == ("ok", {"passed"})
+    assert quick["outcomes"]["passed"] == quick["tests"] >= 5
+    assert failed["status"] == "failed"
+    assert "a_package_that_is_not_installed" in failed["failures"][0]["message"]
+    *_, (stopped,) = tests.run(QUICK, 0.0)
+    assert (stopped["status"], stopped["outcomes"], stopped["passed"]) == ("stopped", {}, [])
+    *_, (_, missing) = tests.run(["tests/nonsense.py"], 300)
+    assert (missing["file"], missing["status"]) == ("pytest", "failed")
+    assert missing["reason"].startswith("exit status 4")
+    assert "no tests ran" in missing["reason"]
+
+
+TWO = """
+import time
+import pytest
+pytestmark = pytest.mark.gpu
+def test_one(): time.sleep(0.2)
+def test_two(): time.sleep(0.2)
+"""
+
+
+@pytest.mark.long
+def test_tests_that_passed_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With them the file is complete, also if none remains. No test is begun when the time is nearly up."""
+    path = ROOT / "tests" / f"test_two_{os.getpid()}.py"
+    path.write_text(TWO)
+    name = f"tests/{path.name}"
+    try:
+        *_, (row,) = tests.run([name], 300, [f"{name}::test_one"])
+        assert (row["status"], row["tests"], row["outcomes"]) == ("ok", 1, {"passed": 1})
+        *_, (row,) = tests.run([name], 300, [f"{name}::test_one", f"{name}::test_two"])
+        assert (row["status"], row["tests"]) == ("ok", 0)
+        monkeypatch.setattr(tests, "RESERVE", 300)
+        *_, (row,) = tests.run([name], 300)
+        assert (row["status"], row["tests"], row["outcomes"], row["passed"]) == ("stopped", 2, {}, [])
+    finally:
+        path.unlink()
+
+
+def test_the_status_of_a_file() -> None:
+    passed, skipped = ({"test": "a::b", "outcome": each, "seconds": 1.0} for each in ("passed", "skipped"))
+    skipped["message"] = "why"
+    failed = passed | {"outcome": "failed", "message": "c"}
+    found = [
+        tests.row_of("a", ran, planned)["status"]
+        for ran, planned in (([passed], 1), ([passed], 2), ([passed], None), ([failed], 2), ([skipped], 1), ([], 0))
+    ]
+    assert found == ["ok", "stopped", "stopped", "failed", "skipped", "skipped"]
+    assert tests.row_of("a", [], 0, before=True)["status"] == "ok"
+    assert tests.row_of("a", [passed], 2)["passed"] == ["a::b"]
+    assert tests.row_of("a", [skipped], 1)["reason"] == "no test ran: why"
+
+
+def test_the_slowest_files_are_last() -> None:
+    """The last is not the one with most functions, but with most tests."""
+    files = tests.files()
+    assert files[-1] == "tests/kernels/test_named_problems.py"
+    assert [tests.seconds(path) for path in files] == sorted(map(tests.seconds, files))
+    assert set(tests.MANY) <= set(files)
 
 
 # Files whose tests run on the GPU if there is one, but show nothing there that other tests do not.
 LEFT_OUT = {
     "tests/sweep/test_sweep.py",
-    "tests/bench/test_check.py",
+    "tests/bench/test_contenders.py",
     "tests/bench/test_memory.py",
 }
 # The fixture `device`, and those that take it (`tests/fast_path/conftest.py`).
@@ -170,16 +281,15 @@ def test_what_a_gpu_runs_is_marked() -> None:
     marked, on_device = set(), set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         name, tree = path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
-        marks = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign)]
-        if any(mark.startswith("pytestmark = ") and "pytest.mark.gpu" in mark for mark in marks):
+        if tests.is_marked(path):
             marked.add(name)
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-        tests = [f for f in functions if f.name.startswith("test_")]
-        if any(argument.arg in ON_DEVICE for each in tests for argument in each.args.args):
+        mine = [f for f in functions if f.name.startswith("test_")]
+        if any(argument.arg in ON_DEVICE for each in mine for argument in each.args.args):
             on_device.add(name)
     assert on_device >= LEFT_OUT
     assert marked == on_device - LEFT_OUT | FIND_IT
-    done = python("-m", "pytest", "tests/kernels/test_every_tile.py", "--collect-only", "-q", "-m", correctness.MARKED)
+    done = python("-m", "pytest", "tests/kernels/test_every_tile.py", "--collect-only", "-q", "-m", tests.MARKED)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("test_integers_are_exact[") >= 100
 
@@ -203,41 +313,52 @@ def test_a_plugin_that_warns_beside_xdist_stops_no_test(tmp_path: Path, monkeypa
     (about / "entry_points.txt").write_text("[pytest11]\nbenchmark = eager\n")
     (tmp_path / "eager.py").write_text(EAGER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    done = list(correctness.run_tests(inf, QUICK, "not slow"))[-1]
-    assert (done["failures"], set(done["outcomes"])) == ([], {"passed"})
+    monkeypatch.setattr(tests, "MARKED", "not slow")
+    *_, (row,) = tests.run(QUICK, 300)
+    assert (row["failures"], set(row["outcomes"])) == ([], {"passed"})
 
 
-def test_random_problems_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def work(folder: Path, machine: Machine, todo: list[Planned], seconds: float = 1000) -> Work:
+    """Return the work of a process on this machine, without any evidence."""
+    scene = Scene(machine, Evidence((), machine.gpu, machine.environment()), parsed("--out", str(folder)))
+    return Work(scene, Clock(seconds), lambda: None, 1, todo)
+
+
+def test_random_problems_find_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random problems find nothing in right kernels.
 
     If results are off by a fiftieth, every problem with a result is wrong.
     """
-    cpu = torch.device("cpu")
-    *_, found = correctness.random_problems(cpu, Clock(10, ticking()), first=3)
-    assert found["failures"] == []
-    assert 0 < found["problems"] <= 10
-    right = steps.step
-    monkeypatch.setattr(steps, "step", lambda *arguments: [part * 1.02 for part in right(*arguments)])
-    *_, found = correctness.random_problems(cpu, Clock(inf), first=3)
-    assert len(found["failures"]) == correctness.FAILURES
-    assert {"seed", "dtype", "what", "case"} == set(found["failures"][0])
-    assert found["seeds"][0] == 3
+    some = range(4, 8)
+    mine = work(tmp_path, Machine(torch.device("cpu")), [Planned(correctness.name_of(some), 1, 1.0, unit=some)])
+    assert correctness.run(mine) == 0
+    (right,) = results.read(tmp_path / "correctness.json")["rows"]
+    assert (right["seeds"], right["problems"], right["dtype"], right["failures"]) == ([4, 7], 4, "float16", [])
+    step = steps.step
+    monkeypatch.setattr(steps, "step", lambda *arguments: [part * 1.02 for part in step(*arguments)])
+    assert correctness.run(mine) == 1
+    _, wrong = results.read(tmp_path / "correctness.json")["rows"]
+    assert len(wrong["failures"]) == 4
+    assert {"seed", "dtype", "what", "case"} == set(wrong["failures"][0])
 
 
-@pytest.mark.parametrize(("tests", "problems", "status"), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
+@pytest.mark.parametrize(("failed", "wrong", "status"), [(False, False, 0), (True, False, 1), (False, True, 1)])
 def test_a_failure_is_told(
-    tests: int, problems: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failed: bool, wrong: bool, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    failed = {"test": "a", "message": "b"}
-    of_tests = {"what": "tests", "finished": True, "outcomes": {}, "failures": [failed] * tests}
-    of_problems = {"what": "random problems", "problems": 3, "failures": [failed] * problems, "stopped": None}
-    monkeypatch.setattr(correctness, "run_tests", lambda seconds: iter([of_tests]))
-    monkeypatch.setattr(correctness, "random_problems", lambda *_: iter([of_problems]))
-    args = argparse.Namespace(out=tmp_path, seed=0)
-    assert correctness.run(args, torch.device("cpu"), Clock(10), lambda: None) == status
+    outcome = {"test": "a", "outcome": "failed" if failed else "passed", "seconds": 1.0, "message": "b"}
+    machine = Machine(torch.device("cpu"))
+    monkeypatch.setattr(machine, "tests", lambda paths, *_: iter([[tests.row_of(paths[0], [outcome], 1)]]))
+    monkeypatch.setattr(machine, "wrong", lambda *_: ("the problem", "off by 2") if wrong else None)
+    todo = [Planned("a", 1, 1.0, unit="a"), Planned("random problems 0 to 3", 1, 1.0, unit=range(4))]
+    monkeypatch.setattr(tests, "source", lambda path: "hash")
+    assert correctness.run(work(tmp_path, machine, todo)) == status
     record = results.read(tmp_path / "correctness.json")
-    assert record["rows"] == [of_tests, of_problems]
+    assert [row["status"] for row in record["rows"]] == ["failed" if failed else "ok", "wrong" if wrong else "ok"]
     assert record["complete"]
+    said = capsys.readouterr().out
+    assert ("FAILED: a\nb" in said) == failed
+    assert ("WRONG: random problem 0 in bfloat16: off by 2\nthe problem" in said) == wrong
 
 
 def alive(argument: str) -> bool:
@@ -280,9 +401,9 @@ def test_told_to_stop_in_the_tests(tmp_path: Path) -> None:
     """The tests' processes end with it, and the record has the outcomes so far."""
     path, recorded = tmp_path / "correctness.json", str(tmp_path / "tmp")
     os.mkdir(recorded)
-    both = device(tmp_path, "--part", "correctness", "layers", "--seconds", "inf")
+    both = device(tmp_path, "--slice", "correctness", "layers", "--seconds", "10000")
     with running(both, TMPDIR=recorded) as run:
-        wait_for(run, lambda: path.exists() and results.read(path)["rows"])
+        wait_for(run, lambda: path.exists() and any(row["outcomes"] for row in results.read(path)["rows"]))
         assert alive(recorded)
         run.terminate()
         run.wait(HANG)
@@ -295,12 +416,12 @@ def test_told_to_stop_in_the_tests(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_killed_in_the_middle(tmp_path: Path) -> None:
     """The file is valid, and has everything that was found by then."""
-    path = tmp_path / "layers.json"
-    options = ("--part", "layers", "--seconds", "inf", "--rows", "smoke")
-    with running(device(tmp_path, *options)) as run:
+    path = tmp_path / "times.json"
+    own = ("--slice", "layers", "--rows", "smoke", "--process", "1", "--until", str(time.monotonic() + 10_000))
+    with running(device(tmp_path, *own)) as run:
         wait_for(run, lambda: path.exists() and results.load(path)["rows"])
         run.send_signal(signal.SIGKILL)
     left = results.load(path)
     assert left["rows"]
-    assert not left["complete"]
-    assert 0 < len(left["remaining"]) < 60
+    assert (left["complete"], left["stopped"]) == (False, "killed")
+    assert 0 < len(left["remaining"]) <= 70

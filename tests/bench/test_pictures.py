@@ -4,19 +4,17 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench import results
-from bench.report import compare, tables
+from bench.report import compare, legend, ratio_tables, tables
 from bench.results import RESULTS
 from tests.support.processes import python
 
 pytest.importorskip("matplotlib")
 
 from matplotlib import pyplot
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -24,17 +22,16 @@ from matplotlib.text import Text
 from PIL import Image
 
 from bench.report import machines, pictures, publish, style, summary_tables
-from bench.report.commits_picture import over_commits
-from bench.report.roofline_picture import ROOF
+from bench.report.roofline_picture import ROOF, numbered, roofline
 from bench.report.speed_picture import lines, speed_picture
-from tests.bench.made_up import SAMPLE, STALE, by_hand, compared, fifty_layers, spread
+from tests.bench.made_up import SAMPLE, STALE, a_gpu_s_row, by_hand, compared, fifty_layers, spread
 
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     done = python("-m", "bench", "report", *map(str, SAMPLE), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     drawn = sorted(path.name for path in tmp_path.glob("*.png"))
-    kinds = ("commits", "reference", "roofline")
+    kinds = ("reference", "roofline")  # both runs are of one commit, so there is no picture over commits
     assert drawn == sorted(f"report-{kind}-float32{suffix}.png" for kind in kinds for suffix in ("", "-dark"))
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in tmp_path.glob("*.png"))
     report = (tmp_path / "report.md").read_text()
@@ -45,29 +42,13 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     assert re.search(rf"\| rn50_c3_3x3 \| {1 / ratio:.2f} \(", done.stdout)
 
 
-def test_over_commits_a_partial_run_goes_on_from_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second run times only wgrad, at twice the speed. The other passes keep their points."""
-    first = results.load(SAMPLE[0])
-    rows = [
-        row | {"tflops": 2 * row["tflops"]} for row in first["rows"] if row["pass"] == "wgrad" and row["status"] == "ok"
-    ]
-    second = first | {"rows": rows, "environment": first["environment"] | {"date": "2027-01-01"}}
-    drawn: dict[str, Any] = {}
-    plot = Axes.plot
-    monkeypatch.setattr(Axes, "plot", lambda axis, x, y, **k: drawn.update({k["label"]: y}) or plot(axis, x, y, **k))
-    over_commits([first, second], ["reference"], "float32", style.LIGHT)
-    assert set(drawn) == {"fprop", "dgrad", "wgrad", "step"}
-    for of, (before, after) in drawn.items():
-        assert after == pytest.approx(before * (2 if of == "wgrad" else 1))
-
-
 def test_a_speed_picture_shows_the_ratios() -> None:
     """Bars reach from 1 to the ratio. Wins have another colour than losses."""
     found = compared(by_hand())
     for each in style.STYLES:
         with each.applied():
             figure = speed_picture(by_hand(), found, each)
-        for axis, (of, clock) in zip(figure.axes, tables.columns(found), strict=True):
+        for axis, (of, clock) in zip(figure.axes, ratio_tables.columns(found), strict=True):
             ratios = found.chosen(clock, of).values()
             assert axis.get_title().endswith(f"mean {found.mean(clock, of):.2f}")
             bars = [bar for bar in axis.patches if isinstance(bar, Rectangle)]
@@ -91,10 +72,10 @@ def test_on_a_cpu_a_picture_shows_times() -> None:
     assert [text.get_text() for text in axis.texts] == ["2.00", "4.00", "4.00"]
     assert [1 + bar.get_width() for bar in bars] == pytest.approx([2, 4, 4])
     assert {bar.get_facecolor() for bar in bars} == {to_rgba(style.LIGHT.slower)}
-    assert "| a | 2.00 (100 %) | 2.00 (100 %) | dense 3x3 |" in tables.layers(found)
-    assert "| all (3) | 3.17 (" in tables.families(found)
+    assert "| a | 2.00 (100 %) | 2.00 (100 %) | dense 3x3 |" in str(ratio_tables.layers(found))
+    assert "| all (3) | 3.17 (" in str(ratio_tables.families(found))
     assert summary_tables.slowness(found, "fprop", None) == "3.17"
-    assert tables.SAYS[True] in tables.report(run)
+    assert legend.SAYS[True] in tables.report(run)
     pyplot.close(figure)
 
 
@@ -106,13 +87,54 @@ def test_panels_have_the_same_layers_in_the_same_order() -> None:
     assert rows == [("dense 3x3", None), ("dense 3x3", "a"), ("dense 3x3", "b"), ("1x1", None), ("1x1", "c")]
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == [layer or family for family, layer in rows]
-    for axis, (of, clock) in zip(figure.axes, tables.columns(found), strict=True):
+    for axis, (of, clock) in zip(figure.axes, ratio_tables.columns(found), strict=True):
         assert axis.get_ylim() == figure.axes[0].get_ylim()
         assert axis is figure.axes[0] or not any(label.get_visible() for label in axis.get_yticklabels())
         for text in axis.texts:
             layer = rows[round(text.get_position()[1])][1]
             assert text.get_text() == f"{found.chosen(clock, of)[layer, of]:.2f}"
     pyplot.close(figure)
+
+
+def test_a_rehearsal_has_no_picture_of_speed() -> None:
+    assert set(pictures.pictures([by_hand()])) == {"triton-bfloat16", "roofline-bfloat16"}
+    assert set(pictures.pictures([by_hand() | {"rehearsal": "small"}])) == {"roofline-bfloat16"}
+
+
+def test_held_out_layers_are_marked() -> None:
+    """They are drawn below the others, in their own families, and the means of the panels are without them."""
+    run = by_hand()
+    extra = [a_gpu_s_row("h", "1x1", "fprop", name, time, time) for name, time in (("torch", 10.0), ("triton", 80.0))]
+    run["rows"] += [row | {"held_out": True} for row in extra]
+    figure, alone = (speed_picture(each, compared(each), style.LIGHT) for each in (run, by_hand()))
+    assert lines(compared(run))[-2:] == [("held out: 1x1", None), ("held out: 1x1", "h")]
+    assert [axis.get_title() for axis in figure.axes] == [axis.get_title() for axis in alone.axes]
+    shown = {text.get_text() for axis in figure.axes[:2] for text in axis.texts}
+    assert shown - {text.get_text() for axis in alone.axes[:2] for text in axis.texts} == {"0.12"}
+    key = numbered(run["rows"])[1]
+    assert [line.split()[1:] for line in key if "held out" in line] == [["h", "(held", "out)"]]
+    for each in (figure, alone):
+        pyplot.close(each)
+
+
+def test_a_picture_names_host_time_and_memory() -> None:
+    run = by_hand()
+    run["rows"] = [row | {"peak": 1.5 if row["contender"] == "torch" else 2.0} for row in run["rows"]]
+    figure = speed_picture(run, compared(run), style.LIGHT)
+    title = figure.get_suptitle()
+    assert "host time of a call: 75 / 25 us\npeak memory: 2.00 / 1.50 times operands and results" in title
+    pyplot.close(figure)
+
+
+def test_the_roofline_takes_the_larger_rate_of_memory() -> None:
+    run = by_hand() | {"ceilings": {"bfloat16": 100.0, "copy": 1000.0, "read": 2000.0}}
+    for ceilings, words in ((run["ceilings"], "2000 GB/s in reading"), (by_hand()["ceilings"], "1000 GB/s in a copy")):
+        figure = roofline(run | {"ceilings": ceilings}, ["triton"], "bfloat16", style.LIGHT)
+        assert words in figure.get_suptitle()
+        slope = next(line for line in figure.axes[0].lines if line.get_label() == ROOF)
+        x, y = slope.get_xdata()[0], slope.get_ydata()[0]  # type: ignore[index]
+        assert y == pytest.approx(min(100.0, x * float(words.split()[0]) / 1e3))
+        pyplot.close(figure)
 
 
 def written(figure: Figure) -> Iterator[Text]:

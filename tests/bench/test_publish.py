@@ -3,17 +3,19 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bench import __main__ as bench
 from bench import results
-from bench.report import compare, tables
+from bench.report import compare, numbers
 from bench.results import RESULTS
 
 pytest.importorskip("matplotlib")
 
-from bench.report import machines, performance_page, pictures, publish, readme_section, summary_tables
+from bench.report import gpu_page, machines, performance_page, pictures, publish, readme_section, summary_tables
+from bench.report.summary import Comparison
 from tests.bench.made_up import STALE, a_gpu_s_row, by_hand, compared, evidence
 
 
@@ -51,14 +53,20 @@ def test_publishing(documents: tuple[Path, Path, Path]) -> None:
         assert text.startswith("before\n")
         assert text.endswith("after\n")
         assert "\nold\n" not in text
-        assert "| dense 3x3 (2) | 1.00 / 0.35 | 4.00 / 0.50 |" in text
-        assert "| all (3) | 1.00 / 0.31 | 4.00 / 0.50 |" in text
-        assert "On the device, `triton` is faster in 2 of 4 passes (torch in 1), and" in text
-        assert "In eager mode, torch is faster in all 4 passes, and 2.83 times as fast in the geometric mean." in text
+        assert "| dense 3x3 (2) | 1.00 / 0.35 | 4.00 / 0.50 | 50 / 25 |" in text
+        assert "| all (3) | 1.00 / 0.31 | 4.00 / 0.50 | 75 / 25 |" in text
+    said = readme.read_text()
+    assert (
+        "On the device `triton` is faster in 2 of 4 passes, 1.41 times on average; in eager mode torch is faster"
+        in said
+    )
+    assert "in all 4 passes, 2.83 times on average." in said
+    said = page.read_text()
+    assert "On the device, `triton` is faster in 2 of 4 passes (torch in 1), and 1.41 times as fast in the" in said
+    assert "In eager mode, torch is faster in all 4 passes, and 2.83 times as fast in the geometric mean." in said
     assert "| dense 3x3 (2) | 50 % / 50 % | 100 % / 25 % |" in page.read_text()
     assert "| torch, eager | 3 of 3 | 1 of 1 | 4 of 4 |" in page.read_text()
     assert "| b fprop 0.50 | a wgrad 4.00 | " in page.read_text()
-    assert "host 75 us with `triton` and 25 us with torch" in page.read_text()
     assert "| a | 2.00 (100 %) | 0.50 | 4.00 (100 %) | 0.50 | dense 3x3 |" in (folder / f"{stem}.md").read_text()
     known = results.committed("NVIDIA Test", folder)
     assert known is not None
@@ -85,11 +93,11 @@ def test_a_cpu_is_published_beside_the_gpu(documents: tuple[Path, Path, Path]) -
     ratios = compare.speedups(cpu["rows"], "reference", "float32", clock="eager")
     steps = compare.geometric_mean(ratio for (_, of), ratio in ratios.items() if of == "step")
     assert steps is not None
-    assert f"a training step takes {1 / steps:#.2g} times as long as with torch.nn. " in readme.read_text()
-    assert "geometric means of 11 layers at batch 2 in float32. " in readme.read_text()
+    assert f", and {1 / steps:#.2g} times in a training step" in readme.read_text()
+    assert "means of 11 layers at batch 2 in float32, from one process. " in readme.read_text()
     assert "NVIDIA Test" in readme.read_text()
     worst = min(ratios, key=lambda place: ratios[place])
-    assert f"| {' '.join(worst)} | {tables.number(1 / ratios[worst])} |" in page.read_text()
+    assert f"| {' '.join(worst)} | {numbers.number(1 / ratios[worst])} |" in page.read_text()
     assert "AMD Test, 2 threads, load average 0.5 at the start and 2.25 at the end; torch" in page.read_text()
     headings = [line for line in page.read_text().splitlines() if line.startswith("## ")]
     assert headings == ["## On a GPU: NVIDIA Test", "## On a CPU: AMD Test", "## Every layer and time"]
@@ -136,17 +144,42 @@ def test_local_layers_are_published_in_a_table_of_their_own(documents: tuple[Pat
     """Local layers do not change the numbers beside torch."""
     _, readme, page = documents
     run = by_hand()
-    alone = summary_tables.verdict(compared(run), "device")
+    alone, short = summary_tables.verdict(compared(run), "device"), summary_tables.in_one_sentence(compared(run))
     run["rows"] += [
         a_gpu_s_row("l", "local", "fprop", contender, time, time)
         for contender, time in (("reference", 30.0), ("triton", 5.0))
     ]
     written = publish.publish(run, *documents)
-    assert "nvidia-test-2026-01-02-triton-local-bfloat16.png" in {path.name for path in written}
-    for path in (readme, page):
-        assert alone in path.read_text()
-        assert "`triton` is faster in the only pass, and 6.00 times as fast." in path.read_text()
+    assert "nvidia-test-2026-01-02-triton-varying-bfloat16.png" in {path.name for path in written}
+    assert alone in page.read_text()
+    assert short in readme.read_text()
+    assert "`triton` is faster in the only pass, and 6.00 times as fast." in page.read_text()
+    assert "stand beside unfold + einsum. On the device `triton` is faster in 1 of 1 passes, 6.00" in readme.read_text()
     assert "| local (1) | 6.00 / 6.00 |" in page.read_text()
+    assert "All contenders" not in page.read_text()
+
+
+def test_all_contenders_beside_a_yardstick_are_published() -> None:
+    """The others beside unfold + einsum in one table, and beside torch in none, because there triton is alone."""
+    run, times = by_hand(), {"reference": 30.0, "triton": 5.0, "grouped": 15.0, "loop": 60.0}
+    run["rows"] += [a_gpu_s_row("l", "local", "fprop", name, time, 30.0) for name, time in times.items()]
+    assert gpu_page.others(run, compared(run)) == []
+    (beside,) = (found for found in [Comparison.of(run["rows"], "triton", "bfloat16", "reference")] if found)
+    said, found = gpu_page.others(run, beside)
+    assert said.startswith("All contenders beside unfold + einsum")
+    rows = ["| `triton` (1) | 6.00 / 1.00 |", "| `grouped` (1) | 2.00 / 1.00 |", "| `loop` (1) | 0.50 / 1.00 |"]
+    assert found.splitlines()[2:] == rows
+
+
+def test_training_steps_are_published(documents: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record has its table, oldest first. Rehearsals have none. The records have no times of layers."""
+    folder, *_ = documents
+    monkeypatch.setitem(sys.modules, "bench.train.table", SimpleNamespace(markdown=lambda record: record["what"]))
+    assert performance_page.training(folder) == []
+    for name, date in (("a", "2026-02-02"), ("b", "2026-02-01"), ("c", "2026-02-03")):
+        record = evidence(date=date) | {"part": "training", "what": f"| {name} |", "rows": []}
+        results.save(folder / f"{name}.json", record | ({"rehearsal": "small"} if name == "c" else {}))
+    assert performance_page.performance(folder) == "## Training steps\n\n| b |\n\n| a |"
 
 
 def test_a_run_without_a_commit_is_known_by_its_code(

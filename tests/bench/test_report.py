@@ -8,7 +8,7 @@ import pytest
 
 from bench import __main__ as bench
 from bench import results
-from bench.report import command, publish, tables
+from bench.report import command, every_time, numbers, origin, publish, ratio_tables, tables
 from tests.bench.made_up import SAMPLE, by_hand, compared
 from tests.support.processes import python
 
@@ -49,28 +49,52 @@ def test_device_and_eager_times_are_summed_up_apart() -> None:
     ],
 )
 def test_numbers_have_one_format(value: float, text: str) -> None:
-    assert tables.number(value) == text
+    assert numbers.number(value) == text
 
 
 def test_shares_and_rates_keep_their_digits() -> None:
     shares = [0.0026, 0.005, 0.09, 0.0996, 0.5, 1.24]
-    assert [tables.percent(share) for share in shares] == ["0.26 %", "0.50 %", "9.0 %", "10 %", "50 %", "124 %"]
-    assert [tables.significant(rate) for rate in (714.0, 0.235, 2772.0, 45.2)] == ["714.0", "0.2350", "2772", "45.20"]
+    assert [numbers.percent(share) for share in shares] == ["0.26 %", "0.50 %", "9.0 %", "10 %", "50 %", "124 %"]
+    assert [numbers.significant(rate) for rate in (714.0, 0.235, 2772.0, 45.2)] == ["714.0", "0.2350", "2772", "45.20"]
 
 
 def test_a_layer_without_a_share_of_the_roofline() -> None:
     run = by_hand()
     run["rows"] = [row | {"roof": None if row["layer"] == "c" else row["roof"]} for row in run["rows"]]
-    assert "| c | 1.00 | 0.25 | " in tables.layers(compared(run))
-    assert "| 1x1 (1) | 1.00 | 0.25 | " in tables.families(compared(run))
+    assert "| c | 1.00 | 0.25 | " in str(ratio_tables.layers(compared(run)))
+    assert "| 1x1 (1) | 1.00 | 0.25 | " in str(ratio_tables.families(compared(run)))
 
 
 def test_every_time_has_its_spread() -> None:
     """Also the eager times, which are the only ones on a CPU."""
     run = by_hand()
     run["rows"] = [row | {"device_us": None, "how": "wall"} for row in run["rows"]]
-    assert "| a | fprop | bfloat16 | triton | - | 100.0 (90.0-110.0) | 50.0 |" in tables.details(run)
-    assert "| triton | 10.0 (9.0-11.0) | 100.0 (90.0-110.0) | 50.0 |" in tables.details(by_hand())
+    assert "| a | fprop | bfloat16 | triton | 100.0 (90.0-110.0) | 50.0 |" in every_time.details(run)
+    assert "| triton | 10.0 (9.0-11.0) | 100.0 (90.0-110.0) | 50.0 |" in every_time.details(by_hand())
+
+
+def test_a_rehearsal_has_times_and_no_ratio() -> None:
+    """Its layers are scaled down, so a ratio would say nothing about those whose names they have."""
+    run = by_hand() | {"rehearsal": "small"}
+    run["rows"][-1] |= {"status": "wrong", "reason": "because"}
+    text = tables.report(run)
+    assert "**A rehearsal: small. These are no results.**" in text
+    assert "| layer | pass | torch us | triton us |" in text
+    assert "| b | fprop | 20.0 (18.0-22.0) | 40.0 (36.0-44.0) |" in text
+    assert "| c | fprop | 10.0 (9.0-11.0) | wrong |" in text
+    assert "- 1 triton wrong: because (c fprop)" in text
+    assert "ratio says" not in text
+    assert "0.50" not in text
+    for other in (by_hand(), run | {"sample": "made up"}):
+        assert "0.50" in tables.report(other)
+
+
+def test_ceilings_say_what_reached_them() -> None:
+    run = by_hand() | {"ceilings": {"bfloat16": 700.0, "read": 4000.0}}
+    assert [unit for _, unit in origin.ceilings(run)] == ["TFLOP/s in a bfloat16 matrix product", "GB/s in reading"]
+    run |= {"ceilings_from": {"bfloat16": "8 x 8 x 8"}, "ceiling_clocks": {"bfloat16": 1755.0}}
+    text = "700.0 TFLOP/s in a bfloat16 matrix product (8 x 8 x 8) at 1755 MHz, 4000 GB/s in reading."
+    assert text in tables.report(run)
 
 
 def test_against_older_results(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +104,10 @@ def test_against_older_results(capsys: pytest.CaptureFixture[str]) -> None:
     changed["wall_us"] = {name: value * 10 for name, value in changed["wall_us"].items()}
     assert command.against(old, old, 0.05) == 0
     assert command.against(slower, old, 0.05) == 1
-    assert f"{changed['layer']} {changed['pass']} reference float32: 10.00 times as long" in capsys.readouterr().out
+    assert (
+        f"{changed['layer']} {changed['pass']} reference float32: 10.00 times slower; torch itself"
+        in capsys.readouterr().out
+    )
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The roofline: how long a pass would take at the ceilings of a machine."""
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from bench.layers import read
 from bench.run import roof
 from bench.run.measure import timed
 from bench.run.roof import Roof
+from bench.run.sensors import Reading
 from bench.run.timing import Times
 from tritonconv.geometry import ConvGeometry
 
@@ -37,6 +39,7 @@ class Tensors:
     [
         ({"float32": 1e-3, "copy": 1e9}, FLOPS / 1e3, "arithmetic"),  # 1e-3 TFLOP/s are 1e3 a microsecond
         ({"float32": 1e9, "copy": 1e-1}, BYTES / 1e2, "memory"),  # 0.1 GB/s are 100 bytes a microsecond
+        ({"float32": 1e9, "copy": 1e-1, "read": 2e-1}, BYTES / 2e2, "memory"),
     ],
 )
 @pytest.mark.parametrize(("of", "operators"), [("fprop", 1), ("step", 3)])
@@ -91,29 +94,87 @@ def test_without_a_rate_of_the_l2_cache_local_layers_have_no_roof() -> None:
 
 def test_what_follows_from_a_time() -> None:
     """4 TFLOP and 8 GB in 2 milliseconds, where the roofline allows 1. An eager call takes 3, the host 1."""
+    sensed = [Reading(clock, watts) for clock, watts in ((1700, 600), (1980, 500), (1755, 700))]
     times = Times(device=[2000.0] * 3, wall=[3000.0] * 3, host=[1000.0] * 3, extra_bytes=7, how="graph")
+    times.warm, times.sensed = [1500.0] * 3, sensed
     found = timed(times, Roof(1000.0, 4 * 10**12, 8 * 10**9, "memory"))
     assert (found["tflops"], found["gbps"], found["roof"]) == (2000.0, 4000.0, 0.5)
-    medians = [found[name]["median"] for name in ("device_us", "wall_us", "host_us")]
-    assert medians == [2000.0, 3000.0, 1000.0]
+    medians = [found[name]["median"] for name in ("device_us", "warm_us", "wall_us", "host_us")]
+    assert medians == [2000.0, 1500.0, 3000.0, 1000.0]
+    assert (found["cold"], found["clock_mhz"], found["watts"]) == ("read", 1755, 600)
     assert (found["extra_bytes"], found["how"], found["bound"]) == (7, "graph", "memory")
     on_cpu = timed(Times(wall=[500.0]), Roof(1000.0, 4 * 10**12, 8 * 10**9, "memory"))
-    assert (on_cpu["roof"], on_cpu["device_us"], on_cpu["host_us"]) == (2.0, None, None)
+    assert (on_cpu["roof"], on_cpu["device_us"], on_cpu["warm_us"], on_cpu["host_us"]) == (2.0, None, None, None)
+    assert (on_cpu["cold"], on_cpu["clock_mhz"], on_cpu["watts"]) == (None, None, None)
 
 
-def test_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A product of n^3 multiplications and additions, and copies that read and write, each take a millisecond."""
-    monkeypatch.setattr(roof, "LARGE", dict.fromkeys(("cpu", "cuda"), (100, 1 << 10)))
-    monkeypatch.setattr(roof, "_seconds", lambda call, device: call() and 1e-3)
-    found = roof.ceilings(["float32"], torch.device("cpu"))
-    assert found == {
-        "float32": pytest.approx(2 * 100**3 / 1e-3 / 1e12),
-        "copy": pytest.approx(2 * 1024 / 1e-3 / 1e9, 1e-3),
-    }
+@pytest.fixture
+def timed_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Products of two sizes, a large copy of a KiB, and calls that take as many milliseconds as the list says.
+
+    Calls are made, so that what raises is noticed. The clock is 1,000 MHz in the first call, 1,001 in the next.
+    """
+    milliseconds: list[int] = []
+    clocks = count(1000)
+
+    def seconds(call: Any, device: Any) -> tuple[float, float]:
+        call()
+        return milliseconds.pop(0) / 1e3, next(clocks)
+
+    sizes = ((10, 10, 10), (20, 10, 30))
+    monkeypatch.setattr(roof, "PRODUCTS", {"cpu": sizes})
+    monkeypatch.setattr(roof, "LARGE", {"cpu": 1 << 10})
+    monkeypatch.setattr(roof, "_seconds", seconds)
+    return milliseconds
+
+
+def test_a_ceiling_is_the_best_of_several_products(timed_calls: list[int]) -> None:
+    """The products have 2,000 and 12,000 operations. In float32 the second is faster, in bfloat16 the first."""
+    timed_calls += [1, 2, 1, 8, 1, 1]
+    found = roof.ceilings(["float32", "bfloat16"], torch.device("cpu"))
+    assert found.rates["float32"] == pytest.approx(12_000 / 2e-3 / 1e12)
+    assert found.rates["bfloat16"] == pytest.approx(2_000 / 1e-3 / 1e12)
+    assert found.products == {"float32": "20 x 10 x 30", "bfloat16": "10 x 10 x 10"}
+    assert found.clocks == {"float32": 1001, "bfloat16": 1002}
+    assert set(found.in_record) == {"ceilings", "ceilings_from", "ceiling_clocks"}
+
+
+def test_large_products_in_float32_are_left_out(timed_calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roof, "MOST_IN_FLOAT32", 11_999)
+    timed_calls += [1]
+    assert [name for _, name, _ in roof.products("float32", torch.device("cpu"))] == ["10 x 10 x 10"]
+    timed_calls += [1, 1]
+    assert len([*roof.products("tf32", torch.device("cpu"))]) == 2
+
+
+def test_memory_has_the_rate_of_a_copy_and_that_of_reading(timed_calls: list[int]) -> None:
+    """A copy moves 2,048 bytes in 4 milliseconds. Reading moves 1,024 bytes in one, so it is twice as fast."""
+    timed_calls += [4, 1]
+    found = roof.ceilings([], torch.device("cpu")).rates
+    assert found == {"copy": pytest.approx(2048 / 4e-3 / 1e9, 1e-3), "read": pytest.approx(1024 / 1e-3 / 1e9, 1e-3)}
+    assert roof.memory_rate(found) == found["read"]
+    assert roof.memory_rate({"copy": 3.0}) == 3.0
+
+
+def test_a_gpu_has_rates_of_its_l2_cache_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 copies of 16,384 bytes take 2 milliseconds, and reading them 64 times takes one."""
     monkeypatch.setattr(roof, "in_l2", lambda device: 16384)
-    monkeypatch.setattr(roof, "_copy", lambda size, times, device: 1e-3)
-    monkeypatch.setattr(roof, "_product", lambda dtype, extent, device: 1e-3)
-    assert roof.ceilings([], torch.device("cuda"))["l2"] == pytest.approx(64 * 2 * 16384 / 1e-3 / 1e9, 1e-3)
+    monkeypatch.setattr(roof, "_copy", lambda size, times, device: 2e-3)
+    monkeypatch.setattr(roof, "_read", lambda size, times, device: 1e-3)
+    found = roof.ceilings([], torch.device("cuda")).rates
+    assert found["l2"] == found["l2_read"] == pytest.approx(64 * 16384 / 1e-3 / 1e9, 1e-3)
+    assert roof.l2_rate({"copy": 1.0}) is None
+    assert roof.l2_rate({"l2": 2.0}) == 2.0
+    assert roof.l2_rate({"l2": 2.0, "l2_read": 5.0}) == 5.0
+
+
+def test_a_ceiling_takes_the_faster_of_cold_and_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    sensed = [Reading(clock, 1.0) for clock in (1700, 1900, 1800)]
+    times = Times(device=[5.0, 4.0, 6.0], warm=[3.0, 2.0, 4.0], sensed=sensed)
+    monkeypatch.setattr(roof, "on_device", lambda calls, device: {"it": times})
+    assert roof._seconds(lambda: (), torch.device("cuda")) == (3e-6, 1800)
+    times.warm, times.sensed = [], []
+    assert roof._seconds(lambda: (), torch.device("cuda")) == (5e-6, None)
 
 
 def test_a_large_copy_fits_into_no_cache() -> None:
@@ -122,4 +183,4 @@ def test_a_large_copy_fits_into_no_cache() -> None:
     sizes = [
         int(size.removesuffix("K")) << 10 for size in (path.read_text().strip() for path in caches) if size[-1:] == "K"
     ]
-    assert roof.LARGE["cpu"][1] >= max(sizes, default=0)
+    assert roof.LARGE["cpu"] >= max(sizes, default=0)

@@ -10,18 +10,20 @@ import torch
 
 from bench import conftest
 from bench.layers import read, select
-from bench.report import compare, publish
+from bench.report import changes, publish
 from bench.results import evidence, merged, save
-from bench.run import session
+from bench.run import limits, session
 from bench.run.contenders import CONTENDERS, PASSES
+from bench.run.roof import Measured
 from tests.bench.made_up import CEILINGS
 
 CPU = torch.device("cpu")
+REACHED = Measured(CEILINGS, {}, {})
 
 
 def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers are scaled down, and the record says so. Every contender has a row, also if it raises or has no layer."""
-    monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr(session, "ceilings", lambda *_: REACHED)
     here = session.Session(CPU, ["torch", "reference"], ["float32"])
     assert here.record()["rehearsal"] == "on a CPU, layers scaled down"
     conv, local = select("rn50_c3_3x3,deepface_l4_local_9x9")
@@ -30,7 +32,12 @@ def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[0]["image"][:2] == [2, 32]
     assert here.measure(conv, "fprop", "float32") is rows
     found = {row["contender"]: row for row in here.measure(local, "step", "float32")}
-    assert {name: row["status"] for name, row in found.items()} == {"torch": "skipped", "reference": "ok", "loop": "ok"}
+    assert {name: row["status"] for name, row in found.items()} == {
+        "torch": "skipped",
+        "reference": "ok",
+        "grouped": "ok",
+        "loop": "ok",
+    }
     assert found["torch"]["reason"] == "torch has no locally connected layer"
     assert found["reference"]["weight"] == [2, 2, 16, 16, 3, 3]
 
@@ -40,13 +47,13 @@ def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "measure", broken)
     failed = here.measure(conv, "dgrad", "float32")
     assert [(row["status"], row["reason"]) for row in failed] == [("failed", "RuntimeError")] * 2
-    assert len(here.rows()) == 7
+    assert len(here.rows()) == 8
     assert {row["commit"] for row in here.rows()} == {here.environment["commit"]}
 
 
 def test_a_session_at_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers keep their channels and sizes, also on a CPU, and the record is no rehearsal."""
-    monkeypatch.setattr(session, "ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr(session, "ceilings", lambda *_: REACHED)
     here = session.Session(CPU, ["torch", "reference"], ["float32"], batch=1)
     record = here.record()
     assert "rehearsal" not in record
@@ -58,7 +65,7 @@ def test_a_session_at_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["image"] for row in rows] == [[1, 512, 7, 7]] * 2
     assert all(row["wall_us"]["runs"] >= 5 for row in rows)
 
-    monkeypatch.setattr(session, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(limits, "MOST_BYTES", 1_000_000)
     timed, skipped = here.measure(layer, "step", "float32")
     assert (timed["contender"], timed["status"]) == ("torch", "ok")
     assert (skipped["contender"], skipped["status"], skipped["image"]) == ("reference", "skipped", [1, 512, 7, 7])
@@ -73,7 +80,7 @@ def test_runs_at_a_batch_stay_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different batches cannot be merged"):
         merged([own, one])
     with pytest.raises(ValueError, match="different batches can not be compared"):
-        compare.differences(one, own)
+        changes.differences(one, own)
     with pytest.raises(ValueError, match="a run with --batch 1 can not be published"):
         publish.publish(one, tmp_path)
     save(tmp_path / "cpu.json", one)
@@ -89,14 +96,74 @@ def test_what_is_too_much_for_a_cpu() -> None:
         for contender in CONTENDERS
         for of in PASSES
         for layer in at_one
-        if session.needs_too_much(contender, layer, of, 4)
+        if limits.needs_too_much(contender, layer, of, 4)
     }
     large = [layer.name for layer in read() if layer.name.startswith("deepface")]
     assert refused == {("loop", "step", name) for name in large}
+    assert len(large) == 4
     layer = select("vgg16_conv1_2")[0].at_batch(16)
-    assert session.needs_too_much("reference", layer, "forward", 4) is None
-    assert session.needs_too_much("reference", layer, "step", 4)
-    assert session.needs_too_much("torch", layer, "step", 4) is None
+    assert limits.needs_too_much("reference", layer, "forward", 4) is None
+    assert limits.needs_too_much("reference", layer, "step", 4)
+    assert limits.needs_too_much("torch", layer, "step", 4) is None
+
+
+def test_who_stores_patches() -> None:
+    """One grouped convolution unfolds the image for locations only. Samples are folded into its groups."""
+    local, sample = (
+        select(name)[0].at_batch(512) for name in ("deepface_l4_local_9x9", "stylegan2_modulated_512_at_32")
+    )
+    for layer, expected in (
+        (local, {"reference", "unfold-compile", "grouped"}),
+        (sample, {"reference", "unfold-compile"}),
+    ):
+        assert {name for name in CONTENDERS if limits.needs_too_much(name, layer, "fprop", 4)} == expected
+
+
+def test_a_gpu_loops_over_few_positions_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop over thousands of positions would take most of a run's time on a GPU. A CPU runs it."""
+    here = session.Session(CPU, ["torch"], ["float32"], batch=1, ceilings=REACHED)
+    few, many, sample = select("local_3x3_64_at_14,deepface_l4_local_9x9,stylegan2_modulated_512_at_32")
+    assert here.refused("loop", many, "fprop", "float32") is None
+    here.device = torch.device("cuda")
+    assert (
+        here.refused("loop", many, "fprop", "float32")
+        == "a loop over 3025 positions takes too long; at most 256 on a GPU"
+    )
+    assert here.refused("loop", few, "fprop", "float32") is None
+    for layer in (few, many, sample):
+        assert not [name for name in CONTENDERS if name != "loop" and here.refused(name, layer, "step", "float32")]
+
+
+def test_ceilings_are_measured_once_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later process of the run takes those of the first, with what the first says of them."""
+    measured: list[Any] = []
+
+    def ceilings(*about: Any) -> Measured:
+        measured.append(about)
+        return Measured(CEILINGS, {"float32": "8 x 8 x 8"}, {"float32": 1980.0})
+
+    monkeypatch.setattr(session, "ceilings", ceilings)
+    first = session.Session(CPU, ["torch"], ["float32"])
+    later = session.Session(CPU, ["torch"], ["float32"], ceilings=first.measured)
+    assert measured == [(["float32"], CPU)]
+    for each in (first.record(), later.record()):
+        assert each["ceilings"] == CEILINGS
+        assert (each["ceilings_from"], each["ceiling_clocks"]) == ({"float32": "8 x 8 x 8"}, {"float32": 1980.0})
+
+
+def test_only_a_small_run_does_not_compile_unfold_views() -> None:
+    (layer,) = select("kpn_5x5_8_to_1_at_128")
+    small = session.Session(CPU, ["torch"], ["float32"], ceilings=REACHED)
+    rows = small.measure(layer, "dgrad", "float32")
+    assert [(row["contender"], row["status"]) for row in rows] == [("torch", "skipped"), ("reference", "ok")]
+    assert rows[1]["weight"] == [2, 2, 2, 1, 8, 3, 3]
+    real = session.Session(CPU, ["torch"], ["float32"], batch=1, ceilings=REACHED)
+    rows = real.measure(layer, "dgrad", "float32")
+    assert [(row["contender"], row["status"]) for row in rows] == [
+        ("torch", "skipped"),
+        ("reference", "ok"),
+        ("unfold-compile", "skipped"),
+    ]
 
 
 @pytest.mark.parametrize(("given", "batch"), [((), None), (("--batch", "4"), 4)])
@@ -120,4 +187,4 @@ def options(*given: str) -> Any:
     parser = ArgumentParser()
     conftest.pytest_addoption(SimpleNamespace(getgroup=lambda _: SimpleNamespace(addoption=parser.add_argument)))  # type: ignore[arg-type]
     found = parser.parse_args(given)
-    return SimpleNamespace(getoption=lambda name: getattr(found, name.removeprefix("--")))
+    return SimpleNamespace(getoption=lambda name: getattr(found, name.removeprefix("--")), option=SimpleNamespace())

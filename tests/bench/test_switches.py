@@ -2,11 +2,12 @@
 
 import copy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import kernel_identity
+from bench import kernel_identity, results
 from bench.device import evidence, exactness, exactness_units
 from bench.device.evidence import DEPENDENT, SWITCHES, committed, confirmed, decided, slowdown
 from tests.support.blocks import ON_GPU
@@ -139,6 +140,28 @@ def test_several_records_decide_together() -> None:
         if row["status"] == "wrong":
             row["kernels"]["fprop"] = "another"
     assert decided([wrong, record()]) == {"sm_90": set(SWITCHES)}
+
+
+def test_a_later_record_has_what_the_first_one_lacks() -> None:
+    """Rows of other kernels do not count, and neither do tests that the clock stopped, nor rehearsals."""
+    first, second = record(), record()
+    lacking = row_of(first, "exactness", "host_descriptors")
+    first["rows"] = [row for row in first["rows"] if row["unit"] not in (lacking["unit"], "dependent launch")]
+    second["rows"] = [row for row in second["rows"] if row["unit"] == lacking["unit"]]
+    old = copy.deepcopy(lacking) | {"kernels": {"fprop": "another"}, "status": "wrong"}
+    stopped = {"what": "tests", "unit": "dependent launch", "file": DEPENDENT, "status": "stopped", "outcomes": {}}
+    first["rows"] += [old, stopped]
+    assert decided([first]) == {"sm_90": set()}
+    assert decided([first, second]) == decided([second, first]) == {"sm_90": {"host_descriptors"}}
+    tests = stopped | {"status": "ok", "outcomes": {"passed": 3}}
+    assert decided([first, second, record() | {"rows": [tests]}]) == {"sm_90": set(SWITCHES)}
+    assert decided([first, second | {"rehearsal": "on a pretended GPU"}]) == {"sm_90": set()}
+
+
+def test_committed_records_may_have_a_number(tmp_path: Path) -> None:
+    for name in ("a-switches.json", "a-switches-2.json", "a-correctness.json"):
+        results.save(tmp_path / name, {"environment": {}, "ceilings": {}, "rows": [], "name": name})
+    assert {each["name"] for each in committed(tmp_path)} == {"a-switches.json", "a-switches-2.json"}
 
 
 def mistakes(found: dict[str, set[str]]) -> list[str]:

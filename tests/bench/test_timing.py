@@ -19,6 +19,7 @@ class Log(list[str]):
         super().__init__()
         self.capturing = False
         self.clock = 0.0
+        self.cold = False
         self.refuses: Exception | None = None
 
     def event(self, **_: Any) -> Any:
@@ -43,7 +44,8 @@ class Log(list[str]):
         class Graph:
             def replay(self) -> None:
                 log.append("replay")
-                log.clock += 2.0  # milliseconds
+                log.clock += 2.0 if log.cold else 0.5  # milliseconds
+                log.cold = False
 
         return Graph()
 
@@ -65,7 +67,7 @@ class Log(list[str]):
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     """A fake torch.cuda in the place of the real one.
 
-    Zeroing a tensor of `COLD` bytes flushes the L2 cache and is logged as "flush", zeroing another tensor as "zero".
+    Reading a tensor of `COLD` bytes cools the L2 cache and is logged as "flush". Writing to it is logged as "dirty".
     """
     log = Log()
 
@@ -86,21 +88,27 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
         "memory_allocated": lambda *_: 1000,
         "max_memory_allocated": lambda *_: 1900,
         "reset_peak_memory_stats": lambda *_: log.append("reset"),
+        "clock_rate": lambda _: 1500 + len(log),
+        "power_draw": lambda _: 350_000,
     }
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    plain = torch.Tensor.zero_
+    plain = torch.sum
 
-    def zero(tensor: torch.Tensor) -> torch.Tensor:
-        log.append("flush" if tensor.nbytes == timing.COLD else "zero")
-        return plain(tensor)
+    def total(tensor: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        assert tensor.nbytes == timing.COLD
+        log.append("dirty" if tensor._version else "flush")
+        log.cold = True
+        return plain(tensor, *rest, **more)
 
     monkeypatch.setattr(timing, "COLD", 1 << 10)
-    monkeypatch.setattr(torch.Tensor, "zero_", zero)
+    monkeypatch.setattr(torch, "sum", total)
     return log
 
 
-def test_each_run_is_a_replay_between_events_after_a_flush(log: Log) -> None:
+def test_each_turn_replays_cold_and_then_warm(log: Log) -> None:
+    """The cache is cooled by reading. The events lie around the cold replay, and behind the warm one."""
+
     def call() -> tuple[torch.Tensor, ...]:
         log.append("captured" if log.capturing else "called")
         return (torch.ones(50),)
@@ -111,10 +119,11 @@ def test_each_run_is_a_replay_between_events_after_a_flush(log: Log) -> None:
     assert [each for each in log if each != "wait"][:3] == ["called", "reset", "called"]
     first = log.index("flush")
     assert "called" not in log[first:]
-    assert log[first:] == ["flush", "event", "replay", "event"] * 20
+    assert log[first:] == ["flush", "event", "replay", "event", "replay", "event"] * 20
     assert "wait" in log[log.index("reset") : log.index("captured")]
     for name in ("a", "b"):
         assert times[name].device == [2000.0] * 10  # microseconds
+        assert times[name].warm == [500.0] * 10
         assert times[name].how == "graph"
         assert times[name].extra_bytes == 900 - 200  # the peak, without operands and without the result
 
@@ -132,7 +141,25 @@ def test_what_can_not_be_captured_is_called(log: Log) -> None:
     left = log.index("left on the capture stream")
     assert log[left + 1] == "back"
     assert log[first:] == ["flush", "event", "called", "event"] * 10
-    assert (times.how, times.device) == ("events", [1000.0] * 10)
+    assert (times.how, times.device, times.warm) == ("events", [1000.0] * 10, [])
+
+
+def test_clock_and_power_are_read_after_some_runs(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read after the 1st, 11th and 21st of 25 runs. Each run logs six entries before that."""
+    monkeypatch.setattr(timing, "turns", lambda seconds, budget: [*seconds] * 25)
+    times = timing.on_device({"a": lambda: ()}, CPU)["a"]
+    begun = log.index("flush")
+    assert [each.clock_mhz for each in times.sensed] == [1500 + begun + 6 * runs for runs in (1, 11, 21)]
+    assert {each.watts for each in times.sensed} == {350.0}
+
+
+def test_without_a_driver_that_tells_there_are_no_clocks(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(device: Any) -> int:
+        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+
+    monkeypatch.setattr(torch.cuda, "clock_rate", missing)
+    times = timing.on_device({"a": lambda: ()}, CPU, budget=0.0)["a"]
+    assert (times.sensed, len(times.device)) == ([], 10)
 
 
 def test_too_little_memory_is_no_reason_to_time_it_otherwise(log: Log) -> None:

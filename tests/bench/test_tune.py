@@ -13,6 +13,8 @@ from bench.layers import select
 from bench.run.contenders import Problem
 from bench.tune import search
 from bench.tune.table import Table
+from tests.support.gpus import H200
+from tests.support.measured_tables import GEOMETRY, OPERANDS, empty_tables, row_for
 from tritonconv.geometry import ConvGeometry, Operator
 from tritonconv.gpu import INTERPRETER, Gpu
 from tritonconv.launch import start
@@ -22,7 +24,6 @@ from tritonconv.tiling.tile import Operands, Tile
 
 pytest.importorskip("triton")
 
-H200 = Gpu.of("sm_90", 132, "NVIDIA H200")
 TILES = [Tile(16, 16, 16, 4, 1), Tile(32, 16, 16, 4, 1), Tile(64, 16, 16, 4, 1)]
 SPEED = {TILES[0]: 30.0, TILES[1]: 10.0, TILES[2]: 12.0}
 here = pytest.mark.skipif(torch.cuda.is_available(), reason="tiles of this size are for the interpreter")
@@ -68,45 +69,32 @@ def test_a_wrong_tile_does_not_compete(problem: Problem, monkeypatch: pytest.Mon
     assert len(refused) == 1
 
 
-GEOMETRY = ConvGeometry(128, 256, 16, 16, 256, 14, 14, 3, 3)
-OPERANDS = Operands(2, 8)
-
-
-def row_for(tile: Tile, operator: Operator = "fprop", geometry: ConvGeometry = GEOMETRY) -> dict[str, Any]:
-    """Return a row of a table of measured tiles that says that `tile` is the fastest for this problem."""
-    return {"key": list(measured.key(geometry, operator, *astuple(OPERANDS))), "tile": list(astuple(tile))}
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder in the place of the package's tables, with the caches of `pick` and `measured` cleared."""
-
-    def forget() -> None:
-        for function in (measured.table, measured.everywhere, pick.pick):
-            function.cache_clear()
-
-    monkeypatch.setattr(measured, "FOLDER", tmp_path)
-    forget()
-    yield tmp_path
-    forget()
+    yield from empty_tables(tmp_path, monkeypatch)
 
 
 def test_the_table_goes_on_where_it_was_stopped(folder: Path) -> None:
     path = folder / measured.file_of("NVIDIA H200")
     assert path.name == "nvidia-h200.json"
     hashes = {"fprop": "1", "dgrad": "2", "wgrad": "3"}
-    Table(path, "NVIDIA H200", hashes).add(row_for(TILES[0]))
-    Table(path, "NVIDIA H200", hashes).add(row_for(TILES[1], "dgrad"))
-    Table(path, "NVIDIA H200", hashes).add(row_for(TILES[2]))
-    found = Table(path, "NVIDIA H200", hashes)
+    Table(path, H200, hashes).add(row_for(TILES[0]))
+    Table(path, H200, hashes).add(row_for(TILES[1], "dgrad"))
+    Table(path, H200, hashes).add(row_for(TILES[2]))
+    found = Table(path, H200, hashes)
     assert sorted(row["tile"] for row in found.rows.values()) == sorted(list(astuple(t)) for t in (TILES[1], TILES[2]))
     key = tuple(row_for(TILES[0])["key"])
     assert found.has(key, "fprop")
     assert not found.has(key[:-1], "fprop")
-    assert not Table(path, "NVIDIA H200", hashes | {"fprop": "changed"}).has(key, "fprop")
-    with pytest.raises(ValueError, match="the table of NVIDIA H200, not of NVIDIA A100"):
-        Table(path, "NVIDIA A100", hashes)
-    json.loads(path.read_text())
+    assert not Table(path, H200, hashes | {"fprop": "changed"}).has(key, "fprop")
+    for other, message in (
+        (Gpu.of("sm_80", 108, "NVIDIA A100"), "the table of NVIDIA H200, not of NVIDIA A100"),
+        (Gpu.of("sm_90", 66, "NVIDIA H200"), "the table of 132, not of 66"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Table(path, other, hashes)
+    table = json.loads(path.read_text())
+    assert (table["gpu"], table["architecture"], table["multiprocessors"]) == ("NVIDIA H200", "sm_90", 132)
 
 
 def test_images_and_locations_are_measured_apart() -> None:
@@ -116,10 +104,19 @@ def test_images_and_locations_are_measured_apart() -> None:
     assert len(keys) == 2
 
 
+def test_an_older_table_learns_which_gpus_are_like_its_own(folder: Path) -> None:
+    path = folder / "nvidia-h200.json"
+    path.write_text(json.dumps({"gpu": "NVIDIA H200", "rows": [row_for(TILES[0], "dgrad")]}))
+    table = Table(path, H200, {"fprop": "1"})
+    table.add(row_for(TILES[1]))
+    found = json.loads(path.read_text())
+    assert (found["architecture"], found["multiprocessors"], len(found["rows"])) == ("sm_90", 132, 2)
+
+
 def test_pick_takes_what_was_measured(folder: Path) -> None:
     """A measured tile is picked on its GPU, for its problem and batch sizes near it, and nowhere else."""
     best = Tile(128, 64, 64, 4, 3)
-    Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(best))
+    Table(folder / "nvidia-h200.json", H200, {"fprop": "1"}).add(row_for(best))
     model = pick.pick(GEOMETRY, "fprop", OPERANDS, Gpu.of("sm_90", 132))
     assert model != best
     assert pick.pick(GEOMETRY, "fprop", OPERANDS, H200) == best
@@ -132,13 +129,13 @@ def test_pick_takes_what_was_measured(folder: Path) -> None:
 
 def test_a_measured_tile_of_another_depth_is_not_picked(folder: Path) -> None:
     """With another BLOCK_K, a batch would be summed in another order than its images one by one."""
-    Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(Tile(256, 64, 32, 8, 4)))
+    Table(folder / "nvidia-h200.json", H200, {"fprop": "1"}).add(row_for(Tile(256, 64, 32, 8, 4)))
     assert pick.usual_summation_order(GEOMETRY, "fprop", OPERANDS, H200) == (64, False)
     assert pick.pick(GEOMETRY, "fprop", OPERANDS, H200).BLOCK_K == 64
 
 
 def test_a_measured_tile_that_does_not_fit_is_not_picked(folder: Path) -> None:
-    Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row_for(Tile(256, 256, 64, 8, 4)))
+    Table(folder / "nvidia-h200.json", H200, {"fprop": "1"}).add(row_for(Tile(256, 256, 64, 8, 4)))
     tile = pick.pick(GEOMETRY, "fprop", OPERANDS, H200)
     assert fits.fits(tile, "fprop", 2, H200)
 
@@ -149,7 +146,7 @@ def test_measured_tiles_are_shipped(folder: Path) -> None:
     before = catalogue.shipped("fprop", OPERANDS)
     assert new not in before
     row = row_for(replace(new, SPLIT_K=4))
-    Table(folder / "nvidia-h200.json", "NVIDIA H200", {"fprop": "1"}).add(row)
+    Table(folder / "nvidia-h200.json", H200, {"fprop": "1"}).add(row)
     measured.everywhere.cache_clear()
     assert catalogue.shipped("fprop", OPERANDS) == [*before, new]
     assert new not in catalogue.shipped("fprop", Operands(4, 4))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.layers import read
-from tests.support.gpus import A100, H100, H200, MI300, RTX4090
+from tests.support.gpus import A100, H100, H200, LIKE_AN_H200, MI300, RTX4090
 from tests.support.oracle import convolution_precision
 from tests.support.plans import call_of, meta_factors, planned
 from tritonconv.geometry import OPERATORS, VARIES, ConvGeometry, Operator
@@ -109,8 +109,7 @@ def test_few_channels_get_a_narrow_local_tile() -> None:
 def test_the_order_of_a_sum_does_not_depend_on_the_batch(gpu: Gpu, operator: Operator) -> None:
     """All tiles picked for a layer multiply equally many products in a step, so splitting a batch changes no bit.
 
-    It does not depend on whether results are stored by 16 bytes: an image of a batch may have another memory format.
-    """
+    It does not depend on whether results are stored by 16 bytes: an image of a batch may have another memory format."""
     rng, tiles_seen = random.Random(1), 0
     for _ in range(60):
         geometry, operands = some_geometry(rng), rng.choice(OPERANDS)
@@ -122,6 +121,17 @@ def test_the_order_of_a_sum_does_not_depend_on_the_batch(gpu: Gpu, operator: Ope
         assert len({pick.summation_order(tile) for tile in picked}) == 1, (geometry, operands)
         tiles_seen = max(tiles_seen, len(picked))
     assert tiles_seen > 1
+
+
+@pytest.mark.parametrize("gpu", [H200, LIKE_AN_H200], ids=lambda gpu: gpu.name)
+def test_nor_does_it_on_whether_a_batch_was_measured(gpu: Gpu) -> None:
+    """The tiles of a layer were measured at one batch. Its other batches take tiles of the cost model."""
+    operands, every = Operands(2, 8, tma_possible=True), product(read(), ("fprop", "dgrad"))
+    known = [(layer.geometry, each) for layer, each in every if pick.measured_for(layer.geometry, each, operands, gpu)]
+    assert len(known) > 40
+    for geometry, operator in known:
+        picked = {pick.pick(replace(geometry, B=B), operator, operands, gpu) for B in (1, 16, geometry.B)}
+        assert len({pick.summation_order(tile) for tile in picked}) == 1, geometry
 
 
 def test_nor_does_it_on_the_memory_format_of_the_result() -> None:
@@ -210,7 +220,7 @@ def test_every_measured_tile_is_picked() -> None:
         table = json.loads(path.read_text())
         assert path.name == measured.file_of(table["gpu"])
         geometries = {layer.name: layer.geometry for layer in read()}
-        gpu = Gpu.of("sm_90", 132, table["gpu"])
+        gpu = Gpu.of(table["architecture"], table["multiprocessors"], table["gpu"])
         for row in table["rows"]:
             operator, itemsize, vector, whole, exact, varies, blocks, *_ = row["key"]
             operands = Operands(itemsize, vector, whole, exact, varies, blocks)

@@ -9,9 +9,9 @@
 4. Suited: the tile is available, and may run this problem (`pick.suited`). For fprop and dgrad it must add up products
    in the usual order, so that the batch size changes no bit of a result. For a weight of each location it must take the
    right number of images at once. In this stage TMA tiles get their block shape.
-5. Picked: `pick.pick` returns the suited tile that was measured to be fastest on this GPU (`pick.measured_for`). If
-   none was, it returns the one that is fastest by the cost model (`pick.fastest`, `cost.expected`). SPLIT_K belongs to
-   this stage: a measured tile brings its own, and the cost model chooses one.
+5. Picked: `pick.pick` returns the suited tile that was measured to be fastest on this GPU or one like it
+   (`pick.measured_for`). If none was, it returns the one that is fastest by the cost model (`pick.fastest`,
+   `cost.expected`). SPLIT_K belongs to this stage: a measured tile brings its own, and the cost model chooses one.
 
 There are two exceptions. Triton's interpreter runs `pick.interpreter_tile`. What has failed in this process is not
 tried again: `launch/tile_choice.py` then picks without TMA, or takes `smallest_tile`.

@@ -1,20 +1,29 @@
-"""The tiles that were measured to be fastest, in a table for each GPU.
+"""The tiles that were measured to be fastest, in a table for each GPU that was tuned.
 
-`python -m bench tune` writes the tables to `measured_tiles/`.
+`python -m bench tune` writes the tables to `measured_tiles/`. A table says the architecture of its GPU and the number
+of its multiprocessors. It serves this GPU and those like it (`Gpu.alike`). So an H100 takes the tiles of an H200.
 """
 
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tritonconv.geometry import ConvGeometry, Operator
+from tritonconv.gpu import Gpu
 
 FOLDER = Path(__file__).with_name("measured_tiles")
 # A tile: the fields of `tritonconv.tiling.tile.Tile` in their order.
 Blocks = tuple[int, ...]
 # The key of a row: the operands and the problem that its tile was measured for.
 Key = tuple[Any, ...]
+
+
+class Row(NamedTuple):
+    """A measured tile, and the name of the GPU that it was measured on."""
+
+    tile: Blocks
+    gpu: str
 
 
 def key(geometry: ConvGeometry, operator: Operator, *operands: Any) -> Key:
@@ -37,12 +46,30 @@ def file_of(gpu: str) -> str:
 
 
 @cache
-def table(gpu: str) -> dict[Key, Blocks]:
-    """Return the table for the GPU of that name: a dict from keys to tiles. It is empty if there is no table."""
-    path = FOLDER / file_of(gpu)
-    if not gpu or not path.exists():
-        return {}
-    return {tuple(row["key"]): tuple(row["tile"]) for row in json.loads(path.read_text())["rows"]}
+def rows(gpu: Gpu) -> dict[Key, Row]:
+    """Return the measured tiles for a GPU, by key. There are none for a GPU without a name.
+
+    For each key, a row of the GPU's own table comes first, then rows of GPUs like it. Of these, the GPU with the
+    nearest number of multiprocessors comes first, and of equals the first by name. So all ranks of a distributed run
+    agree. A table without an architecture serves only the GPU of its name.
+    """
+    found: dict[Key, Row] = {}
+    ranked = [(rank, table) for table in tables() if (rank := rank_of(table, gpu)) is not None]
+    for _, table in sorted(ranked, key=lambda each: each[0], reverse=True):  # later rows replace earlier ones
+        found |= {tuple(row["key"]): Row(tuple(row["tile"]), table["gpu"]) for row in table["rows"]}
+    return found
+
+
+def rank_of(table: dict[str, Any], gpu: Gpu) -> tuple[int, str] | None:
+    """Return the place of a table among those that serve a GPU, where less is better. None if it does not serve it."""
+    if not gpu.name:
+        return None
+    if table["gpu"] == gpu.name:
+        return -1, ""
+    if "architecture" not in table:
+        return None
+    other = Gpu.of(table["architecture"], table["multiprocessors"], table["gpu"])
+    return (abs(gpu.multiprocessors - other.multiprocessors), other.name) if gpu.alike(other) else None
 
 
 @cache
@@ -52,6 +79,10 @@ def everywhere(operator: Operator, *operands: Any) -> list[Blocks]:
     `operands` are the fields of `tritonconv.tiling.tile.Operands`.
     """
     wanted = (operator, *operands)
-    paths = sorted(FOLDER.glob("*.json")) if FOLDER.exists() else []
-    rows = [row for path in paths for row in json.loads(path.read_text())["rows"]]
-    return list(dict.fromkeys(tuple(row["tile"]) for row in rows if tuple(row["key"][: len(wanted)]) == wanted))
+    found = [row for table in tables() for row in table["rows"]]
+    return list(dict.fromkeys(tuple(row["tile"]) for row in found if tuple(row["key"][: len(wanted)]) == wanted))
+
+
+def tables() -> list[dict[str, Any]]:
+    """Return the tables of all GPUs, as `python -m bench tune` wrote them, in the order of their file names."""
+    return [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))] if FOLDER.exists() else []

@@ -20,9 +20,9 @@ from tritonconv.tiling.tile import Operands, Tile
 def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile:
     """Return the tile that runs a problem: the measured one if it is suited, or else the fastest by the cost model.
 
-    The measured tile is the one that the GPU's table has under the problem's key (`measured_for`). It is suited if
-    `suited` returns it with a SPLIT_K of 1. Otherwise `fastest` chooses among the tiles that `suited` returns. Triton's
-    interpreter gets a tile of its own (`interpreter_tile`).
+    The measured tile is the one that a table of this GPU, or of one like it, has under the problem's key
+    (`measured_for`). It is suited if `suited` returns it with a SPLIT_K of 1. Otherwise `fastest` chooses among the
+    tiles that `suited` returns. Triton's interpreter gets a tile of its own (`interpreter_tile`).
 
     The same arguments always give the same tile. So ranks of a distributed run agree if their GPUs and problems are
     equal. An architecture without a row gets cautious limits (`gpu.architecture`), within which some tile fits.
@@ -37,12 +37,19 @@ def pick(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gp
 
 
 def measured_for(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> Tile | None:
-    """Return the tile that this GPU's table has under the key of the problem (`measured.key`). None if it has none.
+    """Return the tile that a table has under the key of the problem (`measured.key`). None if no table has one.
 
-    The tile has the table's SPLIT_K, and the best block shape for this problem.
+    `measured.rows` says which tables serve this GPU. The tile has the table's SPLIT_K, and the best block shape for
+    this problem.
     """
-    known = measured.table(gpu.name).get(measured.key(geometry, operator, *astuple(operands)))
-    return with_best_shape(Tile(*known), geometry, operator) if known else None
+    known = measured.rows(gpu).get(measured.key(geometry, operator, *astuple(operands)))
+    return with_best_shape(Tile(*known.tile), geometry, operator) if known else None
+
+
+def measured_on(geometry: ConvGeometry, operator: Operator, operands: Operands, gpu: Gpu) -> str | None:
+    """Return the name of the GPU that the tile of `measured_for` was measured on. None if there is no such tile."""
+    known = measured.rows(gpu).get(measured.key(geometry, operator, *astuple(operands)))
+    return known.gpu if known else None
 
 
 def interpreter_tile(geometry: ConvGeometry, operator: Operator, operands: Operands) -> Tile:

@@ -12,7 +12,7 @@ from tritonconv.geometry import COMPUTED_BY, TAKES
 from tritonconv.gpu import INTERPRETER
 from tritonconv.launch.layout import allocate_results
 from tritonconv.operators.decision import decide
-from tritonconv.tiling.pick import measured_for
+from tritonconv.tiling.pick import measured_for, measured_on
 from tritonconv.tools.explanation import Choice, Explanation
 
 
@@ -33,7 +33,7 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanat
         A list with a row for each operator call of forward, and after it a row for each gradient of its input and
         weight. It is empty if no layer or function of tritonconv was called. `print` shows it as a table, with notes
         and a legend below. Each row has the attributes `layer`, `computes`, `operator`, `implementation`, `reasons`,
-        `geometry`, `tile` and `measured`.
+        `geometry`, `tile`, `measured`, `measured_on` and `gpu`.
 
     Raises:
         NotImplementedError: if a call insists on Triton, and Triton can not run it. The message says why.
@@ -125,9 +125,12 @@ class _Notes:
 
         Raise NotImplementedError if the call insists on Triton, and Triton can not run it.
         """
-        decision, known = decide(call), None
+        decision = decide(call)
+        chosen: dict[str, Any] = {}
         if decision.plan is not None and decision.plan.request.gpu != INTERPRETER:
-            known = measured_for(*decision.plan.request) == decision.plan.tile
+            request = decision.plan.request
+            known = measured_for(*request) == decision.plan.tile
+            chosen = dict(measured=known, measured_on=measured_on(*request) if known else None, gpu=request.gpu.name)
         self.explanation.append(
             Choice(
                 layer=self.path[-1],
@@ -137,6 +140,6 @@ class _Notes:
                 reasons=decision.reasons,
                 geometry=call.geometry,
                 tile=None if decision.plan is None else decision.plan.tile,
-                measured=known,
+                **chosen,
             )
         )

@@ -27,6 +27,7 @@ TILE_CHOICES = {
     "unmeasured": "chosen by the cost model, or the smallest tile because the chosen one did not fit on this GPU",
     "interpreter": "small, for Triton's interpreter (TRITON_INTERPRET=1), which runs the kernels slowly, for debugging",
 }
+ALIKE = "this tile was the fastest in measurements of such a layer on {}, a GPU like this one"
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Choice:
     it, why that one can not run the operator.
 
     `tile` is the tile that a kernel would be launched with, or None if no kernel runs. `measured` says whether that
-    tile was the fastest in measurements of such a layer on a GPU of the same name. It is None if no kernel runs, or if
-    Triton's interpreter runs it. In the rows of gradients, the incoming gradient is assumed to have the memory format
-    of the layer's output.
+    tile was the fastest in measurements of such a layer, on this GPU or on one like it. It is None if no kernel runs,
+    or if Triton's interpreter runs it. `measured_on` is the name of the GPU that was measured, or None if `measured` is
+    not true. `gpu` is the name of the GPU that would run the kernel, or None if no GPU would. In the rows of gradients,
+    the incoming gradient is assumed to have the memory format of the layer's output.
     """
 
     layer: str
@@ -51,6 +53,8 @@ class Choice:
     geometry: ConvGeometry
     tile: Tile | None = None
     measured: bool | None = None
+    measured_on: str | None = None
+    gpu: str | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -62,9 +66,14 @@ class Choice:
 
     @property
     def tile_choice(self) -> str:
-        """The way in which the tile was chosen: a key of TILE_CHOICES, or "" if there is no tile."""
+        """The way in which the tile was chosen: a key of TILE_CHOICES, or "" if there is no tile.
+
+        If it was measured on another GPU, like this one, this is "measured on" and the name of that GPU.
+        """
         if self.tile is None:
             return ""
+        if self.measured_on not in (None, self.gpu):
+            return f"measured on {self.measured_on}"
         return "interpreter" if self.measured is None else "measured" if self.measured else "unmeasured"
 
     def cells(self, numbers: dict[str, int]) -> tuple[str, ...]:
@@ -103,12 +112,13 @@ class Explanation(list[Choice]):
         note to its number.
         """
         occurring = {name for choice in self for name in (choice.operator, choice.implementation, choice.tile_choice)}
+        alike = {f"measured on {choice.measured_on}": ALIKE.format(choice.measured_on) for choice in self}
         sections = {
             "notes": {f"[{number}]": note for note, number in numbers.items()},
             "operator": only(OPERATORS, occurring),
             "implementation": only(IMPLEMENTATIONS, occurring),
             "tile, the block sizes of one program": tile_notation([choice.tile for choice in self if choice.tile]),
-            "tile choice": only(TILE_CHOICES, occurring),
+            "tile choice": only(alike | TILE_CHOICES, occurring),
         }
         lines = []
         for title, meanings in sections.items():

@@ -1,0 +1,85 @@
+"""The slice `profile` of `bench device`: the kernels that torch runs for each operator, with their times."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench import results
+from bench.device import contests, estimates
+from bench.device.schedule import Record, in_time
+from bench.device.work import Planned, Scene, Work
+from bench.run.contenders import at_its_best, computation
+from bench.run.measure import about
+from tritonconv.geometry import OPERATORS
+
+FILE = "profile.json"
+
+
+def every(scene: Scene) -> list[Planned]:
+    """Plan all operators of the layers that torch has. What is in `profile.json` is current."""
+    done = {
+        (row["layer"], row["pass"], row["dtype"])
+        for run in scene.evidence.records
+        if run.get("part") == "profile" and scene.evidence.alike(run)
+        for row in run["rows"]
+        if row["status"] == "profiled" and run["environment"].get("cudnn") == scene.evidence.now.get("cudnn")
+    }
+    units = [unit for unit in contests.torch_alone(scene) if unit.of in OPERATORS]
+    return [
+        Planned(
+            unit.name,
+            int((unit.layer.name, unit.of, unit.dtype) not in done),
+            estimates.DRAW + estimates.seconds_of_call(unit.layer, unit.of, "torch", unit.dtype),
+            unit=unit,
+        )
+        for unit in units
+    ]
+
+
+def run(work: Work) -> int:
+    """Write `profile.json`: the kernels that torch runs, with their microseconds. Return 1 if the GPU was lost."""
+    todo = [each for each in work.todo if each.missing]
+    session = work.machine.session(("torch",), [], {})
+    kind = {"rehearsal": work.machine.rehearsal} if work.machine.rehearsal else {}
+    record = Record.continued(work.file(FILE), part="profile", **session.record() | kind)
+    record.plan(each.name for each in todo)
+    stopped = None
+    for each in in_time(todo, work.clock, reserve=2.0):
+        unit = each.unit
+        row = about(unit.layer, unit.of, "torch", unit.dtype)
+        try:
+            call = computation("torch", unit.of, session.problem(unit.layer, unit.dtype))
+            with at_its_best(unit.dtype):
+                row |= {"status": "profiled", "kernels_of_torch": profile(call, work.machine.device)}
+        except Exception as error:
+            row |= {"status": "failed", "reason": results.in_short(error)}
+            stopped = row["reason"] if work.machine.lost() else None
+        record.add(each.name, [row])
+        if stopped:
+            break
+    record.close(stopped)
+    left = len(record.content["remaining"])
+    print(f"profile: {len(todo) - left} of {len(todo)} passes profiled: {record.content['stopped'] or 'complete'}")
+    return int(stopped is not None)
+
+
+def profile(run: Callable[[], Any], device: torch.device, runs: int = 5) -> list[dict[str, Any]]:
+    """Return the kernels that a call of `run` starts, each with its microseconds per call, the slowest first.
+
+    The times are means of `runs` calls, after two calls to warm up. On a CPU, torch's operators stand for kernels.
+    """
+    on = torch.profiler.ProfilerActivity
+    for _ in range(2):
+        run()
+    with torch.profiler.profile(activities=[on.CUDA if device.type == "cuda" else on.CPU]) as profiler:
+        for _ in range(runs):
+            run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    averages = [
+        (e.key, e.device_time_total if device.type == "cuda" else e.self_cpu_time_total)
+        for e in profiler.key_averages()
+    ]
+    found = [{"name": name, "us": round(total / runs, 2)} for name, total in averages if total > 0]
+    return sorted(found, key=lambda each: -each["us"])

@@ -1,0 +1,34 @@
+"""The slice `training` of `bench device`: training steps of whole networks, which `bench.train` times."""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from bench import results
+from bench.device.work import Planned, Scene, Work
+
+FILE = "training.json"
+
+
+def every(scene: Scene) -> list[Planned]:
+    """Plan the networks of `bench.train`. There are none if it is missing."""
+    if find_spec("bench.train") is None or find_spec("bench.train.run") is None:
+        return []
+    train, rows = import_module("bench.train.run"), known(scene)
+    units = train.units(scene.machine.device)
+    return [Planned(each.name, int(not train.done(each, rows)), each.seconds) for each in units]
+
+
+def known(scene: Scene) -> list[results.Row]:
+    """Return the rows that are current: of GPUs alike, with the package as it is now."""
+    package = scene.evidence.now["package"]
+    return [
+        row
+        for run in scene.evidence.records
+        if run.get("part") == "training" and scene.evidence.alike(run) and run["environment"].get("package") == package
+        for row in run["rows"]
+    ]
+
+
+def run(work: Work) -> int:
+    """Write `training.json`. Return the exit status of `bench.train`."""
+    return work.machine.train(work.file(FILE), work.clock, work.keep, known(work.scene))
