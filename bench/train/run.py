@@ -90,7 +90,7 @@ def run(
     of all others grow by the same factor. Units whose model has no package take no time.
 
     Args:
-        path: The file of the record, which is a valid one at any moment.
+        path: The file of the record, which is a valid one at any moment. If it is there already, it is continued.
         device: Where the models train. A CPU runs tiny versions.
         clock: The time that is left.
         keep: A function that saves compiled kernels. It is called after each unit that compiles any.
@@ -104,9 +104,8 @@ def run(
     about: dict[str, Any] = {"environment": environment, "ceilings": {}}
     if device.type != "cuda":
         about["rehearsal"] = "on a CPU, models scaled down"
-    # A record that can be continued is: units that it has are left out, and rows that were not good are replaced.
-    begin: Callable[..., Record] = getattr(Record, "continued", Record)
-    record = begin(path, part="training", **about)
+    # An earlier record there goes on: units that it has are left out, and rows that were not good are replaced.
+    record = Record.continued(path, part="training", **about)
     held = record.content["rows"]
     todo = [unit for unit in (units(device) if chosen is None else chosen) if not done(unit, [*known, *held])]
     record.content["rows"] = [row for row in held if not any(belongs(row, unit) for unit in todo)]
