@@ -18,7 +18,7 @@ from bench.train.models import MODELS
 STEPS, FEW_STEPS = 200, 20
 # Estimates of the seconds that a unit takes on a GPU from a cold cache, by its way and whether its network is of a
 # package. Most of it goes into compiling: kernels before eager steps and loss curves, all else in torch.compile.
-SECONDS = {("eager", True): 60, ("graph", True): 20, ("compile", True): 150}
+SECONDS = {("eager", True): 50, ("graph", True): 15, ("compile", True): 150}
 SECONDS |= {("eager", False): 35, ("graph", False): 10, ("compile", False): 60, ("loss", False): 40}
 # An estimate for any unit on a CPU, but for torch.compile, which needs a minute.
 SECONDS_ON_CPU = 6
