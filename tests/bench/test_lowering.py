@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 
 from bench.lowering import command, offline
 from bench.lowering import rows as lowering
+from bench.lowering.selection import Selection, of_tiles
 from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import ARCHITECTURES
 from tritonconv.launch.descriptors import HostDescriptor
@@ -219,11 +220,11 @@ def test_layers_are_counted_where_the_host_makes_their_descriptors() -> None:
 
 def test_only_tiles_of_some_names() -> None:
     wanted = offline.jobs(["sm_90"], ["bfloat16"], ["fprop", "sum_partials"], [], everywhere=False)
-    assert command.of_tiles(None, wanted) == wanted
-    some = command.of_tiles(["128x128x64w8s3"], wanted)
+    assert of_tiles(None, wanted) == wanted
+    some = of_tiles(["128x128x64w8s3"], wanted)
     assert [(job.kernel, str(job.tile)) for job in some] == [("fprop", "128x128x64w8s3"), ("sum_partials", "None")]
     with pytest.raises(ValueError, match="none of these kernels has the tile 128x128"):
-        command.of_tiles(["128x128x64w8s3", "128x128"], wanted)
+        of_tiles(["128x128x64w8s3", "128x128"], wanted)
 
 
 def test_kernels_are_named_by_operator_and_what_the_weight_varies_over() -> None:
@@ -320,7 +321,7 @@ def test_choices_are_printed_without_compiling(
 ) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    monkeypatch.setattr(command, "jobs", lambda *_: pytest.fail("there is nothing to compile"))
+    monkeypatch.setattr(Selection, "jobs", lambda *_: pytest.fail("there is nothing to compile"))
     options = [
         "--layers",
         "--rows",
