@@ -73,7 +73,7 @@ def test_what_all_adds_is_counted_and_its_time_estimated() -> None:
     selection = selected(*options)
     done, every = selection.jobs(), selected(*options, "--all").jobs()
     more = len(set(every) - set(done))
-    assert more > 10
+    assert more >= 5
     line = what_all_adds(selection, done, 100, 2000.0)
     assert f"--all adds {more} kernels on sm_86: about {max(1, round(more / 3))} min" in line
     assert "an estimate" in line
