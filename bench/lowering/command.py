@@ -15,18 +15,21 @@ usable. Otherwise it is 0.
 import argparse
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import triton
 
 from bench import kernel_identity, results
-from bench.lowering import ttir
+from bench.layers import VARIES
+from bench.lowering import own, ttir
 from bench.lowering.bounds import ARCHS
 from bench.lowering.choices import shown
-from bench.lowering.offline import KERNELS, gpu_of_data_sheet
+from bench.lowering.offline import KERNELS, Job, gpu_of_data_sheet
 from bench.lowering.rows import Failure, compared, longer_steps, lower_all, regressions, unfit
 from bench.lowering.selection import ALL_ARCHS, SOME_ARCHS, SOME_DTYPES, Selection, what_all_adds
-from bench.lowering.table import LEGEND, by_architecture, full
+from bench.lowering.table import LEGEND, Row, by_architecture, full
+from bench.own_layer import EXAMPLE, own_layer
 from bench.results import RESULTS
 from bench.run.contenders import DTYPES
 
@@ -113,8 +116,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layers",
-        action="store_true",
-        help="print which tile each layer would run with and what should bound it; compile nothing",
+        nargs="*",
+        metavar="LAYER",
+        help="print which tile each layer of --rows would run with and what should bound it; compile nothing; or the "
+        f"same of layers of your own, and compile their kernels; write one as '{EXAMPLE}' (operators: "
+        f"{', '.join(VARIES)}; dtypes: bf16, fp16, tf32, fp32)",
     )
     parser.add_argument(
         "--identify",
@@ -130,34 +136,27 @@ def main(args: argparse.Namespace) -> int:
 
     Return the exit status. Nothing is written or published unless all kernels compile and fit.
     """
-    host_descriptors = args.descriptors == "host"
-    if args.publish and (args.everywhere or args.tile or args.rows != "all" or host_descriptors):
-        raise ValueError(
-            "--publish compiles all layers and tiles, with programs' descriptors: "
-            "leave out --everywhere, --tile, --rows and --descriptors"
-        )
+    check(args)
     if args.identify:
         return identify()
     committed = results.read_rows(args.against) if args.against else []
     selection = Selection.of(args)
-    if args.layers:
+    if args.layers == []:
         gpus = map(gpu_of_data_sheet, selection.archs)
         print(shown(selection.layers, selection.dtypes, selection.archs, gpus))
         return 0
-    wanted, begun = selection.jobs(), time.perf_counter()
-    rows, failures = [], []
-    for done, row in enumerate(lower_all(wanted, selection.layers, args.processes), start=1):
-        if isinstance(row, Failure):
-            failures.append(row)
-        else:
-            rows.append(row)
-        if sys.stderr.isatty():
-            print(f"\r{done} of {len(wanted)} kernels compiled", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    print(by_architecture(rows) if args.grid else f"{full(rows)}\n\n{LEGEND}")
+    begun = time.perf_counter()
+    if args.layers:
+        layers = [own_layer(text) for text in args.layers]
+        chosen = own.own_jobs(layers, selection.archs, selection.kernels, selection.host_descriptors)
+        rows, failures = compile_all(list(chosen), chosen, args.processes)
+        print(own.shown(layers, selection.archs, rows))
+    else:
+        wanted = selection.jobs()
+        rows, failures = compile_all(wanted, selection.chosen(), args.processes)
+        print(by_architecture(rows) if args.grid else f"{full(rows)}\n\n{LEGEND}")
     print(f"{len(rows)} kernels compiled with Triton {triton.__version__}, {len(failures)} did not compile.")
-    if not selection.every_tile:
+    if not args.layers and not selection.every_tile:
         print(what_all_adds(selection, wanted, len(wanted), time.perf_counter() - begun))
     failures += [Failure(reason) for reason in map(unfit, rows) if reason is not None]
     if failures:
@@ -169,11 +168,51 @@ def main(args: argparse.Namespace) -> int:
         from bench.report import publish  # only here, because it needs matplotlib
 
         publish.update()
-    if not args.against:
-        return 0
+    return compare(rows, committed, args) if args.against else 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ValueError if options exclude each other."""
+    if args.publish and (args.everywhere or args.tile or args.rows != "all" or args.descriptors == "host"):
+        raise ValueError(
+            "--publish compiles all layers and tiles, with programs' descriptors: "
+            "leave out --everywhere, --tile, --rows and --descriptors"
+        )
+    given = {
+        "--all": args.all,
+        "--everywhere": args.everywhere,
+        "--tile": args.tile,
+        "--rows": args.rows != "all",
+        "--dtype": args.dtype,
+        "--publish": args.publish,
+        "--grid": args.grid,
+    }
+    if args.layers and (useless := [name for name, value in given.items() if value]):
+        raise ValueError(f"layers of your own name their dtype, and have one tile each: leave out {', '.join(useless)}")
+
+
+def compile_all(
+    wanted: Sequence[Job], chosen: Mapping[Job, list[str]], processes: int | None
+) -> tuple[list[Row], list[Failure]]:
+    """Return the rows of the jobs, and those that do not compile. A terminal shows how many are done."""
+    rows, failures = [], []
+    for done, row in enumerate(lower_all(wanted, chosen, processes), start=1):
+        if isinstance(row, Failure):
+            failures.append(row)
+        else:
+            rows.append(row)
+        if sys.stderr.isatty():
+            print(f"\r{done} of {len(wanted)} kernels compiled", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    return rows, failures
+
+
+def compare(rows: Sequence[Row], committed: Sequence[Row], args: argparse.Namespace) -> int:
+    """Print which rows are worse than the committed ones. Return the exit status."""
     worse, count = regressions(rows, committed), compared(rows, committed)
     print(f"{count} of {len(rows)} kernels compared with {args.against}: {len(worse)} figures are worse.")
-    if host_descriptors:
+    if args.descriptors == "host":
         print(longer_steps(rows, committed))
     if not count:
         print("There is nothing to compare: only kernels compiled by the same version of Triton are compared.")

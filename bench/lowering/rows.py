@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -10,10 +10,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from bench import results
-from bench.layers import Layer
 from bench.lowering import assembly
 from bench.lowering.bounds import bound_tflops, occupancy, products_of
-from bench.lowering.offline import Job, compiled, for_memory, gpu_of_data_sheet, picked_jobs
+from bench.lowering.offline import Job, compiled, for_memory, gpu_of_data_sheet
 from bench.lowering.table import Row
 from bench.run.contenders import DTYPES
 from tritonconv.gpu import ARCHITECTURES, ISSUES
@@ -111,16 +110,14 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
     return found
 
 
-def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | None = None) -> Iterator[Row | Failure]:
+def lower_all(
+    jobs: Sequence[Job], chosen: Mapping[Job, list[str]], processes: int | None = None
+) -> Iterator[Row | Failure]:
     """Yield the row of each job, or its Failure, in the order of `jobs`. Parallel processes compile the kernels.
 
-    A row's `layers` are the names of those layers for which `pick` chooses this tile with these vector lengths.
-    `default` is true if there is at least one such layer. `processes` is by default the number of CPUs.
+    A row's `layers` are the names that `chosen` has for its job: of those layers for which `pick` chooses this tile
+    with these vector lengths. `default` is true if there is one. `processes` is by default the number of CPUs.
     """
-    chosen: dict[Job, list[str]] = {}
-    for arch, dtype in dict.fromkeys((job.arch, job.dtype) for job in jobs):
-        for host_descriptors in {job.host_descriptors for job in jobs}:
-            chosen |= picked_jobs(layers, dtype, arch, host_descriptors)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes or os.cpu_count(), context) as pool:
         for job, row in zip(jobs, pool.map(lower_or_fail, jobs), strict=True):

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from bench.layers import Layer, select
 from bench.lowering import offline
@@ -56,6 +57,13 @@ class Selection:
             host_descriptors=args.descriptors == "host",
         )
 
+    def chosen(self) -> dict[Job, list[str]]:
+        """Return the jobs that the layers launch, each with the names of its layers."""
+        found: dict[Job, list[str]] = {}
+        for arch, dtype in product(self.archs, self.dtypes):
+            found |= picked_jobs(self.layers, dtype, arch, self.host_descriptors)
+        return found
+
     def jobs(self) -> list[Job]:
         """Return the jobs, each once. Raise ValueError if there are none."""
         if self.every_tile:
@@ -64,9 +72,7 @@ class Selection:
         else:
             found = [
                 job
-                for arch in self.archs
-                for dtype in self.dtypes
-                for job in picked_jobs(self.layers, dtype, arch, self.host_descriptors)
+                for job in self.chosen()
                 if job.kernel in self.kernels and job.host_descriptors == self.host_descriptors
             ]
         if not found:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,11 @@ mma, copy   the opcodes that multiply on tensor cores, and that copy into shared
 Nothing here was measured on a GPU."""
 
 
-def full(rows: Sequence[Row]) -> str:
-    """Return a table with every row. It shows the number of layers, not their names."""
-    body = [[len(row[name]) if name == "layers" else row[name] for name in COLUMNS.values()] for row in rows]
-    return table.columns(list(COLUMNS), body)
+def full(rows: Sequence[Row], leave_out: Container[str] = ()) -> str:
+    """Return a table with every row, but without the columns `leave_out`. It shows how many layers there are."""
+    columns = {title: name for title, name in COLUMNS.items() if title not in leave_out}
+    body = [[len(row[name]) if name == "layers" else row[name] for name in columns.values()] for row in rows]
+    return table.columns(list(columns), body)
 
 
 def by_architecture(rows: Sequence[Row]) -> str:
