@@ -23,12 +23,14 @@ import triton
 from bench import kernel_identity, results
 from bench.layers import VARIES
 from bench.lowering import own, ttir
+from bench.lowering.against import compared, longer_steps, regressions
 from bench.lowering.bounds import ARCHS
 from bench.lowering.choices import shown
 from bench.lowering.offline import KERNELS, Job, gpu_of_data_sheet
-from bench.lowering.rows import Failure, compared, longer_steps, lower_all, regressions, unfit
+from bench.lowering.overview import listed, overview
+from bench.lowering.rows import Failure, lower_all, unfit
 from bench.lowering.selection import ALL_ARCHS, SOME_ARCHS, SOME_DTYPES, Selection, what_all_adds
-from bench.lowering.table import LEGEND, Row, by_architecture, full
+from bench.lowering.table import Row, by_architecture
 from bench.own_layer import EXAMPLE, own_layer
 from bench.results import RESULTS
 from bench.run.contenders import DTYPES
@@ -99,9 +101,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=COMMITTED,
         metavar="FILE",
-        help="compare with the rows in FILE, and fail if something got worse: spills, shared memory, occupancy, "
-        "opcodes, or more than 2 %% more instructions; if FILE has programs' descriptors and --descriptors is host, so "
-        "many more instructions that the bound of a step is 15 %% longer (without FILE: bench/results/lowering.json)",
+        help="compare with the rows in FILE, say what got worse, and fail if something did: spills, shared memory, "
+        "occupancy, opcodes, or more than 2 %% more instructions; if FILE has programs' descriptors and --descriptors "
+        "is host, so many more instructions that the bound of a step is 15 %% longer (without FILE: "
+        "bench/results/lowering.json)",
     )
     parser.add_argument(
         "--publish",
@@ -113,6 +116,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grid",
         action="store_true",
         help="print how many kernels compile for each architecture and dtype, in the place of the table",
+    )
+    parser.add_argument(
+        "--long", action="store_true", help="print a row for each kernel, and lists to their ends: more than a screen"
     )
     parser.add_argument(
         "--layers",
@@ -154,13 +160,13 @@ def main(args: argparse.Namespace) -> int:
     else:
         wanted = selection.jobs()
         rows, failures = compile_all(wanted, selection.chosen(), args.processes)
-        print(by_architecture(rows) if args.grid else f"{full(rows)}\n\n{LEGEND}")
+        print(by_architecture(rows) if args.grid else overview(rows, args.long))
     print(f"{len(rows)} kernels compiled with Triton {triton.__version__}, {len(failures)} did not compile.")
     if not args.layers and not selection.every_tile:
         print(what_all_adds(selection, wanted, len(wanted), time.perf_counter() - begun))
     failures += [Failure(reason) for reason in map(unfit, rows) if reason is not None]
     if failures:
-        print("\n".join(failures))
+        print(listed(failures, args.long))
         return 1
     for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
         results.write(path, f"{results.lines(rows)}\n")
@@ -217,7 +223,7 @@ def compare(rows: Sequence[Row], committed: Sequence[Row], args: argparse.Namesp
     if not count:
         print("There is nothing to compare: only kernels compiled by the same version of Triton are compared.")
     if worse:
-        print("\n".join(worse))
+        print(listed(worse, args.long))
     return 1 if worse or not count else 0
 
 

@@ -19,7 +19,7 @@ from tritonconv.tiling.catalogue import FEW
 
 pytest.importorskip("triton")
 
-from bench.lowering.rows import compared, regressions
+from bench.lowering.against import compared, regressions
 
 pytestmark = pytest.mark.oldest
 
