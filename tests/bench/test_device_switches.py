@@ -267,7 +267,7 @@ def test_time_that_is_up_is_no_failure(tmp_path: Path, quick: Quick) -> None:
 @pytest.fixture
 def h100(monkeypatch: pytest.MonkeyPatch) -> tuple[Pretended, list[Plan], dict[str, int]]:
     """Return a pretended H100, the plans whose kernels it compiled so far, and how many addresses each unit had."""
-    machine, compiled, many = Pretended("NVIDIA H100 80GB HBM3"), list[Plan](), dict[str, int]()
+    machine, compiled, many = Pretended("NVIDIA H100"), list[Plan](), dict[str, int]()
     monkeypatch.setattr(machine, "compile", lambda plans: compiled.extend(plans))
     monkeypatch.setattr(machine, "check", lambda unit, row, n: (many.update({unit.name: n}), row | {"status": "ok"})[1])
     monkeypatch.setattr(runtime, "interpreted", lambda: False)
