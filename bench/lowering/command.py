@@ -1,11 +1,11 @@
-"""Compile every kernel and report on its machine code: registers, spills, shared memory, instructions.
+"""Compile kernels without a GPU, and report on their machine code: registers, spills, shared memory, instructions.
 
-No GPU is needed. The compilers that come with Triton compile for the architectures of --arch. Nothing is measured: the
-figures are facts about the machine code, and bounds that follow from them and from the GPU's data sheet.
+The compilers that come with Triton compile for the architectures of --arch. Nothing is measured: the figures are facts
+about the machine code, and bounds that follow from them and from the GPU's data sheet.
 
-Without options it compiles every shipped tile of every kernel, more than a thousand kernels at about a second each on
-one CPU. It then prints a line for each kernel, and a legend. --layers and --identify take seconds. Files are written
-only with --json, --publish and --identify.
+Without options it compiles the kernels with the tiles that are picked for the benchmark's layers on sm_90: about 230.
+--all compiles every shipped tile of every kernel, more than a thousand for three architectures at about a second each
+on one CPU. --layers and --identify take seconds. Files are written only with --json, --publish and --identify.
 
 The exit status is 1 if a kernel does not compile or takes too much shared memory. It is also 1 if --against finds
 something worse, or nothing to compare with, and if --identify finds new kernels. It is 2 if the arguments are not
@@ -14,18 +14,24 @@ usable. Otherwise it is 0.
 
 import argparse
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import triton
 
 from bench import kernel_identity, results
-from bench.layers import select
-from bench.lowering import ttir
+from bench.layers import VARIES
+from bench.lowering import own, ttir
+from bench.lowering.against import compared, longer_steps, regressions
 from bench.lowering.bounds import ARCHS
 from bench.lowering.choices import shown
-from bench.lowering.offline import KERNELS, Job, gpu_of_data_sheet, jobs
-from bench.lowering.rows import Failure, compared, longer_steps, lower_all, regressions, unfit
-from bench.lowering.table import LEGEND, by_architecture, full
+from bench.lowering.offline import KERNELS, Job, gpu_of_data_sheet
+from bench.lowering.overview import listed, overview
+from bench.lowering.rows import Failure, lower_all, unfit
+from bench.lowering.selection import ALL_ARCHS, SOME_ARCHS, SOME_DTYPES, Selection, what_all_adds
+from bench.lowering.table import Row, by_architecture
+from bench.own_layer import EXAMPLE, own_layer
 from bench.results import RESULTS
 from bench.run.contenders import DTYPES
 
@@ -38,18 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--arch",
         nargs="+",
         choices=["all", *ARCHS],
-        default=["sm_80", "sm_90", "sm_100"],
         metavar="ARCH",
-        help=f"compile for these architectures: all, or some of {', '.join(ARCHS)} (default: sm_80 sm_90 sm_100)",
+        help=f"compile for these architectures: all, or some of {', '.join(ARCHS)} (default: {' '.join(SOME_ARCHS)}; "
+        f"with --all {' '.join(ALL_ARCHS)})",
     )
     parser.add_argument(
         "--dtype",
         nargs="+",
         choices=["all", *DTYPES],
-        default=["bfloat16", "tf32", "float32"],
         metavar="DTYPE",
-        help=f"compile for operands of these dtypes: all, or some of {', '.join(DTYPES)} (default: bfloat16 tf32 "
-        "float32; the code for float16 is that for bfloat16 but for a few instructions)",
+        help=f"compile for operands of these dtypes: all, or some of {', '.join(DTYPES)} (default: "
+        f"{' '.join(SOME_DTYPES)}; the code for float16 is that for bfloat16 but for a few instructions)",
     )
     parser.add_argument(
         "--kernel",
@@ -60,15 +65,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"compile only these kernels: all, or some of {', '.join(KERNELS)} (default: all)",
     )
     parser.add_argument(
+        "--all",
+        action="store_true",
+        help="compile every shipped tile, not only those that are picked for the layers of --rows",
+    )
+    parser.add_argument(
         "--tile",
         nargs="+",
         metavar="TILE",
-        help="compile only these tiles, named as in the table, for example 128x128x64w8s3 (default: all)",
+        help="compile only these of all shipped tiles, named as in the table, for example 128x128x64w8s3",
     )
     parser.add_argument(
         "--everywhere",
         action="store_true",
-        help="compile each tile for every alignment of the operands that it ships for, not only for the best",
+        help="compile every shipped tile for every alignment of the operands that it ships for, not only for the best",
     )
     parser.add_argument(
         "--descriptors",
@@ -81,8 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows",
         default="all",
         metavar="LAYERS",
-        help="the benchmark layers whose tiles are compiled too, and counted in the column 'layers': all, smoke "
-        "(fourteen layers), or names with commas between them (default: all)",
+        help="the benchmark layers whose tiles are compiled, and counted in the column 'layers': all, smoke (a few "
+        "of each family), held-out, or names with commas between them (default: all)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table to FILE, as a JSON list")
     parser.add_argument(
@@ -91,9 +101,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=COMMITTED,
         metavar="FILE",
-        help="compare with the rows in FILE, and fail if something got worse: spills, shared memory, occupancy, "
-        "opcodes, or more than 2 %% more instructions; if FILE has programs' descriptors and --descriptors is host, so "
-        "many more instructions that the bound of a step is 15 %% longer (without FILE: bench/results/lowering.json)",
+        help="compare with the rows in FILE, say what got worse, and fail if something did: spills, shared memory, "
+        "occupancy, opcodes, or more than 2 %% more instructions; if FILE has programs' descriptors and --descriptors "
+        "is host, so many more instructions that the bound of a step is 15 %% longer (without FILE: "
+        "bench/results/lowering.json)",
     )
     parser.add_argument(
         "--publish",
@@ -107,9 +118,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print how many kernels compile for each architecture and dtype, in the place of the table",
     )
     parser.add_argument(
+        "--long", action="store_true", help="print a row for each kernel, and lists to their ends: more than a screen"
+    )
+    parser.add_argument(
         "--layers",
-        action="store_true",
-        help="print which tile each layer would run with and what should bound it; compile nothing",
+        nargs="*",
+        metavar="LAYER",
+        help="print which tile each layer of --rows would run with and what should bound it; compile nothing; or the "
+        f"same of layers of your own, and compile their kernels; write one as '{EXAMPLE}' (operators: "
+        f"{', '.join(VARIES)}; dtypes: bf16, fp16, tf32, fp32)",
     )
     parser.add_argument(
         "--identify",
@@ -125,28 +142,67 @@ def main(args: argparse.Namespace) -> int:
 
     Return the exit status. Nothing is written or published unless all kernels compile and fit.
     """
-    host_descriptors = args.descriptors == "host"
-    if args.publish and (args.everywhere or args.tile or args.rows != "all" or host_descriptors):
+    check(args)
+    if args.identify:
+        return identify()
+    committed = results.read_rows(args.against) if args.against else []
+    selection = Selection.of(args)
+    if args.layers == []:
+        gpus = map(gpu_of_data_sheet, selection.archs)
+        print(shown(selection.layers, selection.dtypes, selection.archs, gpus))
+        return 0
+    begun = time.perf_counter()
+    if args.layers:
+        layers = [own_layer(text) for text in args.layers]
+        chosen = own.own_jobs(layers, selection.archs, selection.kernels, selection.host_descriptors)
+        rows, failures = compile_all(list(chosen), chosen, args.processes)
+        print(own.shown(layers, selection.archs, rows))
+    else:
+        wanted = selection.jobs()
+        rows, failures = compile_all(wanted, selection.chosen(), args.processes)
+        print(by_architecture(rows) if args.grid else overview(rows, args.long))
+    print(f"{len(rows)} kernels compiled with Triton {triton.__version__}, {len(failures)} did not compile.")
+    if not args.layers and not selection.every_tile:
+        print(what_all_adds(selection, wanted, len(wanted), time.perf_counter() - begun))
+    failures += [Failure(reason) for reason in map(unfit, rows) if reason is not None]
+    if failures:
+        print(listed(failures, args.long))
+        return 1
+    for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
+        results.write(path, f"{results.lines(rows)}\n")
+    if args.publish:
+        from bench.report import publish  # only here, because it needs matplotlib
+
+        publish.update()
+    return compare(rows, committed, args) if args.against else 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise ValueError if options exclude each other."""
+    if args.publish and (args.everywhere or args.tile or args.rows != "all" or args.descriptors == "host"):
         raise ValueError(
             "--publish compiles all layers and tiles, with programs' descriptors: "
             "leave out --everywhere, --tile, --rows and --descriptors"
         )
-    if args.identify:
-        return identify()
-    archs, dtypes, kernels = (
-        list(every) if "all" in chosen or args.publish else chosen
-        for chosen, every in ((args.arch, ARCHS), (args.dtype, DTYPES), (args.kernel, KERNELS))
-    )
-    committed = results.read_rows(args.against) if args.against else []
-    layers = select(args.rows)
-    if args.layers:
-        print(shown(layers, dtypes, archs, map(gpu_of_data_sheet, archs)))
-        return 0
-    wanted = of_tiles(args.tile, jobs(archs, dtypes, kernels, layers, args.everywhere, host_descriptors))
-    if not wanted:
-        raise ValueError("the host makes TMA descriptors for none of these kernels")
+    given = {
+        "--all": args.all,
+        "--everywhere": args.everywhere,
+        "--tile": args.tile,
+        "--rows": args.rows != "all",
+        "--dtype": args.dtype,
+        "--publish": args.publish,
+        "--grid": args.grid,
+    }
+    if args.layers and (useless := [name for name, value in given.items() if value]):
+        raise ValueError(f"layers of your own name their dtype, and have one tile each: leave out {', '.join(useless)}")
+
+
+def compile_all(
+    wanted: Sequence[Job], chosen: Mapping[Job, list[str]], processes: int | None
+) -> tuple[list[Row], list[Failure]]:
+    """Return the rows of the jobs, and those that do not compile. A terminal shows how many are done."""
     rows, failures = [], []
-    for done, row in enumerate(lower_all(wanted, layers, args.processes), start=1):
+    for done, row in enumerate(lower_all(wanted, chosen, processes), start=1):
         if isinstance(row, Failure):
             failures.append(row)
         else:
@@ -155,28 +211,19 @@ def main(args: argparse.Namespace) -> int:
             print(f"\r{done} of {len(wanted)} kernels compiled", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    print(by_architecture(rows) if args.grid else f"{full(rows)}\n\n{LEGEND}")
-    print(f"{len(rows)} kernels compiled with Triton {triton.__version__}, {len(failures)} did not compile.")
-    failures += [Failure(reason) for reason in map(unfit, rows) if reason is not None]
-    if failures:
-        print("\n".join(failures))
-        return 1
-    for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
-        results.write(path, f"{results.lines(rows)}\n")
-    if args.publish:
-        from bench.report import publish  # only here, because it needs matplotlib
+    return rows, failures
 
-        publish.update()
-    if not args.against:
-        return 0
+
+def compare(rows: Sequence[Row], committed: Sequence[Row], args: argparse.Namespace) -> int:
+    """Print which rows are worse than the committed ones. Return the exit status."""
     worse, count = regressions(rows, committed), compared(rows, committed)
     print(f"{count} of {len(rows)} kernels compared with {args.against}: {len(worse)} figures are worse.")
-    if host_descriptors:
+    if args.descriptors == "host":
         print(longer_steps(rows, committed))
     if not count:
         print("There is nothing to compare: only kernels compiled by the same version of Triton are compared.")
     if worse:
-        print("\n".join(worse))
+        print(listed(worse, args.long))
     return 1 if worse or not count else 0
 
 
@@ -196,16 +243,3 @@ def identify() -> int:
     results.write(kernel_identity.KNOWN, kernel_identity.dump(found))
     print("\n".join(said))
     return int(any("new" in line for line in said))
-
-
-def of_tiles(names: list[str] | None, wanted: list[Job]) -> list[Job]:
-    """Return the jobs in `wanted` whose tile has one of these names, and those without a tile.
-
-    If `names` is None, return all jobs. Raise ValueError if a name is no job's tile.
-    """
-    if names is None:
-        return wanted
-    unknown = set(names) - {str(job.tile) for job in wanted}
-    if unknown:
-        raise ValueError(f"none of these kernels has the tile {' or '.join(sorted(unknown))}")
-    return [job for job in wanted if job.tile is None or str(job.tile) in names]

@@ -2,30 +2,20 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 
 from bench import results
-from bench.layers import Layer
 from bench.lowering import assembly
 from bench.lowering.bounds import bound_tflops, occupancy, products_of
-from bench.lowering.offline import Job, compiled, for_memory, gpu_of_data_sheet, picked_jobs
-from bench.lowering.table import Row
+from bench.lowering.offline import Job, compiled, for_memory, gpu_of_data_sheet
+from bench.lowering.table import Row, title
 from bench.run.contenders import DTYPES
 from tritonconv.gpu import ARCHITECTURES, ISSUES
 from tritonconv.tiling.fits import at_most
-
-# The fields that say which kernel a row is of. The other fields are what was found.
-KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
-
-# By which share the bound of a step may get longer if the host makes the TMA descriptors in the place of programs. Then
-# they are parameters of the kernel, and ptxas computes the address of a parameter anew at each copy. In return, the
-# kernel starts faster (`START_UP` in tritonconv/tiling/cost.py).
-LONGER = 0.15
 
 
 class Failure(str):
@@ -111,16 +101,14 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
     return found
 
 
-def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | None = None) -> Iterator[Row | Failure]:
+def lower_all(
+    jobs: Sequence[Job], chosen: Mapping[Job, list[str]], processes: int | None = None
+) -> Iterator[Row | Failure]:
     """Yield the row of each job, or its Failure, in the order of `jobs`. Parallel processes compile the kernels.
 
-    A row's `layers` are the names of those layers for which `pick` chooses this tile with these vector lengths.
-    `default` is true if there is at least one such layer. `processes` is by default the number of CPUs.
+    A row's `layers` are the names that `chosen` has for its job: of those layers for which `pick` chooses this tile
+    with these vector lengths. `default` is true if there is one. `processes` is by default the number of CPUs.
     """
-    chosen: dict[Job, list[str]] = {}
-    for arch, dtype in dict.fromkeys((job.arch, job.dtype) for job in jobs):
-        for host_descriptors in {job.host_descriptors for job in jobs}:
-            chosen |= picked_jobs(layers, dtype, arch, host_descriptors)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes or os.cpu_count(), context) as pool:
         for job, row in zip(jobs, pool.map(lower_or_fail, jobs), strict=True):
@@ -134,78 +122,6 @@ def unfit(row: Row) -> str | None:
     """
     promised, most = row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes
     if not (at_most(row["shared_bytes"], promised) and at_most(row["shared_bytes"], most)):
-        what = " ".join(str(row[name]) for name in KEYS)
         limits = f"its tile promises at most {promised}, the GPU has {most}"
-        return f"{what}: takes {row['shared_bytes']} bytes of shared memory; {limits}"
+        return f"{title(row)}: takes {row['shared_bytes']} bytes of shared memory; {limits}"
     return None
-
-
-def key(row: Row) -> tuple[Any, ...]:
-    """Return the values of a row that identify its kernel (KEYS), and the version of Triton that compiled it."""
-    return tuple(row[name] for name in (*KEYS, "triton"))
-
-
-def by_host(row: Row) -> bool:
-    """Whether the kernel of a row takes TMA descriptors that the host makes. Older rows do not say so: none does."""
-    return bool(row.get("host_descriptors", False))
-
-
-def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float = 0.02) -> list[str]:
-    """Return a line for each figure in `rows` that is worse than in `committed`.
-
-    Spilled bytes and shared memory may not grow, and occupancy may not fall. The opcodes that multiply and that copy
-    may not change. The instructions of a step may not grow by more than the share `tolerance`. They may not be None in
-    only one of both rows. Only rows of the same kernel and version of Triton are compared (`pairs`).
-
-    If the host makes the descriptors of only one of both rows, the instructions of a step count only as far as its
-    bound gets longer: by no more than the share LONGER.
-    """
-    found = []
-    for row, old in pairs(rows, committed):
-        same_way = by_host(row) == by_host(old)
-        what = f"{' '.join(str(row[name]) for name in KEYS)}:"
-        for name in ("spill_bytes", "shared_bytes"):
-            if row[name] > old[name]:
-                found.append(f"{what} {name} {old[name]} -> {row[name]}")
-        for name in ("mma", "copy"):
-            if row[name] != old[name]:
-                found.append(f"{what} {name} {old[name]} -> {row[name]}")
-        now, then = row["instructions_per_step"], old["instructions_per_step"]
-        if (now is None) != (then is None) or (same_way and now is not None and now > then * (1 + tolerance)):
-            found.append(f"{what} instructions_per_step {then} -> {now}")
-        if not same_way and None not in (now, then) and row["bound_tflops"] * (1 + LONGER) < old["bound_tflops"]:
-            found.append(f"{what} bound_tflops {old['bound_tflops']} -> {row['bound_tflops']}")
-        if row["occupancy"] < old["occupancy"]:
-            found.append(f"{what} occupancy {old['occupancy']} -> {row['occupancy']}")
-    return found
-
-
-def longer_steps(rows: Sequence[Row], committed: Sequence[Row]) -> str:
-    """Return a line that says how many of `rows` take more instructions a step than in `committed`, and how many more.
-
-    Only rows are counted that have a main loop in both.
-    """
-    both = [
-        (row, row["instructions_per_step"], old["instructions_per_step"])
-        for row, old in pairs(rows, committed)
-        if None not in (row["instructions_per_step"], old["instructions_per_step"])
-    ]
-    longer = [each for each in both if each[1] > each[2]]
-    line = f"{len(longer)} of {len(both)} kernels take more instructions a step"
-    if not longer:
-        return f"{line}."
-    _, most, before = max(longer, key=lambda each: each[1] - each[2])
-    row, now, then = max(longer, key=lambda each: each[1] / each[2])
-    what = " ".join(str(row[name]) for name in KEYS)
-    return f"{line}: at most {most - before} more ({before} -> {most}), and at most {now / then - 1:.0%} ({what})."
-
-
-def compared(rows: Sequence[Row], committed: Sequence[Row]) -> int:
-    """Return how many of `rows` have a committed row to be compared with."""
-    return len(pairs(rows, committed))
-
-
-def pairs(rows: Sequence[Row], committed: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return pairs of a row and the committed row of the same kernel and version of Triton, where there is one."""
-    before = {key(row): row for row in committed}
-    return [(row, before[key(row)]) for row in rows if key(row) in before]

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from bench import table
 from bench.results import read_rows
 
 Row = dict[str, Any]
+
+# The fields that say which kernel a row is of. The other fields are what was found.
+KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
 
 COLUMNS = {
     "kernel": "kernel",
@@ -43,10 +46,21 @@ mma, copy   the opcodes that multiply on tensor cores, and that copy into shared
 Nothing here was measured on a GPU."""
 
 
-def full(rows: Sequence[Row]) -> str:
-    """Return a table with every row. It shows the number of layers, not their names."""
-    body = [[len(row[name]) if name == "layers" else row[name] for name in COLUMNS.values()] for row in rows]
-    return table.columns(list(COLUMNS), body)
+def title(row: Row) -> str:
+    """Return which kernel a row is of: its name, tile, dtype and architecture, and the vectors that it loads or stores.
+
+    For example: "fprop 128x128x64w8s3 bfloat16 sm_90, vectors of 8 and 8".
+    """
+    kernel, *about, x, y = (row[name] for name in KEYS)
+    return f"{' '.join([kernel, *about])}, vectors of {x} and {y}"
+
+
+def full(rows: Sequence[Row], leave_out: Container[str] = (), columns: Iterable[str] = COLUMNS) -> str:
+    """Return a table of all rows, with `columns` but those in `leave_out`. It shows how many layers a row has."""
+    shown = [name for name in columns if name not in leave_out]
+    fields = [COLUMNS[name] for name in shown]
+    body = [[len(row[field]) if field == "layers" else row[field] for field in fields] for row in rows]
+    return table.columns(shown, body)
 
 
 def by_architecture(rows: Sequence[Row]) -> str:

@@ -19,7 +19,7 @@ from tritonconv.tiling.catalogue import FEW
 
 pytest.importorskip("triton")
 
-from bench.lowering.rows import compared, regressions
+from bench.lowering.against import compared, regressions
 
 pytestmark = pytest.mark.oldest
 
@@ -56,12 +56,12 @@ SOME = [*dict.fromkeys(tile for _, tile in LEAN), "64x64x32w8s2"]
 
 
 def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, Any]]:
-    """Return the rows that `python -m bench lowering` writes. `more` are further options.
+    """Return the rows that `python -m bench lowering --all` writes. `more` are further options.
 
     The command runs in a process of its own, because a process that interprets kernels cannot compile them.
     """
     path = folder / "rows.json"
-    options = ["--arch", arch, "--dtype", dtype, "--processes", "1", "--json", str(path), *more]
+    options = ["--arch", arch, "--dtype", dtype, "--all", "--processes", "1", "--json", str(path), *more]
     done = python("-m", "bench", "lowering", *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     rows: list[dict[str, Any]] = json.loads(path.read_text())

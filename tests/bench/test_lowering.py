@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 
 from bench.lowering import command, offline
 from bench.lowering import rows as lowering
+from bench.lowering.selection import Selection, of_tiles
 from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import ARCHITECTURES
 from tritonconv.launch.descriptors import HostDescriptor
@@ -87,74 +88,6 @@ def test_what_has_no_loop_has_no_bound() -> None:
     assert set(empty.values()) == {None}
 
 
-def row(**changed: Any) -> lowering.Row:
-    about = dict(kernel="fprop", tile="128x128x64w8s3", dtype="bfloat16", arch="sm_90", x_vector=8, y_vector=8)
-    found = dict(
-        spill_bytes=0, shared_bytes=1000, mma="HGMMA", copy="LDGSTS.128", instructions_per_step=100, occupancy=0.5
-    )
-    found |= {"bound_tflops": 1000}
-    return about | found | {"triton": "3.7.1"} | changed
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"spill_bytes": 8}, "spill_bytes 0 -> 8"),
-        ({"shared_bytes": 1001}, "shared_bytes 1000 -> 1001"),
-        ({"mma": None}, "mma HGMMA -> None"),
-        ({"copy": "LDGSTS.32"}, "copy LDGSTS.128 -> LDGSTS.32"),
-        ({"instructions_per_step": 103}, "instructions_per_step 100 -> 103"),
-        ({"instructions_per_step": None}, "instructions_per_step 100 -> None"),
-        ({"occupancy": 0.25}, "occupancy 0.5 -> 0.25"),
-    ],
-)
-def test_regressions_are_found(changed: dict[str, Any], words: str) -> None:
-    (found,) = lowering.regressions([row(**changed)], [row()])
-    assert found.endswith(words)
-    assert "fprop 128x128x64w8s3 bfloat16 sm_90" in found
-
-
-def host_row(**changed: Any) -> lowering.Row:
-    return row(host_descriptors=True, **changed)
-
-
-def test_with_the_hosts_descriptors_instructions_count_only_as_far_as_the_bound_grows() -> None:
-    """Rows with descriptors of the same kind are compared as always, and so are the other figures."""
-    assert lowering.regressions([host_row(instructions_per_step=150)], [row()]) == []
-    assert lowering.regressions([host_row(instructions_per_step=150)], [row(host_descriptors=False)]) == []
-    (found,) = lowering.regressions([host_row(instructions_per_step=150)], [host_row()])
-    assert found.endswith("instructions_per_step 100 -> 150")
-    (found,) = lowering.regressions([row(instructions_per_step=150, host_descriptors=False)], [row()])
-    assert found.endswith("instructions_per_step 100 -> 150")
-    assert lowering.regressions([host_row(bound_tflops=870)], [row()]) == []
-    (found,) = lowering.regressions([host_row(bound_tflops=869)], [row()])
-    assert found.endswith("bound_tflops 1000 -> 869")
-    assert lowering.regressions([host_row(bound_tflops=869)], [host_row()]) == []
-    (found,) = lowering.regressions([host_row(instructions_per_step=None, bound_tflops=None)], [row()])
-    assert found.endswith("instructions_per_step 100 -> None")
-    (found,) = lowering.regressions([host_row(spill_bytes=4)], [row()])
-    assert found.endswith("spill_bytes 0 -> 4")
-
-
-def test_longer_steps_are_counted() -> None:
-    old = [row(tile=name, instructions_per_step=steps) for name, steps in [("a", 100), ("b", 300), ("c", 100)]]
-    new = [host_row(tile=name, instructions_per_step=steps) for name, steps in [("a", 110), ("b", 312), ("c", 90)]]
-    empty = [row(tile="d", instructions_per_step=None)]
-    assert lowering.longer_steps(new + empty, old + empty) == (
-        "2 of 3 kernels take more instructions a step: at most 12 more (300 -> 312), and at most 10% "
-        "(fprop a bfloat16 sm_90 8 8)."
-    )
-    assert lowering.longer_steps(old, old) == "0 of 3 kernels take more instructions a step."
-
-
-def test_what_is_better_or_can_not_be_compared_is_no_regression() -> None:
-    better = row(instructions_per_step=90, occupancy=0.75, shared_bytes=500)
-    assert lowering.regressions([better, row(instructions_per_step=102)], [row()]) == []
-    other = [row(triton="3.6.0", spill_bytes=8), row(tile="64x64x64w4s3", spill_bytes=8)]
-    assert lowering.regressions(other, [row()]) == []
-    assert lowering.compared([*other, row()], [row()]) == 1
-
-
 def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
     from bench.layers import read
 
@@ -219,11 +152,11 @@ def test_layers_are_counted_where_the_host_makes_their_descriptors() -> None:
 
 def test_only_tiles_of_some_names() -> None:
     wanted = offline.jobs(["sm_90"], ["bfloat16"], ["fprop", "sum_partials"], [], everywhere=False)
-    assert command.of_tiles(None, wanted) == wanted
-    some = command.of_tiles(["128x128x64w8s3"], wanted)
+    assert of_tiles(None, wanted) == wanted
+    some = of_tiles(["128x128x64w8s3"], wanted)
     assert [(job.kernel, str(job.tile)) for job in some] == [("fprop", "128x128x64w8s3"), ("sum_partials", "None")]
     with pytest.raises(ValueError, match="none of these kernels has the tile 128x128"):
-        command.of_tiles(["128x128x64w8s3", "128x128"], wanted)
+        of_tiles(["128x128x64w8s3", "128x128"], wanted)
 
 
 def test_kernels_are_named_by_operator_and_what_the_weight_varies_over() -> None:
@@ -320,7 +253,7 @@ def test_choices_are_printed_without_compiling(
 ) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    monkeypatch.setattr(command, "jobs", lambda *_: pytest.fail("there is nothing to compile"))
+    monkeypatch.setattr(Selection, "jobs", lambda *_: pytest.fail("there is nothing to compile"))
     options = [
         "--layers",
         "--rows",
