@@ -84,8 +84,6 @@ def least(each: Slice, number: int, todo: Sequence[Planned]) -> float:
 def arguments(args: argparse.Namespace) -> list[str]:
     """Return the options that the processes of slices get, too."""
     found = ["--out", str(args.out.resolve()), "--rows", args.rows, "--seed", str(args.seed)]
-    if args.cache is not None:
-        found += ["--cache", str(args.cache.resolve())]
     return found + ["--again"] * args.again
 
 

@@ -27,7 +27,7 @@ from tritonconv.gpu import Gpu
 from tritonconv.launch.plan import Plan
 
 # The GPUs that can be pretended, with architecture, multiprocessors and memory in GB.
-GPUS = {"NVIDIA H200": ("sm_90", 132, 150), "NVIDIA H100 80GB HBM3": ("sm_90", 132, 85)}
+GPUS = {"NVIDIA H200": ("sm_90", 132, 150), "NVIDIA H100": ("sm_90", 132, 85)}
 # The versions there. They decide what is current.
 VERSIONS = {"torch": "2.11.0+cu130", "triton": "3.6.0", "cuda": "13.0", "cudnn": 91900, "driver": None}
 CEILINGS = {**estimates.CEILING_OF, "copy": estimates.MEMORY, "read": estimates.MEMORY, "l2": 5800.0, "l2_read": 5800.0}

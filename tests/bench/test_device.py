@@ -149,11 +149,12 @@ def test_a_process_ends_soon_after_its_time(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_process_gets_the_options_of_the_call(tmp_path: Path) -> None:
-    options = ("--rows", "smoke", "--seed", "7", "--again", "--cache", str(tmp_path / "cache"))
+    """It gets no archive of compiled kernels, because it inherits the cache folder."""
+    options = ("--rows", "smoke", "--seed", "7", "--again", "--cache", str(tmp_path))
     args = parsed("--out", str(tmp_path), *options)
     again = parsed(*call.arguments(args))
     assert [getattr(again, name) for name in ("out", "rows", "seed", "again", "cache")] == [
-        *(tmp_path, "smoke", 7, True, tmp_path / "cache")
+        *(tmp_path, "smoke", 7, True, None)
     ]
 
 
