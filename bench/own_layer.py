@@ -96,8 +96,11 @@ def parsed_call(text: str) -> tuple[str, str, bool, dict[str, Any]]:
 
 def case_of(name: str, letters: str, transposed: bool, given: dict[str, Any], size: list[int]) -> Case:
     """Return the case of these arguments with an input of `size`. Raise ValueError if they do not fit together."""
-    numbers = {key: value if key == "padding" and isinstance(value, str) else integers(key, value)
-               for key, value in given.items() if key != "bias"}  # fmt: skip
+    numbers: dict[str, Any] = {
+        key: value if key == "padding" and isinstance(value, str) else integers(key, value)
+        for key, value in given.items()
+        if key != "bias"
+    }
     into, out, kernel = numbers.pop("in_channels"), numbers.pop("out_channels"), numbers.pop("kernel_size")
     groups = numbers.get("groups", 1)
     if not all(isinstance(number, int) for number in (into, out, groups)):

@@ -23,8 +23,8 @@ class Worse(NamedTuple):
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    """Return the values of a row that identify its kernel (KEYS), and the version of Triton that compiled it."""
-    return tuple(row[name] for name in (*KEYS, "triton"))
+    """Return the values of a row that identify its kernel: KEYS, Triton's version, and the geometry if it has one."""
+    return *(row[name] for name in (*KEYS, "triton")), row.get("geometry")
 
 
 def by_host(row: Row) -> bool:
@@ -96,7 +96,8 @@ def longer_steps(rows: Sequence[Row], committed: Sequence[Row]) -> str:
         return f"{line}."
     _, most, before = max(longer, key=lambda each: each[1] - each[2])
     row, now, then = max(longer, key=lambda each: each[1] / each[2])
-    return f"{line}: at most {most - before} more ({before} -> {most}), and at most {now / then - 1:.0%} ({named(row)})."
+    share = f"at most {now / then - 1:.0%} ({named(row)})"
+    return f"{line}: at most {most - before} more ({before} -> {most}), and {share}."
 
 
 def compared(rows: Sequence[Row], committed: Sequence[Row]) -> int:
@@ -117,7 +118,8 @@ def said(rows: Sequence[Row], committed: Sequence[Row], name: str, most: int | N
     """
     found, count = regressions(rows, committed), compared(rows, committed)
     kernels = len({each.kernel for each in found})
-    lines = [f"{count} of {len(rows)} kernels compared with {name}: {f'{kernels} are worse.' if found else 'none is worse.'}"]
+    result = f"{kernels} of them are worse" if found else "none is worse"
+    lines = [f"{count} of {len(rows)} kernels compared with {name}: {result}."]
     if any(map(by_host, rows)):
         lines.append(longer_steps(rows, committed))
     if not count:

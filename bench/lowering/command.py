@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="LAYER",
         help="print which tile each layer runs with and what should bound it. Without a value: for the benchmark's "
-        f"layers, and compile nothing. Your own layers are compiled, too: \"{EXAMPLE}\"",
+        f'layers, and compile nothing. Your own layers are compiled, too: "{EXAMPLE}"',
     )
     parser.add_argument("--long", action="store_true", help="print a line for every tile, however many there are")
     parser.add_argument(
@@ -130,7 +130,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="say whether the kernels are those that were measured: whether they compile to the same TTIR; add their "
         "source text to bench/results/kernels.json (needs the Triton that constraints.txt pins)",
     )
-    parser.add_argument("--fresh", action="store_true", help="compile also what build/lowering keeps of earlier runs")
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="compile also what build/lowering or Triton's own cache keeps of earlier runs, and replace it",
+    )
     parser.add_argument("--processes", type=int, metavar="N", help="compile in N processes (default: one for each CPU)")
 
 

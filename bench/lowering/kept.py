@@ -8,6 +8,7 @@ The files are in `build/lowering`, so that `make clean` removes them and no chec
 """
 
 import hashlib
+import inspect
 import json
 import os
 import tempfile
@@ -59,7 +60,7 @@ def tools() -> list[tuple[str, str]]:
 @cache
 def counting() -> str:
     """Return a hash of the code that counts instructions. What older code counted is not used."""
-    return hashed(*(Path(module.__file__).read_text() for module in (assembly, machine_code)))
+    return hashed(*map(inspect.getsource, (assembly, machine_code)))
 
 
 def read(key: str, folder: Path | None = None) -> Code | None:

@@ -8,8 +8,11 @@ from bench.lowering.offline import Job, exact_jobs, gpu_of_data_sheet
 from bench.lowering.table import LEGEND, Row, full
 from bench.own_layer import OwnLayer
 
-# The last line is that of both legends.
-BOTH = f"{choices.LEGEND.rpartition('Nothing')[0]}{LEGEND}"
+# The columns that the rows of a layer do not need, because its heading says the same.
+WITHOUT = ("dtype", "arch", "layers")
+# The legends of both tables. The last line is that of `choices`, which also speaks for the other table.
+LINES = [line for line in LEGEND.splitlines() if not line.startswith(("layers", "Nothing"))]
+BOTH = "\n".join([*choices.LEGEND.splitlines()[:-1], *LINES, choices.LEGEND.splitlines()[-1]])
 
 
 def jobs(own: Sequence[OwnLayer], archs: Sequence[str], kernels: Sequence[str], host_descriptors: bool) -> list[Job]:
@@ -31,6 +34,6 @@ def shown(own: Sequence[OwnLayer], archs: Sequence[str], rows: Sequence[Row]) ->
         for arch in archs:
             chosen = [list(row[1:]) for row in choices.choices([layer], dtype, gpu_of_data_sheet(arch))]
             mine = [row for row in rows if (row["arch"], row["dtype"]) == (arch, dtype) and layer.name in row["layers"]]
-            code = full(mine, without=("dtype", "arch", "layers")) if mine else "None of its kernels was compiled."
+            code = full(mine, without=WITHOUT) if mine else "None of its kernels was compiled."
             parts.append(f"{layer.name}, {dtype} on {arch}\n{table.columns(choices.HEADER[1:], chosen)}\n\n{code}")
     return "\n\n".join(parts)

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import triton
+from triton import knobs
 
 from bench import results
 from bench.layers import Layer
@@ -52,7 +53,10 @@ def key_or_none(job: Job) -> str | None:
 
 
 def row_of(job: Job, code: Code) -> Row:
-    """Return the row of a job: what is found in its machine code, and the bounds that follow from that."""
+    """Return the row of a job: what is found in its machine code, and the bounds that follow from that.
+
+    Only the row of a job with a geometry has that.
+    """
     architecture, tile = job.architecture, job.tile
     size = launch_of(job).arguments["BLOCK"] if tile is None else tile
     promised = (
@@ -78,7 +82,7 @@ def row_of(job: Job, code: Code) -> Row:
         "copy": code.copy,
         **main_loop(code.loop, job),
         "triton": triton.__version__,
-    }
+    } | ({} if job.geometry is None else {"geometry": str(job.geometry)})
 
 
 def main_loop(loop: Loop, job: Job) -> Row:
@@ -118,23 +122,30 @@ def lower_all(
 ) -> Iterator[tuple[Row | Failure, bool]]:
     """Yield the row of each job, or its Failure, in the order of `jobs`, and whether it was compiled now.
 
-    What earlier calls kept is not compiled again, unless `fresh`. Parallel processes compile the other kernels:
-    `processes`, by default one for each CPU.
+    What earlier calls kept is not compiled again, unless `fresh`. Then Triton's own cache is not used either. Parallel
+    processes compile the other kernels: `processes`, by default one for each CPU.
 
     A row's `layers` are the names of those layers for which `pick` chooses this tile with these vector lengths.
     `default` is true if there is at least one such layer.
     """
     chosen = chosen_by(jobs, layers)
     keys = {job: key_or_none(job) for job in jobs}
-    known = {job: code for job, key in keys.items() if key and not fresh and (code := kept.read(key))}
+    found = {job: kept.read(key) for job, key in keys.items() if key and not fresh}
+    known = {job: code for job, code in found.items() if code is not None}
     missing = [job for job in jobs if job not in known]
     # The processes start with the first kernel that is submitted, so none starts if all are known.
-    with ProcessPoolExecutor(processes or cpus(), multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes or cpus(), spawn, always_compile if fresh else None) as pool:
         compiled = pool.map(code_or_fail, missing, [keys[job] for job in missing])
         for job in jobs:
-            code = known[job] if job in known else next(compiled)
+            code: Code | Failure = known[job] if job in known else next(compiled)
             names = {"default": job in chosen, "layers": chosen.get(job, [])}
             yield code if isinstance(code, Failure) else row_of(job, code) | names, job not in known
+
+
+def always_compile() -> None:
+    """Make Triton compile each kernel in this process, though its own cache may hold it."""
+    knobs.compilation.always_compile = True
 
 
 def chosen_by(jobs: Sequence[Job], layers: Sequence[Layer]) -> dict[Job, list[str]]:

@@ -10,8 +10,9 @@ from bench.lowering.bounds import ARCHS
 from bench.lowering.offline import KERNELS, Job, jobs, launched_jobs
 from bench.run.contenders import DTYPES
 
-# The architectures and dtypes by default, and those with --all.
-FEW, MANY = (("sm_90",), ("bfloat16", "tf32")), (("sm_80", "sm_90", "sm_100"), ("bfloat16", "tf32", "float32"))
+# The architectures, dtypes and kernels by default, and those with --all.
+FEW = (["sm_90"], ["bfloat16", "tf32"], KERNELS)
+MANY = (["sm_80", "sm_90", "sm_100"], ["bfloat16", "tf32", "float32"], KERNELS)
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,11 @@ class Scope:
         --tile and --everywhere are about shipped tiles. So they look at all of these, but not at more architectures.
         """
         refuse_contradictions(args)
-        archs, dtypes = MANY if args.all else FEW
+        defaults = MANY if args.all else FEW
+        options = zip((args.arch, args.dtype, args.kernel), defaults, (ARCHS, DTYPES, KERNELS), strict=True)
         archs, dtypes, kernels = (
-            list(every) if args.publish or "all" in (chosen or default) else list(chosen or default)
-            for chosen, default, every in (
-                (args.arch, archs, ARCHS),
-                (args.dtype, dtypes, DTYPES),
-                (args.kernel, KERNELS, KERNELS),
-            )
+            list(every) if args.publish or "all" in (chosen or []) else list(chosen or default)
+            for chosen, default, every in options
         )
         every_tile = bool(args.all or args.publish or args.tile or args.everywhere)
         return cls(archs, dtypes, kernels, every_tile, args.everywhere, args.descriptors == "host")

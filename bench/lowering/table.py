@@ -51,7 +51,7 @@ WORST = {"regs": max, "shared": max, "occup.": min, "instr/step": max, "/mma cyc
 
 
 def named(row: Row) -> str:
-    """Return the name of a row's kernel, in words for a line of text: "fprop 64x64x32w8s2, bfloat16 on sm_90, x8 y8"."""
+    """Return the name of a row's kernel for a sentence: "fprop 64x64x32w8s2, bfloat16 on sm_90, x8 y8"."""
     return "{kernel} {tile}, {dtype} on {arch}, x{x_vector} y{y_vector}".format_map(row)
 
 
