@@ -164,7 +164,7 @@ def main(args: argparse.Namespace) -> int:
     tables = own.shown(mine, scope.archs, rows) if mine else output.tables(rows, args.grid, args.long)
     print(f"{tables}\n\n{run.in_words(triton.__version__)}")
     if rows:
-        print(output.spills(rows))
+        print(output.spills(rows, args.long))
     if not (scope.all_tiles or mine):
         print(output.of_all(len(set(Scope.of_all(args).jobs(layers)) - set(wanted)), run.seconds_each))
     if failures:

@@ -28,14 +28,15 @@ def screen(rows: Sequence[Row]) -> str:
     return f"{above}\n\n{most} of {len(rows)} rows, the worst first (--long prints all):\n{worst(rows, most)}"
 
 
-def spills(rows: Sequence[Row]) -> str:
-    """Return which rows spill, in at most MOST_SPILLS lines."""
+def spills(rows: Sequence[Row], long: bool) -> str:
+    """Return which rows spill, in at most MOST_SPILLS lines, or in a line for each if `long`."""
     lines = known_spills.said(rows).splitlines()
-    more = len(lines) - 1 - MOST_SPILLS
-    return "\n".join(lines[: MOST_SPILLS + 1] + [f"  and {more} more: --long"] * (more > 0))
+    more = 0 if long else len(lines) - 1 - MOST_SPILLS
+    return "\n".join(lines if more <= 0 else [*lines[: MOST_SPILLS + 1], f"  and {more} more: --long lists them"])
 
 
 def of_all(more: int, seconds_each: float) -> str:
     """Return a line that says what --all adds: `more` kernels, each of about `seconds_each`."""
-    minutes = max(1, round(more * seconds_each / 60))
-    return f"--all adds {more:,} kernels, in about {minutes} minutes (an estimate)."
+    seconds = more * seconds_each
+    time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+    return f"--all adds {more:,} kernels, which take about {time} here (an estimate)."

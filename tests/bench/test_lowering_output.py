@@ -56,7 +56,7 @@ def test_a_screen_holds_everything_unless_more_is_asked_for(lines: int, monkeypa
     monkeypatch.setenv("LINES", str(lines))
     kernels = [each for each in read_rows(RESULTS / "lowering.json") if each["arch"] == "sm_90"]
     printed = [output.tables(kernels, grid=False, long=False), "", "1 kernels compiled"]
-    printed += [output.spills(kernels), output.of_all(10, 1.0)]
+    printed += [output.spills(kernels, long=False), output.of_all(10, 1.0)]
     count = sum(each.count("\n") + 1 for each in printed)
     assert count <= max(lines, 40)
     assert lines == 24 or count >= lines - 5
@@ -82,7 +82,8 @@ def test_spills_are_known_new_or_larger() -> None:
     assert "no list is kept for Triton 9.0" in spills.said(other, known)
     assert spills.said([row()], known) == "spills: none."
     many = [row(tile=str(n), spill_bytes=4) for n in range(20)]
-    assert output.spills(many).splitlines()[-1] == "  and 5 more: --long"
+    assert output.spills(many, long=False).splitlines()[-1] == "  and 5 more: --long lists them"
+    assert output.spills(many, long=True).count("4 bytes (new)") == 20
 
 
 def test_the_committed_kernels_spill_as_listed() -> None:
@@ -98,7 +99,8 @@ def test_the_committed_kernels_spill_as_listed() -> None:
 def test_the_estimate_is_from_the_kernels_of_the_run_if_there_are_enough() -> None:
     assert Run(compiled=40, seconds=80).seconds_each == 2
     assert Run(compiled=3, seconds=30).seconds_each == SECONDS
-    assert output.of_all(1200, 1.5) == "--all adds 1,200 kernels, in about 30 minutes (an estimate)."
+    assert output.of_all(1200, 1.5) == "--all adds 1,200 kernels, which take about 30 minutes here (an estimate)."
+    assert output.of_all(48, 0.8) == "--all adds 48 kernels, which take about 38 seconds here (an estimate)."
 
 
 def test_a_run_counts_what_is_new_kept_and_failed(monkeypatch: pytest.MonkeyPatch) -> None:
