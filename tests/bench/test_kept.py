@@ -144,6 +144,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 def test_the_same_kernel_has_the_same_key_and_every_change_another(tmp_path: Path) -> None:
     """The row of what is kept is that of what is compiled."""
     done = python("-c", KEYS, str(tmp_path))
