@@ -69,7 +69,7 @@ def test_a_screen_holds_everything_unless_more_is_asked_for(lines: int, monkeypa
     assert output.tables(kernels, grid=True, long=False).splitlines()[1].split()[0] == "sm_90"
 
 
-def test_spills_are_known_new_or_larger() -> None:
+def test_spills_are_known_new_or_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"3.7.1": {("sm_90", "bfloat16", "fprop", "a", 8, 8): 8, ("sm_90", "bfloat16", "fprop", "b", 8, 8): 8}}
     kernels = [row(tile="a", spill_bytes=8), row(tile="b", spill_bytes=12), row(tile="c", spill_bytes=4), row()]
     assert spills.said(kernels, known).splitlines() == [
@@ -81,6 +81,11 @@ def test_spills_are_known_new_or_larger() -> None:
     other = [each | {"triton": "9.0"} for each in kernels]
     assert "no list is kept for Triton 9.0" in spills.said(other, known)
     assert spills.said([row()], known) == "spills: none."
+    monkeypatch.setattr(spills, "COVERED", {"3.7.1": 5})
+    assert spills.said(kernels, known).splitlines()[0] == (
+        "spills: 3 kernels, 1 known with Triton 3.7.1, 2 new; the list is not complete: 5 kernels were compiled for it."
+    )
+    assert "not complete" not in spills.said(kernels[:1], known)
     many = [row(tile=str(n), spill_bytes=4) for n in range(20)]
     assert output.spills(many, long=False).splitlines()[-1] == "  and 5 more: --long lists them"
     assert output.spills(many, long=True).count("4 bytes (new)") == 20
