@@ -49,8 +49,8 @@ KNOWN: dict[str, dict[Key, int]] = {
     },
 }
 
-# The versions whose list is not complete, with the number of kernels that were compiled for it. Most of these take, with
-# Triton 3.7.1, a number of registers that ptxas aims at. They are the likeliest to spill.
+# The versions whose list is not complete, with the number of kernels that were compiled for it. Most of these take,
+# with Triton 3.7.1, a number of registers that ptxas aims at. They are the likeliest to spill.
 COVERED = {"3.8.0": 331, "3.9.0": 130}
 
 
