@@ -1,11 +1,16 @@
-"""Compile kernels without a GPU, and report on their machine code: registers, spills, shared memory, instructions.
+"""Compile kernels and report on their machine code: registers, spills, shared memory, instructions.
 
-The compilers that come with Triton compile for the architectures of --arch. Nothing is measured: the figures are facts
-about the machine code, and bounds that follow from them and from the GPU's data sheet.
+No GPU is needed. The compilers that come with Triton compile for the architectures of --arch. Nothing is measured: the
+figures are facts about the machine code, and bounds that follow from them and from the GPU's data sheet.
 
-Without options it compiles the kernels with the tiles that are picked for the benchmark's layers on sm_90: about 230.
---all compiles every shipped tile of every kernel, more than a thousand for three architectures at about a second each
-on one CPU. --layers and --identify take seconds. Files are written only with --json, --publish and --identify.
+Without options it compiles the kernels that the benchmark's layers run with, for sm_90 in bfloat16 and TF32, in a few
+minutes. It prints a legend, a line for each kernel, the tiles that issue most instructions, and spills. --all compiles
+every shipped tile. --layers with a text compiles what your own layer would run with, for example
+
+    python -m bench lowering --layers "conv2d(64, 128, 3, stride=2, padding=1) at 8x64x56x56 bf16"
+
+What was compiled before, from the same source by the same Triton, is kept in build/lowering and not compiled again.
+Other files are written only with --json, --publish and --identify.
 
 The exit status is 1 if a kernel does not compile or takes too much shared memory. It is also 1 if --against finds
 something worse, or nothing to compare with, and if --identify finds new kernels. It is 2 if the arguments are not
@@ -13,25 +18,20 @@ usable. Otherwise it is 0.
 """
 
 import argparse
-import sys
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import triton
 
 from bench import kernel_identity, results
-from bench.layers import VARIES
-from bench.lowering import own, ttir
-from bench.lowering.against import compared, longer_steps, regressions
+from bench.layers import select
+from bench.lowering import against, output, own, ttir
 from bench.lowering.bounds import ARCHS
 from bench.lowering.choices import shown
 from bench.lowering.offline import KERNELS, Job, gpu_of_data_sheet
-from bench.lowering.overview import listed, overview
-from bench.lowering.rows import Failure, lower_all, unfit
-from bench.lowering.selection import ALL_ARCHS, SOME_ARCHS, SOME_DTYPES, Selection, what_all_adds
-from bench.lowering.table import Row, by_architecture
-from bench.own_layer import EXAMPLE, own_layer
+from bench.lowering.progress import lowered
+from bench.lowering.rows import Failure, unfit
+from bench.lowering.scope import Scope
+from bench.own_layer import EXAMPLE, parse
 from bench.results import RESULTS
 from bench.run.contenders import DTYPES
 
@@ -41,20 +41,25 @@ COMMITTED = RESULTS / "lowering.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.add_argument(
+        "--all",
+        action="store_true",
+        help="compile every shipped tile, also those that no layer runs with; by default for sm_80, sm_90 and sm_100, "
+        "in bfloat16, tf32 and float32 (more than a thousand kernels)",
+    )
+    parser.add_argument(
         "--arch",
         nargs="+",
         choices=["all", *ARCHS],
         metavar="ARCH",
-        help=f"compile for these architectures: all, or some of {', '.join(ARCHS)} (default: {' '.join(SOME_ARCHS)}; "
-        f"with --all {' '.join(ALL_ARCHS)})",
+        help=f"compile for these architectures: all, or some of {', '.join(ARCHS)} (default: sm_90)",
     )
     parser.add_argument(
         "--dtype",
         nargs="+",
         choices=["all", *DTYPES],
         metavar="DTYPE",
-        help=f"compile for operands of these dtypes: all, or some of {', '.join(DTYPES)} (default: "
-        f"{' '.join(SOME_DTYPES)}; the code for float16 is that for bfloat16 but for a few instructions)",
+        help=f"compile for operands of these dtypes: all, or some of {', '.join(DTYPES)} (default: bfloat16 tf32; the "
+        "code for float16 is that for bfloat16 but for a few instructions)",
     )
     parser.add_argument(
         "--kernel",
@@ -65,11 +70,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"compile only these kernels: all, or some of {', '.join(KERNELS)} (default: all)",
     )
     parser.add_argument(
-        "--all",
-        action="store_true",
-        help="compile every shipped tile, not only those that are picked for the layers of --rows",
-    )
-    parser.add_argument(
         "--tile",
         nargs="+",
         metavar="TILE",
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--everywhere",
         action="store_true",
-        help="compile every shipped tile for every alignment of the operands that it ships for, not only for the best",
+        help="compile each shipped tile for every alignment of the operands that it ships for, not only for the best",
     )
     parser.add_argument(
         "--descriptors",
@@ -91,8 +91,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows",
         default="all",
         metavar="LAYERS",
-        help="the benchmark layers whose tiles are compiled, and counted in the column 'layers': all, smoke (a few "
-        "of each family), held-out, or names with commas between them (default: all)",
+        help="the benchmark layers whose tiles are compiled, and counted in the column 'layers': all, smoke, or names "
+        "with commas between them (default: all)",
+    )
+    parser.add_argument(
+        "--layers",
+        nargs="*",
+        metavar="LAYER",
+        help="print which tile each layer runs with and what should bound it. Without a value: for the benchmark's "
+        f'layers, and compile nothing. Your own layers are compiled, too: "{EXAMPLE}"',
+    )
+    parser.add_argument("--long", action="store_true", help="print a line for every tile, however many there are")
+    parser.add_argument(
+        "--grid",
+        action="store_true",
+        help="print how many kernels compile for each architecture and dtype, in the place of the tables",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table to FILE, as a JSON list")
     parser.add_argument(
@@ -101,32 +114,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=COMMITTED,
         metavar="FILE",
-        help="compare with the rows in FILE, say what got worse, and fail if something did: spills, shared memory, "
-        "occupancy, opcodes, or more than 2 %% more instructions; if FILE has programs' descriptors and --descriptors "
-        "is host, so many more instructions that the bound of a step is 15 %% longer (without FILE: "
-        "bench/results/lowering.json)",
+        help="compare with the rows in FILE, and fail if something got worse: spills, shared memory, occupancy, "
+        "opcodes, or more than 2 %% more instructions; if FILE has programs' descriptors and --descriptors is host, so "
+        "many more instructions that the bound of a step is 15 %% longer (without FILE: bench/results/lowering.json)",
     )
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="compile everything for every architecture and dtype, and rewrite bench/results/lowering.json and the "
-        "README's section on performance (needs matplotlib)",
-    )
-    parser.add_argument(
-        "--grid",
-        action="store_true",
-        help="print how many kernels compile for each architecture and dtype, in the place of the table",
-    )
-    parser.add_argument(
-        "--long", action="store_true", help="print a row for each kernel, and lists to their ends: more than a screen"
-    )
-    parser.add_argument(
-        "--layers",
-        nargs="*",
-        metavar="LAYER",
-        help="print which tile each layer of --rows would run with and what should bound it; compile nothing; or the "
-        f"same of layers of your own, and compile their kernels; write one as '{EXAMPLE}' (operators: "
-        f"{', '.join(VARIES)}; dtypes: bf16, fp16, tf32, fp32)",
+        help="compile everything anew for every architecture and dtype, and rewrite bench/results/lowering.json and "
+        "the README's section on performance (needs matplotlib)",
     )
     parser.add_argument(
         "--identify",
@@ -134,39 +130,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="say whether the kernels are those that were measured: whether they compile to the same TTIR; add their "
         "source text to bench/results/kernels.json (needs the Triton that constraints.txt pins)",
     )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="compile also what build/lowering or Triton's own cache keeps of earlier runs, and replace it",
+    )
     parser.add_argument("--processes", type=int, metavar="N", help="compile in N processes (default: one for each CPU)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Compile the kernels, and print the table, the kernels that do not fit and what got worse.
+    """Compile the kernels, and print the tables, the kernels that do not fit and what got worse.
 
     Return the exit status. Nothing is written or published unless all kernels compile and fit.
     """
-    check(args)
+    scope = Scope.of(args)
     if args.identify:
         return identify()
     committed = results.read_rows(args.against) if args.against else []
-    selection = Selection.of(args)
+    layers = select(args.rows)
     if args.layers == []:
-        gpus = map(gpu_of_data_sheet, selection.archs)
-        print(shown(selection.layers, selection.dtypes, selection.archs, gpus))
+        print(shown(layers, scope.dtypes, scope.archs, map(gpu_of_data_sheet, scope.archs)))
         return 0
-    begun = time.perf_counter()
-    if args.layers:
-        layers = [own_layer(text) for text in args.layers]
-        chosen = own.own_jobs(layers, selection.archs, selection.kernels, selection.host_descriptors)
-        rows, failures = compile_all(list(chosen), chosen, args.processes)
-        print(own.shown(layers, selection.archs, rows))
+    mine = [parse(text) for text in args.layers or []]
+    if mine:
+        layers = [layer for layer, _ in mine]
+        wanted = own.jobs(mine, scope.archs, scope.kernels, scope.host_descriptors)
     else:
-        wanted = selection.jobs()
-        rows, failures = compile_all(wanted, selection.chosen(), args.processes)
-        print(by_architecture(rows) if args.grid else overview(rows, args.long))
-    print(f"{len(rows)} kernels compiled with Triton {triton.__version__}, {len(failures)} did not compile.")
-    if not args.layers and not selection.every_tile:
-        print(what_all_adds(selection, wanted, len(wanted), time.perf_counter() - begun))
-    failures += [Failure(reason) for reason in map(unfit, rows) if reason is not None]
+        wanted = of_tiles(args.tile, scope.jobs(layers))
+    if not wanted:
+        raise ValueError(scope.why_nothing())
+    run = lowered(wanted, layers, args.processes, args.fresh or args.publish)
+    rows, failures = run.rows, run.failures + [Failure(reason) for reason in map(unfit, run.rows) if reason is not None]
+    tables = own.shown(mine, scope.archs, rows) if mine else output.tables(rows, args.grid, args.long)
+    print(f"{tables}\n\n{run.in_words(triton.__version__)}")
+    if rows:
+        print(output.spills(rows, args.long))
+    if not (scope.all_tiles or mine):
+        print(output.of_all(len(set(Scope.of_all(args).jobs(layers)) - set(wanted)), run.seconds_each))
     if failures:
-        print(listed(failures, args.long))
+        print("\n".join(failures))
         return 1
     for path in [args.json] * bool(args.json) + [COMMITTED] * args.publish:
         results.write(path, f"{results.lines(rows)}\n")
@@ -174,57 +176,11 @@ def main(args: argparse.Namespace) -> int:
         from bench.report import publish  # only here, because it needs matplotlib
 
         publish.update()
-    return compare(rows, committed, args) if args.against else 0
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise ValueError if options exclude each other."""
-    if args.publish and (args.everywhere or args.tile or args.rows != "all" or args.descriptors == "host"):
-        raise ValueError(
-            "--publish compiles all layers and tiles, with programs' descriptors: "
-            "leave out --everywhere, --tile, --rows and --descriptors"
-        )
-    given = {
-        "--all": args.all,
-        "--everywhere": args.everywhere,
-        "--tile": args.tile,
-        "--rows": args.rows != "all",
-        "--dtype": args.dtype,
-        "--publish": args.publish,
-        "--grid": args.grid,
-    }
-    if args.layers and (useless := [name for name, value in given.items() if value]):
-        raise ValueError(f"layers of your own name their dtype, and have one tile each: leave out {', '.join(useless)}")
-
-
-def compile_all(
-    wanted: Sequence[Job], chosen: Mapping[Job, list[str]], processes: int | None
-) -> tuple[list[Row], list[Failure]]:
-    """Return the rows of the jobs, and those that do not compile. A terminal shows how many are done."""
-    rows, failures = [], []
-    for done, row in enumerate(lower_all(wanted, chosen, processes), start=1):
-        if isinstance(row, Failure):
-            failures.append(row)
-        else:
-            rows.append(row)
-        if sys.stderr.isatty():
-            print(f"\r{done} of {len(wanted)} kernels compiled", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    return rows, failures
-
-
-def compare(rows: Sequence[Row], committed: Sequence[Row], args: argparse.Namespace) -> int:
-    """Print which rows are worse than the committed ones. Return the exit status."""
-    worse, count = regressions(rows, committed), compared(rows, committed)
-    print(f"{count} of {len(rows)} kernels compared with {args.against}: {len(worse)} figures are worse.")
-    if args.descriptors == "host":
-        print(longer_steps(rows, committed))
-    if not count:
-        print("There is nothing to compare: only kernels compiled by the same version of Triton are compared.")
-    if worse:
-        print(listed(worse, args.long))
-    return 1 if worse or not count else 0
+    if not args.against:
+        return 0
+    words, status = against.said(rows, committed, str(args.against), None if args.long else output.MOST_WORSE)
+    print(words)
+    return status
 
 
 def identify() -> int:
@@ -243,3 +199,16 @@ def identify() -> int:
     results.write(kernel_identity.KNOWN, kernel_identity.dump(found))
     print("\n".join(said))
     return int(any("new" in line for line in said))
+
+
+def of_tiles(names: list[str] | None, wanted: list[Job]) -> list[Job]:
+    """Return the jobs in `wanted` whose tile has one of these names, and those without a tile.
+
+    If `names` is None, return all jobs. Raise ValueError if a name is no job's tile.
+    """
+    if names is None:
+        return wanted
+    unknown = set(names) - {str(job.tile) for job in wanted}
+    if unknown:
+        raise ValueError(f"none of these kernels has the tile {' or '.join(sorted(unknown))}")
+    return [job for job in wanted if job.tile is None or str(job.tile) in names]

@@ -1,48 +1,64 @@
 """The rows of `bench lowering`: each kernel's resources and instructions, and the bound that follows from them."""
 
 import multiprocessing
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import triton
-from triton.backends.compiler import GPUTarget
+from triton import knobs
 
 from bench import results
-from bench.lowering import assembly
+from bench.layers import Layer
+from bench.lowering import kept
 from bench.lowering.bounds import bound_tflops, occupancy, products_of
-from bench.lowering.offline import Job, compiled, for_memory, gpu_of_data_sheet
-from bench.lowering.table import Row, title
+from bench.lowering.machine_code import Code, Loop, code_of
+from bench.lowering.offline import Job, gpu_of_data_sheet, launch_of, picked_jobs
+from bench.lowering.table import KEYS, Row
 from bench.run.contenders import DTYPES
 from tritonconv.gpu import ARCHITECTURES, ISSUES
 from tritonconv.tiling.fits import at_most
+from tritonconv.tools.parallel_compile import cpus
 
 
 class Failure(str):
     """A line that says which kernel did not compile or does not fit, and why."""
 
 
-def lower_or_fail(job: Job) -> Row | Failure:
-    """Return the row of a job, or a Failure if `lower` raises an exception."""
+def name_of(job: Job) -> str:
+    """Return the words that name a job in a Failure."""
+    return f"{job.kernel} {job.tile} {job.dtype} {job.arch} x{job.memory.x} y{job.memory.y}"
+
+
+def code_or_fail(job: Job, key: str | None = None) -> Code | Failure:
+    """Return what is found in the job's machine code, or a Failure if `code_of` raises an exception.
+
+    It is kept for `key`, unless that is None.
+    """
     try:
-        return lower(job)
+        code = code_of(job)
     except Exception as error:
-        memory = f"x{job.memory.x} y{job.memory.y}"
-        return Failure(f"{job.kernel} {job.tile} {job.dtype} {job.arch} {memory}: {results.in_short(error)}")
+        return Failure(f"{name_of(job)}: {results.in_short(error)}")
+    if key is not None:
+        kept.write(key, code)
+    return code
 
 
-def lower(job: Job) -> Row:
-    """Compile a job's kernel, and return its row: resources, instructions, and the bound that follows from them."""
-    kernel, _, arguments = for_memory(job)
+def key_or_none(job: Job) -> str | None:
+    """Return the job's key in `kept`, or None if its kernel can not be prepared. `code_or_fail` then says why."""
+    try:
+        return kept.key_of(job)
+    except Exception:
+        return None
+
+
+def row_of(job: Job, code: Code) -> Row:
+    """Return the row of a job: what is found in its machine code, and the bounds that follow from that.
+
+    Only the row of a job with a geometry has that.
+    """
     architecture, tile = job.architecture, job.tile
-    lanes = architecture.multiprocessor.lanes
-    if architecture.vendor == "NVIDIA":
-        binary = compiled(kernel, arguments, GPUTarget("cuda", architecture.capability, lanes))
-        listing, usage = assembly.read_cubin(binary.asm["cubin"])
-    else:
-        binary = compiled(kernel, arguments, GPUTarget("hip", job.arch, lanes))
-        listing, usage = assembly.read_amdgcn(binary.asm["amdgcn"])
-    occupied = occupancy(architecture, usage.registers, binary.metadata.num_warps, binary.metadata.shared)
+    size = launch_of(job).arguments["BLOCK"] if tile is None else tile
     promised = (
         None
         if tile is None
@@ -50,26 +66,26 @@ def lower(job: Job) -> Row:
     )
     return {
         "kernel": job.kernel,
-        "tile": str(arguments["BLOCK"] if tile is None else tile),
+        "tile": str(size),
         "dtype": job.dtype,
         "arch": job.arch,
         "x_vector": job.memory.x,
         "y_vector": job.memory.y,
         "host_descriptors": job.host_descriptors,
-        "registers": usage.registers,
-        "spill_bytes": assembly.spill_bytes(listing, usage),
-        "shared_bytes": binary.metadata.shared,
+        "registers": code.registers,
+        "spill_bytes": code.spill_bytes,
+        "shared_bytes": code.shared_bytes,
         "shared_bytes_promised": promised,
-        "occupancy": round(occupied, 3),
-        "mma": ", ".join(listing.kinds(assembly.MATRIX)) or None,
-        "left_in_registers": listing.left_in_registers(),
-        "copy": ", ".join(listing.kinds(assembly.COPY)) or None,
-        **main_loop(listing, job),
+        "occupancy": round(occupancy(architecture, code.registers, code.warps, code.shared_bytes), 3),
+        "mma": code.mma,
+        "left_in_registers": code.left_in_registers,
+        "copy": code.copy,
+        **main_loop(code.loop, job),
         "triton": triton.__version__,
-    }
+    } | ({} if job.geometry is None else {"geometry": str(job.geometry)})
 
 
-def main_loop(listing: assembly.Listing, job: Job) -> Row:
+def main_loop(loop: Loop, job: Job) -> Row:
     """Return the fields of a row that describe the main loop: the instructions of one step, and the bound from them.
 
     If its tensor cores never wait, a multiprocessor forms a step's products in `step / products_of(...)` cycles. It can
@@ -82,16 +98,16 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
 
     A field without a value is None. AMD's rows have no bound. All fields are None without a tile or a main loop.
     """
-    loop, tile, architecture = listing.main_loop(), job.tile, job.architecture
+    tile, architecture = job.tile, job.architecture
     found = dict.fromkeys(("instructions_per_step", "instructions_per_mma_cycle", "ffma_share", "bound_tflops"))
-    if tile is None or not loop:
+    if tile is None or not loop.instructions:
         return found
     step = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K
-    instructions = len(loop) / max(1, round(assembly.products(loop) * tile.num_warps / step))
+    instructions = loop.instructions / max(1, round(loop.products * tile.num_warps / step))
     found["instructions_per_step"] = round(instructions)
-    matrix = assembly.count(loop, assembly.MATRIX) > 0
+    matrix = loop.mma > 0
     if not matrix:
-        found["ffma_share"] = round(assembly.count(loop, assembly.FUSED_MULTIPLY_ADD) / len(loop), 3)
+        found["ffma_share"] = round(loop.fmas / loop.instructions, 3)
     if architecture.vendor == "NVIDIA":  # AMD issues instructions by other rules
         multiply = step / products_of(architecture, job.dtype if matrix else "float32")
         issue = instructions * tile.num_warps / ISSUES
@@ -102,17 +118,48 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
 
 
 def lower_all(
-    jobs: Sequence[Job], chosen: Mapping[Job, list[str]], processes: int | None = None
-) -> Iterator[Row | Failure]:
-    """Yield the row of each job, or its Failure, in the order of `jobs`. Parallel processes compile the kernels.
+    jobs: Sequence[Job], layers: Sequence[Layer], processes: int | None = None, fresh: bool = False
+) -> Iterator[tuple[Row | Failure, bool]]:
+    """Yield the row of each job, or its Failure, in the order of `jobs`, and whether it was compiled now.
 
-    A row's `layers` are the names that `chosen` has for its job: of those layers for which `pick` chooses this tile
-    with these vector lengths. `default` is true if there is one. `processes` is by default the number of CPUs.
+    What earlier calls kept is not compiled again, unless `fresh`. Then Triton's own cache is not used either. Parallel
+    processes compile the other kernels: `processes`, by default one for each CPU.
+
+    A row's `layers` are the names of those layers for which `pick` chooses this tile with these vector lengths.
+    `default` is true if there is at least one such layer.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes or os.cpu_count(), context) as pool:
-        for job, row in zip(jobs, pool.map(lower_or_fail, jobs), strict=True):
-            yield row if isinstance(row, Failure) else row | {"default": job in chosen, "layers": chosen.get(job, [])}
+    chosen = chosen_by(jobs, layers)
+    keys = {job: key_or_none(job) for job in jobs}
+    found = {job: kept.read(key) for job, key in keys.items() if key and not fresh}
+    known = {job: code for job, code in found.items() if code is not None}
+    missing = [job for job in jobs if job not in known]
+    # The processes start with the first kernel that is submitted, so none starts if all are known.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes or cpus(), spawn, always_compile if fresh else None) as pool:
+        compiled = pool.map(code_or_fail, missing, [keys[job] for job in missing])
+        for job in jobs:
+            code: Code | Failure = known[job] if job in known else next(compiled)
+            names = {"default": job in chosen, "layers": chosen.get(job, [])}
+            yield code if isinstance(code, Failure) else row_of(job, code) | names, job not in known
+
+
+def always_compile() -> None:
+    """Make Triton compile each kernel in this process, though its own cache may hold it."""
+    knobs.compilation.always_compile = True
+
+
+def chosen_by(jobs: Sequence[Job], layers: Sequence[Layer]) -> dict[Job, list[str]]:
+    """Return the jobs that `layers` launch, with the names of their layers, for each architecture and dtype in `jobs`.
+
+    A job with a geometry of its own has the layers with that geometry.
+    """
+    chosen: dict[Job, list[str]] = {}
+    kinds = dict.fromkeys((job.dtype, job.arch, job.host_descriptors, job.geometry) for job in jobs)
+    for dtype, arch, host_descriptors, geometry in kinds:
+        those = [layer for layer in layers if geometry in (None, layer.geometry)]
+        picked = picked_jobs(those, dtype, arch, host_descriptors)
+        chosen |= {replace(job, geometry=geometry): names for job, names in picked.items()}
+    return chosen
 
 
 def unfit(row: Row) -> str | None:
@@ -122,6 +169,7 @@ def unfit(row: Row) -> str | None:
     """
     promised, most = row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes
     if not (at_most(row["shared_bytes"], promised) and at_most(row["shared_bytes"], most)):
+        what = " ".join(str(row[name]) for name in KEYS)
         limits = f"its tile promises at most {promised}, the GPU has {most}"
-        return f"{title(row)}: takes {row['shared_bytes']} bytes of shared memory; {limits}"
+        return f"{what}: takes {row['shared_bytes']} bytes of shared memory; {limits}"
     return None

@@ -1,8 +1,8 @@
-"""`python -m bench lowering`: its jobs and rows, the bounds in them, and what counts as worse."""
+"""`python -m bench lowering`: its jobs and rows, and the bounds in them."""
 
 import argparse
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +11,9 @@ from bench.lowering.bounds import bound_tflops, occupancy, products_of
 
 pytest.importorskip("triton")
 
-from bench.lowering import command, offline
+from bench.lowering import command, kept, offline
 from bench.lowering import rows as lowering
-from bench.lowering.selection import Selection, of_tiles
+from bench.lowering.machine_code import Code, Loop
 from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import ARCHITECTURES
 from tritonconv.launch.descriptors import HostDescriptor
@@ -45,11 +45,11 @@ def test_the_bound_is_the_data_sheets_rate() -> None:
     assert bound_tflops(architecture, step, 1024) == pytest.approx(989 / 2, rel=0.01)
 
 
-def loop(**counts: int) -> assembly.Listing:
-    """Return a listing of one loop with these numbers of instructions of each kind."""
+def loop(**counts: int) -> Loop:
+    """Return the counts of a listing that is one loop with these numbers of instructions of each kind."""
     kinds = {"hgmma": "HGMMA.64x128x16.F32.BF16", "ffma": "FFMA", "other": "IADD3"}
     body = [assembly.Instruction(kinds[kind], None) for kind, count in counts.items() for _ in range(count)]
-    return assembly.Listing([*body[:-1], assembly.Instruction(body[-1].opcode, "top")], {"top": 0})
+    return Loop.of(assembly.Listing([*body[:-1], assembly.Instruction(body[-1].opcode, "top")], {"top": 0}))
 
 
 TILE = Tile(128, 128, 64, 8, 3)
@@ -84,7 +84,7 @@ def test_fmas_are_a_share_of_the_instructions() -> None:
 
 
 def test_what_has_no_loop_has_no_bound() -> None:
-    empty = lowering.main_loop(assembly.Listing([], {}), job())
+    empty = lowering.main_loop(Loop.of(assembly.Listing([], {})), job())
     assert set(empty.values()) == {None}
 
 
@@ -152,11 +152,11 @@ def test_layers_are_counted_where_the_host_makes_their_descriptors() -> None:
 
 def test_only_tiles_of_some_names() -> None:
     wanted = offline.jobs(["sm_90"], ["bfloat16"], ["fprop", "sum_partials"], [], everywhere=False)
-    assert of_tiles(None, wanted) == wanted
-    some = of_tiles(["128x128x64w8s3"], wanted)
+    assert command.of_tiles(None, wanted) == wanted
+    some = command.of_tiles(["128x128x64w8s3"], wanted)
     assert [(job.kernel, str(job.tile)) for job in some] == [("fprop", "128x128x64w8s3"), ("sum_partials", "None")]
     with pytest.raises(ValueError, match="none of these kernels has the tile 128x128"):
-        of_tiles(["128x128x64w8s3", "128x128"], wanted)
+        command.of_tiles(["128x128x64w8s3", "128x128"], wanted)
 
 
 def test_kernels_are_named_by_operator_and_what_the_weight_varies_over() -> None:
@@ -192,19 +192,23 @@ def test_fmas_are_bound_by_their_own_rate() -> None:
     assert [each["instructions_per_mma_cycle"] for each in found] == [None, None]
 
 
-def test_what_does_not_compile_is_named_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_compile_is_named_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What does not compile is not kept either."""
     good, bad = offline.jobs(["sm_90"], ["bfloat16"], ["fprop"], [], everywhere=False)[:2]
+    code = Code(120, 0, 1000, 8, None, 0, None, Loop())
 
-    def lower(job: offline.Job) -> dict[str, Any]:
+    def code_of(job: offline.Job) -> Code:
         if job == bad:
             raise RuntimeError("ptxas died\nof old age")
-        return {"kernel": job.kernel}
+        return code
 
-    monkeypatch.setattr(lowering, "lower", lower)
-    assert lowering.lower_or_fail(good) == {"kernel": "fprop"}
-    failure = lowering.lower_or_fail(bad)
+    monkeypatch.setattr(lowering, "code_of", code_of)
+    monkeypatch.setattr(kept, "FOLDER", tmp_path)
+    assert lowering.code_or_fail(good, "one") == code
+    failure = lowering.code_or_fail(bad, "other")
     assert isinstance(failure, lowering.Failure)
     assert failure == f"fprop {bad.tile} bfloat16 sm_90 x{bad.memory.x} y{bad.memory.y}: ptxas died"
+    assert (kept.read("one"), kept.read("other")) == (code, None)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +257,7 @@ def test_choices_are_printed_without_compiling(
 ) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    monkeypatch.setattr(Selection, "jobs", lambda *_: pytest.fail("there is nothing to compile"))
+    monkeypatch.setattr(command, "lowered", lambda *_: pytest.fail("there is nothing to compile"))
     options = [
         "--layers",
         "--rows",
@@ -268,4 +272,4 @@ def test_choices_are_printed_without_compiling(
     printed = capsys.readouterr().out
     assert printed.count("\nrn50_c3_3x3 ") == printed.count("\nlocal_3x3_64_at_14 ") == 6
     assert "sm_80, bfloat16\n" in printed
-    assert "Nothing here" in printed
+    assert printed.index("Nothing here") < printed.index("sm_80, bfloat16\n")
