@@ -34,8 +34,12 @@ QUICK = ("tests/kernels/test_geometry.py",)
 
 @contextmanager
 def written(code: str) -> Iterator[str]:
-    """Write a file of tests with this code, which exists within the block. Yield its name."""
-    path = ROOT / "tests" / f"test_written_{os.getpid()}.py"
+    """Write a file of tests with this code, which exists within the block. Yield its name.
+
+    It is not in the folder `tests`, where tests that read all files would find it at the same time.
+    """
+    path = ROOT / "build" / f"test_written_{os.getpid()}.py"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(code)
     try:
         yield path.relative_to(ROOT).as_posix()

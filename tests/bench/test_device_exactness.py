@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.device import exactness, switches
+from bench.device import exactness, switch_times
 from bench.device.exactness import NotKept
 from bench.device.exactness_units import Unit, rehearsed, units
 from bench.device.ways import Way, forced, same_bits, switched, taking_turns
@@ -121,9 +121,9 @@ def test_descriptors_that_fail_are_no_evidence(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(start, "start_kernels", fails)
     with pytest.raises(NotKept, match=r"avoided: no descriptor can be filled$"):
         checked(small(WGRAD))
-    layer = switches.layers("host_descriptors", CPU)[0][0]
+    layer = switch_times.layers("host_descriptors", CPU)[0][0]
     with pytest.raises(RuntimeError, match=r"avoided: no descriptor can be filled$"):
-        switches.timed("host_descriptors", runtime.gpu_of(CPU), layer, "fprop", CPU)
+        switch_times.timed("host_descriptors", runtime.gpu_of(CPU), layer, "fprop", CPU)
 
 
 @needs_interpreter

@@ -13,6 +13,7 @@ from bench.results import RESULTS, evidence
 from bench.tune.table import Table
 from tests.support.processes import ROOT, python
 from tritonconv.geometry import OPERATORS
+from tritonconv.gpu import Gpu
 
 HASH_OF_SNIPPET = "7f4e4e360316"
 # Another version of Triton makes other TTIR of the same kernels.
@@ -193,9 +194,9 @@ def test_records_and_tables_know_a_source_text_by_its_name(tmp_path: Path, monke
     assert results.read(path)["rows"] == [{"kernels": {"fprop": "first"}}]
     table = tmp_path / "table.json"
     table.write_text(json.dumps({"gpu": "a", "rows": [{"key": ["fprop"], "kernel": "second"}]}))
-    assert Table(table, "a", {"fprop": "first"}).has(("fprop",), "fprop")
-    assert not Table(table, "a", {"fprop": "other"}).has(("fprop",), "fprop")
-    assert not Table(table, "a", {"fprop": "first"}).has(("another",), "fprop")
+    assert Table(table, Gpu.of("sm_90", 132, "a"), {"fprop": "first"}).has(("fprop",), "fprop")
+    assert not Table(table, Gpu.of("sm_90", 132, "a"), {"fprop": "other"}).has(("fprop",), "fprop")
+    assert not Table(table, Gpu.of("sm_90", 132, "a"), {"fprop": "first"}).has(("another",), "fprop")
 
 
 @pytest.fixture
