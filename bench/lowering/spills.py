@@ -27,6 +27,7 @@ KNOWN: dict[str, dict[Key, int]] = {
         ("sm_89", "bfloat16", "wgrad", "64x64x32w8s4", 8, 8): 24,
         ("sm_100", "bfloat16", "wgrad_with_bias", "256x64x32w8s4", 8, 8): 32,
         ("sm_100", "bfloat16", "wgrad_with_bias", "64x64x32w8s2", 1, 1): 8,
+        ("sm_100", "bfloat16", "wgrad_per_sample", "64x32x32w8s2", 1, 1): 20,
         ("sm_120", "bfloat16", "fprop_local", "8x32x32w4s4", 8, 8): 8,
     },
     "3.8.0": {
@@ -58,6 +59,7 @@ KNOWN: dict[str, dict[Key, int]] = {
         ("sm_86", "tf32", "wgrad", "64x64x16w8s2", 1, 1): 8,
         ("sm_89", "bfloat16", "wgrad", "64x64x32w8s4", 8, 8): 24,
         ("sm_89", "tf32", "wgrad", "64x64x16w8s2", 1, 1): 8,
+        ("sm_100", "bfloat16", "wgrad_per_sample", "64x32x32w8s2", 1, 1): 16,
     },
 }
 
