@@ -143,4 +143,4 @@ def test_smoke_is_the_default() -> None:
     group = SimpleNamespace(addoption=lambda name, **how: found.__setitem__(name, how.get("default")))
     conftest.pytest_addoption(SimpleNamespace(getgroup=lambda _: group))  # type: ignore[arg-type]
     assert found["--rows"] == "smoke"
-    assert len(select(found["--rows"])) == 12
+    assert len(select(found["--rows"])) == 14
