@@ -158,7 +158,22 @@ def test_a_ratio_from_noise_is_not_shown(contender: str) -> None:
     text = tables.report(run)
     assert "| a* | noise | 2.00 |" in text
     assert "1 of the ratios is left out: in it, the p80 of one of the two times is more than 3.5 times its p20." in text
+    assert "By medians, triton is slower in 0 of 1." in text
     assert "left out" not in tables.report(mixed())
+
+
+def test_the_page_says_what_is_left_out_as_noise() -> None:
+    """Of four ratios of two layers, triton is slower in those of the second by its medians."""
+    run = mixed()
+    run["rows"] = [
+        row | {name: wide(4.0) | {"median": row[name]["median"]} for name in ("device_us", "wall_us")}
+        if row["layer"] in "ac" and row["contender"] == "triton"
+        else row
+        for row in run["rows"]
+    ]
+    page = gpu_page.beside(compared(run), run)
+    assert [part for part in page if part.endswith("By medians, triton is slower in 2 of 4.")]
+    assert not any("left out" in part for part in gpu_page.beside(compared(mixed()), mixed()))
 
 
 def test_the_limit_of_noise() -> None:
