@@ -29,8 +29,8 @@ test-oldest: .venv-oldest/installed
 # Compile every kernel with every shipped tile for every architecture and dtype, with the pinned Triton and the oldest
 # supported one, and check that each compiles and fits.
 compile-grid: .venv/installed .venv-oldest/installed
-	$(BIN)/python -m bench lowering --arch all --dtype all --grid $(ARGS)
-	.venv-oldest/bin/python -m bench lowering --arch all --dtype all --grid $(ARGS)
+	$(BIN)/python -m bench lowering --all --arch all --dtype all --grid $(ARGS)
+	.venv-oldest/bin/python -m bench lowering --all --arch all --dtype all --grid $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

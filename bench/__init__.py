@@ -4,15 +4,18 @@
     run/              measures: contenders, checks against float64, times, peaks of memory, the roofline
     test_throughput   `pytest bench`, the benchmark itself
     results           reads and writes the records of runs as JSON
+    progress          shows which layer `pytest bench` measures, and the time left
+    noise             says whether the machine was busy
     processes         combines rows that several processes measured of the same code
     kernel_identity   says which committed results were measured with the kernels as they are now
     report/           makes tables and pictures, compares runs, writes the README's section on performance
     device/           checks the kernels and times layers on a GPU that is there only for minutes
+    train/            times training steps of whole models, and compares loss curves
     tune/             measures which tile is best, for `tritonconv/tiling/measured_tiles/`
     lowering/         compiles every kernel without a GPU and reads its machine code
     host/             compares the host's time of a call with torch's, without a GPU
 
-The last five are commands: `python -m bench report|device|tune|lowering|host`.
+The last six are commands: `python -m bench report|device|train|tune|lowering|host`.
 
 The benchmark's words:
 

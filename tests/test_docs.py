@@ -198,7 +198,7 @@ NAMED = re.compile(
 
 # Those that tests make up.
 MADE_UP = {"tests/test_a.py", "tests/test_c.py", "tests/test_x.py", "tests/nonsense.py"}
-MADE_UP |= {"tritonconv/no_such_file.py", "tritonconv/kernels/some.py"}
+MADE_UP |= {"tritonconv/no_such_file.py", "tritonconv/kernels/some.py", "bench/results/nothing-switches.json"}
 
 
 def named() -> Iterator[tuple[str, str]]:

@@ -64,8 +64,7 @@ def run(each: Slice, args: argparse.Namespace, machine: Machine, now: dict[str, 
     before = after = each.every(scene_of(args, machine, now))
     for number in range(1, each.processes + 1):
         todo = [unit for unit in after if unit.missing == each.processes - number + 1]
-        first = estimates.START + min((unit.seconds for unit in todo), default=0.0)
-        if not todo or until - machine.now() < first:
+        if not todo or until - machine.now() < least(each, number, todo):
             continue
         own = ["--slice", each.name, "--process", str(number), "--until", repr(until)]
         own += ["--compiled"] * all(unit.name in compiled for unit in todo)
@@ -75,11 +74,16 @@ def run(each: Slice, args: argparse.Namespace, machine: Machine, now: dict[str, 
     return Done(each, before, after, machine.now() - begun, status)
 
 
+def least(each: Slice, number: int, todo: Sequence[Planned]) -> float:
+    """Return the seconds that process `number` of a slice and those after it need for one of these units."""
+    compiling = estimates.WORKERS if number == 1 and all(unit.kernels for unit in todo) else 0.0
+    quickest = min(unit.seconds for unit in todo)
+    return (each.processes - number + 1) * (estimates.START + quickest) + compiling
+
+
 def arguments(args: argparse.Namespace) -> list[str]:
     """Return the options that the processes of slices get, too."""
     found = ["--out", str(args.out.resolve()), "--rows", args.rows, "--seed", str(args.seed)]
-    if args.cache is not None:
-        found += ["--cache", str(args.cache.resolve())]
     return found + ["--again"] * args.again
 
 

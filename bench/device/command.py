@@ -88,7 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         type=Path,
         metavar="FOLDER",
-        help=f"start with the compiled kernels in FOLDER/{cache.ARCHIVE}, and save all compiled kernels there",
+        help=f"start with the compiled kernels in FOLDER/{cache.ARCHIVE}, and save all compiled kernels there at the "
+        "end, which takes a few seconds more",
     )
     parser.add_argument("--plan", action="store_true", help="print what a call would do, and how long it would take")
     parser.add_argument("--rehearse", action="store_true", help="do everything on a pretended GPU, in seconds")
@@ -117,11 +118,11 @@ def main(args: argparse.Namespace) -> int:
     gpu = torch.cuda.is_available()
     machine = Pretended(args.gpu) if args.rehearse else Machine(torch.device("cuda" if gpu else "cpu"))
     if args.process is not None:
-        with cache.kept(args.cache) as keep:
-            return process(args, machine, keep)
+        return process(args, machine, lambda: None)
     if machine.rehearsal:
         print(f"This is a rehearsal, {machine.rehearsal}.", file=sys.stderr)
-    return call(args, machine)
+    with cache.kept(args.cache):  # which the processes inherit
+        return call(args, machine)
 
 
 def stop(signum: int, frame: FrameType | None) -> None:

@@ -124,6 +124,15 @@ class Machine:
         timer = lambda calls: medians(calls, self.device)  # noqa: E731
         return tune(problem, task.operator, task.candidates, self.gpu, timer=timer)
 
+    def profile(self, session: Session, unit: Any) -> list[Row]:
+        """Return the kernels that torch runs for a unit, with their times."""
+        from bench.device.profile import profile
+        from bench.run.contenders import at_its_best, computation
+
+        call = computation("torch", unit.of, session.problem(unit.layer, unit.dtype))
+        with at_its_best(unit.dtype):
+            return profile(call, self.device)
+
     def train(self, path: Path, clock: Clock, keep: Callable[[], None], known: list[Row]) -> int:
         """Time training steps, and write them to `path`. Return the exit status."""
         status: int = import_module("bench.train.run").run(path, self.device, clock, keep, known)

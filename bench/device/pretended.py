@@ -27,7 +27,7 @@ from tritonconv.gpu import Gpu
 from tritonconv.launch.plan import Plan
 
 # The GPUs that can be pretended, with architecture, multiprocessors and memory in GB.
-GPUS = {"NVIDIA H200": ("sm_90", 132, 150), "NVIDIA H100 80GB HBM3": ("sm_90", 132, 85)}
+GPUS = {"NVIDIA H200": ("sm_90", 132, 150), "NVIDIA H100": ("sm_90", 132, 85)}
 # The versions there. They decide what is current.
 VERSIONS = {"torch": "2.11.0+cu130", "triton": "3.6.0", "cuda": "13.0", "cudnn": 91900, "driver": None}
 CEILINGS = {**estimates.CEILING_OF, "copy": estimates.MEMORY, "read": estimates.MEMORY, "l2": 5800.0, "l2_read": 5800.0}
@@ -151,6 +151,11 @@ class Pretended(Machine):
         best, microseconds = task.candidates[0], estimates.microseconds(task.layer, task.operator, "triton", task.dtype)
         row = {"key": list(key_of(task.layer, task.operator, task.dtype, self.gpu)), "name": str(best)}
         return row | {"microseconds": microseconds.device, "times": {str(best): microseconds.device}}, []
+
+    def profile(self, session: Any, unit: Any) -> list[Row]:
+        self.advance(f"profile {unit.name}", estimates.DRAW + estimates.SEARCH)
+        times = estimates.microseconds(unit.layer, unit.of, "torch", unit.dtype)
+        return [{"name": "pretended", "us": round(times.device, 2)}]
 
     def train(self, path: Path, clock: Clock, keep: Callable[[], None], known: list[Row]) -> int:
         train = import_module("bench.train.run")

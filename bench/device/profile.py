@@ -9,7 +9,6 @@ from bench import results
 from bench.device import contests, estimates
 from bench.device.schedule import Record, in_time
 from bench.device.work import Planned, Scene, Work
-from bench.run.contenders import at_its_best, computation
 from bench.run.measure import about
 from tritonconv.geometry import OPERATORS
 
@@ -49,9 +48,7 @@ def run(work: Work) -> int:
         unit = each.unit
         row = about(unit.layer, unit.of, "torch", unit.dtype)
         try:
-            call = computation("torch", unit.of, session.problem(unit.layer, unit.dtype))
-            with at_its_best(unit.dtype):
-                row |= {"status": "profiled", "kernels_of_torch": profile(call, work.machine.device)}
+            row |= {"status": "profiled", "kernels_of_torch": work.machine.profile(session, unit)}
         except Exception as error:
             row |= {"status": "failed", "reason": results.in_short(error)}
             stopped = row["reason"] if work.machine.lost() else None

@@ -136,10 +136,7 @@ def run(paths: Sequence[str], seconds: float, passed: Sequence[str] = ()) -> Ite
         # 5 says that no tests were collected, for example because all of them passed before.
         if process.returncode not in (0, 1, 5, -signal.SIGKILL):
             message = f"exit status {process.returncode}: {log.read_text()[-2000:]}"
-            failure = {"test": "pytest", "message": message}
-            rows.append(
-                {"what": "tests", "file": "pytest", "status": "failed", "reason": message, "failures": [failure]}
-            )
+            rows.append(of_pytest([{"test": "pytest", "message": message}]))
         yield rows
 
 
@@ -170,7 +167,17 @@ def by_file(paths: Sequence[str], outcomes: Path, passed: Sequence[str]) -> list
         mine = [each for each in ran if each["test"].startswith(name)]
         before = any(each.startswith(name) for each in passed)
         rows.append(row_of(path, mine, None if planned is None else planned.get(name, 0), before))
+        ran = [each for each in ran if each not in mine]
+    if failures := [each for each in ran if each["outcome"] == "failed"]:
+        rows.append(of_pytest(failures))
     return rows
+
+
+def of_pytest(failures: Sequence[Row]) -> Row:
+    """Return the row of failures that are of no file of tests."""
+    reason = str(failures[0]["message"])
+    row: Row = {"what": "tests", "file": "pytest", "status": "failed", "reason": reason, "outcomes": {}}
+    return row | {"failures": [*failures[:FAILURES]]}
 
 
 def row_of(path: str, ran: Sequence[Row], planned: int | None, before: bool = False) -> Row:

@@ -51,10 +51,10 @@ def choices(layers: Iterable[Layer], dtype: str, gpu: Gpu) -> Iterator[tuple[obj
 
 
 def shown(layers: Sequence[Layer], dtypes: Iterable[str], archs: Iterable[str], gpus: Iterable[Gpu]) -> str:
-    """Return a table for each architecture and dtype, and the legend. `gpus` are in the order of `archs`."""
+    """Return the legend, and a table for each architecture and dtype. `gpus` are in the order of `archs`."""
     parts = [
         f"{arch}, {dtype}\n{table.columns(list(HEADER), [list(row) for row in choices(layers, dtype, gpu)])}"
         for arch, gpu in zip(archs, gpus, strict=True)
         for dtype in dtypes
     ]
-    return "\n\n".join([*parts, LEGEND])
+    return "\n\n".join([LEGEND, *parts])

@@ -1,11 +1,16 @@
-"""Compile every kernel and report on its machine code: registers, spills, shared memory, instructions.
+"""Compile kernels and report on their machine code: registers, spills, shared memory, instructions.
 
 No GPU is needed. The compilers that come with Triton compile for the architectures of --arch. Nothing is measured: the
 figures are facts about the machine code, and bounds that follow from them and from the GPU's data sheet.
 
-Without options it compiles every shipped tile of every kernel, more than a thousand kernels at about a second each on
-one CPU. It then prints a line for each kernel, and a legend. --layers and --identify take seconds. Files are written
-only with --json, --publish and --identify.
+Without options it compiles the kernels that the benchmark's layers run with, for sm_90 in bfloat16 and TF32, in a few
+minutes. It prints a legend, a line for each kernel, the tiles that issue most instructions, and spills. --all compiles
+every shipped tile. --layers with a text compiles what your own layer would run with, for example
+
+    python -m bench lowering --layers "conv2d(64, 128, 3, stride=2, padding=1) at 8x64x56x56 bf16"
+
+What was compiled before, from the same source by the same Triton, is kept in build/lowering and not compiled again.
+Other files are written only with --json, --publish and --identify.
 
 The exit status is 1 if a kernel does not compile or takes too much shared memory. It is also 1 if --against finds
 something worse, or nothing to compare with, and if --identify finds new kernels. It is 2 if the arguments are not
@@ -13,19 +18,20 @@ usable. Otherwise it is 0.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import triton
 
 from bench import kernel_identity, results
 from bench.layers import select
-from bench.lowering import ttir
+from bench.lowering import against, output, own, ttir
 from bench.lowering.bounds import ARCHS
 from bench.lowering.choices import shown
-from bench.lowering.offline import KERNELS, Job, gpu_of_data_sheet, jobs
-from bench.lowering.rows import Failure, compared, longer_steps, lower_all, regressions, unfit
-from bench.lowering.table import LEGEND, by_architecture, full
+from bench.lowering.offline import KERNELS, Job, gpu_of_data_sheet
+from bench.lowering.progress import lowered
+from bench.lowering.rows import Failure, unfit
+from bench.lowering.scope import Scope
+from bench.own_layer import EXAMPLE, parse
 from bench.results import RESULTS
 from bench.run.contenders import DTYPES
 
@@ -35,21 +41,25 @@ COMMITTED = RESULTS / "lowering.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = __doc__
     parser.add_argument(
+        "--all",
+        action="store_true",
+        help="compile every shipped tile, also those that no layer runs with; by default for sm_80, sm_90 and sm_100, "
+        "in bfloat16, tf32 and float32 (more than a thousand kernels)",
+    )
+    parser.add_argument(
         "--arch",
         nargs="+",
         choices=["all", *ARCHS],
-        default=["sm_80", "sm_90", "sm_100"],
         metavar="ARCH",
-        help=f"compile for these architectures: all, or some of {', '.join(ARCHS)} (default: sm_80 sm_90 sm_100)",
+        help=f"compile for these architectures: all, or some of {', '.join(ARCHS)} (default: sm_90)",
     )
     parser.add_argument(
         "--dtype",
         nargs="+",
         choices=["all", *DTYPES],
-        default=["bfloat16", "tf32", "float32"],
         metavar="DTYPE",
-        help=f"compile for operands of these dtypes: all, or some of {', '.join(DTYPES)} (default: bfloat16 tf32 "
-        "float32; the code for float16 is that for bfloat16 but for a few instructions)",
+        help=f"compile for operands of these dtypes: all, or some of {', '.join(DTYPES)} (default: bfloat16 tf32; the "
+        "code for float16 is that for bfloat16 but for a few instructions)",
     )
     parser.add_argument(
         "--kernel",
@@ -63,12 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile",
         nargs="+",
         metavar="TILE",
-        help="compile only these tiles, named as in the table, for example 128x128x64w8s3 (default: all)",
+        help="compile only these of all shipped tiles, named as in the table, for example 128x128x64w8s3",
     )
     parser.add_argument(
         "--everywhere",
         action="store_true",
-        help="compile each tile for every alignment of the operands that it ships for, not only for the best",
+        help="compile each shipped tile for every alignment of the operands that it ships for, not only for the best",
     )
     parser.add_argument(
         "--descriptors",
@@ -81,8 +91,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows",
         default="all",
         metavar="LAYERS",
-        help="the benchmark layers whose tiles are compiled too, and counted in the column 'layers': all, smoke "
-        "(fourteen layers), or names with commas between them (default: all)",
+        help="the benchmark layers whose tiles are compiled, and counted in the column 'layers': all, smoke, or names "
+        "with commas between them (default: all)",
+    )
+    parser.add_argument(
+        "--layers",
+        nargs="*",
+        metavar="LAYER",
+        help="print which tile each layer runs with and what should bound it. Without a value: for the benchmark's "
+        f'layers, and compile nothing. Your own layers are compiled, too: "{EXAMPLE}"',
+    )
+    parser.add_argument("--long", action="store_true", help="print a line for every tile, however many there are")
+    parser.add_argument(
+        "--grid",
+        action="store_true",
+        help="print how many kernels compile for each architecture and dtype, in the place of the tables",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows of the table to FILE, as a JSON list")
     parser.add_argument(
@@ -98,18 +121,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--publish",
         action="store_true",
-        help="compile everything for every architecture and dtype, and rewrite bench/results/lowering.json and the "
-        "README's section on performance (needs matplotlib)",
-    )
-    parser.add_argument(
-        "--grid",
-        action="store_true",
-        help="print how many kernels compile for each architecture and dtype, in the place of the table",
-    )
-    parser.add_argument(
-        "--layers",
-        action="store_true",
-        help="print which tile each layer would run with and what should bound it; compile nothing",
+        help="compile everything anew for every architecture and dtype, and rewrite bench/results/lowering.json and "
+        "the README's section on performance (needs matplotlib)",
     )
     parser.add_argument(
         "--identify",
@@ -117,47 +130,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="say whether the kernels are those that were measured: whether they compile to the same TTIR; add their "
         "source text to bench/results/kernels.json (needs the Triton that constraints.txt pins)",
     )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="compile also what build/lowering or Triton's own cache keeps of earlier runs, and replace it",
+    )
     parser.add_argument("--processes", type=int, metavar="N", help="compile in N processes (default: one for each CPU)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Compile the kernels, and print the table, the kernels that do not fit and what got worse.
+    """Compile the kernels, and print the tables, the kernels that do not fit and what got worse.
 
     Return the exit status. Nothing is written or published unless all kernels compile and fit.
     """
-    host_descriptors = args.descriptors == "host"
-    if args.publish and (args.everywhere or args.tile or args.rows != "all" or host_descriptors):
-        raise ValueError(
-            "--publish compiles all layers and tiles, with programs' descriptors: "
-            "leave out --everywhere, --tile, --rows and --descriptors"
-        )
+    scope = Scope.of(args)
     if args.identify:
         return identify()
-    archs, dtypes, kernels = (
-        list(every) if "all" in chosen or args.publish else chosen
-        for chosen, every in ((args.arch, ARCHS), (args.dtype, DTYPES), (args.kernel, KERNELS))
-    )
     committed = results.read_rows(args.against) if args.against else []
     layers = select(args.rows)
-    if args.layers:
-        print(shown(layers, dtypes, archs, map(gpu_of_data_sheet, archs)))
+    if args.layers == []:
+        print(shown(layers, scope.dtypes, scope.archs, map(gpu_of_data_sheet, scope.archs)))
         return 0
-    wanted = of_tiles(args.tile, jobs(archs, dtypes, kernels, layers, args.everywhere, host_descriptors))
+    mine = [parse(text) for text in args.layers or []]
+    if mine:
+        layers = [layer for layer, _ in mine]
+        wanted = own.jobs(mine, scope.archs, scope.kernels, scope.host_descriptors)
+    else:
+        wanted = of_tiles(args.tile, scope.jobs(layers))
     if not wanted:
-        raise ValueError("the host makes TMA descriptors for none of these kernels")
-    rows, failures = [], []
-    for done, row in enumerate(lower_all(wanted, layers, args.processes), start=1):
-        if isinstance(row, Failure):
-            failures.append(row)
-        else:
-            rows.append(row)
-        if sys.stderr.isatty():
-            print(f"\r{done} of {len(wanted)} kernels compiled", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    print(by_architecture(rows) if args.grid else f"{full(rows)}\n\n{LEGEND}")
-    print(f"{len(rows)} kernels compiled with Triton {triton.__version__}, {len(failures)} did not compile.")
-    failures += [Failure(reason) for reason in map(unfit, rows) if reason is not None]
+        raise ValueError(scope.why_nothing())
+    run = lowered(wanted, layers, args.processes, args.fresh or args.publish)
+    rows, failures = run.rows, run.failures + [Failure(reason) for reason in map(unfit, run.rows) if reason is not None]
+    tables = own.shown(mine, scope.archs, rows) if mine else output.tables(rows, args.grid, args.long)
+    print(f"{tables}\n\n{run.in_words(triton.__version__)}")
+    if rows:
+        print(output.spills(rows, args.long))
+    if not (scope.all_tiles or mine):
+        print(output.of_all(len(set(Scope.of_all(args).jobs(layers)) - set(wanted)), run.seconds_each))
     if failures:
         print("\n".join(failures))
         return 1
@@ -169,15 +178,9 @@ def main(args: argparse.Namespace) -> int:
         publish.update()
     if not args.against:
         return 0
-    worse, count = regressions(rows, committed), compared(rows, committed)
-    print(f"{count} of {len(rows)} kernels compared with {args.against}: {len(worse)} figures are worse.")
-    if host_descriptors:
-        print(longer_steps(rows, committed))
-    if not count:
-        print("There is nothing to compare: only kernels compiled by the same version of Triton are compared.")
-    if worse:
-        print("\n".join(worse))
-    return 1 if worse or not count else 0
+    words, status = against.said(rows, committed, str(args.against), None if args.long else output.MOST_WORSE)
+    print(words)
+    return status
 
 
 def identify() -> int:

@@ -51,6 +51,9 @@ class Job:
 
     The kernel that adds up wgrad's partial sums has no tile, and `memory` is (1, 1) in its job. `host_descriptors` says
     that the kernel takes TMA descriptors that the host makes. Otherwise its programs build those that they need.
+
+    With a `geometry`, the kernel is what that problem launches. Otherwise it is what a small problem launches with the
+    same tile and vector lengths (`for_memory`).
     """
 
     kernel: str
@@ -59,6 +62,7 @@ class Job:
     tile: Tile | None
     arch: str
     host_descriptors: bool = False
+    geometry: ConvGeometry | None = None
 
     @property
     def operator(self) -> Operator:
@@ -187,6 +191,31 @@ def picked_jobs(layers: Sequence[Layer], dtype: str, arch: str, host_descriptors
     return chosen
 
 
+def launched_jobs(
+    archs: Iterable[str],
+    dtypes: Iterable[str],
+    kernels: Iterable[str],
+    layers: Sequence[Layer],
+    host_descriptors: bool = False,
+) -> list[Job]:
+    """Return the jobs that `layers` launch (`picked_jobs`), of `kernels` and for each of `archs` and `dtypes`.
+
+    With `host_descriptors`, they are only the kernels that take TMA descriptors that the host makes.
+    """
+    return [
+        job
+        for arch, dtype in product(archs, dtypes)
+        for job in picked_jobs(layers, dtype, arch, host_descriptors)
+        if job.kernel in kernels and job.host_descriptors == host_descriptors
+    ]
+
+
+def exact_jobs(layer: Layer, dtype: str, arch: str, host_descriptors: bool = False) -> list[Job]:
+    """Return the jobs that compile exactly what `layer` launches on the GPU of the data sheet: for its own geometry."""
+    picked = picked_jobs([layer], dtype, arch, host_descriptors)
+    return [replace(job, geometry=layer.geometry) for job in picked]
+
+
 def kernels_for(geometry: ConvGeometry) -> list[str]:
     """Return the names of the kernels that a layer with this geometry launches, without `sum_partials`."""
     return [name for name in KERNELS if varies_of(name) == geometry.varies and name != "sum_partials"]
@@ -241,6 +270,20 @@ def plan_for(
         return planners.plan(call_for(operator, dtype, geometry, **how), gpu, tile)
 
 
+def launch_of(job: Job) -> Launch:
+    """Return the launch that is compiled for a job: of its own geometry, or else of a small problem (`for_memory`)."""
+    if job.geometry is None:
+        return for_memory(job)
+    gpu = gpu_of_data_sheet(job.arch).switched(host_descriptors=job.host_descriptors)
+    plan = plan_for(job.operator, job.dtype, job.geometry, gpu, bias=with_bias(job))
+    return plan.launches[-1 if job.tile is None else 0]
+
+
+def with_bias(job: Job) -> bool:
+    """Whether a job's plan has a bias: in fprop and dgrad always, in wgrad if the kernel sums the bias's gradient."""
+    return job.operator != "wgrad" or job.kernel == "wgrad_with_bias"
+
+
 def for_memory(job: Job) -> Launch:
     """Return the launch that is compiled for a job: of a small problem that gives the job's vector lengths.
 
@@ -250,7 +293,7 @@ def for_memory(job: Job) -> Launch:
     geometry = small_geometry(job.varies, job.memory, DTYPES[job.dtype].itemsize)
     if job.host_descriptors and job.tile is not None:
         geometry = of_one_block(geometry, job.tile)
-    bias = job.operator != "wgrad" or job.kernel in ("wgrad_with_bias", "sum_partials")
+    bias = with_bias(job) or job.kernel == "sum_partials"
     switches = dict(host_descriptors=job.host_descriptors, dependent_launch=job.architecture.dependent_launch)
     gpu = INTERPRETER.switched(**switches)
     plan = plan_for(job.operator, job.dtype, geometry, gpu, job.tile, bias=bias)

@@ -1,58 +1,64 @@
 """The rows of `bench lowering`: each kernel's resources and instructions, and the bound that follows from them."""
 
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from dataclasses import replace
 
 import triton
-from triton.backends.compiler import GPUTarget
+from triton import knobs
 
 from bench import results
 from bench.layers import Layer
-from bench.lowering import assembly
+from bench.lowering import kept
 from bench.lowering.bounds import bound_tflops, occupancy, products_of
-from bench.lowering.offline import Job, compiled, for_memory, gpu_of_data_sheet, picked_jobs
-from bench.lowering.table import Row
+from bench.lowering.machine_code import Code, Loop, code_of
+from bench.lowering.offline import Job, gpu_of_data_sheet, launch_of, picked_jobs
+from bench.lowering.table import KEYS, Row
 from bench.run.contenders import DTYPES
 from tritonconv.gpu import ARCHITECTURES, ISSUES
 from tritonconv.tiling.fits import at_most
-
-# The fields that say which kernel a row is of. The other fields are what was found.
-KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
-
-# By which share the bound of a step may get longer if the host makes the TMA descriptors in the place of programs. Then
-# they are parameters of the kernel, and ptxas computes the address of a parameter anew at each copy. In return, the
-# kernel starts faster (`START_UP` in tritonconv/tiling/cost.py).
-LONGER = 0.15
+from tritonconv.tools.parallel_compile import cpus
 
 
 class Failure(str):
     """A line that says which kernel did not compile or does not fit, and why."""
 
 
-def lower_or_fail(job: Job) -> Row | Failure:
-    """Return the row of a job, or a Failure if `lower` raises an exception."""
+def name_of(job: Job) -> str:
+    """Return the words that name a job in a Failure."""
+    return f"{job.kernel} {job.tile} {job.dtype} {job.arch} x{job.memory.x} y{job.memory.y}"
+
+
+def code_or_fail(job: Job, key: str | None = None) -> Code | Failure:
+    """Return what is found in the job's machine code, or a Failure if `code_of` raises an exception.
+
+    It is kept for `key`, unless that is None.
+    """
     try:
-        return lower(job)
+        code = code_of(job)
     except Exception as error:
-        memory = f"x{job.memory.x} y{job.memory.y}"
-        return Failure(f"{job.kernel} {job.tile} {job.dtype} {job.arch} {memory}: {results.in_short(error)}")
+        return Failure(f"{name_of(job)}: {results.in_short(error)}")
+    if key is not None:
+        kept.write(key, code)
+    return code
 
 
-def lower(job: Job) -> Row:
-    """Compile a job's kernel, and return its row: resources, instructions, and the bound that follows from them."""
-    kernel, _, arguments = for_memory(job)
+def key_or_none(job: Job) -> str | None:
+    """Return the job's key in `kept`, or None if its kernel can not be prepared. `code_or_fail` then says why."""
+    try:
+        return kept.key_of(job)
+    except Exception:
+        return None
+
+
+def row_of(job: Job, code: Code) -> Row:
+    """Return the row of a job: what is found in its machine code, and the bounds that follow from that.
+
+    Only the row of a job with a geometry has that.
+    """
     architecture, tile = job.architecture, job.tile
-    lanes = architecture.multiprocessor.lanes
-    if architecture.vendor == "NVIDIA":
-        binary = compiled(kernel, arguments, GPUTarget("cuda", architecture.capability, lanes))
-        listing, usage = assembly.read_cubin(binary.asm["cubin"])
-    else:
-        binary = compiled(kernel, arguments, GPUTarget("hip", job.arch, lanes))
-        listing, usage = assembly.read_amdgcn(binary.asm["amdgcn"])
-    occupied = occupancy(architecture, usage.registers, binary.metadata.num_warps, binary.metadata.shared)
+    size = launch_of(job).arguments["BLOCK"] if tile is None else tile
     promised = (
         None
         if tile is None
@@ -60,26 +66,26 @@ def lower(job: Job) -> Row:
     )
     return {
         "kernel": job.kernel,
-        "tile": str(arguments["BLOCK"] if tile is None else tile),
+        "tile": str(size),
         "dtype": job.dtype,
         "arch": job.arch,
         "x_vector": job.memory.x,
         "y_vector": job.memory.y,
         "host_descriptors": job.host_descriptors,
-        "registers": usage.registers,
-        "spill_bytes": assembly.spill_bytes(listing, usage),
-        "shared_bytes": binary.metadata.shared,
+        "registers": code.registers,
+        "spill_bytes": code.spill_bytes,
+        "shared_bytes": code.shared_bytes,
         "shared_bytes_promised": promised,
-        "occupancy": round(occupied, 3),
-        "mma": ", ".join(listing.kinds(assembly.MATRIX)) or None,
-        "left_in_registers": listing.left_in_registers(),
-        "copy": ", ".join(listing.kinds(assembly.COPY)) or None,
-        **main_loop(listing, job),
+        "occupancy": round(occupancy(architecture, code.registers, code.warps, code.shared_bytes), 3),
+        "mma": code.mma,
+        "left_in_registers": code.left_in_registers,
+        "copy": code.copy,
+        **main_loop(code.loop, job),
         "triton": triton.__version__,
-    }
+    } | ({} if job.geometry is None else {"geometry": str(job.geometry)})
 
 
-def main_loop(listing: assembly.Listing, job: Job) -> Row:
+def main_loop(loop: Loop, job: Job) -> Row:
     """Return the fields of a row that describe the main loop: the instructions of one step, and the bound from them.
 
     If its tensor cores never wait, a multiprocessor forms a step's products in `step / products_of(...)` cycles. It can
@@ -92,16 +98,16 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
 
     A field without a value is None. AMD's rows have no bound. All fields are None without a tile or a main loop.
     """
-    loop, tile, architecture = listing.main_loop(), job.tile, job.architecture
+    tile, architecture = job.tile, job.architecture
     found = dict.fromkeys(("instructions_per_step", "instructions_per_mma_cycle", "ffma_share", "bound_tflops"))
-    if tile is None or not loop:
+    if tile is None or not loop.instructions:
         return found
     step = tile.BLOCK_M * tile.BLOCK_N * tile.BLOCK_K
-    instructions = len(loop) / max(1, round(assembly.products(loop) * tile.num_warps / step))
+    instructions = loop.instructions / max(1, round(loop.products * tile.num_warps / step))
     found["instructions_per_step"] = round(instructions)
-    matrix = assembly.count(loop, assembly.MATRIX) > 0
+    matrix = loop.mma > 0
     if not matrix:
-        found["ffma_share"] = round(assembly.count(loop, assembly.FUSED_MULTIPLY_ADD) / len(loop), 3)
+        found["ffma_share"] = round(loop.fmas / loop.instructions, 3)
     if architecture.vendor == "NVIDIA":  # AMD issues instructions by other rules
         multiply = step / products_of(architecture, job.dtype if matrix else "float32")
         issue = instructions * tile.num_warps / ISSUES
@@ -111,20 +117,49 @@ def main_loop(listing: assembly.Listing, job: Job) -> Row:
     return found
 
 
-def lower_all(jobs: Sequence[Job], layers: Sequence[Layer], processes: int | None = None) -> Iterator[Row | Failure]:
-    """Yield the row of each job, or its Failure, in the order of `jobs`. Parallel processes compile the kernels.
+def lower_all(
+    jobs: Sequence[Job], layers: Sequence[Layer], processes: int | None = None, fresh: bool = False
+) -> Iterator[tuple[Row | Failure, bool]]:
+    """Yield the row of each job, or its Failure, in the order of `jobs`, and whether it was compiled now.
+
+    What earlier calls kept is not compiled again, unless `fresh`. Then Triton's own cache is not used either. Parallel
+    processes compile the other kernels: `processes`, by default one for each CPU.
 
     A row's `layers` are the names of those layers for which `pick` chooses this tile with these vector lengths.
-    `default` is true if there is at least one such layer. `processes` is by default the number of CPUs.
+    `default` is true if there is at least one such layer.
+    """
+    chosen = chosen_by(jobs, layers)
+    keys = {job: key_or_none(job) for job in jobs}
+    found = {job: kept.read(key) for job, key in keys.items() if key and not fresh}
+    known = {job: code for job, code in found.items() if code is not None}
+    missing = [job for job in jobs if job not in known]
+    # The processes start with the first kernel that is submitted, so none starts if all are known.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes or cpus(), spawn, always_compile if fresh else None) as pool:
+        compiled = pool.map(code_or_fail, missing, [keys[job] for job in missing])
+        for job in jobs:
+            code: Code | Failure = known[job] if job in known else next(compiled)
+            names = {"default": job in chosen, "layers": chosen.get(job, [])}
+            yield code if isinstance(code, Failure) else row_of(job, code) | names, job not in known
+
+
+def always_compile() -> None:
+    """Make Triton compile each kernel in this process, though its own cache may hold it."""
+    knobs.compilation.always_compile = True
+
+
+def chosen_by(jobs: Sequence[Job], layers: Sequence[Layer]) -> dict[Job, list[str]]:
+    """Return the jobs that `layers` launch, with the names of their layers, for each architecture and dtype in `jobs`.
+
+    A job with a geometry of its own has the layers with that geometry.
     """
     chosen: dict[Job, list[str]] = {}
-    for arch, dtype in dict.fromkeys((job.arch, job.dtype) for job in jobs):
-        for host_descriptors in {job.host_descriptors for job in jobs}:
-            chosen |= picked_jobs(layers, dtype, arch, host_descriptors)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes or os.cpu_count(), context) as pool:
-        for job, row in zip(jobs, pool.map(lower_or_fail, jobs), strict=True):
-            yield row if isinstance(row, Failure) else row | {"default": job in chosen, "layers": chosen.get(job, [])}
+    kinds = dict.fromkeys((job.dtype, job.arch, job.host_descriptors, job.geometry) for job in jobs)
+    for dtype, arch, host_descriptors, geometry in kinds:
+        those = [layer for layer in layers if geometry in (None, layer.geometry)]
+        picked = picked_jobs(those, dtype, arch, host_descriptors)
+        chosen |= {replace(job, geometry=geometry): names for job, names in picked.items()}
+    return chosen
 
 
 def unfit(row: Row) -> str | None:
@@ -138,74 +173,3 @@ def unfit(row: Row) -> str | None:
         limits = f"its tile promises at most {promised}, the GPU has {most}"
         return f"{what}: takes {row['shared_bytes']} bytes of shared memory; {limits}"
     return None
-
-
-def key(row: Row) -> tuple[Any, ...]:
-    """Return the values of a row that identify its kernel (KEYS), and the version of Triton that compiled it."""
-    return tuple(row[name] for name in (*KEYS, "triton"))
-
-
-def by_host(row: Row) -> bool:
-    """Whether the kernel of a row takes TMA descriptors that the host makes. Older rows do not say so: none does."""
-    return bool(row.get("host_descriptors", False))
-
-
-def regressions(rows: Sequence[Row], committed: Sequence[Row], tolerance: float = 0.02) -> list[str]:
-    """Return a line for each figure in `rows` that is worse than in `committed`.
-
-    Spilled bytes and shared memory may not grow, and occupancy may not fall. The opcodes that multiply and that copy
-    may not change. The instructions of a step may not grow by more than the share `tolerance`. They may not be None in
-    only one of both rows. Only rows of the same kernel and version of Triton are compared (`pairs`).
-
-    If the host makes the descriptors of only one of both rows, the instructions of a step count only as far as its
-    bound gets longer: by no more than the share LONGER.
-    """
-    found = []
-    for row, old in pairs(rows, committed):
-        same_way = by_host(row) == by_host(old)
-        what = f"{' '.join(str(row[name]) for name in KEYS)}:"
-        for name in ("spill_bytes", "shared_bytes"):
-            if row[name] > old[name]:
-                found.append(f"{what} {name} {old[name]} -> {row[name]}")
-        for name in ("mma", "copy"):
-            if row[name] != old[name]:
-                found.append(f"{what} {name} {old[name]} -> {row[name]}")
-        now, then = row["instructions_per_step"], old["instructions_per_step"]
-        if (now is None) != (then is None) or (same_way and now is not None and now > then * (1 + tolerance)):
-            found.append(f"{what} instructions_per_step {then} -> {now}")
-        if not same_way and None not in (now, then) and row["bound_tflops"] * (1 + LONGER) < old["bound_tflops"]:
-            found.append(f"{what} bound_tflops {old['bound_tflops']} -> {row['bound_tflops']}")
-        if row["occupancy"] < old["occupancy"]:
-            found.append(f"{what} occupancy {old['occupancy']} -> {row['occupancy']}")
-    return found
-
-
-def longer_steps(rows: Sequence[Row], committed: Sequence[Row]) -> str:
-    """Return a line that says how many of `rows` take more instructions a step than in `committed`, and how many more.
-
-    Only rows are counted that have a main loop in both.
-    """
-    both = [
-        (row, row["instructions_per_step"], old["instructions_per_step"])
-        for row, old in pairs(rows, committed)
-        if None not in (row["instructions_per_step"], old["instructions_per_step"])
-    ]
-    longer = [each for each in both if each[1] > each[2]]
-    line = f"{len(longer)} of {len(both)} kernels take more instructions a step"
-    if not longer:
-        return f"{line}."
-    _, most, before = max(longer, key=lambda each: each[1] - each[2])
-    row, now, then = max(longer, key=lambda each: each[1] / each[2])
-    what = " ".join(str(row[name]) for name in KEYS)
-    return f"{line}: at most {most - before} more ({before} -> {most}), and at most {now / then - 1:.0%} ({what})."
-
-
-def compared(rows: Sequence[Row], committed: Sequence[Row]) -> int:
-    """Return how many of `rows` have a committed row to be compared with."""
-    return len(pairs(rows, committed))
-
-
-def pairs(rows: Sequence[Row], committed: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return pairs of a row and the committed row of the same kernel and version of Triton, where there is one."""
-    before = {key(row): row for row in committed}
-    return [(row, before[key(row)]) for row in rows if key(row) in before]

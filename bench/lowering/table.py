@@ -11,6 +11,9 @@ from bench.results import read_rows
 
 Row = dict[str, Any]
 
+# The fields that say which kernel a row is of. The other fields are what was found.
+KEYS = ("kernel", "tile", "dtype", "arch", "x_vector", "y_vector")
+
 COLUMNS = {
     "kernel": "kernel",
     "tile": "tile",
@@ -43,10 +46,38 @@ mma, copy   the opcodes that multiply on tensor cores, and that copy into shared
 Nothing here was measured on a GPU."""
 
 
-def full(rows: Sequence[Row]) -> str:
-    """Return a table with every row. It shows the number of layers, not their names."""
-    body = [[len(row[name]) if name == "layers" else row[name] for name in COLUMNS.values()] for row in rows]
-    return table.columns(list(COLUMNS), body)
+# The figures of a kernel's line in `overview`, each with the function that picks the worst one.
+WORST = {"regs": max, "shared": max, "occup.": min, "instr/step": max, "/mma cycle": max, "FFMA": min, "bound": min}
+
+
+def named(row: Row) -> str:
+    """Return the name of a row's kernel for a sentence: "fprop 64x64x32w8s2, bfloat16 on sm_90, x8 y8"."""
+    return "{kernel} {tile}, {dtype} on {arch}, x{x_vector} y{y_vector}".format_map(row)
+
+
+def full(rows: Sequence[Row], without: Sequence[str] = ()) -> str:
+    """Return a table with every row, without some of COLUMNS. It shows the number of layers, not their names."""
+    shown = {column: name for column, name in COLUMNS.items() if column not in without}
+    body = [[len(row[name]) if name == "layers" else row[name] for name in shown.values()] for row in rows]
+    return table.columns(list(shown), body)
+
+
+def overview(rows: Sequence[Row]) -> str:
+    """Return a table with a line for each kernel: how many were compiled, how many spill, and the worst figures."""
+    body = []
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        mine = [row for row in rows if row["kernel"] == kernel]
+        body.append([kernel, len(mine), sum(row["spill_bytes"] > 0 for row in mine)])
+        for column, pick in WORST.items():
+            values = [row[COLUMNS[column]] for row in mine if row[COLUMNS[column]] is not None]
+            body[-1].append(pick(values) if values else None)
+    return table.columns(["kernel", "compiled", "spill", *WORST], body)
+
+
+def worst(rows: Sequence[Row], most: int) -> str:
+    """Return a table of at most `most` rows: those that spill most, and then those that issue most per mma cycle."""
+    order = sorted(rows, key=lambda row: (-row["spill_bytes"], -(row["instructions_per_mma_cycle"] or 0)))
+    return full(order[:most], without=("FFMA", "mma", "copy"))
 
 
 def by_architecture(rows: Sequence[Row]) -> str:

@@ -81,6 +81,7 @@ def main(args: argparse.Namespace) -> int:
     chosen = [unit for unit in units(device, args.steps) if unit.model in args.models and unit.how in (*ways, "loss")]
     with tempfile.TemporaryDirectory() as folder:
         path = args.json or Path(folder) / "training.json"
+        path.unlink(missing_ok=True)
         status = run(path, device, Clock(args.seconds), lambda: None, chosen=chosen)
         print(f"\n{table.text(results.read(path))}")
     return status

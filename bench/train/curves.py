@@ -77,7 +77,7 @@ class Agreement:
     """How far the curves of one loss lie apart: between the implementations, and between the seeds of torch."""
 
     model: str
-    curve: str
+    curve: str | None
     between_implementations: float
     between_seeds: float
 
@@ -94,7 +94,7 @@ def agreements(rows: Sequence[Row]) -> list[Agreement]:
     the two seeds. `distance` defines it.
     """
     found = {
-        (row["model"], row["curve"], row["implementation"], row["seed"]): row["losses"]
+        (row["model"], row.get("curve"), row["implementation"], row["seed"]): row["losses"]
         for row in rows
         if row["what"] == "loss" and row["status"] == "ok"
     }

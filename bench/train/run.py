@@ -18,7 +18,7 @@ from bench.train.models import MODELS
 STEPS, FEW_STEPS = 200, 20
 # Estimates of the seconds that a unit takes on a GPU from a cold cache, by its way and whether its network is of a
 # package. Most of it goes into compiling: kernels before eager steps and loss curves, all else in torch.compile.
-SECONDS = {("eager", True): 60, ("graph", True): 20, ("compile", True): 150}
+SECONDS = {("eager", True): 50, ("graph", True): 15, ("compile", True): 150}
 SECONDS |= {("eager", False): 35, ("graph", False): 10, ("compile", False): 60, ("loss", False): 40}
 # An estimate for any unit on a CPU, but for torch.compile, which needs a minute.
 SECONDS_ON_CPU = 6
@@ -60,14 +60,20 @@ def units(device: torch.device, steps: int | None = None) -> list[Unit]:
     return [*found, *(unit(name, "compile") for name in MODELS)]
 
 
+def belongs(row: Row, unit: Unit) -> bool:
+    """Whether a row is one of a unit."""
+    if unit.how == "loss":
+        return (row["what"], row["model"]) == ("loss", unit.model)
+    return (row["what"], row["model"], row["how"]) == ("step", unit.model, unit.how)
+
+
 def done(unit: Unit, known: Sequence[Row]) -> bool:
     """Whether `known` has a good row for each implementation and, of a loss curve, seed."""
-    what = "loss" if unit.how == "loss" else "step"
-    mine = [row for row in known if (row["what"], row["model"], row["status"]) == (what, unit.model, "ok")]
-    if what == "loss":
+    mine = [row for row in known if belongs(row, unit) and row["status"] == "ok"]
+    if unit.how == "loss":
         curves = {(row["implementation"], row["seed"]) for row in mine if len(row["losses"]) == unit.steps}
         return curves == {(name, seed) for name in IMPLEMENTATIONS for seed in SEEDS}
-    return {row["implementation"] for row in mine if row["how"] == unit.how} == {*IMPLEMENTATIONS}
+    return {row["implementation"] for row in mine} == {*IMPLEMENTATIONS}
 
 
 def run(
@@ -84,7 +90,7 @@ def run(
     of all others grow by the same factor. Units whose model has no package take no time.
 
     Args:
-        path: The file of the record, which is a valid one at any moment.
+        path: The file of the record, which is a valid one at any moment. If it is there already, it is continued.
         device: Where the models train. A CPU runs tiny versions.
         clock: The time that is left.
         keep: A function that saves compiled kernels. It is called after each unit that compiles any.
@@ -98,8 +104,11 @@ def run(
     about: dict[str, Any] = {"environment": environment, "ceilings": {}}
     if device.type != "cuda":
         about["rehearsal"] = "on a CPU, models scaled down"
-    record = Record(path, part="training", **about)
-    todo = [unit for unit in (units(device) if chosen is None else chosen) if not done(unit, known)]
+    # An earlier record there goes on: units that it has are left out, and rows that were not good are replaced.
+    record = Record.continued(path, part="training", **about)
+    held = record.content["rows"]
+    todo = [unit for unit in (units(device) if chosen is None else chosen) if not done(unit, [*known, *held])]
+    record.content["rows"] = [row for row in held if not any(belongs(row, unit) for unit in todo)]
     record.plan(unit.name for unit in todo)
     slower, stopped = 1.0, None
     for unit in todo:

@@ -1,7 +1,7 @@
 """Every shipped tile, compiled offline, has good machine code.
 
-It fits, spills nothing that is not listed, multiplies on tensor cores and copies asynchronously. Its loop is short. No
-kernel is worse than its row in `bench/results/lowering.json`.
+It fits, and multiplies on tensor cores and copies asynchronously. It spills only what `bench/lowering/spills.py` lists.
+Its loop is short. No kernel is worse than its row in `bench/results/lowering.json`.
 """
 
 import json
@@ -19,26 +19,14 @@ from tritonconv.tiling.catalogue import FEW
 
 pytest.importorskip("triton")
 
-from bench.lowering.rows import compared, regressions
+from bench.lowering.against import compared, regressions
+from bench.lowering.spills import known_bytes
 
 pytestmark = pytest.mark.oldest
 
 COMMITTED = read_rows(RESULTS / "lowering.json")
 # The kernels that take TMA descriptors that the host makes, compiled with the oldest Triton and with the pinned one.
 HOST = read_rows(RESULTS / "lowering-host-descriptors.json")
-# Bytes of spills that are known and too small to matter. A key ends with the channels of each side that are loaded or
-# stored at once. The assembler ptxas aims at a number of programs on a multiprocessor, and so uses a few registers too
-# few. Where it is told that there are enough, it uses enough.
-SPILLS = {
-    ("3.6.0", "sm_80", "bfloat16", "wgrad", "64x64x32w8s4", 8, 8): 24,
-    ("3.6.0", "sm_80", "float32", "wgrad", "64x32x16w8s3", 1, 1): 8,
-    ("3.6.0", "sm_100", "float32", "wgrad_with_bias", "64x32x16w8s3", 1, 4): 16,
-    ("3.7.1", "sm_80", "bfloat16", "wgrad", "64x64x32w8s4", 8, 8): 24,
-    ("3.7.1", "sm_80", "bfloat16", "wgrad_local", "64x64x32w4s3", 8, 8): 24,
-    ("3.7.1", "sm_80", "tf32", "wgrad", "64x64x16w8s2", 1, 1): 8,
-    ("3.7.1", "sm_100", "bfloat16", "wgrad_with_bias", "256x64x32w8s4", 8, 8): 32,
-    ("3.7.1", "sm_100", "bfloat16", "wgrad_with_bias", "64x64x32w8s2", 1, 1): 8,
-}
 KERNELS = ["fprop", "dgrad", "wgrad_with_bias", "wgrad"]
 ARCHS, DTYPES = ("sm_80", "sm_90", "sm_100"), ("bfloat16", "tf32", "float32")
 # The most instructions that all warps may take in one step of the main loop, in bfloat16 on sm_90. The first two
@@ -61,17 +49,11 @@ def lowered(folder: Path, arch: str, dtype: str, *more: str) -> list[dict[str, A
     The command runs in a process of its own, because a process that interprets kernels cannot compile them.
     """
     path = folder / "rows.json"
-    options = ["--arch", arch, "--dtype", dtype, "--processes", "1", "--json", str(path), *more]
+    options = ["--all", "--arch", arch, "--dtype", dtype, "--processes", "1", "--json", str(path), *more]
     done = python("-m", "bench", "lowering", *options)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     rows: list[dict[str, Any]] = json.loads(path.read_text())
     return rows
-
-
-def known_spills(row: dict[str, Any]) -> int:
-    """Return the bytes of spills that `SPILLS` allows for the kernel of this row, or 0 if it lists none."""
-    about = (row[name] for name in ("triton", "arch", "dtype", "kernel", "tile", "x_vector", "y_vector"))
-    return SPILLS.get(tuple(about), 0)
 
 
 @pytest.mark.long
@@ -160,7 +142,7 @@ def check_gathered(row: dict[str, Any]) -> None:
     loaded = {"fprop": [sides["x"]], "dgrad": [sides["y"]]}.get(kernel, [*sides.values()])
     copies = (row["copy"] or "").split(", ")
     assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[arch].shared_bytes), row
-    assert row["spill_bytes"] == known_spills(row), row
+    assert row["spill_bytes"] == known_bytes(row), row
     assert row["left_in_registers"] == 0, row
     assert bool(row["mma"]) != (dtype == "float32"), row
     assert (row["ffma_share"] is None) != (dtype == "float32"), row
@@ -189,7 +171,7 @@ def check_lean(rows: list[dict[str, Any]], kernel: str) -> None:
 def check_blocks(row: dict[str, Any]) -> None:
     """Assert that the machine code of a tile that copies blocks of pixels is good, and that TMA copies them."""
     assert ARCHITECTURES[row["arch"]].tma, row
-    assert row["spill_bytes"] == known_spills(row), row
+    assert row["spill_bytes"] == known_bytes(row), row
     assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[row["arch"]].shared_bytes), row
     assert row["mma"], row
     assert row["left_in_registers"] == 0, row
@@ -345,7 +327,7 @@ def test_a_weight_of_each_location(arch: str, dtype: str, tiles: list[str], tmp_
         few = without_tensor_cores(row)
         loaded = {"fprop": row["x_vector"], "dgrad": row["y_vector"]}.get(row["kernel"].partition("_")[0], 0)
         assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[arch].shared_bytes), row
-        assert row["spill_bytes"] == known_spills(row), row
+        assert row["spill_bytes"] == known_bytes(row), row
         assert bool(row["mma"]) != (few or dtype == "float32"), row
         assert few >= (row["kernel"] in DYNAMIC), row
         if loaded * itemsize == 16:
@@ -361,5 +343,5 @@ def test_a_weight_of_each_sample(arch: str, dtype: str, tmp_path: Path) -> None:
     assert regressions(rows, COMMITTED) == []
     for row in rows:
         assert row["shared_bytes"] <= min(row["shared_bytes_promised"], ARCHITECTURES[arch].shared_bytes), row
-        assert row["spill_bytes"] == known_spills(row), row
+        assert row["spill_bytes"] == known_bytes(row), row
         assert bool(row["mma"]) != (dtype == "float32"), row

@@ -54,14 +54,19 @@ def test_seconds_scale_the_budgets() -> None:
 
 @pytest.mark.parametrize("slower", [1.0, 1.4])
 def test_a_call_ends_in_time_and_its_slices_whole(slower: float, tmp_path: Path) -> None:
-    """Also on a machine that is slower than expected. No process is killed, and both processes time the same."""
+    """Also on a machine that is slower than expected. No process is killed, and both processes time the same.
+
+    The training of a network is one long unit, which would be killed on a slow machine.
+    """
     machine = Pretended(H200, slower)
-    assert rehearsed(tmp_path, machine) == 0
+    names = [each.name for each in DEFAULT if slower == 1.0 or each.name != "training"]
+    assert rehearsed(tmp_path, machine, "--slice", *names) == 0
     assert machine.now() <= WHOLE
     record = results.load(tmp_path / FILE)
     assert record["stopped"] == "the time was up"
     both = {number: [results.key(row) for row in record["rows"] if row["process"] == number] for number in (1, 2)}
-    assert len(both[1]) > 50
+    assert len(both[1]) > 30
+    assert set(both[2]) <= set(both[1])
     if slower == 1.0:
         assert sorted(both[1]) == sorted(both[2])
     for name in ("switches.json", "correctness.json"):
@@ -173,7 +178,7 @@ def test_records_of_other_code_are_not_continued(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="differs in package"):
         rehearsed(tmp_path, other, "--slice", "step")
     with pytest.raises(ValueError, match="differs in gpu"):
-        rehearsed(tmp_path, Pretended("NVIDIA H100 80GB HBM3"), "--slice", "step")
+        rehearsed(tmp_path, Pretended("NVIDIA H100"), "--slice", "step")
     assert (tmp_path / FILE).read_text() == before
 
 
@@ -202,9 +207,21 @@ def test_a_unit_that_one_process_has_measured_is_measured_by_the_second(tmp_path
     assert [row["process"] for row in rows].count(2) == [row["process"] for row in rows].count(1) == 12
 
 
+def test_profile_runs_if_it_is_named(tmp_path: Path) -> None:
+    """A second call has nothing to do."""
+    machine = Pretended(H200)
+    started = processes(machine)
+    for _ in range(2):
+        assert rehearsed(tmp_path, machine, "--slice", "profile", "--seconds", "1000") == 0
+    assert started == ["process 1 of profile"]
+    record = results.read(tmp_path / "profile.json")
+    assert record["complete"]
+    assert {row["status"] for row in record["rows"]} == {"profiled"}
+
+
 def test_every_slice_has_work_on_a_new_gpu(tmp_path: Path) -> None:
     """Each does some of it within its budget."""
-    machine = Pretended("NVIDIA H100 80GB HBM3")
+    machine = Pretended("NVIDIA H100")
     done = call.slices_of(arguments(tmp_path, "--again"), machine)
     for each in done:
         if each.slice.name != "training" or each.before:

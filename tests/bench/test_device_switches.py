@@ -143,7 +143,10 @@ def test_the_record_has_everything_in_order(tmp_path: Path, quick: Quick) -> Non
 
 @needs_interpreter
 def test_what_is_current_is_not_repeated(tmp_path: Path, quick: Quick) -> None:
-    """Rows of other kernels are not current, nor units whose descriptors changed, nor files whose tests remain."""
+    """Rows of other kernels are not current, nor units whose descriptors changed, nor files whose tests remain.
+
+    Tests outside of tests/kernels are current only with the same package.
+    """
     _, record = ran(tmp_path / "one", quick)
 
     def missing(record: results.Results) -> list[str]:
@@ -152,6 +155,9 @@ def test_what_is_current_is_not_repeated(tmp_path: Path, quick: Quick) -> None:
     assert missing(record) == []
     first, graphs, *_, exact, _, _, on = record["rows"]
     assert (first["unit"], graphs["unit"], exact["unit"]) == ("dependent launch", "cuda graphs", WGRAD)
+    graphs["package"], before = "another", graphs["package"]
+    assert missing(record) == ["cuda graphs"]
+    graphs["package"] = before
     on["kernels"] = {"fprop": "another"}
     record["rows"].remove(record["rows"][-2])
     assert missing(record) == ["host_descriptors rn50_c3_3x3 fprop"]
@@ -267,7 +273,7 @@ def test_time_that_is_up_is_no_failure(tmp_path: Path, quick: Quick) -> None:
 @pytest.fixture
 def h100(monkeypatch: pytest.MonkeyPatch) -> tuple[Pretended, list[Plan], dict[str, int]]:
     """Return a pretended H100, the plans whose kernels it compiled so far, and how many addresses each unit had."""
-    machine, compiled, many = Pretended("NVIDIA H100 80GB HBM3"), list[Plan](), dict[str, int]()
+    machine, compiled, many = Pretended("NVIDIA H100"), list[Plan](), dict[str, int]()
     monkeypatch.setattr(machine, "compile", lambda plans: compiled.extend(plans))
     monkeypatch.setattr(machine, "check", lambda unit, row, n: (many.update({unit.name: n}), row | {"status": "ok"})[1])
     monkeypatch.setattr(runtime, "interpreted", lambda: False)

@@ -1,8 +1,8 @@
-"""`python -m bench lowering`: its jobs and rows, the bounds in them, and what counts as worse."""
+"""`python -m bench lowering`: its jobs and rows, and the bounds in them."""
 
 import argparse
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +11,9 @@ from bench.lowering.bounds import bound_tflops, occupancy, products_of
 
 pytest.importorskip("triton")
 
-from bench.lowering import command, offline
+from bench.lowering import command, kept, offline
 from bench.lowering import rows as lowering
+from bench.lowering.machine_code import Code, Loop
 from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import ARCHITECTURES
 from tritonconv.launch.descriptors import HostDescriptor
@@ -44,11 +45,11 @@ def test_the_bound_is_the_data_sheets_rate() -> None:
     assert bound_tflops(architecture, step, 1024) == pytest.approx(989 / 2, rel=0.01)
 
 
-def loop(**counts: int) -> assembly.Listing:
-    """Return a listing of one loop with these numbers of instructions of each kind."""
+def loop(**counts: int) -> Loop:
+    """Return the counts of a listing that is one loop with these numbers of instructions of each kind."""
     kinds = {"hgmma": "HGMMA.64x128x16.F32.BF16", "ffma": "FFMA", "other": "IADD3"}
     body = [assembly.Instruction(kinds[kind], None) for kind, count in counts.items() for _ in range(count)]
-    return assembly.Listing([*body[:-1], assembly.Instruction(body[-1].opcode, "top")], {"top": 0})
+    return Loop.of(assembly.Listing([*body[:-1], assembly.Instruction(body[-1].opcode, "top")], {"top": 0}))
 
 
 TILE = Tile(128, 128, 64, 8, 3)
@@ -83,76 +84,8 @@ def test_fmas_are_a_share_of_the_instructions() -> None:
 
 
 def test_what_has_no_loop_has_no_bound() -> None:
-    empty = lowering.main_loop(assembly.Listing([], {}), job())
+    empty = lowering.main_loop(Loop.of(assembly.Listing([], {})), job())
     assert set(empty.values()) == {None}
-
-
-def row(**changed: Any) -> lowering.Row:
-    about = dict(kernel="fprop", tile="128x128x64w8s3", dtype="bfloat16", arch="sm_90", x_vector=8, y_vector=8)
-    found = dict(
-        spill_bytes=0, shared_bytes=1000, mma="HGMMA", copy="LDGSTS.128", instructions_per_step=100, occupancy=0.5
-    )
-    found |= {"bound_tflops": 1000}
-    return about | found | {"triton": "3.7.1"} | changed
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"spill_bytes": 8}, "spill_bytes 0 -> 8"),
-        ({"shared_bytes": 1001}, "shared_bytes 1000 -> 1001"),
-        ({"mma": None}, "mma HGMMA -> None"),
-        ({"copy": "LDGSTS.32"}, "copy LDGSTS.128 -> LDGSTS.32"),
-        ({"instructions_per_step": 103}, "instructions_per_step 100 -> 103"),
-        ({"instructions_per_step": None}, "instructions_per_step 100 -> None"),
-        ({"occupancy": 0.25}, "occupancy 0.5 -> 0.25"),
-    ],
-)
-def test_regressions_are_found(changed: dict[str, Any], words: str) -> None:
-    (found,) = lowering.regressions([row(**changed)], [row()])
-    assert found.endswith(words)
-    assert "fprop 128x128x64w8s3 bfloat16 sm_90" in found
-
-
-def host_row(**changed: Any) -> lowering.Row:
-    return row(host_descriptors=True, **changed)
-
-
-def test_with_the_hosts_descriptors_instructions_count_only_as_far_as_the_bound_grows() -> None:
-    """Rows with descriptors of the same kind are compared as always, and so are the other figures."""
-    assert lowering.regressions([host_row(instructions_per_step=150)], [row()]) == []
-    assert lowering.regressions([host_row(instructions_per_step=150)], [row(host_descriptors=False)]) == []
-    (found,) = lowering.regressions([host_row(instructions_per_step=150)], [host_row()])
-    assert found.endswith("instructions_per_step 100 -> 150")
-    (found,) = lowering.regressions([row(instructions_per_step=150, host_descriptors=False)], [row()])
-    assert found.endswith("instructions_per_step 100 -> 150")
-    assert lowering.regressions([host_row(bound_tflops=870)], [row()]) == []
-    (found,) = lowering.regressions([host_row(bound_tflops=869)], [row()])
-    assert found.endswith("bound_tflops 1000 -> 869")
-    assert lowering.regressions([host_row(bound_tflops=869)], [host_row()]) == []
-    (found,) = lowering.regressions([host_row(instructions_per_step=None, bound_tflops=None)], [row()])
-    assert found.endswith("instructions_per_step 100 -> None")
-    (found,) = lowering.regressions([host_row(spill_bytes=4)], [row()])
-    assert found.endswith("spill_bytes 0 -> 4")
-
-
-def test_longer_steps_are_counted() -> None:
-    old = [row(tile=name, instructions_per_step=steps) for name, steps in [("a", 100), ("b", 300), ("c", 100)]]
-    new = [host_row(tile=name, instructions_per_step=steps) for name, steps in [("a", 110), ("b", 312), ("c", 90)]]
-    empty = [row(tile="d", instructions_per_step=None)]
-    assert lowering.longer_steps(new + empty, old + empty) == (
-        "2 of 3 kernels take more instructions a step: at most 12 more (300 -> 312), and at most 10% "
-        "(fprop a bfloat16 sm_90 8 8)."
-    )
-    assert lowering.longer_steps(old, old) == "0 of 3 kernels take more instructions a step."
-
-
-def test_what_is_better_or_can_not_be_compared_is_no_regression() -> None:
-    better = row(instructions_per_step=90, occupancy=0.75, shared_bytes=500)
-    assert lowering.regressions([better, row(instructions_per_step=102)], [row()]) == []
-    other = [row(triton="3.6.0", spill_bytes=8), row(tile="64x64x64w4s3", spill_bytes=8)]
-    assert lowering.regressions(other, [row()]) == []
-    assert lowering.compared([*other, row()], [row()]) == 1
 
 
 def test_every_kernel_has_jobs_and_layers_their_tiles() -> None:
@@ -259,19 +192,23 @@ def test_fmas_are_bound_by_their_own_rate() -> None:
     assert [each["instructions_per_mma_cycle"] for each in found] == [None, None]
 
 
-def test_what_does_not_compile_is_named_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_compile_is_named_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What does not compile is not kept either."""
     good, bad = offline.jobs(["sm_90"], ["bfloat16"], ["fprop"], [], everywhere=False)[:2]
+    code = Code(120, 0, 1000, 8, None, 0, None, Loop())
 
-    def lower(job: offline.Job) -> dict[str, Any]:
+    def code_of(job: offline.Job) -> Code:
         if job == bad:
             raise RuntimeError("ptxas died\nof old age")
-        return {"kernel": job.kernel}
+        return code
 
-    monkeypatch.setattr(lowering, "lower", lower)
-    assert lowering.lower_or_fail(good) == {"kernel": "fprop"}
-    failure = lowering.lower_or_fail(bad)
+    monkeypatch.setattr(lowering, "code_of", code_of)
+    monkeypatch.setattr(kept, "FOLDER", tmp_path)
+    assert lowering.code_or_fail(good, "one") == code
+    failure = lowering.code_or_fail(bad, "other")
     assert isinstance(failure, lowering.Failure)
     assert failure == f"fprop {bad.tile} bfloat16 sm_90 x{bad.memory.x} y{bad.memory.y}: ptxas died"
+    assert (kept.read("one"), kept.read("other")) == (code, None)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +257,7 @@ def test_choices_are_printed_without_compiling(
 ) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    monkeypatch.setattr(command, "jobs", lambda *_: pytest.fail("there is nothing to compile"))
+    monkeypatch.setattr(command, "lowered", lambda *_: pytest.fail("there is nothing to compile"))
     options = [
         "--layers",
         "--rows",
@@ -335,4 +272,4 @@ def test_choices_are_printed_without_compiling(
     printed = capsys.readouterr().out
     assert printed.count("\nrn50_c3_3x3 ") == printed.count("\nlocal_3x3_64_at_14 ") == 6
     assert "sm_80, bfloat16\n" in printed
-    assert "Nothing here" in printed
+    assert printed.index("Nothing here") < printed.index("sm_80, bfloat16\n")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench import conftest, noise, progress
-from bench.layers import select
+from bench.layers import SMOKE, select
 from bench.progress import Progress, Unit
 
 
@@ -143,4 +143,4 @@ def test_smoke_is_the_default() -> None:
     group = SimpleNamespace(addoption=lambda name, **how: found.__setitem__(name, how.get("default")))
     conftest.pytest_addoption(SimpleNamespace(getgroup=lambda _: group))  # type: ignore[arg-type]
     assert found["--rows"] == "smoke"
-    assert len(select(found["--rows"])) == 14
+    assert [layer.name for layer in select(found["--rows"])] == list(SMOKE)

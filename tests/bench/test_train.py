@@ -36,6 +36,7 @@ def test_each_part_of_a_gan_changes_its_own_network() -> None:
     makes, judges = (dict(trained.losses[0].named_children())[name] for name in ("generator", "discriminator"))
     judged, made = trained.optimizers
     for optimizer, network in ((judged, judges), (made, makes)):
+        assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]) == (0.1, 0.9)
         assert {id(p) for p in optimizer.param_groups[0]["params"]} == {id(p) for p in network.parameters()}
     assert all(each.is_contiguous(memory_format=torch.channels_last) for each in makes.parameters() if each.ndim == 4)
     assert len(trained.step(*placed(DCGAN.draw(DCGAN.tiny, torch.Generator()), CPU))) == 2

@@ -109,7 +109,7 @@ def test_estimates_grow_if_a_unit_took_longer(monkeypatch: pytest.MonkeyPatch, t
     fake.run(tmp_path / "a.json", 90.0, THREE)
     assert fake.begun == ["unet eager"]
     again = Measured(monkeypatch, unet_eager=60.0)
-    again.run(tmp_path / "a.json", 100.0, THREE)
+    again.run(tmp_path / "b.json", 100.0, THREE)
     assert again.begun == ["unet eager", "local loss"]
 
 
@@ -122,6 +122,25 @@ def test_all_is_done_if_time_suffices(monkeypatch: pytest.MonkeyPatch, tmp_path:
     again = Measured(monkeypatch)
     assert again.run(tmp_path / "b.json", 100.0, THREE, results.read(tmp_path / "a.json")["rows"]) == 0
     assert (again.begun, results.read(tmp_path / "b.json")["complete"]) == ([], True)
+
+
+def test_a_record_is_continued(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first call ends after one good unit and one that failed. The second call replaces what failed."""
+    first = Measured(monkeypatch)
+    monkeypatch.setattr(run, "rows_of", lambda unit, *_: step_rows(unit, **FAILED if unit.how == "graph" else {}))
+    assert first.run(tmp_path / "a.json", 100.0, THREE[:2]) == 1
+    assert [row["status"] for row in results.read(tmp_path / "a.json")["rows"]] == ["ok", "ok", "failed", "failed"]
+    fake = Measured(monkeypatch)
+    assert fake.run(tmp_path / "a.json", 100.0, THREE) == 0
+    assert fake.begun == ["unet graph", "local loss"]
+    record = results.read(tmp_path / "a.json")
+    assert [(row["model"], row.get("how"), row["status"]) for row in record["rows"][:4]] == [
+        ("unet", how, "ok") for how in ("eager", "eager", "graph", "graph")
+    ]
+    assert (len(record["rows"]), record["complete"], record["remaining"]) == (8, True, [])
+
+
+FAILED = {"status": "failed", "reason": "no memory"}
 
 
 def test_a_lost_gpu_stops_the_work(
