@@ -52,8 +52,7 @@ def measure(
         `cold`         "read": the L2 cache was cooled by reading. None on a CPU. Rows without this field are older, and
                        were cooled by writing.
         `clock_mhz`    The SM clock, and `watts` the power: medians of readings between runs. None if the driver does
-                       not tell them. The driver averages the power over up to a second, so it is that of all
-                       contenders that took turns.
+                       not tell them. A reading may cover up to a second, and so all contenders that took turns.
         `tuned`        Only for our kernels: whether the tile of each operator is from a table of measured tiles.
 
     Each of the four times is a dict of `median`, `p20`, `p80` and the number of `runs`.
