@@ -105,6 +105,16 @@ def test_the_page_says_whether_layers_were_tuned(kinds: tuple[bool | None, ...],
     assert bool(words) == bool(found)
 
 
+def test_tiles_that_were_measured_on_another_gpu_are_said_to_be() -> None:
+    run = mixed()
+    alone = run | {"rows": [row for row in run["rows"] if row["layer"] in "ab"]}
+    for found in (run, alone):
+        assert "another GPU" not in groups.tuning(compared(found)) + tables.report(found)
+        found["rows"] = [row | {"tuned_on": ["NVIDIA H200"]} if row.get("tuned") else row for row in found["rows"]]
+        assert groups.tuning(compared(found)).endswith("on these very layers, but on another GPU: NVIDIA H200.")
+        assert "- Tuned tiles were measured on another GPU, like this one: NVIDIA H200." in tables.report(found)
+
+
 def test_older_rows_are_tuned_if_the_table_has_their_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another GPU's table, another tile, another operator and another size of elements do not count."""
     line = '{{"name": "{}", "layer": "{}", "key": ["fprop", {}]}}'

@@ -5,8 +5,11 @@ import torch
 
 from bench.layers import select
 from bench.run import measure
+from bench.tune.search import key_of
 from tritonconv import runtime
+from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import Gpu
+from tritonconv.tiling import measured
 
 CPU = torch.device("cpu")
 
@@ -19,6 +22,23 @@ def test_tuned_tiles_are_those_of_a_table(monkeypatch: pytest.MonkeyPatch) -> No
         plans = measure.plans_of(layer.at_batch(batch), "step", "bfloat16", CPU)
         found = {operator: measure.is_measured(plan) for operator, plan in plans.items()}
         assert found == dict.fromkeys(("fprop", "dgrad", "wgrad"), tuned)
+
+
+def test_tiles_may_be_from_the_table_of_another_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    (layer,) = select("rn50_c3_3x3")
+    for name, elsewhere in (("NVIDIA H200", []), ("NVIDIA H100", ["NVIDIA H200"]), ("", [])):
+        monkeypatch.setattr(runtime, "gpu_of", lambda device, name=name: Gpu.of("sm_90", 132, name))
+        plans = measure.plans_of(layer, "step", "bfloat16", CPU)
+        assert measure.measured_elsewhere(plans.values()) == elsewhere
+
+
+def test_no_held_out_layer_has_a_measured_tile() -> None:
+    """Nor has any that is close enough to one of them to share its row."""
+    for layer in select("held-out"):
+        for operator in OPERATORS:
+            for dtype in ("bfloat16", "tf32"):
+                key = key_of(layer, operator, dtype, Gpu.of("sm_90", 132, "NVIDIA H200"))
+                assert all(tuple(row["key"]) != key for table in measured.tables() for row in table["rows"])
 
 
 def test_held_out_layers_are_marked() -> None:
