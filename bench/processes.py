@@ -11,7 +11,7 @@ Row = dict[str, Any]
 # The times of a row, and the fields that follow from them or from the processes' own measurements.
 TIMES = ("device_us", "warm_us", "wall_us", "host_us")
 RATES = ("tflops", "gbps", "roof", "clock_mhz", "watts")
-PEAKS = ("extra_bytes", "peak")
+LARGEST = ("extra_bytes", "peak", "error_rms", "error_max")
 # The fields of a row and of its run's environment that must be equal for rows to be of the same code and method. The
 # host counts on a GPU too, because eager times depend on it.
 FIELDS = ("status", "how", "cold", "image", "weight", "kernels", "tile")
@@ -35,8 +35,8 @@ def combined(rows: Sequence[Row]) -> Row:
     """Return one row for the rows of several processes, which are of the same code.
 
     The median of a time is the median of the processes' medians. Its p20 is the smallest of theirs, its p80 the
-    largest, and `runs` counts all. Rates are the medians of theirs, peaks of memory the largest. All other fields are
-    those of the last row. These fields are new:
+    largest, and `runs` counts all. Rates are the medians of theirs, peaks of memory and errors the largest. All other
+    fields are those of the last row. These fields are new:
 
         `processes`  How many processes there are. A process whose row is there twice counts once.
         `each`       For each process its number, or None if its rows have none, and its medians in the order of TIMES.
@@ -60,7 +60,7 @@ def combined(rows: Sequence[Row]) -> Row:
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
             found[name] = float(f"{median(values):.4g}")
-    for name in PEAKS:
+    for name in LARGEST:
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
             found[name] = max(values)

@@ -18,8 +18,8 @@ def timed(*medians: float, **more: Any) -> results.Row:
     return row("a", "triton", 1.0, how="graph", cold="read") | times | more
 
 
-FIRST = timed(10.0, 8.0, 40.0, roof=0.5, clock_mhz=1700.0, extra_bytes=5, process=1)
-SECOND = timed(12.0, 8.4, 30.0, roof=0.6, clock_mhz=1800.0, extra_bytes=7, process=2)
+FIRST = timed(10.0, 8.0, 40.0, roof=0.5, clock_mhz=1700.0, extra_bytes=5, error_rms=0.3, process=1)
+SECOND = timed(12.0, 8.4, 30.0, roof=0.6, clock_mhz=1800.0, extra_bytes=7, error_rms=0.2, process=2)
 
 
 def test_two_processes_become_one_row() -> None:
@@ -28,6 +28,7 @@ def test_two_processes_become_one_row() -> None:
     assert [found[name]["median"] for name in ("warm_us", "wall_us")] == [8.2, 35.0]
     assert found["between"] == {"device_us": 1.2, "warm_us": 1.05, "wall_us": pytest.approx(4 / 3, abs=1e-4)}
     assert (found["processes"], found["roof"], found["clock_mhz"], found["extra_bytes"]) == (2, 0.55, 1750.0, 7)
+    assert found["error_rms"] == 0.3
 
 
 def test_two_runs_are_two_processes() -> None:
