@@ -2,6 +2,7 @@
 
     layers            the problems: 56 layers, nearly all of real networks, each in one family; and 12 that are held out
     run/              measures: contenders, checks against float64, times, peaks of memory, the roofline
+    own_layer         reads a layer of one's own from text
     test_throughput   `pytest bench`, the benchmark itself
     results           reads and writes the records of runs as JSON
     progress          shows which layer `pytest bench` measures, and the time left
@@ -12,7 +13,7 @@
     device/           checks the kernels and times layers on a GPU that is there only for minutes
     train/            times training steps of whole models, and compares loss curves
     tune/             measures which tile is best, for `tritonconv/tiling/measured_tiles/`
-    lowering/         compiles every kernel without a GPU and reads its machine code
+    lowering/         compiles kernels without a GPU and reads their machine code
     host/             compares the host's time of a call with torch's, without a GPU
 
 The last six are commands: `python -m bench report|device|train|tune|lowering|host`.
@@ -39,6 +40,9 @@ The benchmark's words:
     peak         the most memory in use during a call, over the memory of its operands and results.
     record       the JSON file of a run: one row for each layer, pass, contender and dtype.
     process      a run of Python. What is published is from several, because two may differ by more than their spreads.
-    rehearsal    a run without a GPU, on small problems. It shows that the benchmark works, and nothing about speed.
+    slice        a part of the standing run, `bench device`, with a budget in seconds.
+    pretended    a stand-in for a GPU whose clock goes by committed times and by estimates.
+    rehearsal    a run that shows that the benchmark works, and nothing about speed: on small problems without a GPU, or
+                 on a pretended one.
     evidence     committed results of a GPU (`results/`). Neither a rehearsal nor the sample in `sample/` is evidence.
 """

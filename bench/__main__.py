@@ -15,7 +15,7 @@ if the arguments or files are not usable."""
 
 COMMANDS = {
     "report": "make tables and pictures of benchmark results, and compare runs (no GPU needed)",
-    "lowering": "compile every kernel and report on its machine code (no GPU needed)",
+    "lowering": "compile the layers' kernels, or those of your own layer, and report on their code (no GPU needed)",
     "host": "compare the host's time of a call with torch's (no GPU needed)",
     "tune": "measure which tile is fastest for each layer, and keep it (needs a GPU)",
     "train": "time training steps of whole models, and compare loss curves (tiny models without a GPU)",

@@ -10,8 +10,9 @@ A record is an object with these fields:
   `ceilings_from`  The product that was fastest, by dtype: "8192 x 8192 x 8192". Older records lack this and the next.
   `ceiling_clocks` The SM clock in MHz during that product, by dtype.
   `rows`         One object for each layer, pass, contender and dtype (`bench.run.measure`).
-  `part`         Only from `bench device` and `bench tune`: the part of the work.
-  `complete`     Only from these two commands: whether everything that was planned is in the record. If not,
+  `part`         Only from `bench device`, `bench tune` and `bench train`: the part of the work. It is "times" for all
+                 timed slices of `bench device`.
+  `complete`     Only from these commands: whether everything that was planned is in the record. If not,
                  `stopped` says why.
   `architecture` Only in the part "switches" of `bench device`: the architecture of the GPU, for example sm_90.
   `batch`        Only from `pytest bench --batch`: how many images every layer had.

@@ -9,7 +9,7 @@ slices, with their budgets without the start of processes:
                       computes small problems with TMA descriptors that programs build and with those of the host, and
                       compares them bit by bit. At last it times eight layers both ways.
   correctness   42 s  Runs the tests that need a GPU, the quickest files first, and then random problems.
-  torch         36 s  Times torch alone: every pass of every layer, in bfloat16.
+  torch         36 s  Times torch alone: the operators of every layer in bfloat16, new ones first.
   step          25 s  Times whole steps of six layers beside torch. The host's time counts most here.
   layers        24 s  Times every pass of the other layers with a shared weight beside torch, in bfloat16.
   varying       12 s  Times local, per-sample, dynamic and depthwise layers beside their contenders.

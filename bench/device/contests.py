@@ -11,6 +11,7 @@ from bench.layers import SMOKE, TABLE, Layer, select
 from bench.results import kernels_of
 from bench.run.contenders import CONTENDERS, PASSES, Pass, operators_of
 from bench.run.timing import BUDGET
+from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import INTERPRETER, Gpu
 
 # The layers that `step` times: a large and a small one, 1x1, strided, depthwise, and one of many channels.
@@ -62,9 +63,13 @@ def dtypes(scene: Scene, *wanted: str) -> list[str]:
 
 
 def torch_alone(scene: Scene) -> list[Unit]:
-    """Return all passes of the layers that torch has, by torch alone."""
+    """Return the operators of the layers that torch has, by torch alone. Those that no record has a time of come first.
+
+    `layers` times all passes of torch beside ours. So this need not repeat forward passes and steps.
+    """
     layers = [layer for layer in chosen(scene) if layer.family not in VARYING]
-    return units(layers, dtypes(scene, "bfloat16"), ("torch",))
+    found = [unit for unit in units(layers, dtypes(scene, "bfloat16"), ("torch",)) if unit.of in OPERATORS]
+    return sorted(found, key=lambda unit: (unit.layer.name, unit.of, "torch", unit.dtype) in estimates.committed())
 
 
 def steps(scene: Scene) -> list[Unit]:

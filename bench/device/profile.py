@@ -10,7 +10,6 @@ from bench.device import contests, estimates
 from bench.device.schedule import Record, in_time
 from bench.device.work import Planned, Scene, Work
 from bench.run.measure import about
-from tritonconv.geometry import OPERATORS
 
 FILE = "profile.json"
 
@@ -24,7 +23,7 @@ def every(scene: Scene) -> list[Planned]:
         for row in run["rows"]
         if row["status"] == "profiled" and run["environment"].get("cudnn") == scene.evidence.now.get("cudnn")
     }
-    units = [unit for unit in contests.torch_alone(scene) if unit.of in OPERATORS]
+    units = contests.torch_alone(scene)
     return [
         Planned(
             unit.name,

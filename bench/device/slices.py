@@ -61,7 +61,7 @@ SLICES = (
         correctness.run,
         correctness.FILE,
     ),
-    of_times("torch", "torch alone, every layer and pass, bfloat16", 36.0, contests.torch_alone),
+    of_times("torch", "torch alone, the operators of every layer, bfloat16", 36.0, contests.torch_alone),
     of_times("step", "whole steps of six layers beside torch, with host time", 25.0, contests.steps),
     of_times("layers", "every pass of layers with a shared weight, bfloat16", 24.0, contests.dense),
     of_times("varying", "local, per-sample, dynamic and depthwise layers", 12.0, contests.varying),

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="FILE",
         help="results of one machine, taken together: JSON from pytest bench (--save or --benchmark-json), or the "
-        "layers.json or precision.json of bench device",
+        "times.json of bench device",
     )
     parser.add_argument(
         "--out",

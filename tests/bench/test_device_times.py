@@ -61,10 +61,20 @@ def test_every_layer_is_in_a_slice() -> None:
     assert {unit.contenders for unit in dense} == {BOTH}
     assert {unit.contenders for unit in torch_alone} == {("torch",)}
     assert not {unit.layer.family for unit in torch_alone} & set(contests.VARYING)
+    assert {unit.of for unit in torch_alone} == {"fprop", "dgrad", "wgrad"}
     local = [unit for unit in varying if unit.layer.family == "local"]
     assert all("torch" not in unit.contenders and "triton" in unit.contenders for unit in local)
     assert [unit.of for unit in contests.steps(here)] == ["step"] * 6
     assert next(unit.dtype for unit in contests.precision(here)) == "float16"
+
+
+def test_torch_alone_begins_with_layers_without_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the pass that has a committed time comes after those of a layer that has none."""
+    known = {("rn50_c3_3x3", "fprop", "torch", "bfloat16"): None}
+    monkeypatch.setattr(contests.estimates, "committed", lambda: known)
+    found = [(unit.layer.name, unit.of) for unit in contests.torch_alone(scene(rows="rn50_c3_3x3,rn50_c5_3x3"))]
+    assert len(found) == 6
+    assert found[-1] == ("rn50_c3_3x3", "fprop")
 
 
 def row(unit: Unit, contender: str = "triton", **changed: Any) -> Row:
