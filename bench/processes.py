@@ -11,10 +11,12 @@ Row = dict[str, Any]
 # The times of a row, and the fields that follow from them or from the processes' own measurements.
 TIMES = ("device_us", "warm_us", "wall_us", "host_us")
 RATES = ("tflops", "gbps", "roof", "clock_mhz", "watts")
-PEAKS = ("extra_bytes", "peak")
-# The fields of a row and of its run's environment that must be equal for rows to be of the same code and method.
+LARGEST = ("extra_bytes", "peak", "error_rms", "error_max")
+# The fields of a row and of its run's environment that must be equal for rows to be of the same code and method. The
+# host counts on a GPU too, because eager times depend on it.
 FIELDS = ("status", "how", "cold", "image", "weight", "kernels", "tile")
-VERSIONS = ("torch", "triton", "cuda", "cudnn", "driver")
+VERSIONS = ("torch", "triton", "cuda", "cudnn", "driver", "python")
+HOST = ("cpu", "threads")
 # Contenders that have none of this repository's code.
 FOREIGN = ("torch", "torch-nchw", "compile", "flag_gems")
 
@@ -26,50 +28,74 @@ def code_of(row: Row, environment: dict[str, Any]) -> tuple[Any, ...]:
     even if the kernels are the same.
     """
     ours = () if row["contender"] in FOREIGN else (row.get("commit"), environment.get("package"))
-    return *(row.get(name) for name in FIELDS), *(environment.get(name) for name in VERSIONS), *ours
+    return *(row.get(name) for name in FIELDS), *(environment.get(name) for name in VERSIONS + HOST), *ours
 
 
 def combined(rows: Sequence[Row]) -> Row:
     """Return one row for the rows of several processes, which are of the same code.
 
     The median of a time is the median of the processes' medians. Its p20 is the smallest of theirs, its p80 the
-    largest, and `runs` counts all. Rates are the medians of theirs, peaks of memory the largest. All other fields are
-    those of the last row. Two fields are new:
+    largest, and `runs` counts all. Rates are the medians of theirs, peaks of memory and errors the largest. All other
+    fields are those of the last row. These fields are new:
 
-        `processes`  How many processes there are.
+        `processes`  How many processes there are. A process whose row is there twice counts once.
+        `each`       For each process its number, or None if its rows have none, and its medians in the order of TIMES.
         `between`    For each time, the largest median over the smallest: 1.02 says that processes differ by 2 %.
+
+    If the rows have `measured` (`bench.results.merged`), so has the result, with all that is in theirs.
     """
-    last, count = rows[-1], sum(row.get("processes", 1) for row in rows)
+    runs = list(dict.fromkeys(name for row in rows for name in row.get("measured", ())))
+    rows = different(rows)
+    last = rows[-1] | {"measured": runs} if runs else rows[-1]
     if len(rows) == 1:
         return last
+    each = list(dict.fromkeys(one for row in rows for one in origins(row)))
     found, between = dict(last), {}
-    for name in TIMES:
-        times = [row[name] for row in rows if row.get(name)]
-        if times:
-            found[name] = of_processes(times)
-            known = [row["between"][name] for row in rows if name in row.get("between", {})]
-            between[name] = round(max([*known, ratio([each["median"] for each in times])]), 4)
+    for n, name in enumerate(TIMES, 1):
+        known = [one[n] for one in each if one[n] is not None]
+        if known:
+            found[name] = of_processes([row[name] for row in rows if row.get(name)], known)
+            between[name] = round(max(known) / min(known), 4)
     for name in RATES:
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
             found[name] = float(f"{median(values):.4g}")
-    for name in PEAKS:
+    for name in LARGEST:
         values = [row[name] for row in rows if row.get(name) is not None]
         if values:
             found[name] = max(values)
-    return found | {"processes": count, "between": between}
+    return found | {"processes": len(each), "each": [list(one) for one in each], "between": between}
 
 
-def of_processes(times: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the spread of a time over all runs of several processes (`combined`), from the spread in each."""
+def origins(row: Row) -> list[tuple[Any, ...]]:
+    """Return what `combined` keeps in `each`, for each process that a row is from."""
+    own = [row.get("process"), *(row[name]["median"] if row.get(name) else None for name in TIMES)]
+    return [tuple(one) for one in row.get("each", [own])]
+
+
+def different(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without those whose processes are all in another row: the same file may be there twice.
+
+    Times have nanoseconds, so no two processes have the same number and the same medians of all times.
+    """
+    kept: list[Row] = []
+    for row in rows:
+        own = set(origins(row))
+        if row["status"] == "ok" and any(own <= set(origins(other)) for other in kept):
+            continue
+        kept = [other for other in kept if row["status"] != "ok" or not set(origins(other)) <= own]
+        kept.append(row)
+    return kept
+
+
+def of_processes(times: Sequence[dict[str, float]], medians: Sequence[float]) -> dict[str, float]:
+    """Return the spread of a time over all runs of several processes (`combined`), from the spread in each row.
+
+    `medians` are those of each process.
+    """
     return {
-        "median": round(median(each["median"] for each in times), 3),
+        "median": round(median(medians), 3),
         "p20": min(each["p20"] for each in times),
         "p80": max(each["p80"] for each in times),
         "runs": sum(each["runs"] for each in times),
     }
-
-
-def ratio(values: Sequence[float]) -> float:
-    """Return the largest value over the smallest."""
-    return max(values) / min(values)

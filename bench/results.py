@@ -144,8 +144,8 @@ def committed(gpu: str | None, folder: Path = RESULTS) -> Results | None:
 
 
 def evidence(folder: Path = RESULTS) -> list[Results]:
-    """Return the records with times, oldest first. Samples and runs of `pytest bench --batch` are left out."""
-    return [run for _, run in with_times(folder) if not run.keys() & NO_EVIDENCE]
+    """Return the records with times, oldest first, without samples, rehearsals and runs of `pytest bench --batch`."""
+    return [run for _, run in with_times(folder) if not run.keys() & {*NO_EVIDENCE, "rehearsal"}]
 
 
 def with_times(folder: Path = RESULTS) -> list[tuple[Path, Results]]:
@@ -272,11 +272,14 @@ def merged(runs: Sequence[Results]) -> Results:
     other kernels. Rows of the same code from several processes are combined into one (`bench.processes`). Each run is a
     process of its own, unless its rows have the field `process`.
 
+    If rows of several runs are left, each row gets the field `measured`: the dates of its runs, with the process if the
+    row has one. It tells which rows were not timed side by side.
+
     A ceiling is that of the last run that measured it. `complete` is true if all runs are complete. `runs` lists the
     environments of the runs that still have rows. `sample`, `rehearsal` and `stopped` are those of the last run that
     has them. All other fields are those of the last run.
     """
-    machines = {run["environment"]["gpu"] or run["environment"]["cpu"] for run in runs}
+    machines = {machine(run["environment"]) for run in runs}
     if len(machines) > 1:
         raise ValueError(f"results of different machines cannot be merged: {', '.join(sorted(machines))}")
     if len({run.get("batch") for run in runs}) > 1:
@@ -294,11 +297,32 @@ def merged(runs: Sequence[Results]) -> Results:
         if any(name in run for run in ordered):
             together[name] = {what: value for run in ordered for what, value in run.get(name, {}).items()}
     used = {i for each in rows for i, _ in each}
+    if len(used) > 1:
+        rows = [[(i, with_run(row, ordered[i])) for i, row in each] for each in rows]
     return together | {
         "complete": all(run.get("complete", True) for run in ordered),
-        "runs": [run["environment"] for i, run in enumerate(ordered) if i in used],
+        "runs": once(run["environment"] for i, run in enumerate(ordered) if i in used),
         "rows": [processes.combined([row for _, row in each]) for each in rows],
     }
+
+
+def machine(about: dict[str, Any]) -> str:
+    """Return the name of a machine: its GPU, or its CPU with the number of threads, on which its times depend."""
+    return str(about["gpu"]) if about["gpu"] else f"{about['cpu']} with {about['threads']} threads"
+
+
+def once(environments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the environments without repetitions, because a file may be there twice."""
+    found: list[dict[str, Any]] = []
+    for about in environments:
+        found += [about] * (about not in found)
+    return found
+
+
+def with_run(row: Row, run: Results) -> Row:
+    """Return a row that says in which run, and in which of its processes, it was measured."""
+    process = f" {row['process']}" if "process" in row else ""
+    return row | {"measured": row.get("measured", [f"{run['environment']['date']}{process}"])}
 
 
 def same_code(rows: Sequence[tuple[int, Row]], runs: Sequence[Results]) -> list[tuple[int, Row]]:

@@ -3,7 +3,6 @@
 It changes no table. `python -m bench tune --take DIR/tiles.json` puts the winners into the table of the GPU.
 """
 
-import json
 from functools import cache
 from typing import Any
 
@@ -44,11 +43,10 @@ def every(scene: Scene) -> list[Planned]:
 
 
 def tuned(gpu: Gpu, kernels: dict[str, str]) -> set[Any]:
-    """Return the keys for which a table of a GPU of this architecture has a row of the kernels as they are now."""
+    """Return the keys for which a table that serves this GPU has a row of the kernels as they are now."""
     found, known = set(), kernel_identity.read()
-    for path in measured.FOLDER.glob("*.json"):
-        table = json.loads(path.read_text())
-        if table.get("architecture", results.OLDER.get(table["gpu"])) != gpu.architecture.name:
+    for table in measured.tables():
+        if measured.rank_of(table, gpu) is None:
             continue
         for row in table["rows"]:
             operator = row["key"][0]

@@ -17,7 +17,7 @@ from bench.results import Results, Row
 from bench.run.contenders import DTYPES, OURS, operators_of
 from tritonconv.geometry import LEAVES_OUT, ConvGeometry
 
-# A contender whose RMS error is this many times ours adds up fewer products than ours, as Winograd's algorithm does.
+# A contender whose RMS error is this many times ours may add up fewer products than ours, as Winograd's algorithm does.
 LESS_ACCURATE = 2.0
 
 
@@ -95,21 +95,31 @@ def fits_in_l2(row: Row, run: Results, geometry: ConvGeometry | None) -> Reason 
 
 
 def clock(row: Row, run: Results) -> Reason | None:
-    """Return how much faster the multiprocessors ran than when the ceiling of arithmetic was measured."""
+    """Return how much faster the multiprocessors ran than when the ceiling of arithmetic was measured.
+
+    Of several runs, only the clock at the last one's ceiling is known (`bench.results.merged`). So rows of other runs
+    have no such reason.
+    """
     then, now = (run.get("ceiling_clocks") or {}).get(row["dtype"]), row.get("clock_mhz")
-    if row["bound"] != "arithmetic" or not then or not now or now <= then:
+    elsewhere = any(not name.startswith(run["environment"]["date"]) for name in row.get("measured", ()))
+    if row["bound"] != "arithmetic" or not then or not now or now <= then or elsewhere:
         return None
     return Reason(1 - then / now, f"the clock was {percent(now / then - 1)} higher than while the ceiling was measured")
 
 
 def fewer_products(row: Row, ours: Row | None) -> Reason | None:
-    """Return that the algorithm takes fewer products than the roofline counts, if its error is well above ours."""
-    if row["contender"] in OURS or ours is None or not ours.get("error_rms") or not row.get("error_rms"):
+    """Return that the algorithm may take fewer products than the roofline counts, if its error is well above ours.
+
+    Only rows that arithmetic bounds have this reason: with fewer products, no fewer bytes are moved.
+    """
+    if row["bound"] != "arithmetic" or row["contender"] in OURS or ours is None:
+        return None
+    if not ours.get("error_rms") or not row.get("error_rms"):
         return None
     factor = row["error_rms"] / ours["error_rms"]
     if factor < LESS_ACCURATE:
         return None
-    words = f"its error is {factor:.1f} times ours, so its algorithm takes fewer products, as Winograd's does"
+    words = f"its error is {factor:.1f} times ours, so its algorithm may take fewer products, as Winograd's does"
     return Reason(None, words)
 
 

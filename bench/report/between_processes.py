@@ -18,7 +18,24 @@ def processes(row: Row) -> int:
 
 
 def from_processes(comparison: Comparison) -> str:
-    """Return in a sentence or two from how many processes the times of a comparison are, and how much these differ."""
+    """Return in sentences from how many processes the times of a comparison are, and how much these differ.
+
+    They also say if contenders did not take turns, because their times are from different runs.
+    """
+    return f"{spread_of(comparison)}{not_side_by_side(comparison)}"
+
+
+def not_side_by_side(comparison: Comparison) -> str:
+    """Return a sentence on ratios of times from different runs, to follow another. Empty if there are none."""
+    count = len(comparison.not_side_by_side)
+    if not count:
+        return ""
+    total = len({place for found in comparison.ratios.values() for place in found})
+    return f" **In {count} of {total} passes the two times are from different runs**, so they were not taken in turns."
+
+
+def spread_of(comparison: Comparison) -> str:
+    """Return in a sentence or two from how many processes the times are, and how much these differ."""
     rows = comparison.compared_rows
     several = [row for row in rows if processes(row) > 1]
     if not several:
@@ -36,6 +53,12 @@ def from_processes(comparison: Comparison) -> str:
 
 def in_short(comparison: Comparison) -> str:
     """Return the same in a few words, for a headline: "from one process" or "from 2 processes, 1.2 % apart"."""
+    count = len(comparison.not_side_by_side)
+    return f"{of_processes(comparison)}{f', {count} ratios of times from different runs' if count else ''}"
+
+
+def of_processes(comparison: Comparison) -> str:
+    """Return from how many processes the times are, in a few words."""
     rows = comparison.compared_rows
     least = min(map(processes, rows))
     if least == 1:

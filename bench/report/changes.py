@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench import results
 from bench.report import compare
 from bench.results import Results, Row, key
 from bench.run.contenders import OURS
@@ -96,17 +97,18 @@ def differences(new: Results, old: Results) -> list[str]:
     """Return a line for each version of software, and each part of the method, that differs between the runs.
 
     The versions of our code do not count. Raise ValueError if the runs are of different machines or at different
-    batches. Raise it, too, if one is a rehearsal and the other is not, unless one of them is a sample.
+    batches. A CPU with another number of threads is another machine. Raise it, too, if one run is a rehearsal and the
+    other is not, unless one of them is a sample.
     """
     ours, theirs = new["environment"], old["environment"]
-    for name in ("gpu", "cpu") if not ours["gpu"] else ("gpu",):
-        if ours[name] != theirs[name]:
-            raise ValueError(f"runs on different machines can not be compared: {ours[name]}, {theirs[name]}")
+    if results.machine(ours) != results.machine(theirs):
+        both = f"{results.machine(ours)}, {results.machine(theirs)}"
+        raise ValueError(f"runs on different machines can not be compared: {both}")
     if ("rehearsal" in new) != ("rehearsal" in old) and "sample" not in new | old:
         raise ValueError("a rehearsal can not be compared with a measurement")
     if new.get("batch") != old.get("batch"):
         raise ValueError("runs at different batches can not be compared")
-    names = ("driver", "torch", "triton", "cuda", "cudnn", "python")
+    names = ("driver", "torch", "triton", "cuda", "cudnn", "python", "cpu", "threads")
     lines = [f"{name} {theirs[name]} -> {ours[name]}" for name in names if ours[name] != theirs[name]]
     cooled = [{row.get("cold", "write") for row in run["rows"] if row.get("device_us")} for run in (old, new)]
     if all(cooled) and cooled[0] != cooled[1]:

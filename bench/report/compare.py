@@ -85,6 +85,12 @@ def pairs(
     return found
 
 
+def side_by_side(row: Row, beside: Row) -> bool:
+    """Whether two rows have times from the same run. Rows of a single run do not say from which they are."""
+    one, other = row.get("measured"), beside.get("measured")
+    return one is None or other is None or not set(one).isdisjoint(other)
+
+
 def is_noise(pair: Iterable[Spread]) -> bool:
     """Whether one of two times varies so much within its run that their ratio says nothing (`NOISE`)."""
     return any(spread["p80"] > NOISE * spread["p20"] for spread in pair)

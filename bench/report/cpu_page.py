@@ -5,6 +5,7 @@ from bench.layers import VARYING
 from bench.report import tables
 from bench.report.between_processes import from_processes
 from bench.report.compare import CPU_CONTENDER
+from bench.report.gpu_page import noise
 from bench.report.machines import Machine, at_batch, dtypes, over_commits, picture, together, where
 from bench.report.numbers import number
 from bench.report.summary import Comparison
@@ -32,6 +33,7 @@ def cpu_part(machine: Machine, link: str) -> list[str]:
             f"Geometric means over the layers of a family{at_batch(run)}:",
             by_family(comparison, slowness),
             from_processes(comparison),
+            *noise(comparison),
             "The layers that are slowest beside torch.nn:",
             table.markdown(["layer and pass", "times as long"], worst),
             *memory(comparison),

@@ -14,7 +14,9 @@ LEGEND = """\
   all memory as a multiple of them."""
 # What the columns mean that only some runs have.
 WARM = '- "warm us" is the time on the device in a second replay, which finds in the L2 cache what the first one left.'
-SENSORS = '- "MHz" is the clock of the multiprocessors, and "W" the power, while the row was timed.'
+SENSORS = """\
+- "MHz" is the clock of the multiprocessors between the runs of a row, and "W" the power. The driver may take up to a
+  second for a reading, so both are of all contenders that took turns."""
 PROCESSES = """\
 - "processes" says from how many processes a row is, and how much the medians of its device times differ, or of its
   eager times if there are no others. Such a row has the smallest p20 and the largest p80 of its processes."""

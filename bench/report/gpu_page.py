@@ -8,7 +8,7 @@ from bench.report.groups import tuning
 from bench.report.machines import Machine, dtypes, over_commits, picture, together, where
 from bench.report.summary import Comparison
 from bench.report.summary_tables import by_family, extremes, faster, headline, memory, roofs, speeds, verdict
-from bench.report.tables import compared
+from bench.report.tables import compared, left_out
 from bench.results import Results
 from bench.run.contenders import PASSES
 
@@ -42,6 +42,7 @@ def beside(comparison: Comparison, run: Results) -> list[str]:
         headline(comparison),
         f"{tuning(comparison)} {from_processes(comparison)}{held_out(comparison)}".strip(),
         " ".join(verdict(comparison, clock) for clock in comparison.ratios),
+        *noise(comparison),
     ]
     if "device" in comparison.ratios:
         parts += [
@@ -73,6 +74,11 @@ def others(run: Results, comparison: Comparison) -> list[str]:
         f"All contenders beside {NAMES[comparison.baseline]}, each in the layers that it was timed in:",
         table.markdown(["contender", *passes], body),
     ]
+
+
+def noise(comparison: Comparison) -> list[str]:
+    """Return a sentence on the ratios that are left out as noise, or an empty list if there is none."""
+    return [left_out(comparison)] if any(comparison.noise.values()) else []
 
 
 def held_out(comparison: Comparison) -> str:

@@ -1,6 +1,7 @@
 """The groups of layers that have a mean of their own: families, tuned layers and others, and held-out layers."""
 
 from bench.report.summary import Comparison
+from bench.report.tuned import elsewhere
 
 # A group: its name with the number of its layers, its comparison, and the family in it, or None for all families.
 Group = tuple[str, Comparison, str | None]
@@ -31,11 +32,13 @@ def tuning(comparison: Comparison) -> str:
     """Return a sentence that says whether the tiles of these layers were tuned on them. Empty if that is unknown."""
     by_tuning = comparison.by_tuning
     layers = {each: len(comparison.only(places).layers()) for each, places in by_tuning.items()}
+    names = elsewhere(comparison.compared_rows)
+    on = f", but on another GPU: {names}" if names else ""
     if set(by_tuning) == {True}:
         many = "The only layer was" if layers[True] == 1 else f"All {layers[True]} layers were"
-        return f"{many} tuned: their tiles were measured to be fastest on these very layers."
+        return f"{many} tuned: their tiles were measured to be fastest on these very layers{on}."
     if set(by_tuning) == {False}:
         return "No layer was tuned: a cost model chose all tiles."
     if set(by_tuning) == {True, False}:
-        return "Tuned layers, whose tiles were measured on these very layers, also have a mean of their own."
+        return f"Tuned layers also have a mean of their own. Their tiles were measured on these very layers{on}."
     return ""

@@ -1,7 +1,7 @@
 """What the tables of a report mean. It stands before them."""
 
 from bench.report.compare import NOISE
-from bench.report.tuned import MARK, tuned
+from bench.report.tuned import MARK, elsewhere, tuned
 from bench.results import Results
 
 # What a ratio says, by `Comparison.as_time`.
@@ -18,7 +18,9 @@ NOTE = """\
   whose weight varies by location also reads its patches through the L2 cache. It has no share on a CPU.
 - "host us" is how long a call keeps the CPU, as a median over the passes. "peak memory" is a multiple of operands and
   results. Both stand for the contender / its yardstick."""
-TUNED = f'- "{MARK}" marks a tuned layer, or a tuned tile: it was measured to be fastest on this very layer.'
+TUNED = (
+    f'- "{MARK}" marks a tuned layer, or a tuned tile: it was the fastest in measurements of this layer or one alike.'
+)
 UNREAD = """\
 - Before these times, the L2 cache was cooled by writing. Its lines may have been written back to memory meanwhile."""
 
@@ -30,7 +32,9 @@ def legend(run: Results) -> str:
 
 def marks(run: Results) -> list[str]:
     """Return the lines of the legend that only some runs need."""
-    return [TUNED] * any(tuned(row) for row in run["rows"]) + [UNREAD] * written(run)
+    names = elsewhere(run["rows"])
+    on = [f"- Tuned tiles were measured on another GPU, like this one: {names}."] if names else []
+    return [TUNED] * any(tuned(row) for row in run["rows"]) + on + [UNREAD] * written(run)
 
 
 def written(run: Results) -> bool:

@@ -77,6 +77,13 @@ class Comparison:
         return [row for rows in both for place, row in rows.items() if place in places]
 
     @property
+    def not_side_by_side(self) -> list[Place]:
+        """The layers and passes with a ratio of two times from different runs, whose contenders did not take turns."""
+        mine, other = (compare.of(self.rows, name, self.dtype) for name in (self.contender, self.baseline))
+        places = dict.fromkeys(place for found in self.ratios.values() for place in found)
+        return [place for place in places if not compare.side_by_side(mine[place], other[place])]
+
+    @property
     def picture(self) -> str:
         """The name of the picture that shows this comparison."""
         return f"{self.contender}{'-varying' * (self.baseline == compare.SUBSTITUTE)}-{self.dtype}"
@@ -150,9 +157,10 @@ class Comparison:
     def host(self, contender: str, family: str | None = None) -> float | None:
         """Return the median, over all layers and passes of a family, of a contender's host times in microseconds.
 
-        None stands for all families. Return None if no time is known.
+        None stands for all families. Only layers and passes count that have a ratio, so that both contenders have a
+        median of the same ones. Return None if no time is known.
         """
         rows = compare.of(self.rows, contender, self.dtype)
-        timed = [row for row in rows.values() if row["status"] == "ok" and family in (None, row["family"])]
-        found = [row["host_us"]["median"] for row in timed if row.get("host_us")]
+        timed = {place for clock in self.ratios for place in self.chosen(clock, None, family)}
+        found = [rows[place]["host_us"]["median"] for place in timed if rows[place].get("host_us")]
         return median(found) if found else None

@@ -58,10 +58,20 @@ def nothing(rows: Sequence[Row], contender: str, dtype: str, baseline: str) -> s
 
 
 def left_out(comparison: Comparison) -> str:
-    """Return a sentence that says how many ratios are left out as noise. Empty if none is."""
+    """Return sentences that say how many ratios are left out as noise, and for whom they were. Empty if none is."""
     count = sum(map(len, comparison.noise.values()))
-    verb = "is" if count == 1 else "are"
-    return f"{count} of the ratios {verb} left out: {legend.because_of_noise(count)}" if count else ""
+    if not count:
+        return ""
+    start = f"{count} of the ratios {'is' if count == 1 else 'are'} left out: {legend.because_of_noise(count)}"
+    return f"{start} By medians, {comparison.contender} is slower in {slower(comparison)} of {count}."
+
+
+def slower(comparison: Comparison) -> int:
+    """Return in how many of the ratios that are left out as noise the contender is slower, by medians."""
+    about = comparison.contender, comparison.dtype, comparison.baseline
+    pairs = {clock: compare.pairs(comparison.rows, *about, clock) for clock in comparison.noise}
+    both = [pairs[clock][place] for clock, places in comparison.noise.items() for place in places]
+    return sum(mine["median"] > other["median"] for mine, other in both)
 
 
 def compared(rows: Sequence[Row]) -> list[tuple[str, str, str]]:

@@ -1,6 +1,7 @@
 """Which layers were tuned: whether a row's tiles come from a table of tiles that were measured on the layer."""
 
 import json
+from collections.abc import Iterable
 from functools import cache
 
 from bench.results import Results, Row
@@ -15,6 +16,11 @@ def tuned(row: Row) -> bool | None:
     """Whether a tile of a row comes from a table of measured tiles; None if that is unknown, or there is no tile."""
     known: dict[str, bool] = row.get("tuned") or {}
     return any(known.values()) if known else None
+
+
+def elsewhere(rows: Iterable[Row]) -> str:
+    """Return the names of other GPUs that tuned tiles of these rows were measured on. Empty if there are none."""
+    return " and ".join(sorted({name for row in rows for name in row.get("tuned_on", ())}))
 
 
 def completed(run: Results) -> Results:

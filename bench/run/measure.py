@@ -1,6 +1,6 @@
 """Measures one pass of one problem: checks each contender against float64, then times the right ones side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from bench.run.timing import BUDGET, Times, median_of, side_by_side, spread
 from tritonconv.geometry import Operator
 from tritonconv.gpu import INTERPRETER
 from tritonconv.launch.plan import Plan
-from tritonconv.tiling.pick import measured_for
+from tritonconv.tiling.pick import measured_for, measured_on
 
 
 def measure(
@@ -52,8 +52,9 @@ def measure(
         `cold`         "read": the L2 cache was cooled by reading. None on a CPU. Rows without this field are older, and
                        were cooled by writing.
         `clock_mhz`    The SM clock, and `watts` the power: medians of readings between runs. None if the driver does
-                       not tell them.
+                       not tell them. A reading may cover up to a second, and so all contenders that took turns.
         `tuned`        Only for our kernels: whether the tile of each operator is from a table of measured tiles.
+        `tuned_on`     Only if such a table is that of another GPU, like this one: the names of these GPUs.
 
     Each of the four times is a dict of `median`, `p20`, `p80` and the number of `runs`.
 
@@ -86,6 +87,8 @@ def measure(
                         "tile": {operator: str(plan.tile) for operator, plan in plans.items()},
                         "tuned": {operator: is_measured(plan) for operator, plan in plans.items()},
                     }
+                    if names := measured_elsewhere(plans.values()):
+                        row["tuned_on"] = names
             except Exception as error:
                 computations.pop(name, None)
                 row |= failure(error, device)
@@ -182,6 +185,13 @@ def tiles_of(layer: Layer, of: Pass, dtype: str, device: torch.device) -> dict[s
 def is_measured(plan: Plan) -> bool:
     """Whether the tile of a plan is from a table of measured tiles, and not the choice of the cost model."""
     return plan.request.gpu != INTERPRETER and measured_for(*plan.request) == plan.tile
+
+
+def measured_elsewhere(plans: Iterable[Plan]) -> list[str]:
+    """Return the names of other GPUs on which the tiles of these plans were measured."""
+    requests = [plan.request for plan in plans if is_measured(plan)]
+    names = {name for each in requests if (name := measured_on(*each)) is not None and name != each.gpu.name}
+    return sorted(names)
 
 
 def peak(times: Times, problem: Problem, of: Pass) -> float | None:

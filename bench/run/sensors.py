@@ -6,7 +6,7 @@ import torch
 
 
 class Reading(NamedTuple):
-    """The SM clock in MHz, and the power in watts, which the driver averages over up to a second."""
+    """The SM clock in MHz, and the power in watts. The driver may take up to a second for a reading of either."""
 
     clock_mhz: float
     watts: float

@@ -56,6 +56,20 @@ def test_equal_medians_are_0_percent_apart() -> None:
     assert "0 % typically and 0 % at most" in between_processes.from_processes(compared(with_processes((1.0, 1.0))))
 
 
+def test_times_that_were_not_taken_in_turns() -> None:
+    """The second run times triton alone, so its ratios are of times from two runs. Then torch is in it, too."""
+    first, second = by_hand(), by_hand()
+    second["environment"] = second["environment"] | {"date": "2026-01-03T00:00:00", "commit": "def"}
+    second["rows"] = [row | {"commit": "def"} for row in second["rows"]]
+    alone = second | {"rows": [row for row in second["rows"] if row["contender"] == "triton" and row["layer"] == "a"]}
+    apart, together = (results.merged([first, run]) for run in (alone, second))
+    said = "**In 2 of 4 passes the two times are from different runs**, so they were not taken in turns."
+    assert said in tables.report(apart)
+    assert "2 ratios of times from different runs**" in readme_section.what(compared(apart))
+    for run in (first, together):
+        assert "from different runs" not in tables.report(run) + readme_section.what(compared(run))
+
+
 def test_two_runs_of_the_same_code_are_two_processes(tmp_path: Path) -> None:
     """In the second run everything takes 1.5 times as long, so that no ratio differs."""
     first, second = by_hand(), by_hand()

@@ -61,6 +61,16 @@ def test_times_with_caches_that_were_cooled_in_other_ways_are_not_compared() -> 
     assert changes.differences(new, new) == []
 
 
+def test_the_host_of_a_gpu_is_said_and_the_threads_of_a_cpu_must_be_the_same() -> None:
+    old, new = by_hand(), by_hand()
+    new["environment"] = new["environment"] | {"cpu": "another", "threads": 64}
+    assert [line.split(" ")[0] for line in changes.differences(new, old)] == ["cpu", "threads"]
+    for run in (old, new):
+        run["environment"] = run["environment"] | {"gpu": None, "cpu": "the same"}
+    with pytest.raises(ValueError, match="can not be compared: the same with 64 threads, the same with 2 threads"):
+        changes.differences(new, old)
+
+
 def test_an_old_record_of_two_processes_is_taken_as_a_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One of its processes took twice as long as the other. The new time is that of the first."""
     new, old = (by_hand() | {"rows": rows(10.0, 10.0)} for _ in range(2))

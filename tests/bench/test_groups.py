@@ -105,6 +105,16 @@ def test_the_page_says_whether_layers_were_tuned(kinds: tuple[bool | None, ...],
     assert bool(words) == bool(found)
 
 
+def test_tiles_that_were_measured_on_another_gpu_are_said_to_be() -> None:
+    run = mixed()
+    alone = run | {"rows": [row for row in run["rows"] if row["layer"] in "ab"]}
+    for found in (run, alone):
+        assert "another GPU" not in groups.tuning(compared(found)) + tables.report(found)
+        found["rows"] = [row | {"tuned_on": ["NVIDIA H200"]} if row.get("tuned") else row for row in found["rows"]]
+        assert groups.tuning(compared(found)).endswith("on these very layers, but on another GPU: NVIDIA H200.")
+        assert "- Tuned tiles were measured on another GPU, like this one: NVIDIA H200." in tables.report(found)
+
+
 def test_older_rows_are_tuned_if_the_table_has_their_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another GPU's table, another tile, another operator and another size of elements do not count."""
     line = '{{"name": "{}", "layer": "{}", "key": ["fprop", {}]}}'
@@ -158,7 +168,22 @@ def test_a_ratio_from_noise_is_not_shown(contender: str) -> None:
     text = tables.report(run)
     assert "| a* | noise | 2.00 |" in text
     assert "1 of the ratios is left out: in it, the p80 of one of the two times is more than 3.5 times its p20." in text
+    assert "By medians, triton is slower in 0 of 1." in text
     assert "left out" not in tables.report(mixed())
+
+
+def test_the_page_says_what_is_left_out_as_noise() -> None:
+    """Of four ratios of two layers, triton is slower in those of the second by its medians."""
+    run = mixed()
+    run["rows"] = [
+        row | {name: wide(4.0) | {"median": row[name]["median"]} for name in ("device_us", "wall_us")}
+        if row["layer"] in "ac" and row["contender"] == "triton"
+        else row
+        for row in run["rows"]
+    ]
+    page = gpu_page.beside(compared(run), run)
+    assert [part for part in page if part.endswith("By medians, triton is slower in 2 of 4.")]
+    assert not any("left out" in part for part in gpu_page.beside(compared(mixed()), mixed()))
 
 
 def test_the_limit_of_noise() -> None:

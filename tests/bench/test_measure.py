@@ -21,6 +21,14 @@ def test_tuned_tiles_are_those_of_a_table(monkeypatch: pytest.MonkeyPatch) -> No
         assert found == dict.fromkeys(("fprop", "dgrad", "wgrad"), tuned)
 
 
+def test_tiles_may_be_from_the_table_of_another_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    (layer,) = select("rn50_c3_3x3")
+    for name, elsewhere in (("NVIDIA H200", []), ("NVIDIA H100", ["NVIDIA H200"]), ("", [])):
+        monkeypatch.setattr(runtime, "gpu_of", lambda device, name=name: Gpu.of("sm_90", 132, name))
+        plans = measure.plans_of(layer, "step", "bfloat16", CPU)
+        assert measure.measured_elsewhere(plans.values()) == elsewhere
+
+
 def test_held_out_layers_are_marked() -> None:
     usual, held_out = select("rn50_c3_3x3")[0], select("held-out")[0]
     assert measure.about(held_out, "fprop", "torch", "bfloat16")["held_out"] is True

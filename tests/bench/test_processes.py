@@ -18,8 +18,8 @@ def timed(*medians: float, **more: Any) -> results.Row:
     return row("a", "triton", 1.0, how="graph", cold="read") | times | more
 
 
-FIRST = timed(10.0, 8.0, 40.0, roof=0.5, clock_mhz=1700.0, extra_bytes=5, process=1)
-SECOND = timed(12.0, 8.4, 30.0, roof=0.6, clock_mhz=1800.0, extra_bytes=7, process=2)
+FIRST = timed(10.0, 8.0, 40.0, roof=0.5, clock_mhz=1700.0, extra_bytes=5, error_rms=0.3, process=1)
+SECOND = timed(12.0, 8.4, 30.0, roof=0.6, clock_mhz=1800.0, extra_bytes=7, error_rms=0.2, process=2)
 
 
 def test_two_processes_become_one_row() -> None:
@@ -28,6 +28,7 @@ def test_two_processes_become_one_row() -> None:
     assert [found[name]["median"] for name in ("warm_us", "wall_us")] == [8.2, 35.0]
     assert found["between"] == {"device_us": 1.2, "warm_us": 1.05, "wall_us": pytest.approx(4 / 3, abs=1e-4)}
     assert (found["processes"], found["roof"], found["clock_mhz"], found["extra_bytes"]) == (2, 0.55, 1750.0, 7)
+    assert found["error_rms"] == 0.3
 
 
 def test_two_runs_are_two_processes() -> None:
@@ -65,10 +66,60 @@ def test_rows_of_other_code_or_method_are_not_combined(changed: dict[str, Any]) 
 def test_torchs_rows_depend_on_versions_and_not_on_our_code(name: str, combines: bool) -> None:
     """Ours depend on both: what the host does takes time too."""
     for contender in ("torch", "triton"):
-        old, new = (run(timed(10.0, 8.0, 40.0, contender=contender), date=f"2026-0{n}-01") for n in (1, 2))
+        old, new = (run(timed(9.0 + n, 8.0, 40.0, contender=contender), date=f"2026-0{n}-01") for n in (1, 2))
         new["environment"][name] = "new"
         (found,) = results.merged([old, new])["rows"]
         assert ("processes" in found) == (combines and contender == "torch")
+
+
+@pytest.mark.parametrize("name", ["cpu", "threads", "python"])
+def test_processes_of_other_hosts_are_not_combined(name: str) -> None:
+    """The times of eager calls depend on the host, also on a GPU."""
+    old, new = run(FIRST), run(SECOND, date="2026-02-01")
+    new["environment"][name] = "new"
+    assert results.merged([old, new])["rows"] == [SECOND]
+
+
+def test_runs_with_other_numbers_of_threads_on_a_cpu_are_not_merged() -> None:
+    old, new = run(FIRST), run(SECOND, date="2026-02-01")
+    old["environment"] |= {"gpu": None}
+    new["environment"] |= {"gpu": None, "threads": 64}
+    with pytest.raises(ValueError, match="y with 1 threads, y with 64 threads"):
+        results.merged([old, new])
+
+
+def test_a_file_that_is_there_twice_is_one_process() -> None:
+    once = run(FIRST)
+    twice = results.merged([once, once])
+    assert "processes" not in twice["rows"][0]
+    assert len(twice["runs"]) == 1
+
+
+def test_what_is_published_again_with_more_counts_once() -> None:
+    """A record goes on in a later call, and is published after each: all of the first is in the second, too."""
+    first = results.merged([run(FIRST, SECOND)])
+    third = timed(11.0, 8.0, 40.0, process=1)
+    later = results.merged([run(FIRST, SECOND), run(third, date="2026-02-01")])
+    for records in ([first, later], [run(FIRST, SECOND), later], [later, first]):
+        (found,) = results.merged(records)["rows"]
+        assert (found["processes"], found["device_us"]["median"], found["device_us"]["runs"]) == (3, 11.0, 30)
+
+
+def test_the_median_is_that_of_all_processes() -> None:
+    """It is 2 of 1, 2 and 9, in whichever order they are merged, and not 5.25, which is that of 1.5 and 9."""
+    first, second, third = (run(timed(n, 8.0, 40.0), date=f"2026-01-0{n:.0f}") for n in (1.0, 2.0, 9.0))
+    for one, two, three in ((first, second, third), (second, third, first)):
+        (found,) = results.merged([results.merged([one, two]), three])["rows"]
+        assert found["device_us"]["median"] == 2.0
+        assert sorted(each[1] for each in found["each"]) == [1.0, 2.0, 9.0]
+
+
+def test_rows_of_several_runs_say_which() -> None:
+    """Those of a single run do not."""
+    old, new = run(FIRST, row("b", "triton", 1.0)), run(SECOND, date="2026-02-01")
+    both, alone = results.merged([old, new])["rows"]
+    assert (both["measured"], alone["measured"]) == (["2026-01-01 1", "2026-02-01 2"], ["2026-01-01"])
+    assert "measured" not in results.merged([old])["rows"][0]
 
 
 def test_a_process_that_failed_does_not_count() -> None:

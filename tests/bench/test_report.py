@@ -9,7 +9,7 @@ import pytest
 from bench import __main__ as bench
 from bench import results
 from bench.report import command, every_time, numbers, origin, publish, ratio_tables, tables
-from tests.bench.made_up import SAMPLE, by_hand, compared
+from tests.bench.made_up import SAMPLE, a_gpu_s_row, by_hand, compared
 from tests.support.processes import python
 
 
@@ -34,6 +34,13 @@ def test_device_and_eager_times_are_summed_up_apart() -> None:
     assert found.slowest_first("device") == [("b", "fprop"), ("c", "fprop"), ("a", "fprop"), ("a", "wgrad")]
     assert found.roof("torch", "wgrad") == pytest.approx(0.25)
     assert (found.host("torch"), found.host("triton")) == (25.0, 75.0)
+
+
+def test_host_times_are_of_the_same_layers() -> None:
+    """torch was also timed in a layer that triton was not, which takes its host 500 us."""
+    run = by_hand()
+    run["rows"] += [a_gpu_s_row(name, "1x1", "fprop", "torch", 10.0, 1000.0) for name in "def"]
+    assert (compared(run).host("torch"), compared(run).host("triton")) == (25.0, 75.0)
 
 
 @pytest.mark.parametrize(

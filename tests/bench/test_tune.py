@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.device import tuning
 from bench.layers import select
 from bench.run.contenders import Problem
 from bench.tune import search
@@ -186,3 +187,10 @@ def test_a_local_layer_is_tuned() -> None:
     assert refused == []
     assert row is not None
     assert row["tried"] == 2
+
+
+def test_a_gpu_that_no_table_serves_has_no_tuned_problem() -> None:
+    """The H200's table serves an H100 of as many multiprocessors. The slice `tuning` then has nothing of it to do."""
+    alike, other = (Gpu.of("sm_90", count, "NVIDIA H100") for count in (132, 114))
+    assert len(tuning.tuned(alike, search.kernels())) == len(tuning.tuned(H200, search.kernels())) > 0
+    assert tuning.tuned(other, search.kernels()) == set()

@@ -21,8 +21,8 @@ are in clock cycles. With n programs on a multiprocessor at the same time:
 
 The constants that are called fitted were fitted to the 800 times in bench/results/h200-tiles.json. These are tiles of
 dense layers on an H200 in bfloat16, with descriptors that programs build. The model is off by 17 % in the root mean
-square, if 1.74 cycles count as a nanosecond, which is fitted too. The tile that it expects to be fastest takes 2.6 %
-longer than the fastest one in the geometric mean, and 28 % at worst. For other GPUs the constants are estimates.
+square, if 1.74 cycles count as a nanosecond, which is fitted too. The tile that is picked by it takes 3.7 % longer
+than the fastest one in the geometric mean, and 28 % at worst. For other GPUs the constants are estimates.
 """
 
 from math import ceil
