@@ -3,7 +3,7 @@
 One process may be lucky with its memory addresses or its clocks. So what is published is from several, and says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
@@ -17,6 +17,8 @@ LARGEST = ("extra_bytes", "peak", "error_rms", "error_max")
 FIELDS = ("status", "how", "cold", "image", "weight", "kernels", "tile")
 VERSIONS = ("torch", "triton", "cuda", "cudnn", "driver", "python")
 HOST = ("cpu", "threads")
+# The fields that say what a row measures.
+PLACE = ("layer", "pass", "contender", "dtype")
 # Contenders that have none of this repository's code.
 FOREIGN = ("torch", "torch-nchw", "compile", "flag_gems")
 
@@ -29,6 +31,60 @@ def code_of(row: Row, environment: dict[str, Any]) -> tuple[Any, ...]:
     """
     ours = () if row["contender"] in FOREIGN else (row.get("commit"), environment.get("package"))
     return *(row.get(name) for name in FIELDS), *(environment.get(name) for name in VERSIONS + HOST), *ours
+
+
+def same_code(rows: Sequence[tuple[int, Row]], runs: Sequence[dict[str, Any]]) -> list[tuple[int, Row]]:
+    """Return those rows of one key that count: the last one, and rows of the same code from other processes before it.
+
+    Each row comes with the index of its run. A row without a time counts only if no earlier row with a time is of the
+    same kernels.
+    """
+    last = rows[0]
+    for row in rows[1:]:
+        old, new = last[1], row[1]
+        other = new.get("kernels", old.get("kernels")) != old.get("kernels")
+        if new["status"] == "ok" or old["status"] != "ok" or other:
+            last = row
+    if last[1]["status"] != "ok":
+        return [last]
+
+    def code(row: tuple[int, Row]) -> tuple[Any, ...]:
+        return code_of(row[1], runs[row[0]]["environment"])
+
+    of_process = {(i, row.get("process")): (i, row) for i, row in rows if code((i, row)) == code(last)}
+    return list(of_process.values())
+
+
+def with_run(row: Row, run: dict[str, Any]) -> Row:
+    """Return a row that says in which run, and in which of its processes, it was measured."""
+    process = f" {row['process']}" if "process" in row else ""
+    return row | {"measured": row.get("measured", [f"{run['environment']['date']}{process}"])}
+
+
+def taking_turns(rows: Sequence[list[tuple[int, Row]]]) -> list[list[tuple[int, Row]]]:
+    """Return the rows of each key without those of other contenders from runs that did not time ours beside them.
+
+    Ours are of the code that counts, so runs of older code are left out, too. If no run has both, all rows stay.
+    """
+    ours: dict[tuple[str, ...], set[int]] = {}
+    for each in rows:
+        layer, of, contender, dtype = (each[0][1][name] for name in PLACE)
+        if contender not in FOREIGN:
+            ours.setdefault((layer, of, dtype), set()).update(i for i, row in each if row["status"] == "ok")
+    found = []
+    for each in rows:
+        layer, of, contender, dtype = (each[0][1][name] for name in PLACE)
+        beside = ours.get((layer, of, dtype), set()) if contender in FOREIGN else set()
+        found.append([(i, row) for i, row in each if i in beside] or each)
+    return found
+
+
+def once(environments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the environments without repetitions, because a file may be there twice."""
+    found: list[dict[str, Any]] = []
+    for about in environments:
+        found += [about] * (about not in found)
+    return found
 
 
 def combined(rows: Sequence[Row]) -> Row:

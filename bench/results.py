@@ -270,7 +270,8 @@ def merged(runs: Sequence[Results]) -> Results:
 
     For each key, the row of the last run counts. But a row without a time replaces one with a time only if it names
     other kernels. Rows of the same code from several processes are combined into one (`bench.processes`). Each run is a
-    process of its own, unless its rows have the field `process`.
+    process of its own, unless its rows have the field `process`. Of a contender that has none of our code, only runs
+    count in which it took turns with ours, if there are any (`bench.processes`).
 
     If rows of several runs are left, each row gets the field `measured`: the dates of its runs, with the process if the
     row has one. It tells which rows were not timed side by side.
@@ -289,7 +290,7 @@ def merged(runs: Sequence[Results]) -> Results:
     for i, run in enumerate(ordered):
         for row in run["rows"]:
             found.setdefault(key(row), []).append((i, row))
-    rows = [same_code(each, ordered) for each in found.values()]
+    rows = processes.taking_turns([processes.same_code(each, ordered) for each in found.values()])
     together = dict(ordered[-1])
     for run in ordered:
         together |= {name: run[name] for name in ("sample", "rehearsal", "stopped") if run.get(name)}
@@ -298,10 +299,10 @@ def merged(runs: Sequence[Results]) -> Results:
             together[name] = {what: value for run in ordered for what, value in run.get(name, {}).items()}
     used = {i for each in rows for i, _ in each}
     if len(used) > 1:
-        rows = [[(i, with_run(row, ordered[i])) for i, row in each] for each in rows]
+        rows = [[(i, processes.with_run(row, ordered[i])) for i, row in each] for each in rows]
     return together | {
         "complete": all(run.get("complete", True) for run in ordered),
-        "runs": once(run["environment"] for i, run in enumerate(ordered) if i in used),
+        "runs": processes.once(run["environment"] for i, run in enumerate(ordered) if i in used),
         "rows": [processes.combined([row for _, row in each]) for each in rows],
     }
 
@@ -309,39 +310,3 @@ def merged(runs: Sequence[Results]) -> Results:
 def machine(about: dict[str, Any]) -> str:
     """Return the name of a machine: its GPU, or its CPU with the number of threads, on which its times depend."""
     return str(about["gpu"]) if about["gpu"] else f"{about['cpu']} with {about['threads']} threads"
-
-
-def once(environments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the environments without repetitions, because a file may be there twice."""
-    found: list[dict[str, Any]] = []
-    for about in environments:
-        found += [about] * (about not in found)
-    return found
-
-
-def with_run(row: Row, run: Results) -> Row:
-    """Return a row that says in which run, and in which of its processes, it was measured."""
-    process = f" {row['process']}" if "process" in row else ""
-    return row | {"measured": row.get("measured", [f"{run['environment']['date']}{process}"])}
-
-
-def same_code(rows: Sequence[tuple[int, Row]], runs: Sequence[Results]) -> list[tuple[int, Row]]:
-    """Return those rows of one key that count: the last one, and rows of the same code from other processes before it.
-
-    Each row comes with the index of its run. A row without a time counts only if no earlier row with a time is of the
-    same kernels.
-    """
-    last = rows[0]
-    for row in rows[1:]:
-        old, new = last[1], row[1]
-        other = new.get("kernels", old.get("kernels")) != old.get("kernels")
-        if new["status"] == "ok" or old["status"] != "ok" or other:
-            last = row
-    if last[1]["status"] != "ok":
-        return [last]
-
-    def code(row: tuple[int, Row]) -> tuple[Any, ...]:
-        return processes.code_of(row[1], runs[row[0]]["environment"])
-
-    of_process = {(i, row.get("process")): (i, row) for i, row in rows if code((i, row)) == code(last)}
-    return list(of_process.values())

@@ -114,6 +114,22 @@ def test_the_median_is_that_of_all_processes() -> None:
         assert sorted(each[1] for each in found["each"]) == [1.0, 2.0, 9.0]
 
 
+def test_torch_counts_where_it_took_turns_with_ours() -> None:
+    """It was timed alone first, and then beside older code of ours. If it was never beside ours, all runs count."""
+    torch_s = [timed(10.0 + n, 8.0, 40.0, contender="torch") for n in range(4)]
+    runs = [
+        run(torch_s[0], date="2026-01-01"),
+        run(torch_s[1], FIRST | {"commit": "old"}, date="2026-01-02"),
+        run(torch_s[2], FIRST, date="2026-01-03"),
+        run(torch_s[3], SECOND, date="2026-01-04"),
+    ]
+    for records, medians in ((runs, (12.5, 11.0)), (runs[:3], (12.0, 10.0)), (runs[:1], (10.0,))):
+        found = results.merged(records)["rows"]
+        assert tuple(row["device_us"]["median"] for row in found) == medians
+    apart = results.merged([*runs[:1], run(torch_s[1], date="2026-01-02"), run(FIRST, date="2026-01-05")])["rows"]
+    assert [row["device_us"]["median"] for row in apart] == [10.5, 10.0]
+
+
 def test_rows_of_several_runs_say_which() -> None:
     """Those of a single run do not."""
     old, new = run(FIRST, row("b", "triton", 1.0)), run(SECOND, date="2026-02-01")
