@@ -33,7 +33,7 @@ def scene_of(args: argparse.Namespace, machine: Machine, now: dict[str, object])
 
 def call(args: argparse.Namespace, machine: Machine) -> int:
     """Run the slices, then print and write the summary. Return the largest exit status of the slices."""
-    start, done = machine.now(), slices_of(args, machine)
+    start, done = machine.began(), slices_of(args, machine)
     text = summary.text(args, machine, machine.environment(), done, machine.now() - start)
     results.write(args.out / "summary.md", text)
     print(text)
@@ -42,7 +42,7 @@ def call(args: argparse.Namespace, machine: Machine) -> int:
 
 def slices_of(args: argparse.Namespace, machine: Machine) -> list[Done]:
     """Run the slices one after another. Return what became of each."""
-    start, now = machine.now(), machine.environment()
+    start, now = machine.began(), machine.environment()
     args.out.mkdir(parents=True, exist_ok=True)
     refuse_others(args, machine, now)
     machine.begin()

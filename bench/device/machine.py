@@ -1,16 +1,20 @@
 """The machine that `bench device` works on: all that takes time there. `bench.device.pretended` has a stand-in."""
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import tritonconv
 from bench import results
+from bench.device import estimates
 from bench.device.schedule import Clock
 from bench.results import Row
 from bench.run.session import Session
@@ -19,6 +23,8 @@ from tritonconv.launch.plan import Plan
 
 # Seconds that a process may take beyond its time, before it is ended.
 GRACE = 5.0
+# A process that seems to be older than this when its work begins has another clock than the system.
+OLDEST = 60.0
 
 
 class Machine:
@@ -38,6 +44,10 @@ class Machine:
     def now(self) -> float:
         """Return the seconds of a clock that all processes of this machine share."""
         return time.monotonic()
+
+    def began(self) -> float:
+        """Return when this process began, on the clock of `now`. Importing everything has taken time since then."""
+        return self.now() - age()
 
     def environment(self) -> dict[str, Any]:
         return results.environment(self.device)
@@ -134,9 +144,23 @@ class Machine:
             return profile(call, self.device)
 
     def train(self, path: Path, clock: Clock, keep: Callable[[], None], known: list[Row]) -> int:
-        """Time training steps, and write them to `path`. Return the exit status."""
-        status: int = import_module("bench.train.run").run(path, self.device, clock, keep, known)
+        """Time training steps, and write them to `path`. Return the exit status.
+
+        Without a GPU the reference computes, because a model takes minutes in Triton's interpreter.
+        """
+        with tritonconv.using("reference") if self.rehearsal else nullcontext():
+            status: int = import_module("bench.train.run").run(path, self.device, clock, keep, known)
         return status
 
     def begin(self) -> None:
         """Called at the start of the command. Importing everything has taken its time already."""
+
+
+def age() -> float:
+    """Return how many seconds ago this process began. It is an estimate if the system does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        found = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return estimates.FIRST
+    return found if 0 <= found <= OLDEST else estimates.FIRST

@@ -61,6 +61,9 @@ class Pretended(Machine):
     def now(self) -> float:
         return self.time
 
+    def began(self) -> float:
+        return self.time
+
     def advance(self, what: str, seconds: float) -> None:
         """Let so many seconds pass. Raise an error if the process is killed meanwhile, or if the GPU breaks."""
         self.time += seconds * self.slower
@@ -175,7 +178,9 @@ def trained(unit: Any, train: Any) -> list[Row]:
     """Return the rows of a unit of `bench.train.run`, the module `train`."""
     about = {"model": unit.model, "how": unit.how, "status": "ok"}
     if unit.how != "loss":
-        return [about | {"what": "step", "implementation": name} for name in train.IMPLEMENTATIONS]
+        about |= {"what": "step", "batch": train.MODELS[unit.model].full.batch}
+        about |= {"images_per_second": None, "peak_bytes": None}
+        return [about | {"implementation": name} for name in train.IMPLEMENTATIONS]
     curves = [(name, seed) for name in train.IMPLEMENTATIONS for seed in train.SEEDS]
     losses = [0.0] * unit.steps
     return [about | {"what": "loss", "implementation": name, "seed": seed, "losses": losses} for name, seed in curves]

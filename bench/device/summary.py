@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from bench import results
 from bench.device import evidence as switch_evidence
-from bench.device import switches, timed, tuning
+from bench.device import switches, timed, training, tuning
 from bench.device.contests import VARYING
 from bench.device.machine import Machine
 from bench.device.recorder import LATER
 from bench.results import Results, Row
 from bench.table import markdown
+from bench.train import table as training_table
+from bench.train.curves import agreements
 
 if TYPE_CHECKING:
     from bench.device.call import Done
 
-# The most lines of the summary, of what is wrong, and of ratios.
-LINES, WRONG, RATIOS = 60, 10, 13
+# The most lines of the summary, of what is wrong, of ratios, and of training steps.
+LINES, WRONG, RATIOS, STEPS = 60, 8, 11, 4
 # The length of a line about something wrong.
 WIDTH = 160
 Header = ["family", "passes", "device", "eager", "host, torch", "host, ours"]
@@ -39,9 +41,13 @@ def text(
     lines += section("Wrong or failed", wrong(records.values()) or ["Nothing."])
     times = records.get(timed.FILE)
     lines += section("Speed beside torch (1.2: ours takes 1 / 1.2 of the time)", ratios(times["rows"]) if times else [])
+    lines += section(
+        "Training steps, images a second", trained(records[training.FILE]) if training.FILE in records else []
+    )
     lines += section("Ceilings", [ceilings(times)] if times else [])
-    lines += section("Next", commands(args, now, done, records, rehearsal=machine.rehearsal is not None))
-    return "\n".join(lines[:LINES]) + "\n"
+    # What to do next is never cut off.
+    then = section("Next", commands(args, now, done, records, rehearsal=machine.rehearsal is not None))
+    return "\n".join([*lines[: LINES - len(then)], *then]) + "\n"
 
 
 def section(title: str, lines: Sequence[str]) -> list[str]:
@@ -66,13 +72,26 @@ def wrong(records: Iterable[Results]) -> list[str]:
     return [*found[:WRONG], *more]
 
 
+def trained(record: Results) -> list[str]:
+    """Return a line for the last few models and ways that were timed, and for each pair of loss curves."""
+    lines = [
+        f"- {model} {how}: torch {theirs or 'none'}, triton {mine or 'none'}"
+        for model, how, _, theirs, mine, *_ in training_table.speed(record["rows"])
+    ]
+    curves = [
+        f"- loss curves of {each.model} ({each.curve}) {'agree' if each.agree else 'DO NOT AGREE'}"
+        for each in agreements(record["rows"])
+    ]
+    return [*lines[-STEPS:], *curves]
+
+
 def is_bad(row: Row) -> bool:
     return row.get("status") in ("wrong", "failed") or bool(row.get("refused"))
 
 
 def described(row: Row) -> str:
     """Return a line about a row that is wrong or failed."""
-    names = ("unit", "file", "layer", "pass", "contender", "dtype", "seeds")
+    names = ("unit", "file", "layer", "pass", "contender", "model", "how", "implementation", "dtype", "seeds")
     what = " ".join(str(row[name]) for name in names if name in row)
     failures = [failure.get("what", failure.get("test", "")) for failure in row.get("failures", ())]
     reason = str(row.get("reason") or "; ".join([*map(str, failures), *row.get("refused", ())]))

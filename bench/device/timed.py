@@ -34,6 +34,7 @@ def run(name: str, work: Work) -> int:
     pace = Pace(work.clock, times, reserve=(times - 1) * estimates.START)
     stopped, rows = None, []
     for each in compiled_in_time(work, session, todo, pace):
+        record.show(failed(session, each.unit, "the process ended within it", work.process))
         try:
             with pace.unit(each.seconds):
                 measured = measure(session, each.unit)
@@ -53,7 +54,7 @@ def run(name: str, work: Work) -> int:
 
 
 def failed(session: Session, unit: Unit, reason: str, process: int) -> list[results.Row]:
-    """Return the rows of a unit that lost the GPU. Because of them, the next call does this unit last."""
+    """Return the rows of a unit that did not end. Because of them, the next call does this unit last."""
     commit = session.environment["commit"]
     outcome = {"commit": commit, "status": "failed", "reason": reason}
     rows = untimed(session.as_measured(unit.layer), unit.of, unit.dtype, unit.contenders, **outcome)

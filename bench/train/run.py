@@ -76,6 +76,18 @@ def done(unit: Unit, known: Sequence[Row]) -> bool:
     return {row["implementation"] for row in mine} == {*IMPLEMENTATIONS}
 
 
+def failed(unit: Unit, known: Sequence[Row]) -> bool:
+    """Whether `known` has a row of a unit that failed."""
+    return any(belongs(row, unit) and row["status"] == "failed" for row in known)
+
+
+def unfinished(unit: Unit, reason: str) -> list[Row]:
+    """Return the rows of a unit that did not end, one for each implementation."""
+    about: Row = {"what": "loss" if unit.how == "loss" else "step", "model": unit.model, "status": "failed"}
+    about |= {"how": "eager" if unit.how == "loss" else unit.how, "reason": reason}
+    return [about | {"implementation": name} for name in IMPLEMENTATIONS]
+
+
 def run(
     path: Path,
     device: torch.device,
@@ -87,7 +99,8 @@ def run(
     """Measure units while there is time, and write the record `path`. Return the exit status.
 
     A unit is begun only if there is time for it, by its estimate. If a unit took longer than estimated, the estimates
-    of all others grow by the same factor. Units whose model has no package take no time.
+    of all others grow by the same factor. Units whose model has no package take no time. Units that failed before come
+    last, and so do those within which the process was ended or lost the GPU: all others would wait for them each time.
 
     Args:
         path: The file of the record, which is a valid one at any moment. If it is there already, it is continued.
@@ -108,6 +121,7 @@ def run(
     record = Record.continued(path, part="training", **about)
     held = record.content["rows"]
     todo = [unit for unit in (units(device) if chosen is None else chosen) if not done(unit, [*known, *held])]
+    todo.sort(key=lambda unit: failed(unit, [*known, *held]))
     record.content["rows"] = [row for row in held if not any(belongs(row, unit) for unit in todo)]
     record.plan(unit.name for unit in todo)
     slower, stopped = 1.0, None
@@ -116,10 +130,12 @@ def run(
         before = clock.left()
         if before < seconds:
             continue
+        record.show(unfinished(unit, "the process ended within it"))
         try:
             record.add(unit.name, rows_of(unit, device, environment))
         except Exception as error:  # the GPU is lost
             stopped = f"{unit.name}: {results.in_short(error)}"
+            record.add(unit.name, unfinished(unit, results.in_short(error)), done=False)
             break
         slower = max(slower, (before - clock.left()) / unit.seconds)
         if unit.how in ("eager", "loss"):

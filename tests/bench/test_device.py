@@ -21,6 +21,7 @@ from bench.device.schedule import Clock, Pace, Record, in_time
 from bench.device.slices import DEFAULT
 from bench.results import ROOT
 from tests.support.processes import HANG, environment, python
+from tritonconv import dispatch
 
 
 class Time:
@@ -146,6 +147,21 @@ def test_a_process_ends_soon_after_its_time(monkeypatch: pytest.MonkeyPatch) -> 
     begun = machine.now()
     assert machine.start([], begun) == 1
     assert machine.now() - begun < 50
+
+
+def test_the_time_of_a_call_begins_with_its_process() -> None:
+    """The imports of the command are part of its seven minutes."""
+    code = "import time; time.sleep(1.5); from bench.device.machine import age; print(age())"
+    seconds = float(python("-c", code, CUDA_VISIBLE_DEVICES="").stdout)
+    assert 1.5 <= seconds < 60
+
+
+def test_models_train_by_the_reference_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("bench.train.run.run", lambda *_: seen.append(dispatch._default.implementation) or 0)
+    for kind in ("cpu", "cuda"):
+        assert Machine(torch.device(kind)).train(tmp_path / "a.json", Clock(1.0), lambda: None, []) == 0
+    assert seen == ["reference", "auto"]
 
 
 def test_a_process_gets_the_options_of_the_call(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from bench import results
 from bench.device import command, contests, estimates, summary
+from bench.device.pretended import Pretended
 from bench.layers import select
 from tests.bench.made_up import spread
 from tests.bench.test_device_rehearsal import arguments
@@ -43,11 +44,37 @@ def test_what_is_wrong_is_shown_in_short() -> None:
     rows = [row("a", "fprop", "torch", 1, 1, status="wrong", reason="off\nby 2")] * 30
     lines = summary.wrong([{"rows": [*rows, row("b", "fprop", "torch", 1, 1)], "stopped": None}])
     assert lines[0] == "- wrong a fprop torch bfloat16: off by 2"
-    assert (len(lines), lines[-1]) == (summary.WRONG + 1, "- and 20 more, in the files")
+    assert (len(lines), lines[-1]) == (summary.WRONG + 1, f"- and {30 - summary.WRONG} more, in the files")
     lost = summary.wrong(
         [{"part": "times", "rows": [], "stopped": "killed"}, {"rows": [], "stopped": "the time was up"}]
     )
     assert lost == ["- stopped times: killed"]
+
+
+def test_training_steps_and_what_failed_in_them() -> None:
+    about = {"what": "step", "model": "unet", "how": "eager", "batch": 16, "dtype": "bfloat16", "peak_bytes": None}
+    rows = [
+        about | {"implementation": "torch", "status": "ok", "images_per_second": 1234.0},
+        about | {"implementation": "triton", "status": "failed", "reason": "no memory"},
+    ]
+    assert summary.trained({"rows": rows}) == ["- unet eager: torch 1234, triton none"]
+    assert summary.wrong([{"rows": rows, "stopped": None}]) == ["- failed unet eager triton bfloat16: no memory"]
+    curves = [
+        {"what": "loss", "model": "unet", "how": "eager", "curve": "loss", "status": "ok"}
+        | {"implementation": name, "seed": seed, "losses": [float(seed + far)]}
+        for name, far in (("torch", 0), ("triton", 3))
+        for seed in (0, 1)
+    ]
+    assert summary.trained({"rows": curves}) == ["- loss curves of unet (loss) DO NOT AGREE"]
+
+
+def test_what_to_do_next_is_never_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if all else is longer than the summary may be."""
+    monkeypatch.setattr(summary, "wrong", lambda records: ["- wrong"] * 100)
+    args, machine = arguments(tmp_path, "--slice", "step"), Pretended("NVIDIA H200")
+    lines = summary.text(args, machine, machine.environment(), [], 1.0).splitlines()
+    assert len(lines) == summary.LINES
+    assert lines[-3:] == ["## Next", "", "Nothing: all is current."]
 
 
 def test_a_record_gets_a_name_that_is_not_taken(tmp_path: Path) -> None:
@@ -68,7 +95,7 @@ def test_the_plan_says_what_remains(tmp_path: Path, capsys: pytest.CaptureFixtur
     found = {each[0]: [int(number) for number in each[-7:]] for each in (step.split(), torch_alone.split())}
     units, current, left, seconds, _, done, remain = found["torch"]
     torch_has = [layer for layer in select(contests.EVERY) if layer.family not in contests.VARYING]
-    assert (units, current, left) == (5 * len(torch_has), 0, 5 * len(torch_has))
+    assert (units, current, left) == (3 * len(torch_has), 0, 3 * len(torch_has))
     assert done + remain == left
     assert done > 10
     assert seconds > 100

@@ -1,6 +1,7 @@
 """The timed slices of `bench device`: what they time, in which order, what is current, and what is recorded."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -231,6 +232,17 @@ def test_the_status_of_what_was_timed(
     assert (len(found["rows"]), found["stopped"], found["complete"]) == (rows, stopped, False)
     assert len(found["remaining"]) == 5
     assert {each["process"] for each in found["rows"]} == {1}
+
+
+def test_a_unit_within_which_the_process_is_ended_comes_last(tmp_path: Path) -> None:
+    mine = work(tmp_path, "ok")
+    mine.machine.session((), (), {}).after = lambda: sys.exit(143)
+    with pytest.raises(SystemExit):
+        timed.run("layers", mine)
+    rows = results.load(tmp_path / timed.FILE)["rows"]
+    assert [(each["pass"], each["status"], each["process"]) for each in rows] == [("fprop", "failed", 1)] * 2
+    here = scene([record(rows)], rows="rn50_conv1")
+    assert [each.unit.of for each in contests.every(contests.dense)(here)][-1] == "fprop"
 
 
 def test_the_second_process_completes_the_record(tmp_path: Path) -> None:

@@ -75,6 +75,36 @@ def test_a_wrong_loss_gets_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mine["reason"].startswith("the first step has the losses [")
 
 
+@pytest.mark.parametrize("factor", [0.0, -1.0, 2.0, float("nan")])
+def test_a_wrong_gradient_gets_no_times(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of the first step is right. The weights' gradients are not: those of all converted layers."""
+    convert = training.convert
+
+    def wrong(model: nn.Module, implementation: str | None) -> int:
+        found = convert(model, implementation)
+        for layer in model.modules():
+            if hasattr(layer, "implementation"):
+                layer.weight.register_hook(lambda gradient: factor * gradient)
+        return found
+
+    theirs, mine = measured(LOCAL, "eager", CPU, ENVIRONMENT)
+    assert (theirs["status"], mine["status"]) == ("ok", "ok")
+    assert mine["gradients_apart"] <= mine["worst_gradient"] < 1e-4
+    monkeypatch.setattr(training, "convert", wrong)
+    theirs, mine = measured(LOCAL, "eager", CPU, ENVIRONMENT)
+    assert (theirs["status"], mine["status"], "wall_us" in mine) == ("ok", "wrong", False)
+    assert mine["first_losses"] == pytest.approx(theirs["first_losses"], rel=1e-5)
+    assert mine["reason"].startswith("the first step has other gradients than torch's: ")
+
+
+def test_how_far_gradients_lie_apart() -> None:
+    """The differences have the norms 3 and 4, and torch's gradients 10 and 0."""
+    theirs = [torch.tensor([[6.0, 8.0]]), torch.zeros(1)]
+    mine = [torch.tensor([[9.0, 8.0]]), torch.tensor([-4.0])]
+    assert measure.distances(theirs, mine) == {"gradients_apart": 0.5, "worst_gradient": 4.0}
+    assert measure.distances([], []) == {"gradients_apart": 0.0, "worst_gradient": 0.0}
+
+
 @pytest.mark.parametrize(
     ("losses", "wrong"),
     [([[1.0, 2.0], [1.019, 1.97]], False), ([[1.0, 2.0], [1.0, 2.05]], True), ([[1.0], [float("nan")]], True)],

@@ -1,6 +1,7 @@
 """The command `python -m bench train`: units, the time for them, the record, the tables and the exit status."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,11 @@ def test_a_record_is_continued(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert [row["status"] for row in results.read(tmp_path / "a.json")["rows"]] == ["ok", "ok", "failed", "failed"]
     fake = Measured(monkeypatch)
     assert fake.run(tmp_path / "a.json", 100.0, THREE) == 0
-    assert fake.begun == ["unet graph", "local loss"]
+    assert fake.begun == ["local loss", "unet graph"]  # what failed is the last
     record = results.read(tmp_path / "a.json")
-    assert [(row["model"], row.get("how"), row["status"]) for row in record["rows"][:4]] == [
-        ("unet", how, "ok") for how in ("eager", "eager", "graph", "graph")
+    assert {row["status"] for row in record["rows"]} == {"ok"}
+    assert [(row["model"], row["how"]) for row in (*record["rows"][:2], *record["rows"][-2:])] == [
+        ("unet", how) for how in ("eager", "eager", "graph", "graph")
     ]
     assert (len(record["rows"]), record["complete"], record["remaining"]) == (8, True, [])
 
@@ -150,8 +152,35 @@ def test_a_lost_gpu_stops_the_work(
     assert fake.run(tmp_path / "a.json", 1000.0, THREE) == 1
     assert fake.begun == ["unet eager", "unet graph"]
     record = results.read(tmp_path / "a.json")
-    assert (record["stopped"], len(record["rows"])) == ("unet graph: illegal memory access", 2)
+    assert record["stopped"] == "unet graph: illegal memory access"
+    assert [(row["how"], row["status"]) for row in record["rows"]] == [
+        *[("eager", "ok")] * 2,
+        *[("graph", "failed")] * 2,
+    ]
     assert "1 of 3 units measured: unet graph: illegal memory access" in capsys.readouterr().out
+    again = Measured(monkeypatch)
+    assert again.run(tmp_path / "a.json", 1000.0, THREE) == 0
+    assert again.begun == ["local loss", "unet graph"]  # what lost the GPU is the last
+    assert {row["status"] for row in results.read(tmp_path / "a.json")["rows"]} == {"ok"}
+
+
+@pytest.mark.parametrize("unit", THREE)
+def test_a_unit_that_took_too_long_comes_last_in_the_next_call(
+    unit: Unit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The process is ended within it. In all later calls that would happen again, before any other unit."""
+    path, fake = tmp_path / "a.json", Measured(monkeypatch)
+    monkeypatch.setattr(run, "rows_of", lambda *_: sys.exit(143))
+    with pytest.raises(SystemExit):
+        fake.run(path, 1000.0, [unit])
+    rows = results.read(path)["rows"]
+    assert {(row["status"], row["reason"]) for row in rows} == {("failed", "the process ended within it")}
+    assert "the process ended within it" in table.text(results.read(path))
+    for file, known in ((path, []), (tmp_path / "b.json", rows)):
+        again = Measured(monkeypatch)
+        assert again.run(file, 1000.0, THREE, known) == 0
+        assert again.begun == [*(each.name for each in THREE if each != unit), unit.name]
+        assert {row["status"] for row in results.read(file)["rows"]} == {"ok"}
 
 
 def test_a_model_without_its_package_takes_no_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

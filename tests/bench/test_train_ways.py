@@ -208,6 +208,7 @@ def test_memory_is_that_of_one_implementation(monkeypatch: pytest.MonkeyPatch) -
     trained = Counting()
     monkeypatch.setattr(Training, "of", lambda *arguments, **named: trained)
     trained.precompile, trained.converted = lambda batch: None, 7  # type: ignore[attr-defined]
+    trained.losses = []  # type: ignore[attr-defined]
     FakeCuda(monkeypatch, trained.steps)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100)
@@ -215,5 +216,6 @@ def test_memory_is_that_of_one_implementation(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(measure, "placed", lambda batch, device: batch)
     monkeypatch.setattr(measure, "planned", lambda step, device: Ready(step, 1, 1))
     model = replace(LOCAL, full=Size(2, (1, 8, 8), 4))
-    _, found = measure.ready(model, "eager", "triton", GPU)
+    _, found, gradients = measure.ready(model, "eager", "triton", GPU)
+    assert gradients == []
     assert found == {"converted": 7, "peak_bytes": 60, "first_losses": [1]}
