@@ -106,7 +106,8 @@ def in_one_sentence(comparison: Comparison) -> str:
         leader, ahead = (f"`{comparison.contender}`", wins) if mean >= 1 else (NAMES[comparison.baseline], losses)
         often = f"{ahead} of {count}" if ahead < count or count == 1 else f"all {count}"
         who = "" if leader == last else f" {leader} is faster"
-        said.append(f"{ON[clock].lower()}{who} in {often} passes, {number(max(mean, 1 / mean))} times on average")
+        factor = number(max(mean, 1 / mean))
+        said.append(f"{ON[clock].lower()}{who} in {often} passes, {factor} times as fast on average")
         last = leader
     text = "; ".join(said)
     return f"{text[:1].upper()}{text[1:]}."

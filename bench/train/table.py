@@ -7,7 +7,7 @@ from bench import table
 from bench.results import Results, Row
 from bench.train.curves import agreements
 
-SPEED = ("model", "way", "batch", "torch, images/s", "triton, images/s", "triton / torch", "torch, GB", "triton, GB")
+SPEED = ("model", "way", "batch", "torch, images/s", "ours, images/s", "ours / torch", "torch, GB", "ours, GB")
 CURVES = ("model", "loss", "between implementations", "between seeds", "agree")
 
 

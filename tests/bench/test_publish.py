@@ -57,10 +57,10 @@ def test_publishing(documents: tuple[Path, Path, Path]) -> None:
         assert "| all (3) | 1.00 / 0.31 | 4.00 / 0.50 | 75 / 25 |" in text
     said = readme.read_text()
     assert (
-        "On the device `triton` is faster in 2 of 4 passes, 1.41 times on average; in eager mode torch is faster"
+        "On the device `triton` is faster in 2 of 4 passes, 1.41 times as fast on average; in eager mode torch is "
         in said
     )
-    assert "in all 4 passes, 2.83 times on average." in said
+    assert "in all 4 passes, 2.83 times as fast on average." in said
     said = page.read_text()
     assert "On the device, `triton` is faster in 2 of 4 passes (torch in 1), and 1.41 times as fast in the" in said
     assert "In eager mode, torch is faster in all 4 passes, and 2.83 times as fast in the geometric mean." in said

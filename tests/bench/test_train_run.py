@@ -228,7 +228,7 @@ def test_tables_by_hand() -> None:
     record = {"rows": [*steps, *loss_rows(LOSS)]}
     assert table.markdown(record) == "\n".join(
         [
-            "| model | way | batch | torch, images/s | triton, images/s | triton / torch | torch, GB | triton, GB |",
+            "| model | way | batch | torch, images/s | ours, images/s | ours / torch | torch, GB | ours, GB |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             "| unet | graph | 16 | 1000 | 1250 | 1.25 | 2.35 | 10.00 |",
             "| unet | compile | 16 | 1500 | - | - | 1.00 | - |",
