@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,7 +80,7 @@ class Record:
 
     def add(self, name: str, rows: Iterable[results.Row], done: bool = True) -> None:
         """Add the rows of a unit, and write the file. The unit remains planned if it is not `done`."""
-        self.content["rows"] += rows
+        self.content["rows"] += [finite(row) for row in rows]
         if done and name in self.content["remaining"]:
             self.content["remaining"].remove(name)
         self.save()
@@ -90,6 +91,15 @@ class Record:
             stopped = "the time was up"
         self.content |= {"stopped": stopped, "complete": stopped is None}
         self.save()
+
+
+def finite(value: Any) -> Any:
+    """Return rows or parts of them with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def refuse_other(path: Path, old: results.Results, new: results.Results) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import sqrt
+from math import isfinite, sqrt
 from statistics import fmean
 from typing import Any
 
@@ -43,8 +43,16 @@ def curves(model: Model, device: torch.device, steps: int, environment: dict[str
             except Exception as error:
                 rows.append(row | {"curve": None} | failure(error, device))
             else:
-                rows += [row | {"curve": name, "losses": losses, "status": "ok"} for name, losses in found.items()]
+                rows += [row | {"curve": name} | outcome(losses) for name, losses in found.items()]
     return rows
+
+
+def outcome(losses: list[float]) -> Row:
+    """Return the status of a curve, with its losses if all are finite."""
+    bad = next((step for step, loss in enumerate(losses) if not isfinite(loss)), None)
+    if bad is None:
+        return {"losses": losses, "status": "ok"}
+    return {"status": "wrong", "reason": f"the loss of step {bad + 1} is {losses[bad]}"}
 
 
 def learnt(

@@ -1,6 +1,7 @@
 """`python -m bench device`: its clock, its record that is valid at any moment, its processes, and how it is stopped."""
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -106,6 +107,16 @@ def test_a_record_is_continued(tmp_path: Path) -> None:
     assert results.read(tmp_path / "a.json")["complete"]
     with pytest.raises(ValueError, match="differs in commit"):
         record_of(tmp_path, commit="def")
+
+
+def test_a_record_has_no_number_that_json_lacks(tmp_path: Path) -> None:
+    """json.loads of Python reads NaN, other programs refuse the file."""
+    record = record_of(tmp_path)
+    record.plan([])
+    record.add("one", [{"a": float("nan"), "b": [1.0, float("inf")], "c": {"d": -float("inf")}, "e": True}])
+    record.close()
+    (row,) = json.loads((tmp_path / "a.json").read_text(), parse_constant=lambda name: pytest.fail(name))["rows"]
+    assert row == {"a": None, "b": [1.0, None], "c": {"d": None}, "e": True}
 
 
 def parsed(*options: str) -> argparse.Namespace:

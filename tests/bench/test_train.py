@@ -75,7 +75,7 @@ def test_a_wrong_loss_gets_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mine["reason"].startswith("the first step has the losses [")
 
 
-@pytest.mark.parametrize("factor", [0.0, -1.0, 2.0, float("nan")])
+@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0, float("nan")])
 def test_a_wrong_gradient_gets_no_times(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of the first step is right. The weights' gradients are not: those of all converted layers."""
     convert = training.convert
@@ -89,20 +89,47 @@ def test_a_wrong_gradient_gets_no_times(factor: float, monkeypatch: pytest.Monke
 
     theirs, mine = measured(LOCAL, "eager", CPU, ENVIRONMENT)
     assert (theirs["status"], mine["status"]) == ("ok", "ok")
-    assert mine["gradients_apart"] <= mine["worst_gradient"] < 1e-4
+    assert mine["gradient_ratio"] == pytest.approx(1, rel=1e-4)
     monkeypatch.setattr(training, "convert", wrong)
     theirs, mine = measured(LOCAL, "eager", CPU, ENVIRONMENT)
     assert (theirs["status"], mine["status"], "wall_us" in mine) == ("ok", "wrong", False)
     assert mine["first_losses"] == pytest.approx(theirs["first_losses"], rel=1e-5)
-    assert mine["reason"].startswith("the first step has other gradients than torch's: ")
+    said = "the later step has the losses [nan]" if factor != factor else "the norm of a weight's gradient is "
+    assert mine["reason"].startswith(said)
 
 
-def test_how_far_gradients_lie_apart() -> None:
-    """The differences have the norms 3 and 4, and torch's gradients 10 and 0."""
-    theirs = [torch.tensor([[6.0, 8.0]]), torch.zeros(1)]
-    mine = [torch.tensor([[9.0, 8.0]]), torch.tensor([-4.0])]
-    assert measure.distances(theirs, mine) == {"gradients_apart": 0.5, "worst_gradient": 4.0}
-    assert measure.distances([], []) == {"gradients_apart": 0.0, "worst_gradient": 0.0}
+def test_a_graph_that_computes_nothing_gets_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step, which is eager, is right. The way of the later ones gives the losses of nothing."""
+    way = training.WAYS["eager"]
+
+    def broken(trained: Training, batch: Batch, device: torch.device) -> Any:
+        step = way(trained, batch, device)
+        return (lambda: [torch.zeros(())]) if trained.converted else step
+
+    monkeypatch.setitem(training.WAYS, "eager", broken)
+    _, mine = measured(LOCAL, "eager", CPU, ENVIRONMENT)
+    assert mine["status"] == "wrong"
+    assert mine["reason"].startswith("the later step has the losses [0.0]")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "furthest"),
+    [
+        ([2.0, 4.0, 1.0], [2.2, 3.0, 1.0], 0.75),
+        ([2.0, 4.0], [5.0, 3.0], 2.5),
+        ([0.0, 1.0], [0.0, 1.0], 1.0),
+        ([1.0, 1.0], [0.0, 9.0], 0.0),
+        ([0.0], [2.0], 3.0),
+        ([], [], 1.0),
+    ],
+)
+def test_how_far_gradients_lie_apart(theirs: list[float], mine: list[float], furthest: float) -> None:
+    assert measure.ratio(theirs, mine) == furthest
+
+
+def test_a_gradient_of_nan_is_the_furthest() -> None:
+    found = measure.ratio([1.0, 1.0], [float("nan"), 9.0])
+    assert found != found
 
 
 @pytest.mark.parametrize(
@@ -110,8 +137,14 @@ def test_how_far_gradients_lie_apart() -> None:
     [([[1.0, 2.0], [1.019, 1.97]], False), ([[1.0, 2.0], [1.0, 2.05]], True), ([[1.0], [float("nan")]], True)],
 )
 def test_first_losses_may_lie_two_per_cent_apart(losses: list[list[float]], wrong: bool) -> None:
-    rows = {name: {"first_losses": each} for name, each in zip(("torch", "triton"), losses, strict=True)}
+    rows = {
+        name: {"first_losses": each, "later_losses": [1.0]}
+        for name, each in zip(("torch", "triton"), losses, strict=True)
+    }
+    rows["triton"] |= {"gradient_ratio": 1.0, "later_losses": [1.09]}
     assert (apart(rows) is not None) == wrong
+    rows["triton"]["later_losses"] = [1.11]
+    assert apart(rows) is not None
     assert apart({"torch": rows["torch"], "triton": {}}) is None
 
 

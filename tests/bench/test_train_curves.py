@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
-from math import nan, sqrt
+from math import inf, nan, sqrt
 from typing import Any
 
 import pytest
@@ -166,6 +166,12 @@ def test_both_implementations_see_the_same_data_and_each_seed_other_data() -> No
         assert not torch.equal(one, other)
     first_round = torch.cat([images for images, _ in batches[0][:16]])
     assert len(first_round.flatten(1).unique(dim=0)) == 16 * unet.tiny.batch  # each sample once before any twice
+
+
+@pytest.mark.parametrize(("losses", "bad"), [([1.0, nan, 2.0], "step 2 is nan"), ([inf], "step 1 is inf")])
+def test_a_curve_that_is_not_finite_is_wrong(losses: list[float], bad: str) -> None:
+    assert curves.outcome(losses) == {"status": "wrong", "reason": f"the loss of {bad}"}
+    assert curves.outcome([1.0]) == {"losses": [1.0], "status": "ok"}
 
 
 def test_rows_of_curves() -> None:
