@@ -7,9 +7,9 @@ from functools import cache
 from bench.device import estimates
 from bench.device.current import OURS, PROCESSES, Evidence
 from bench.device.work import Planned, Scene
-from bench.layers import SMOKE, TABLE, Layer, select
+from bench.layers import SMOKE, Layer, select
 from bench.results import kernels_of
-from bench.run.contenders import CONTENDERS, PASSES, Pass, operators_of
+from bench.run.contenders import PASSES, Pass, operators_of
 from bench.run.timing import BUDGET
 from tritonconv.geometry import OPERATORS
 from tritonconv.gpu import INTERPRETER, Gpu
@@ -24,8 +24,9 @@ VARYING = ("local", "per sample", "dynamic")
 BESIDE = ("triton", "reference", "grouped")
 # torch.compile takes long, so it is timed last, and only in the passes that users run.
 COMPILED: tuple[Pass, ...] = ("forward", "step")
-# Every layer, with those that are held out where there are any.
-EVERY = "all,held-out" if TABLE.with_name("held_out.csv").exists() else "all"
+COMPILERS = ("compile", "unfold-compile")
+# Every layer, with those that are held out.
+EVERY = "all,held-out"
 LATER = {"forward": 1, "step": 2}
 # The dtypes that a GPU is timed in.
 ON_GPU = ("bfloat16", "float16", "tf32")
@@ -42,7 +43,8 @@ class Unit:
 
     @property
     def name(self) -> str:
-        return f"{self.layer.name} {self.of} {self.dtype}" + " compiled" * ("unfold-compile" in self.contenders)
+        compiled = any(name in COMPILERS for name in self.contenders)
+        return f"{self.layer.name} {self.of} {self.dtype}" + " compiled" * compiled
 
 
 def units(layers: Sequence[Layer], dtypes: Sequence[str], contenders: Sequence[str]) -> list[Unit]:
@@ -51,9 +53,8 @@ def units(layers: Sequence[Layer], dtypes: Sequence[str], contenders: Sequence[s
     They are sorted by dtype, then by pass: operators, forward passes with a bias, whole steps. Among equals, the layers
     of the smoke set come first.
     """
-    there = tuple(name for name in contenders if name in CONTENDERS)
     ordered = sorted(layers, key=lambda layer: layer.name not in SMOKE)
-    every = [Unit(layer, of, dtype, there) for dtype in dtypes for layer in ordered for of in PASSES]
+    every = [Unit(layer, of, dtype, tuple(contenders)) for dtype in dtypes for layer in ordered for of in PASSES]
     return sorted(every, key=lambda unit: (dtypes.index(unit.dtype), LATER.get(unit.of, 0)))
 
 
@@ -79,9 +80,11 @@ def steps(scene: Scene) -> list[Unit]:
 
 
 def dense(scene: Scene) -> list[Unit]:
-    """Return all passes of the layers that `varying` leaves out."""
+    """Return all passes of the layers that `varying` leaves out, and last those of the smoke set with torch.compile."""
     layers = [layer for layer in chosen(scene) if layer.family not in (*VARYING, "depthwise")]
-    return units(layers, dtypes(scene, "bfloat16"), ("torch", "triton"))
+    smoke = [layer for layer in layers if layer.name in SMOKE]
+    found = units(layers, dtypes(scene, "bfloat16"), ("torch", "triton"))
+    return found + compiled(scene, smoke, ("torch", "triton", "compile"))
 
 
 def varying(scene: Scene) -> list[Unit]:
@@ -92,9 +95,14 @@ def varying(scene: Scene) -> list[Unit]:
         [layer for layer in there if layer.family == "depthwise"], about, ("torch", "triton")
     )
     found.sort(key=lambda unit: (LATER.get(unit.of, 0), unit.layer.name not in SMOKE))
-    if "unfold-compile" in CONTENDERS and scene.machine.device.type == "cuda":
-        found += [unit for unit in units(own, about, ("triton", "unfold-compile")) if unit.of in COMPILED]
-    return found
+    return found + compiled(scene, own, ("triton", "reference", "unfold-compile"))
+
+
+def compiled(scene: Scene, layers: Sequence[Layer], contenders: Sequence[str]) -> list[Unit]:
+    """Return the passes that users run, by contenders of which torch.compile compiles one. A CPU takes too long."""
+    if scene.machine.device.type != "cuda":
+        return []
+    return [unit for unit in units(layers, dtypes(scene, "bfloat16"), contenders) if unit.of in COMPILED]
 
 
 def precision(scene: Scene) -> list[Unit]:

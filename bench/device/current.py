@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench import results
+from bench import processes, results
 from bench.results import RESULTS, Results, Row
 from tritonconv.gpu import Gpu
 
@@ -96,11 +96,17 @@ class Evidence:
             else:
                 current = all(about.get(name) == self.now.get(name) for name in ("torch", "cudnn"))
             if current and (row["status"] == "skipped" or (row["status"] == "ok" and cooled(row))):
-                code = (row.get("commit"), about.get("package")) if ours else None
+                code = setup(about, key[2], row.get("commit"))
                 seen.setdefault(code, set()).update([process] if "processes" not in row else range(row["processes"]))
         if any(len(each) >= PROCESSES for each in seen.values()):
             return PROCESSES
-        return len(seen.get((self.now.get("commit"), self.now.get("package")) if ours else None, ()))
+        return len(seen.get(setup(self.now, key[2], self.now.get("commit")), ()))
+
+
+def setup(about: dict[str, Any], contender: str, commit: str | None) -> tuple[Any, ...]:
+    """Return what must be equal in the environments of a contender's rows for `bench.processes` to combine them."""
+    code = () if contender in processes.FOREIGN else (commit, about.get("package"))
+    return *code, *(about.get(name) for name in processes.VERSIONS + processes.HOST)
 
 
 def cooled(row: Row) -> bool:

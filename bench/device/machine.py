@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +148,9 @@ class Machine:
         Without a GPU the reference computes, because a model takes minutes in Triton's interpreter.
         """
         with tritonconv.using("reference") if self.rehearsal else nullcontext():
-            status: int = import_module("bench.train.run").run(path, self.device, clock, keep, known)
-        return status
+            from bench.train.run import run
+
+            return run(path, self.device, clock, keep, known)
 
     def begin(self) -> None:
         """Called at the start of the command. Importing everything has taken its time already."""

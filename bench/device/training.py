@@ -1,21 +1,16 @@
 """The slice `training` of `bench device`: training steps of whole networks, which `bench.train` times."""
 
-from importlib import import_module
-from importlib.util import find_spec
-
 from bench import results
 from bench.device.work import Planned, Scene, Work
+from bench.train.run import done, units
 
 FILE = "training.json"
 
 
 def every(scene: Scene) -> list[Planned]:
-    """Plan the networks of `bench.train`. There are none if it is missing."""
-    if find_spec("bench.train") is None or find_spec("bench.train.run") is None:
-        return []
-    train, rows = import_module("bench.train.run"), known(scene)
-    units = train.units(scene.machine.device)
-    return [Planned(each.name, int(not train.done(each, rows)), each.seconds) for each in units]
+    """Plan the networks of `bench.train`."""
+    rows = known(scene)
+    return [Planned(each.name, int(not done(each, rows)), each.seconds) for each in units(scene.machine.device)]
 
 
 def known(scene: Scene) -> list[results.Row]:

@@ -59,7 +59,9 @@ def test_every_layer_is_in_a_slice() -> None:
     assert names[0] & names[1] == set()
     assert names[0] | names[1] == {layer.name for layer in select(contests.EVERY)}
     assert {unit.layer.family for unit in varying} <= {*contests.VARYING, "depthwise"}
-    assert {unit.contenders for unit in dense} == {BOTH}
+    assert {unit.contenders for unit in dense} == {BOTH, (*BOTH, "compile")}
+    compiled = [(unit.layer.name in SMOKE, unit.of) for unit in dense if "compile" in unit.contenders]
+    assert set(compiled) == {(True, "forward"), (True, "step")}
     assert {unit.contenders for unit in torch_alone} == {("torch",)}
     assert not {unit.layer.family for unit in torch_alone} & set(contests.VARYING)
     assert {unit.of for unit in torch_alone} == {"fprop", "dgrad", "wgrad"}
@@ -201,15 +203,18 @@ class FakeSession:
         return [about | {"contender": name} for name in self.contenders]
 
 
+def of_one_layer(here: Scene) -> list[Planned]:
+    """Return the five passes of the layer of a scene, without those that torch.compile compiles."""
+    return [each for each in contests.every(contests.dense)(here) if "compile" not in each.unit.contenders]
+
+
 def work(folder: Path, outcome: str | Exception, number: int = 1, seconds: float = 200, takes: float = 1) -> Work:
     """Return the work of a process on a layer with a session of `FakeSession`, whose passes take `takes` seconds."""
     here = scene(rows="rn50_conv1", folder=folder)
     machine: Any = here.machine
     found = FakeSession(outcome, machine.environment(), lambda: machine.advance("pass", takes))
     machine.session = lambda *_: found
-    todo = [
-        Planned(each.name, 3 - number, 1.0, each.kernels, each.unit) for each in contests.every(contests.dense)(here)
-    ]
+    todo = [Planned(each.name, 3 - number, 1.0, each.kernels, each.unit) for each in of_one_layer(here)]
     return Work(here, Clock(seconds, machine.now), lambda: None, number, todo)
 
 
@@ -242,7 +247,7 @@ def test_a_unit_within_which_the_process_is_ended_comes_last(tmp_path: Path) -> 
     rows = results.load(tmp_path / timed.FILE)["rows"]
     assert [(each["pass"], each["status"], each["process"]) for each in rows] == [("fprop", "failed", 1)] * 2
     here = scene([record(rows)], rows="rn50_conv1")
-    assert [each.unit.of for each in contests.every(contests.dense)(here)][-1] == "fprop"
+    assert [each.unit.of for each in of_one_layer(here)][-1] == "fprop"
 
 
 def test_the_second_process_completes_the_record(tmp_path: Path) -> None:
