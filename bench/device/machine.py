@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,10 @@ class Machine:
             from bench.train.run import run
 
             return run(path, self.device, clock, keep, known)
+
+    def has(self, package: str | None) -> bool:
+        """Whether a package is installed. None stands for no package."""
+        return package is None or find_spec(package) is not None
 
     def begin(self) -> None:
         """Called at the start of the command. Importing everything has taken its time already."""

@@ -90,6 +90,9 @@ class Pretended(Machine):
     def lost(self) -> bool:
         return self.broken
 
+    def has(self, package: str | None) -> bool:
+        return True
+
     def start(self, arguments: Sequence[str], until: float) -> int:
         """Do the work of the process here and now."""
         from bench.device import call, command

@@ -2,15 +2,19 @@
 
 from bench import results
 from bench.device.work import Planned, Scene, Work
+from bench.train.models import MODELS
 from bench.train.run import done, units
 
 FILE = "training.json"
 
 
 def every(scene: Scene) -> list[Planned]:
-    """Plan the networks of `bench.train`."""
-    rows = known(scene)
-    return [Planned(each.name, int(not done(each, rows)), each.seconds) for each in units(scene.machine.device)]
+    """Plan the networks of `bench.train`. Those whose package is not installed have nothing to do."""
+    rows, machine = known(scene), scene.machine
+    return [
+        Planned(each.name, int(machine.has(MODELS[each.model].package) and not done(each, rows)), each.seconds)
+        for each in units(machine.device)
+    ]
 
 
 def known(scene: Scene) -> list[results.Row]:

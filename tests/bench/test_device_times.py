@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from bench import results
-from bench.device import contests, timed
+from bench.device import contests, timed, training
 from bench.device.contests import Unit, units
 from bench.device.current import Evidence
+from bench.device.machine import Machine
 from bench.device.pretended import Pretended
 from bench.device.profile import profile
 from bench.device.schedule import Clock
@@ -78,6 +79,19 @@ def test_torch_alone_begins_with_layers_without_a_time(monkeypatch: pytest.Monke
     found = [(unit.layer.name, unit.of) for unit in contests.torch_alone(scene(rows="rn50_c3_3x3,rn50_c5_3x3"))]
     assert len(found) == 6
     assert found[-1] == ("rn50_c3_3x3", "fprop")
+
+
+def test_models_without_their_package_have_nothing_to_do() -> None:
+    here = scene()
+    machine: Any = here.machine
+    machine.has = lambda package: package != "timm"
+    missing = {each.name: each.missing for each in training.every(here)}
+    assert (missing["resnet50 eager"], missing["unet eager"]) == (1, 1)
+    assert {name: missing[name] for name in missing if name.startswith(("convnext", "efficientnet"))} == {
+        f"{model} {how}": 0 for model in ("convnext_tiny", "efficientnet_b0") for how in ("eager", "graph", "compile")
+    }
+    assert Machine(torch.device("cpu")).has("torch")
+    assert not Machine(torch.device("cpu")).has("no_such_package")
 
 
 def row(unit: Unit, contender: str = "triton", **changed: Any) -> Row:
