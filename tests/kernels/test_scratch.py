@@ -219,7 +219,8 @@ def test_a_buffer_is_allocated_on_the_stream_that_uses_it(monkeypatch: pytest.Mo
 
 def test_nothing_waits_long_for_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the other thread waits for a lock of this one, memory is allocated here, and is not kept."""
-    lock = threading.Lock()
+    # This thread may take the lock again, because it aligns its own memory by the same function.
+    lock = threading.RLock()
     allocate = scratch.aligned_bytes
 
     def blocked(*about: Any) -> Tensor:
