@@ -100,4 +100,4 @@ def test_pre_commit_does_what_make_lint_does() -> None:
 def test_three_runtime_dependencies() -> None:
     project = PROJECT["project"]
     assert [d.split(">")[0] for d in project["dependencies"]] == ["torch", "triton", "einops"]
-    assert set(project["optional-dependencies"]) == {"examples", "test", "bench", "dev"}
+    assert set(project["optional-dependencies"]) == {"examples", "test", "bench", "train", "dev"}

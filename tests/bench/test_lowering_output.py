@@ -92,11 +92,13 @@ def test_spills_are_known_new_or_larger(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_committed_kernels_spill_as_listed() -> None:
+    """Kernels that no committed row is of may be listed too."""
     committed = read_rows(RESULTS / "lowering.json")
     version = committed[0]["triton"]
     names = ("arch", "dtype", "kernel", "tile", "x_vector", "y_vector")
-    found = {tuple(each[name] for name in names): each["spill_bytes"] for each in committed if each["spill_bytes"]}
-    assert found == spills.KNOWN[version]
+    found = {tuple(each[name] for name in names): each["spill_bytes"] for each in committed}
+    spilling = {key: spilled for key, spilled in found.items() if spilled}
+    assert {key: spilled for key, spilled in spills.KNOWN[version].items() if key in found} == spilling
     for each in committed:
         assert spills.known_bytes(each) == each["spill_bytes"]
 
