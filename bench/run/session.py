@@ -8,10 +8,11 @@ import torch
 
 from bench import results
 from bench.layers import Layer
+from bench.run import roof
 from bench.run.contenders import DTYPES, Pass, Problem, competing, operators_of
 from bench.run.limits import needs_too_much, takes_too_long
 from bench.run.measure import failure, measure, tiles_of, untimed
-from bench.run.roof import Measured, ceilings
+from bench.run.roof import Measured
 from bench.run.timing import BUDGET
 
 
@@ -38,7 +39,7 @@ class Session:
         self.dtypes = dtypes
         self.batch = batch
         self.environment = results.environment(device) | {"load": {"start": load()}}
-        self.measured = ceilings or measured_now(dtypes, device)
+        self.measured = ceilings or roof.ceilings(dtypes, device)
         self.small = device.type != "cuda" and batch is None
         self.budget = BUDGET / 10 if self.small else BUDGET
         self._problem: Problem | None = None
@@ -136,11 +137,6 @@ class Session:
         if self.small:
             about["rehearsal"] = "on a CPU, layers scaled down"
         return about
-
-
-def measured_now(dtypes: Sequence[str], device: torch.device) -> Measured:
-    """Return the ceilings for these dtypes, measured now."""
-    return ceilings(dtypes, device)
 
 
 def load() -> float | None:

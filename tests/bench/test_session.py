@@ -12,7 +12,7 @@ from bench import conftest
 from bench.layers import read, select
 from bench.report import changes, publish
 from bench.results import evidence, merged, save
-from bench.run import limits, session
+from bench.run import limits, roof, session
 from bench.run.contenders import CONTENDERS, PASSES
 from bench.run.roof import Measured
 from tests.bench.made_up import CEILINGS
@@ -23,7 +23,7 @@ REACHED = Measured(CEILINGS, {}, {})
 
 def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers are scaled down, and the record says so. Every contender has a row, also if it raises or has no layer."""
-    monkeypatch.setattr(session, "ceilings", lambda *_: REACHED)
+    monkeypatch.setattr(roof, "ceilings", lambda *_: REACHED)
     here = session.Session(CPU, ["torch", "reference"], ["float32"])
     assert here.record()["rehearsal"] == "on a CPU, layers scaled down"
     conv, local = select("rn50_c3_3x3,deepface_l4_local_9x9")
@@ -53,7 +53,7 @@ def test_a_session_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_session_at_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers keep their channels and sizes, also on a CPU, and the record is no rehearsal."""
-    monkeypatch.setattr(session, "ceilings", lambda *_: REACHED)
+    monkeypatch.setattr(roof, "ceilings", lambda *_: REACHED)
     here = session.Session(CPU, ["torch", "reference"], ["float32"], batch=1)
     record = here.record()
     assert "rehearsal" not in record
@@ -142,7 +142,7 @@ def test_ceilings_are_measured_once_in_a_run(monkeypatch: pytest.MonkeyPatch) ->
         measured.append(about)
         return Measured(CEILINGS, {"float32": "8 x 8 x 8"}, {"float32": 1980.0})
 
-    monkeypatch.setattr(session, "ceilings", ceilings)
+    monkeypatch.setattr(roof, "ceilings", ceilings)
     first = session.Session(CPU, ["torch"], ["float32"])
     later = session.Session(CPU, ["torch"], ["float32"], ceilings=first.measured)
     assert measured == [(["float32"], CPU)]
