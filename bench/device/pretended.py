@@ -8,7 +8,6 @@ in which order, and what it writes.
 import argparse
 import datetime
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,10 @@ from bench.results import Row
 from bench.run.contenders import Pass, operators_of
 from bench.run.measure import about, shapes
 from bench.run.timing import BUDGET
+from bench.train.curves import SEEDS
+from bench.train.measure import IMPLEMENTATIONS
+from bench.train.models import MODELS
+from bench.train.run import done, units
 from tritonconv.gpu import Gpu
 from tritonconv.launch.plan import Plan
 
@@ -164,27 +167,26 @@ class Pretended(Machine):
         return [{"name": "pretended", "us": round(times.device, 2)}]
 
     def train(self, path: Path, clock: Clock, keep: Callable[[], None], known: list[Row]) -> int:
-        train = import_module("bench.train.run")
         about = {"part": "training", "environment": self.environment(), "rehearsal": self.rehearsal}
         record = Record.continued(path, ceilings={}, **about)
-        todo = [unit for unit in train.units(self.device) if not train.done(unit, known)]
+        todo = [unit for unit in units(self.device) if not done(unit, known)]
         record.plan(unit.name for unit in todo)
         for unit in todo:
             if clock.left() >= unit.seconds:
                 self.advance(f"train {unit.name}", unit.seconds)
-                record.add(unit.name, trained(unit, train))
+                record.add(unit.name, trained(unit))
         record.close()
         return 0
 
 
-def trained(unit: Any, train: Any) -> list[Row]:
-    """Return the rows of a unit of `bench.train.run`, the module `train`."""
+def trained(unit: Any) -> list[Row]:
+    """Return the rows of a unit of `bench.train.run`."""
     about = {"model": unit.model, "how": unit.how, "status": "ok"}
     if unit.how != "loss":
-        about |= {"what": "step", "batch": train.MODELS[unit.model].full.batch}
+        about |= {"what": "step", "batch": MODELS[unit.model].full.batch}
         about |= {"images_per_second": None, "peak_bytes": None}
-        return [about | {"implementation": name} for name in train.IMPLEMENTATIONS]
-    curves = [(name, seed) for name in train.IMPLEMENTATIONS for seed in train.SEEDS]
+        return [about | {"implementation": name} for name in IMPLEMENTATIONS]
+    curves = [(name, seed) for name in IMPLEMENTATIONS for seed in SEEDS]
     losses = [0.0] * unit.steps
     return [about | {"what": "loss", "implementation": name, "seed": seed, "losses": losses} for name, seed in curves]
 
