@@ -68,9 +68,9 @@ KNOWN: dict[str, dict[Key, int]] = {
     },
 }
 
-# The versions whose list is not complete, with the number of kernels that were compiled for it. With 3.8.0 these are all
-# of `bench lowering --all`, and 36 on sm_86, sm_89 and sm_120. With 3.9.0 they are those that are likeliest to spill: most
-# are of wgrad, or take with Triton 3.7.1 a number of registers that ptxas aims at.
+# The versions whose list is not complete, with the number of kernels that were compiled for it. With 3.8.0 these are
+# all of `bench lowering --all`, and 36 on sm_86, sm_89 and sm_120. With 3.9.0 they are the likeliest to spill: most are
+# of wgrad, or take with Triton 3.7.1 a number of registers that ptxas aims at.
 COVERED = {"3.8.0": 1353, "3.9.0": 319}
 
 
