@@ -32,6 +32,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,9 @@ def _cpu() -> str:
         return platform.processor()
 
 
+@cache
 def _smi(query: str) -> str | None:
+    """Return what nvidia-smi says. A process asks once, because the program takes a share of a second to start."""
     return _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader")
 
 

@@ -9,7 +9,6 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from bench import results
 from bench.device import estimates, tests
@@ -61,13 +60,8 @@ def is_current(seeds: Sequence[int], evidence: Evidence) -> bool:
 
 def run(work: Work) -> int:
     """Write `correctness.json`. Return the exit status: 1 if a test failed or a result was wrong."""
-    about: dict[str, Any] = {"part": "correctness", "environment": work.scene.evidence.now, "ceilings": {}}
-    if work.machine.rehearsal:
-        about["rehearsal"] = work.machine.rehearsal
-    record = Record.continued(work.file(FILE), **about)
+    record, todo = work.begun(FILE, part="correctness")
     begun = len(record.content["rows"])
-    todo = [each for each in work.todo if each.missing]
-    record.plan(each.name for each in todo)
     run_tests(work, record, [each for each in todo if isinstance(each.unit, str)])
     work.keep()
     stopped = run_problems(work, record, [each for each in todo if not isinstance(each.unit, str)])

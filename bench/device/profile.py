@@ -7,7 +7,7 @@ import torch
 
 from bench import results
 from bench.device import contests, estimates
-from bench.device.schedule import Record, in_time
+from bench.device.schedule import in_time
 from bench.device.work import Planned, Scene, Work
 from bench.run.measure import about
 
@@ -37,11 +37,8 @@ def every(scene: Scene) -> list[Planned]:
 
 def run(work: Work) -> int:
     """Write `profile.json`: the kernels that torch runs, with their microseconds. Return 1 if the GPU was lost."""
-    todo = [each for each in work.todo if each.missing]
     session = work.machine.session(("torch",), [], {})
-    kind = {"rehearsal": work.machine.rehearsal} if work.machine.rehearsal else {}
-    record = Record.continued(work.file(FILE), part="profile", **session.record() | kind)
-    record.plan(each.name for each in todo)
+    record, todo = work.begun(FILE, part="profile", **session.record())
     stopped = None
     for each in in_time(todo, work.clock, reserve=2.0):
         unit = each.unit

@@ -108,14 +108,8 @@ def units_here(gpu: Gpu) -> list[exactness_units.Unit]:
 
 def run(work: Work) -> int:
     """Write `switches.json`. Return the exit status: 1 if a result was wrong, a test failed, or the GPU was lost."""
-    about: dict[str, Any] = {"part": "switches", "architecture": work.machine.gpu.architecture.name}
-    about |= {"environment": work.scene.evidence.now, "ceilings": {}}
-    if work.machine.rehearsal:
-        about["rehearsal"] = work.machine.rehearsal
-    record = Record.continued(work.file(FILE), **about)
+    record, todo = work.begun(FILE, part="switches", architecture=work.machine.gpu.architecture.name)
     begun = len(record.content["rows"])
-    todo = [each for each in work.todo if each.missing]
-    record.plan(each.name for each in todo)
     # The quickest first.
     parts: dict[str, Callable[[], None]] = {
         "tests": lambda: run_tests(work, record, todo),

@@ -9,7 +9,7 @@ from typing import Any
 from bench import kernel_identity, results
 from bench.device import estimates
 from bench.device.current import Evidence
-from bench.device.schedule import Pace, Record
+from bench.device.schedule import Pace
 from bench.device.work import Planned, Scene, Work
 from bench.layers import SMOKE, Layer, select
 from bench.results import kernels_of
@@ -72,12 +72,7 @@ def key_here(layer: Layer, operator: Any, gpu: Gpu) -> Any:
 
 def run(work: Work) -> int:
     """Write `tiles.json`: the times of all tiles that were tried. Return 1 if a tile was wrong or the GPU was lost."""
-    about: dict[str, Any] = {"part": "tiles", "environment": work.scene.evidence.now, "ceilings": {}}
-    if work.machine.rehearsal:
-        about["rehearsal"] = work.machine.rehearsal
-    record = Record.continued(work.file(FILE), **about)
-    todo = [each for each in work.todo if each.missing]
-    record.plan(each.name for each in todo)
+    record, todo = work.begun(FILE, part="tiles")
     gpu, stopped, pace, bad = work.machine.gpu, None, Pace(work.clock), 0
     for each in todo:
         if not pace.fits(each.seconds):

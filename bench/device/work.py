@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.device.current import Evidence
 from bench.device.machine import Machine
-from bench.device.schedule import Clock
+from bench.device.schedule import Clock, Record
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,16 @@ class Work:
 
     def file(self, name: str) -> Path:
         return self.out / name
+
+    def begun(self, name: str, **about: Any) -> tuple[Record, list[Planned]]:
+        """Begin or continue the record in the file `name`, and plan what is missing. Return both.
+
+        `about` has the fields of the record beside those that all parts have.
+        """
+        given = {"environment": self.scene.evidence.now, "ceilings": {}} | about
+        if self.machine.rehearsal:
+            given["rehearsal"] = self.machine.rehearsal
+        record = Record.continued(self.file(name), **given)
+        todo = [each for each in self.todo if each.missing]
+        record.plan(each.name for each in todo)
+        return record, todo

@@ -1,6 +1,5 @@
 """Which layers were tuned: whether a row's tiles come from a table of tiles that were measured on the layer."""
 
-import json
 from collections.abc import Iterable
 from functools import cache
 
@@ -44,10 +43,9 @@ def completed(run: Results) -> Results:
 @cache
 def fastest(gpu: str | None) -> dict[tuple[str, str, int], str]:
     """Return the name of the tile that was fastest on a GPU, by layer, operator and bytes of an element."""
-    tables = [json.loads(path.read_text()) for path in sorted(measured.FOLDER.glob("*.json"))]
     return {
         (row["layer"], row["key"][0], row["key"][1]): row["name"]
-        for each in tables
+        for each in measured.tables()
         if each["gpu"] == gpu
         for row in each["rows"]
     }
